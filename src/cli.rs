@@ -1,0 +1,318 @@
+//! The command line: which tool the name says, and which command the words say.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+use crate::command;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::plan::STAGE;
+
+#[derive(Parser)]
+#[command(
+    name = "dockerd-rootless",
+    version,
+    about = "Starts rootless Docker",
+    infer_subcommands = false
+)]
+struct Cli {
+    #[command(flatten)]
+    messages: Messages,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How much is said, and how.
+#[derive(Args, Default)]
+struct Messages {
+    /// Say more; twice: still more
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say what is at least this important: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<LevelFilter>,
+    /// When to use colours
+    #[arg(long, value_enum, default_value = "auto", global = true)]
+    color: Color,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Launch the daemon (the default)
+    ///
+    /// Our options come first. From the first word that is none of them, or from `--` on, all
+    /// words are dockerd's, unchanged.
+    Run {
+        /// Become rootlesskit: nothing of this program stays
+        #[arg(long)]
+        exec: bool,
+        #[command(flatten)]
+        launch: Launch,
+    },
+    /// Print what `run` would execute, and why
+    Plan {
+        /// How to print
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        #[command(flatten)]
+        launch: Launch,
+    },
+    /// Show and check settings
+    Config {
+        #[command(flatten)]
+        assignments: Assignments,
+        #[command(subcommand)]
+        command: Config,
+    },
+}
+
+#[derive(Args)]
+struct Launch {
+    #[command(flatten)]
+    assignments: Assignments,
+    /// Options of dockerd
+    #[arg(
+        value_name = "DOCKERD_OPTIONS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    words: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct Assignments {
+    /// Set a key over all other places that set it
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    assignments: Vec<OsString>,
+}
+
+#[derive(Subcommand)]
+enum Config {
+    /// Print all settings as a configuration file
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+        /// How to print
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Print every place that sets KEY, and which one counts
+    Explain {
+        /// Such as network.driver
+        key: String,
+    },
+    /// Read all places and say whether they are valid
+    Check,
+    /// Print where configuration files are looked for
+    Path,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One object, for programs.
+    Json,
+}
+
+/// Runs what `words`, the program's name first, ask for.
+///
+/// # Errors
+/// The error to print and to end with. A launch that succeeds does not return.
+pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error> {
+    if words.get(1).is_some_and(|word| word == STAGE) {
+        start_messages(&Messages::default(), environment)?;
+        return command::stage::run(&words[2..], environment);
+    }
+    let name = words.first().and_then(|name| Path::new(name).file_name());
+    if name == Some(OsStr::new("dockerd-rootless.sh")) {
+        start_messages(&Messages::default(), environment)?;
+        return command::drop_in::run(&words[1..], environment);
+    }
+    let cli = match Cli::try_parse_from(with_default_command(words)) {
+        Ok(cli) => cli,
+        Err(usage) => usage.exit(),
+    };
+    let level = start_messages(&cli.messages, environment)?;
+    match cli.command {
+        Command::Run { exec: _, launch } => command::run::run(
+            environment,
+            &launch.assignments.assignments,
+            &launch.words,
+            level,
+        ),
+        Command::Plan { format, launch } => command::plan::run(
+            environment,
+            &launch.assignments.assignments,
+            &launch.words,
+            format,
+        ),
+        Command::Config {
+            assignments: Assignments { assignments },
+            command,
+        } => match command {
+            Config::Show { origin, format } => {
+                command::config::show(environment, &assignments, origin, format)
+            }
+            Config::Explain { key } => command::config::explain(environment, &assignments, &key),
+            Config::Check => command::config::check(environment, &assignments),
+            Config::Path => command::config::path(environment),
+        },
+    }
+}
+
+/// Puts `run` before the words where they name no command: none at all, or options first.
+fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
+    let asks_for_help =
+        |word: &OsString| matches!(word.as_bytes(), b"-h" | b"--help" | b"-V" | b"--version");
+    let has_command = words
+        .get(1)
+        .is_some_and(|word| !word.as_bytes().starts_with(b"-") || asks_for_help(word));
+    if !has_command {
+        words.insert(words.len().min(1), "run".into());
+    }
+    words
+}
+
+/// Sends messages to standard error. Returns the level if the user chose one on the command line.
+fn start_messages(
+    messages: &Messages,
+    environment: &Environment,
+) -> Result<Option<LevelFilter>, Error> {
+    let chosen = messages.log_level.or(match messages.verbose {
+        0 => None,
+        1 => Some(LevelFilter::DEBUG),
+        _ => Some(LevelFilter::TRACE),
+    });
+    let filter = match (chosen, environment.get("RUST_LOG")) {
+        (Some(level), _) => Targets::new().with_default(level),
+        (None, None) => Targets::new().with_default(LevelFilter::INFO),
+        (None, Some(text)) => text.to_string_lossy().parse().map_err(|error| {
+            Error::new(
+                Exit::Config,
+                format!("`RUST_LOG`: `{}` is no list of levels", text.display()),
+            )
+            .because(&error)
+            .hint("for example: RUST_LOG=debug")
+        })?,
+    };
+    let colored = match (
+        messages.color,
+        environment.get("NO_COLOR"),
+        environment.get("CLICOLOR_FORCE"),
+    ) {
+        (Color::Always, ..) => true,
+        (Color::Never, ..) | (Color::Auto, Some(_), _) => false,
+        (Color::Auto, None, Some(force)) if force != "0" => true,
+        (Color::Auto, None, _) => io::stderr().is_terminal(),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(colored)
+        .with_target(false);
+    let registry = tracing_subscriber::registry();
+    // The journal adds the time itself.
+    if environment.has("JOURNAL_STREAM") {
+        registry
+            .with(lines.without_time().with_filter(filter))
+            .init();
+    } else {
+        registry.with(lines.with_filter(filter)).init();
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn parse(words: &[&str]) -> Cli {
+        let words = std::iter::once("dockerd-rootless")
+            .chain(words.iter().copied())
+            .map(OsString::from)
+            .collect();
+        Cli::try_parse_from(with_default_command(words)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn our_options_come_first_and_the_rest_is_dockerds() {
+        let cases: &[(&[&str], bool, &[&str])] = &[
+            (&[], false, &[]),
+            (&["-D"], false, &["-D"]),
+            (&["--exec"], true, &[]),
+            (&["run", "--exec", "--", "--exec"], true, &["--exec"]),
+            (
+                &["run", "-H", "fd://", "--exec"],
+                false,
+                &["-H", "fd://", "--exec"],
+            ),
+            (
+                &["--data-root=/x", "-v", "--"],
+                false,
+                &["--data-root=/x", "-v", "--"],
+            ),
+            (
+                &["--", "-v", "--log-level", "x"],
+                false,
+                &["-v", "--log-level", "x"],
+            ),
+            (&["run", "--", "--", "a"], false, &["--", "a"]),
+            (
+                &["-v", "--set", "network.mtu=1500", "--mtu=9"],
+                false,
+                &["--mtu=9"],
+            ),
+        ];
+        for (words, expected_exec, expected_words) in cases {
+            let Command::Run { exec, launch } = parse(words).command else {
+                panic!("{words:?} is `run`")
+            };
+            assert_eq!(
+                (exec, launch.words),
+                (
+                    *expected_exec,
+                    expected_words.iter().map(OsString::from).collect()
+                ),
+                "{words:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_behind_two_dashes_are_dockerds(
+            words in proptest::collection::vec(proptest::collection::vec(1u8..=255, 0..12), 0..6)
+        ) {
+            let words: Vec<OsString> = words.into_iter().map(OsString::from_vec).collect();
+            let line = ["dockerd-rootless", "run", "--"].map(OsString::from).into_iter().chain(words.clone());
+            let cli = Cli::try_parse_from(line).unwrap();
+            let Command::Run { launch, .. } = cli.command else { panic!("not `run`") };
+            prop_assert_eq!(launch.words, words);
+        }
+    }
+}

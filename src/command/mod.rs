@@ -1,0 +1,46 @@
+//! The commands: here the pure rooms and the edge meet.
+
+pub mod config;
+pub mod drop_in;
+pub mod plan;
+pub mod run;
+pub mod stage;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::os::{files, probe};
+use crate::settings::Layer;
+
+/// The system's configuration file.
+const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
+
+/// Where configuration files are looked for, lowest first.
+fn config_paths(environment: &Environment) -> Vec<PathBuf> {
+    let user = environment
+        .config_home()
+        .map(|home| home.join("dockerd-rootless/config.toml"));
+    std::iter::once(PathBuf::from(SYSTEM_CONFIG))
+        .chain(user)
+        .collect()
+}
+
+/// Reads one configuration file; one that does not exist says nothing.
+fn read_file(path: &Path) -> Result<Option<Layer>, Error> {
+    files::read_config(path, probe::uid())?
+        .map(|text| Layer::from_toml(path, &text))
+        .transpose()
+}
+
+/// What all sources say, lowest first.
+fn layers(environment: &Environment, assignments: &[OsString]) -> Result<Vec<Layer>, Error> {
+    let mut layers = Vec::new();
+    for path in config_paths(environment) {
+        layers.extend(read_file(&path)?);
+    }
+    layers.push(Layer::from_environment(environment));
+    layers.push(Layer::from_assignments(assignments)?);
+    Ok(layers)
+}

@@ -1,0 +1,44 @@
+//! What the machine said, as plain data: tools and what they know, the session, the kernel.
+//! Nothing here looks at anything; [`crate::os::probe`] does.
+#![forbid(unsafe_code)]
+
+mod daemon_json;
+mod session;
+mod tools;
+
+pub use daemon_json::DaemonJson;
+pub use session::{Directory, ListenFds, Lock, PidFile, PidState, Process, Session, StateDir};
+pub use tools::{
+    Answer, DockerdFacts, PastaFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
+};
+
+use serde::Serialize;
+
+/// Everything that is known of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The programs.
+    pub tools: Tools,
+    /// The user's session and what lies in it.
+    pub session: Session,
+    /// The kernel's switches.
+    pub kernel: Kernel,
+}
+
+/// Kernel switches that decide on user namespaces and networks. `None` means that the file is
+/// absent or cannot be read, which is not the same as a zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// `/proc/sys/kernel/unprivileged_userns_clone` (Debian's and Arch's patch).
+    pub unprivileged_userns_clone: Option<String>,
+    /// `/proc/sys/kernel/apparmor_restrict_unprivileged_userns` (Ubuntu from 23.10 on).
+    pub apparmor_restrict_unprivileged_userns: Option<String>,
+    /// `/proc/sys/user/max_user_namespaces`.
+    pub max_user_namespaces: Option<String>,
+    /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
+    pub ip_unprivileged_port_start: Option<String>,
+    /// Whether `/proc/sys/net/ipv6` is there.
+    pub ipv6: bool,
+    /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.
+    pub selinux: bool,
+}

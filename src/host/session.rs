@@ -1,0 +1,284 @@
+//! The user's session: who runs us, and what lies in the places that a launch will use.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::DaemonJson;
+
+/// Who runs us, and what the launch will meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The effective user id.
+    pub uid: u32,
+    /// `$HOME`, and whether a directory is there.
+    pub home: Option<(PathBuf, bool)>,
+    /// `$XDG_RUNTIME_DIR`, or `/run/user/UID` if that variable is unset and the directory is
+    /// ours; with what is there.
+    pub runtime_dir: Option<(PathBuf, Directory)>,
+    /// Whether the runtime directory was found without the variable.
+    pub runtime_dir_guessed: bool,
+    /// The state directory that rootlesskit will be given.
+    pub state_dir: StateDir,
+    /// The lock of a containerd-rootless of the same user.
+    pub containerd_rootless: (PathBuf, Lock),
+    /// The pid files that dockerd and its containerd refuse to start over.
+    pub pid_files: Vec<PidFile>,
+    /// The daemon's configuration file.
+    pub daemon_json: (PathBuf, DaemonJson),
+    /// Sockets that a service manager passed.
+    pub listen_fds: Option<ListenFds>,
+    /// The inode of our user namespace.
+    pub user_namespace: u64,
+    /// This program's own file.
+    pub own_path: PathBuf,
+}
+
+/// What stands where a directory is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// Nothing.
+    Missing,
+    /// It cannot be looked at, and why.
+    Unknown(String),
+    /// A symbolic link.
+    Symlink,
+    /// Something else than a directory.
+    NotADirectory,
+    /// A directory.
+    Present {
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// The state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// What is there.
+    pub directory: Directory,
+    /// The names in it that rootlesskit did not make, in order.
+    pub foreign: Vec<OsString>,
+    /// Its lock.
+    pub lock: Lock,
+}
+
+/// A lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Nobody holds it, or it does not exist.
+    Free,
+    /// Somebody holds it; who, where the kernel tells.
+    Held(Option<u32>),
+}
+
+/// A running process, as `/proc` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// The file name of its program.
+    pub program: String,
+    /// Its real user id.
+    pub uid: u32,
+    /// Whether it has ended and only waits to be reaped.
+    pub zombie: bool,
+}
+
+/// A file that names a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PidFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it names.
+    pub state: PidState,
+}
+
+/// What a pid file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PidState {
+    /// There is no such file.
+    Absent,
+    /// The program is running, as us, and this is its PID.
+    Running(u32),
+    /// The file is stale: the sentence says why.
+    Stale(String),
+}
+
+impl PidState {
+    /// Judges the text of a pid file: only a process that exists, is no zombie, belongs to `uid`
+    /// and runs one of `programs` counts (a recycled PID does not, faults 10 and 11).
+    pub fn judge(
+        text: &str,
+        uid: u32,
+        programs: &[&OsStr],
+        look_up: impl Fn(u32) -> Option<Process>,
+    ) -> Self {
+        let Ok(pid) = text.trim().parse::<u32>() else {
+            return Self::Stale(format!(
+                "its text `{}` is no PID",
+                text.trim().escape_debug()
+            ));
+        };
+        match look_up(pid) {
+            None => Self::Stale(format!("no process {pid} exists")),
+            Some(process) if process.zombie => Self::Stale(format!("process {pid} has ended")),
+            Some(process) if process.uid != uid => {
+                Self::Stale(format!("process {pid} belongs to user {}", process.uid))
+            }
+            Some(process)
+                if !programs
+                    .iter()
+                    .any(|name| is_program(&process.program, name)) =>
+            {
+                Self::Stale(format!("process {pid} is `{}`", process.program))
+            }
+            Some(_) => Self::Running(pid),
+        }
+    }
+}
+
+/// Whether `running` is `name`; the kernel keeps only the first 15 bytes of a name.
+fn is_program(running: &str, name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    running.as_bytes() == name || (running.len() == 15 && name.starts_with(running.as_bytes()))
+}
+
+/// Sockets passed by a service manager (sd_listen_fds(3)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenFds {
+    /// How many, from descriptor 3 on.
+    pub count: u32,
+    /// The first of as many free descriptors, high enough to cross rootlesskit.
+    pub shelter: u32,
+}
+
+impl StateDir {
+    /// Whether rootlesskit makes an entry of this name and kind (`d`irectory, regular `f`ile,
+    /// `p`ipe, `s`ocket) in its state directory; from 0.14 to 3.1.
+    pub fn is_rootlesskits(name: &OsStr, kind: char) -> bool {
+        matches!(
+            (name.as_bytes(), kind),
+            (
+                b"lock" | b"child_pid" | b"netns" | b"resolv.conf" | b"hosts",
+                'f'
+            ) | (
+                b"api.sock" | b".bp.sock" | b".s4nn.sock" | b"vpnkit-ethernet.sock",
+                's'
+            ) | (b".bp-ready.pipe", 'p')
+                | (b"gvisortapvsock", 'd')
+        )
+    }
+
+    /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,
+    /// so that without one nothing here is its own: a lone `hosts` is somebody's file.
+    pub fn foreign(entries: &[(OsString, char)]) -> Vec<OsString> {
+        let locked = entries
+            .iter()
+            .any(|(name, kind)| name == "lock" && *kind == 'f');
+        let foreign = entries
+            .iter()
+            .filter(|(name, kind)| !locked || !Self::is_rootlesskits(name, *kind));
+        foreign
+            .map(|(name, _)| name.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_counts_only_for_a_live_process_of_ours_that_runs_the_program() {
+        let look_up = |pid| {
+            let process = |program: &str, uid, zombie| {
+                Some(Process {
+                    program: program.to_owned(),
+                    uid,
+                    zombie,
+                })
+            };
+            match pid {
+                1 => process("systemd", 0, false),
+                10 => process("dockerd", 1000, false),
+                11 => process("dockerd", 1000, true),
+                12 => process("sleep", 1000, false),
+                13 => process("dockerd", 1001, false),
+                14 => process("my-docker-daemo", 1000, false),
+                _ => None,
+            }
+        };
+        let cases = [
+            ("10", PidState::Running(10)),
+            ("10\n", PidState::Running(10)),
+            ("14", PidState::Running(14)),
+            (
+                "1",
+                PidState::Stale("process 1 belongs to user 0".to_owned()),
+            ),
+            ("11", PidState::Stale("process 11 has ended".to_owned())),
+            ("12", PidState::Stale("process 12 is `sleep`".to_owned())),
+            (
+                "13",
+                PidState::Stale("process 13 belongs to user 1001".to_owned()),
+            ),
+            ("99", PidState::Stale("no process 99 exists".to_owned())),
+            ("", PidState::Stale("its text `` is no PID".to_owned())),
+            ("-1", PidState::Stale("its text `-1` is no PID".to_owned())),
+        ];
+        for (text, expected) in cases {
+            let programs = [OsStr::new("dockerd"), OsStr::new("my-docker-daemon")];
+            assert_eq!(
+                PidState::judge(text, 1000, &programs, look_up),
+                expected,
+                "pid file {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
+        let cases: &[(&[(&str, char)], &[&str])] = &[
+            (&[], &[]),
+            (&[("lock", 'f')], &[]),
+            (
+                &[
+                    ("lock", 'f'),
+                    ("child_pid", 'f'),
+                    ("api.sock", 's'),
+                    (".bp.sock", 's'),
+                    (".bp-ready.pipe", 'p'),
+                ],
+                &[],
+            ),
+            (
+                &[
+                    ("lock", 'f'),
+                    ("netns", 'f'),
+                    ("gvisortapvsock", 'd'),
+                    ("resolv.conf", 'f'),
+                    ("hosts", 'f'),
+                ],
+                &[],
+            ),
+            (&[("hosts", 'f')], &["hosts"]),
+            (&[("lock", 'd'), ("hosts", 'f')], &["hosts", "lock"]),
+            (&[("lock", 'f'), ("thesis.tex", 'f')], &["thesis.tex"]),
+            (&[("lock", 'f'), ("api.sock", 'f')], &["api.sock"]),
+            (&[("lock", 'f'), ("child_pid", 'l')], &["child_pid"]),
+        ];
+        for (entries, foreign) in cases {
+            let entries: Vec<(OsString, char)> = entries
+                .iter()
+                .map(|(name, kind)| (name.into(), *kind))
+                .collect();
+            assert_eq!(StateDir::foreign(&entries), *foreign, "{entries:?}");
+        }
+    }
+}

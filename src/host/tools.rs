@@ -1,0 +1,376 @@
+//! The programs that a launch needs, and what they say of themselves in `--help` and `--version`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The programs by role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tools {
+    /// `docker-rootlesskit` or `rootlesskit`.
+    pub rootlesskit: Tool<RootlesskitFacts>,
+    /// The daemon.
+    pub dockerd: Tool<DockerdFacts>,
+    /// slirp4netns.
+    pub slirp4netns: Tool<Slirp4netnsFacts>,
+    /// pasta, of the passt project.
+    pub pasta: Tool<PastaFacts>,
+    /// VPNKit.
+    pub vpnkit: Option<PathBuf>,
+    /// lxc-user-nic, in the places where rootlesskit looks for it.
+    pub lxc_user_nic: Option<PathBuf>,
+    /// The `iptables` that PATH has, all links followed.
+    pub iptables: Option<PathBuf>,
+    /// `iptables-legacy`.
+    pub iptables_legacy: Option<PathBuf>,
+    /// `ip6tables-legacy`.
+    pub ip6tables_legacy: Option<PathBuf>,
+}
+
+/// A program: absent, or found and asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tool<T> {
+    /// PATH has none.
+    Absent,
+    /// It is there.
+    Found {
+        /// The absolute path.
+        path: PathBuf,
+        /// What it said.
+        answer: Answer<T>,
+    },
+}
+
+/// What a program said of itself. One that cannot be asked is unknown, which is not absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer<T> {
+    /// It answered.
+    Known(T),
+    /// It did not, and why.
+    Unknown(String),
+}
+
+impl<T> Tool<T> {
+    /// Where the program is.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Absent => None,
+            Self::Found { path, .. } => Some(path),
+        }
+    }
+
+    /// What is known of it.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Found {
+                answer: Answer::Known(facts),
+                ..
+            } => Some(facts),
+            _ => None,
+        }
+    }
+}
+
+/// `MAJOR.MINOR.PATCH`; what follows it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl Version {
+    /// The first version number in `text`, such as the one in `Docker version 20.10.24+dfsg1,`.
+    pub fn find(text: &str) -> Option<Self> {
+        text.split_whitespace().find_map(|word| {
+            let word = word.trim_start_matches('v');
+            let end = word
+                .find(|c: char| c != '.' && !c.is_ascii_digit())
+                .unwrap_or(word.len());
+            let mut numbers = word[..end].split('.').map(str::parse);
+            let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+            Some(Self(
+                major,
+                minor,
+                numbers.next().and_then(Result::ok).unwrap_or(0),
+            ))
+        })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What `rootlesskit --help` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootlesskitFacts {
+    /// Its version.
+    pub version: Option<Version>,
+    /// Its flags without dashes, and whether each takes a value.
+    pub flags: BTreeMap<String, bool>,
+    /// The network drivers that it names.
+    pub network_drivers: Vec<String>,
+    /// The port drivers that it names.
+    pub port_drivers: Vec<String>,
+}
+
+impl RootlesskitFacts {
+    /// Reads the help text; `None` if it is not rootlesskit's.
+    pub fn parse(help: &str) -> Option<Self> {
+        let options = help.split_once("OPTIONS:")?.1;
+        let mut facts = Self {
+            version: help
+                .split_once("VERSION:")
+                .and_then(|(_, rest)| Version::find(rest.lines().nth(1)?)),
+            flags: BTreeMap::new(),
+            network_drivers: Vec::new(),
+            port_drivers: Vec::new(),
+        };
+        for line in options
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with("--"))
+        {
+            // Two blanks end the names, as in `--publish value, -p value    publish ports`.
+            let (names, description) = line.split_once("  ").unwrap_or((line, ""));
+            for name in names.split(", ") {
+                let (name, value) = name
+                    .trim_start_matches('-')
+                    .split_once(' ')
+                    .unwrap_or((name.trim_start_matches('-'), ""));
+                facts.flags.insert(name.to_owned(), !value.is_empty());
+            }
+            match names.split(' ').next() {
+                Some("--net") => facts.network_drivers = bracketed(description),
+                Some("--port-driver") => facts.port_drivers = bracketed(description),
+                _ => {}
+            }
+        }
+        facts.flags.contains_key("net").then_some(facts)
+    }
+}
+
+/// The names in the first brackets of `description`, without remarks such as `(experimental)`.
+fn bracketed(description: &str) -> Vec<String> {
+    let inside = description
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or("", |(inside, _)| inside);
+    let names = inside
+        .split(',')
+        .filter_map(|item| item.split(['(', ' ']).find(|part| !part.is_empty()));
+    names.map(str::to_owned).collect()
+}
+
+/// What dockerd says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerdFacts {
+    /// Its version.
+    pub version: Option<Version>,
+    /// Its long flags without dashes.
+    pub flags: BTreeSet<String>,
+}
+
+impl DockerdFacts {
+    /// Reads `dockerd --help` and `dockerd --version`; `None` if it is not dockerd's help.
+    pub fn parse(help: &str, version: &str) -> Option<Self> {
+        let options = help.lines().filter_map(|line| {
+            line.split_whitespace()
+                .find_map(|word| word.strip_prefix("--"))
+        });
+        let flags: BTreeSet<String> = options
+            .map(|name| name.trim_end_matches(',').to_owned())
+            .collect();
+        flags.contains("exec-root").then(|| Self {
+            version: Version::find(version),
+            flags,
+        })
+    }
+}
+
+/// What slirp4netns says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slirp4netnsFacts {
+    /// Its version.
+    pub version: Option<Version>,
+    /// Whether it has `--netns-type`: it is 0.4.0 or later then, which rootlesskit needs.
+    pub netns_type: bool,
+}
+
+impl Slirp4netnsFacts {
+    /// Reads `slirp4netns --help` and `--version`; `None` if it is not slirp4netns's help.
+    pub fn parse(help: &str, version: &str) -> Option<Self> {
+        let netns_type = help
+            .split(|c: char| c.is_whitespace() || c == '=')
+            .any(|word| word == "--netns-type");
+        help.contains("slirp4netns").then(|| Self {
+            version: Version::find(version),
+            netns_type,
+        })
+    }
+}
+
+/// What pasta says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastaFacts {
+    /// The first line of `pasta --version`, such as `pasta 0.0~git20230309.7c7625d-1`.
+    pub version: String,
+}
+
+impl PastaFacts {
+    /// Reads `pasta --version`.
+    pub fn parse(version: &str) -> Option<Self> {
+        let line = version
+            .lines()
+            .next()
+            .filter(|line| line.starts_with("pasta"))?;
+        Some(Self {
+            version: line.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A help text of rootlesskit's layout, with the drivers and flags of one age.
+    fn help(version: &str, networks: &str, ports: &str, more: &str) -> String {
+        format!(
+            "NAME:\n   rootlesskit - x\n\nVERSION:\n   {version}\n\nDESCRIPTION:\n     rootlesskit --net=x\n\n\
+             OPTIONS:\n  Misc:                  \n    --debug              x (default: false)\n    --help, -h           x\n  \
+             Network:               \n    --net value          x [{networks}] (default: \"host\")\n{more}  \
+             Port:                  \n    --port-driver value  x [{ports}] (default: \"none\")\n    \
+             --publish value, -p value    x\n"
+        )
+    }
+
+    #[test]
+    fn reads_rootlesskit_help_of_three_ages() {
+        let detach = "    --detach-netns       x (default: false)\n";
+        let cases = [
+            (
+                help(
+                    "1.1.0",
+                    "host, slirp4netns, vpnkit, lxc-user-nic(experimental)",
+                    "none, builtin, slirp4netns",
+                    "",
+                ),
+                Version(1, 1, 0),
+                "host slirp4netns vpnkit lxc-user-nic",
+                "none builtin slirp4netns",
+                None,
+            ),
+            (
+                help(
+                    "2.0.2",
+                    "host, pasta(experimental), slirp4netns",
+                    "none, implicit (for pasta), builtin",
+                    detach,
+                ),
+                Version(2, 0, 2),
+                "host pasta slirp4netns",
+                "none implicit builtin",
+                Some(&false),
+            ),
+            (
+                help(
+                    "3.0.1",
+                    "host, none, gvisor-tap-vsock(experimental)",
+                    "none, gvisor-tap-vsock(experimental)",
+                    detach,
+                ),
+                Version(3, 0, 1),
+                "host none gvisor-tap-vsock",
+                "none gvisor-tap-vsock",
+                Some(&false),
+            ),
+        ];
+        for (help, version, networks, ports, detach) in cases {
+            let facts = RootlesskitFacts::parse(&help).expect("help of rootlesskit");
+            assert_eq!(facts.version, Some(version));
+            assert_eq!(
+                facts.network_drivers.join(" "),
+                networks,
+                "network drivers of {version}"
+            );
+            assert_eq!(
+                facts.port_drivers.join(" "),
+                ports,
+                "port drivers of {version}"
+            );
+            assert_eq!(
+                facts.flags.get("detach-netns"),
+                detach,
+                "detach-netns of {version}"
+            );
+            assert_eq!(
+                facts.flags.get("debug"),
+                Some(&false),
+                "--debug of {version} takes no value"
+            );
+            assert_eq!(
+                facts.flags.get("p"),
+                Some(&true),
+                "-p of {version} takes a value"
+            );
+        }
+        assert_eq!(RootlesskitFacts::parse("usage: something else"), None);
+    }
+
+    #[test]
+    fn reads_dockerd_help_and_version() {
+        let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n";
+        let facts = DockerdFacts::parse(help, "Docker version 20.10.24+dfsg1, build 5d6db84")
+            .expect("dockerd");
+        assert_eq!(facts.version, Some(Version(20, 10, 24)));
+        assert_eq!(
+            facts.flags.iter().map(String::as_str).collect::<Vec<_>>(),
+            ["exec-root", "host", "mtu"]
+        );
+        assert_eq!(DockerdFacts::parse("Usage: true [ignored]", ""), None);
+    }
+
+    #[test]
+    fn slirp4netns_is_new_enough_by_its_flag_alone() {
+        let old = Slirp4netnsFacts::parse(
+            "Usage: slirp4netns [OPTION]... PID TAPNAME\n-c, --configure",
+            "",
+        );
+        assert_eq!(
+            old,
+            Some(Slirp4netnsFacts {
+                version: None,
+                netns_type: false
+            })
+        );
+        let new = Slirp4netnsFacts::parse(
+            "Usage: slirp4netns\n--netns-type=TYPE  specify",
+            "slirp4netns version 1.2.0\ncommit: 65",
+        );
+        assert_eq!(
+            new,
+            Some(Slirp4netnsFacts {
+                version: Some(Version(1, 2, 0)),
+                netns_type: true
+            })
+        );
+        assert_eq!(Slirp4netnsFacts::parse("", ""), None);
+    }
+
+    #[test]
+    fn finds_versions_in_prose() {
+        let cases = [
+            ("Docker version 29.5.2, build abc", Some(Version(29, 5, 2))),
+            ("rootlesskit version v3.1.0-beta.0", Some(Version(3, 1, 0))),
+            ("2.0", Some(Version(2, 0, 0))),
+            ("no number 7 here", None),
+        ];
+        for (text, version) in cases {
+            assert_eq!(Version::find(text), version, "{text}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The edge: system calls, files, processes. The only room with unsafe code. What it reads it
+//! returns as plain data, and what it does it was told by a plan.
+
+pub mod ask;
+pub mod files;
+pub mod launch;
+pub mod namespace;
+mod netfilter;
+pub mod probe;
+mod sockets;

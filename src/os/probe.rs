@@ -1,0 +1,336 @@
+//! Gathers [`HostFacts`]: asks the tools, reads `/proc`, looks at the places that a launch uses.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd;
+
+use super::ask::Asker;
+use super::{files, sockets};
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::host::{
+    DaemonJson, Directory, DockerdFacts, HostFacts, Kernel, Lock, PastaFacts, PidFile, PidState,
+    Process, RootlesskitFacts, Session, Slirp4netnsFacts, StateDir, Tools,
+};
+use crate::plan::{self, DockerdWords};
+use crate::settings::Settings;
+
+/// Where rootlesskit looks for lxc-user-nic, which distributions keep out of PATH.
+const LXC_USER_NIC: [&str; 4] = [
+    "/usr/libexec/lxc/lxc-user-nic",
+    "/usr/lib/x86_64-linux-gnu/lxc/lxc-user-nic",
+    "/usr/lib/aarch64-linux-gnu/lxc/lxc-user-nic",
+    "/usr/lib/lxc/lxc-user-nic",
+];
+
+/// The largest `daemon.json` in bytes that is read.
+const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// The effective user id.
+pub fn uid() -> u32 {
+    unistd::geteuid().as_raw()
+}
+
+/// Everything about the host that decides a launch with these `words` for dockerd.
+///
+/// # Errors
+/// Fails only if `/proc` does not tell who we are.
+pub fn host(
+    settings: &Settings,
+    environment: &Environment,
+    words: &[OsString],
+) -> Result<HostFacts, Error> {
+    let daemon_words: Vec<OsString> = settings
+        .daemon_args
+        .value
+        .iter()
+        .chain(words)
+        .cloned()
+        .collect();
+    Ok(HostFacts {
+        tools: tools(settings, environment),
+        session: session(settings, environment, DockerdWords(&daemon_words))?,
+        kernel: kernel(),
+    })
+}
+
+/// Looks the tools up and asks them, all at the same time.
+fn tools(settings: &Settings, environment: &Environment) -> Tools {
+    let (search_path, _) = plan::search_path(environment);
+    let find = |name: &OsStr| which::which_in(name, Some(&search_path), current_directory()).ok();
+    let find_named = |name: &str| find(OsStr::new(name));
+    let mut asker = Asker::new(environment, search_path.clone(), uid());
+
+    let rootlesskit = match &settings.rootlesskit_binary.value {
+        Some(name) => find(name),
+        None => find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
+    };
+    let dockerd = find(&settings.daemon_binary.value);
+    let rootlesskit = asker.ask::<RootlesskitFacts>(rootlesskit, &["--help"]);
+    let dockerd = asker.ask_binary::<DockerdFacts>(dockerd, &["--help", "--version"]);
+    let slirp4netns =
+        asker.ask::<Slirp4netnsFacts>(find_named("slirp4netns"), &["--help", "--version"]);
+    let pasta = asker.ask::<PastaFacts>(find_named("pasta"), &["--version"]);
+    let tools = Tools {
+        rootlesskit: asker.answer(rootlesskit, |texts| RootlesskitFacts::parse(&texts[0])),
+        dockerd: asker.answer(dockerd, |texts| DockerdFacts::parse(&texts[0], &texts[1])),
+        slirp4netns: asker.answer(slirp4netns, |texts| {
+            Slirp4netnsFacts::parse(&texts[0], &texts[1])
+        }),
+        pasta: asker.answer(pasta, |texts| PastaFacts::parse(&texts[0])),
+        vpnkit: find_named("vpnkit"),
+        lxc_user_nic: LXC_USER_NIC
+            .iter()
+            .map(PathBuf::from)
+            .find(|path| path.exists())
+            .or_else(|| find_named("lxc-user-nic")),
+        iptables: find_named("iptables").and_then(|path| path.canonicalize().ok()),
+        iptables_legacy: find_named("iptables-legacy"),
+        ip6tables_legacy: find_named("ip6tables-legacy"),
+    };
+    asker.keep();
+    tools
+}
+
+/// The working directory, to which relative names of programs refer.
+fn current_directory() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+}
+
+/// The user, and what lies in the places that the launch will use.
+fn session(
+    settings: &Settings,
+    environment: &Environment,
+    words: DockerdWords<'_>,
+) -> Result<Session, Error> {
+    let uid = uid();
+    let proc_error = |what: &str, error: &io::Error| {
+        Error::new(Exit::Failed, format!("`{what}` cannot be read"))
+            .because(error)
+            .hint("mount a proc file system on /proc")
+    };
+    let user_namespace =
+        user_namespace().map_err(|error| proc_error("/proc/self/ns/user", &error))?;
+    let own_path = std::env::current_exe().map_err(|error| proc_error("/proc/self/exe", &error))?;
+
+    let guess = || {
+        let path = PathBuf::from(format!("/run/user/{uid}"));
+        let directory = directory(&path);
+        matches!(directory, Directory::Present { owner, .. } if owner == uid)
+            .then_some((path, directory))
+    };
+    let stated = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime_dir_guessed = stated.is_none();
+    let runtime_dir = match stated {
+        Some(path) => Some((path.clone(), directory(&path))),
+        None => guess(),
+    };
+    let below = |name: &str| {
+        runtime_dir
+            .as_ref()
+            .map_or_else(|| PathBuf::from(name), |(path, _)| path.join(name))
+    };
+
+    let state_dir = plan::stated_state_dir(settings).unwrap_or_else(|| below("dockerd-rootless"));
+    let containerd_rootless = environment
+        .get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR")
+        .map_or_else(|| below("containerd-rootless"), PathBuf::from);
+    let pid_file = words
+        .long("pidfile")
+        .flatten()
+        .map_or_else(|| below("docker.pid"), PathBuf::from);
+    let exec_root = words
+        .long("exec-root")
+        .flatten()
+        .map_or_else(|| below("docker"), PathBuf::from);
+    let daemon_name = Path::new(&settings.daemon_binary.value)
+        .file_name()
+        .unwrap_or(OsStr::new("dockerd"));
+    let daemon_json = words.long("config-file").flatten().map(PathBuf::from);
+    let daemon_json =
+        daemon_json.or_else(|| Some(environment.config_home()?.join("docker/daemon.json")));
+    let daemon_json = daemon_json.unwrap_or_default();
+    Ok(Session {
+        uid,
+        home: environment
+            .get("HOME")
+            .map(|home| (PathBuf::from(home), Path::new(home).is_dir())),
+        state_dir: look_at_state_dir(current_directory().join(state_dir)),
+        containerd_rootless: (
+            containerd_rootless.clone(),
+            lock(&containerd_rootless.join("lock")),
+        ),
+        pid_files: vec![
+            look_at_pid_file(pid_file, uid, &[OsStr::new("dockerd"), daemon_name]),
+            look_at_pid_file(
+                exec_root.join("containerd/containerd.pid"),
+                uid,
+                &[OsStr::new("containerd")],
+            ),
+        ],
+        daemon_json: (daemon_json.clone(), read_daemon_json(&daemon_json)),
+        listen_fds: sockets::passed(environment),
+        runtime_dir,
+        runtime_dir_guessed,
+        user_namespace,
+        own_path,
+    })
+}
+
+/// The inode of the user namespace that we are in.
+pub fn user_namespace() -> io::Result<u64> {
+    fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino())
+}
+
+/// What stands at `path`.
+fn directory(path: &Path) -> Directory {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Directory::Missing,
+        Err(error) => Directory::Unknown(error.to_string()),
+        Ok(metadata) if metadata.is_symlink() => Directory::Symlink,
+        Ok(metadata) if !metadata.is_dir() => Directory::NotADirectory,
+        Ok(metadata) => Directory::Present {
+            owner: metadata.uid(),
+            mode: metadata.mode() & 0o7777,
+        },
+    }
+}
+
+/// Looks at a state directory and changes nothing in it.
+fn look_at_state_dir(path: PathBuf) -> StateDir {
+    let mut directory = directory(&path);
+    let mut entries = Vec::new();
+    if matches!(directory, Directory::Present { .. }) {
+        match read_entries(&path) {
+            Ok(found) => entries = found,
+            Err(error) => directory = Directory::Unknown(error.to_string()),
+        }
+    }
+    StateDir {
+        lock: lock(&path.join("lock")),
+        foreign: StateDir::foreign(&entries),
+        path,
+        directory,
+    }
+}
+
+/// The names in a directory and their kinds, as `find -type` has them. A directory counts as one
+/// of rootlesskit's only as long as it holds nothing but sockets.
+fn read_entries(path: &Path) -> io::Result<Vec<(OsString, char)>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let file_type = entry.file_type()?;
+        let kind = match () {
+            () if file_type.is_file() => 'f',
+            () if file_type.is_socket() => 's',
+            () if file_type.is_fifo() => 'p',
+            () if file_type.is_dir()
+                && read_entries(&entry.path())?
+                    .iter()
+                    .all(|(_, kind)| *kind == 's') =>
+            {
+                'd'
+            }
+            () => '?',
+        };
+        entries.push((entry.file_name(), kind));
+    }
+    Ok(entries)
+}
+
+/// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
+/// again right after, so this look decides nothing; it only gives the better message.
+fn lock(path: &Path) -> Lock {
+    let Ok((file, metadata)) = files::open_regular(path) else {
+        return Lock::Free;
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_released_at_once) => Lock::Free,
+        Err(_) => Lock::Held(lock_holder(&metadata)),
+    }
+}
+
+/// The PID in `/proc/locks` that holds the lock on the file with this `metadata`.
+fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let inode = format!(":{}", metadata.ino());
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`
+    let mut holders = locks
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = holders.find(|fields| {
+        fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
+    })?;
+    line[4].parse().ok()
+}
+
+/// Looks at a pid file and at the process that it names.
+fn look_at_pid_file(path: PathBuf, uid: u32, programs: &[&OsStr]) -> PidFile {
+    let state = match files::read_regular(&path, 64) {
+        Ok(Some(bytes)) => {
+            PidState::judge(&String::from_utf8_lossy(&bytes), uid, programs, process)
+        }
+        Ok(None) => PidState::Stale("it is too long for a PID".to_owned()),
+        // What cannot be read is not ours to judge: dockerd will say what it thinks of it.
+        Err(_) => PidState::Absent,
+    };
+    PidFile { path, state }
+}
+
+/// The process `pid`, as `/proc` names it.
+fn process(pid: u32) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+    };
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = program.and_then(|path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    });
+    Some(Process {
+        // The name of the file says more than the kernel's 15 bytes, but is for the owner only.
+        program: program.map_or_else(
+            || field("Name:").unwrap_or_default().to_owned(),
+            |name| name.trim_end_matches(" (deleted)").to_owned(),
+        ),
+        uid: field("Uid:")?.parse().ok()?,
+        zombie: field("State:")? == "Z",
+    })
+}
+
+/// Reads the daemon's configuration file.
+fn read_daemon_json(path: &Path) -> DaemonJson {
+    match files::read_regular(path, DAEMON_JSON_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => DaemonJson::Absent,
+        Err(error) => DaemonJson::Unknown(error.to_string()),
+        Ok(None) => {
+            DaemonJson::Unknown(format!("it is larger than {} KiB", DAEMON_JSON_MAX / 1024))
+        }
+        Ok(Some(bytes)) => DaemonJson::parse(&String::from_utf8_lossy(&bytes)),
+    }
+}
+
+/// The kernel's switches.
+fn kernel() -> Kernel {
+    let read = |name: &str| {
+        let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        Some(text.trim().to_owned())
+    };
+    Kernel {
+        unprivileged_userns_clone: read("kernel/unprivileged_userns_clone"),
+        apparmor_restrict_unprivileged_userns: read("kernel/apparmor_restrict_unprivileged_userns"),
+        max_user_namespaces: read("user/max_user_namespaces"),
+        ip_unprivileged_port_start: read("net/ipv4/ip_unprivileged_port_start"),
+        ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+        selinux: File::open("/sys/fs/selinux/enforce").is_ok(),
+    }
+}

@@ -1,0 +1,279 @@
+//! Decides what dockerd is told beyond the user's words: the containers' MTU, the passed sockets,
+//! the iptables backend. Whatever the user says himself, in words or in `daemon.json`, stands.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::Reason;
+use super::flags::DockerdWords;
+use super::network::Effective;
+use super::stage::{Family, Step};
+use crate::error::{Error, Exit, Warning};
+use crate::host::{HostFacts, Tools};
+use crate::settings::{Choice, Iptables, Settings};
+
+/// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
+const DOCKERD_MTU: u32 = 1500;
+
+/// What is decided of the daemon.
+pub struct Daemon {
+    /// Its words: ours, those of `daemon.args`, those of the command line.
+    pub words: Vec<OsString>,
+    /// The steps that prepare its iptables.
+    pub iptables: Vec<Step>,
+    /// The sockets that it will make, as far as their paths can be too long.
+    pub sockets: Vec<PathBuf>,
+    /// The reasons.
+    pub reasons: Vec<Reason>,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+}
+
+impl Daemon {
+    /// Decides. `words` are those of the command line.
+    ///
+    /// # Errors
+    /// Fails if the legacy iptables is asked for and not installed (exit 4).
+    pub fn decide(
+        settings: &Settings,
+        host: &HostFacts,
+        network: &Effective,
+        words: &[OsString],
+        runtime_dir: &Path,
+    ) -> Result<Self, Error> {
+        let user_words: Vec<OsString> = settings
+            .daemon_args
+            .value
+            .iter()
+            .chain(words)
+            .cloned()
+            .collect();
+        let user = DockerdWords(&user_words);
+        let mut warnings = Vec::new();
+        let (mtu_words, mtu) = container_mtu(settings, host, network, user);
+        let (host_words, hosts) = hosts(host, user, &mut warnings);
+        let (iptables, backend) = iptables(settings, host, user)?;
+        Ok(Self {
+            sockets: sockets(host, user, runtime_dir, host_words.is_empty()),
+            words: [mtu_words, host_words, user_words.clone()].concat(),
+            iptables,
+            reasons: [mtu].into_iter().chain(hosts).chain([backend]).collect(),
+            warnings,
+        })
+    }
+}
+
+/// The words that give containers their MTU, and why. Unlike the namespace's own interface,
+/// containers get 1500 from dockerd, and the two together cost most of the upload (moby#44750).
+fn container_mtu(
+    settings: &Settings,
+    host: &HostFacts,
+    network: &Effective,
+    user: DockerdWords<'_>,
+) -> (Vec<OsString>, Reason) {
+    let (_, daemon_json) = &host.session.daemon_json;
+    let reason =
+        |value: &str, why: String| Reason::new("network.container-mtu", OsStr::new(value), why);
+    let (mtu, why) = match settings.container_mtu.value {
+        Choice::Fixed(mtu) => (mtu.0, settings.container_mtu.origin.to_string()),
+        Choice::Auto => (
+            network.mtu,
+            "the same as the namespace's interface, so that nothing is cut up on the way"
+                .to_owned(),
+        ),
+    };
+    if mtu == 0 {
+        return (Vec::new(), reason("dockerd's own", why));
+    }
+    if user.long("mtu").is_some() {
+        return (
+            Vec::new(),
+            reason("dockerd's own", "the daemon's words have --mtu".to_owned()),
+        );
+    }
+    if daemon_json.may_set("mtu") {
+        return (
+            Vec::new(),
+            reason(
+                "dockerd's own",
+                format!(
+                    "`{}` sets mtu, or cannot be read",
+                    host.session.daemon_json.0.display()
+                ),
+            ),
+        );
+    }
+    let number = mtu.to_string();
+    if mtu == DOCKERD_MTU {
+        return (
+            Vec::new(),
+            reason(&number, format!("{why}; it is dockerd's default")),
+        );
+    }
+    let mut words = vec![OsString::from(format!("--mtu={mtu}"))];
+    let knows_default_opts = host
+        .tools
+        .dockerd
+        .known()
+        .is_some_and(|facts| facts.flags.contains("default-network-opt"));
+    let user_networks = if !knows_default_opts {
+        "user-made networks keep 1500, as this dockerd has no --default-network-opt"
+    } else if user.long("default-network-opt").is_some()
+        || daemon_json.may_set("default-network-opts")
+    {
+        "user-made networks follow your own default-network-opts"
+    } else {
+        words.push(
+            format!("--default-network-opt=bridge=com.docker.network.driver.mtu={mtu}").into(),
+        );
+        "user-made bridge networks too"
+    };
+    (words, reason(&number, format!("{why}; {user_networks}")))
+}
+
+/// The words that make dockerd take the passed sockets. Without them it would bind a socket of
+/// its own over the manager's, and whoever is connected there would wait for ever.
+fn hosts(
+    host: &HostFacts,
+    user: DockerdWords<'_>,
+    warnings: &mut Vec<Warning>,
+) -> (Vec<OsString>, Option<Reason>) {
+    let Some(fds) = &host.session.listen_fds else {
+        return (Vec::new(), None);
+    };
+    let (path, daemon_json) = &host.session.daemon_json;
+    let reason = |value: &str, why: String| Some(Reason::new("hosts", OsStr::new(value), why));
+    if user.has_hosts() {
+        return (
+            Vec::new(),
+            reason("as given", "the daemon's words have -H".to_owned()),
+        );
+    }
+    if daemon_json.may_set("hosts") {
+        warnings.push(Warning(format!(
+            "the service manager passes {} socket(s), but `{}` sets hosts (or cannot be read): the passed sockets are served only if it names fd://",
+            fds.count,
+            path.display()
+        )));
+        return (
+            Vec::new(),
+            reason(
+                "as given",
+                format!("`{}` sets hosts, or cannot be read", path.display()),
+            ),
+        );
+    }
+    (
+        vec!["-H".into(), "fd://".into()],
+        reason(
+            "fd://",
+            format!("the service manager passes {} socket(s)", fds.count),
+        ),
+    )
+}
+
+/// The steps that choose dockerd's iptables, and why.
+fn iptables(
+    settings: &Settings,
+    host: &HostFacts,
+    user: DockerdWords<'_>,
+) -> Result<(Vec<Step>, Reason), Error> {
+    let Tools {
+        iptables,
+        iptables_legacy,
+        ip6tables_legacy,
+        ..
+    } = &host.tools;
+    let (_, daemon_json) = &host.session.daemon_json;
+    let asked = settings.iptables.value;
+    let reason = |value: &str, why: String| Reason::new("daemon.iptables", OsStr::new(value), why);
+    let by_path = |why: &str| Ok((Vec::new(), reason("path", why.to_owned())));
+    if asked == Iptables::Path {
+        return by_path(&settings.iptables.origin.to_string());
+    }
+    if asked == Iptables::Auto {
+        let is_legacy = |path: &PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.as_bytes().starts_with(b"xtables-legacy"))
+        };
+        let other_backend = |value: &OsStr| value != "iptables";
+        if user.turns_off("iptables") || daemon_json.turns_off("iptables") {
+            return by_path("dockerd is told to do without iptables");
+        }
+        if user
+            .long("firewall-backend")
+            .flatten()
+            .is_some_and(other_backend)
+            || daemon_json.may_set("firewall-backend")
+        {
+            return by_path("dockerd is told which firewall backend to use");
+        }
+        if iptables.as_ref().is_some_and(is_legacy) {
+            return by_path("PATH has the legacy backend first already");
+        }
+        if iptables_legacy.is_none() {
+            return by_path("no iptables-legacy is installed");
+        }
+    }
+    if !settings
+        .copy_up
+        .value
+        .0
+        .iter()
+        .any(|path| path == Path::new("/run"))
+    {
+        return by_path("/run is not copied up, so there is no place of our own for the links");
+    }
+    let required = asked == Iptables::Legacy;
+    if required && iptables_legacy.is_none() {
+        return Err(Error::new(
+            Exit::Prerequisite,
+            "daemon.iptables is `legacy`, but no program `iptables-legacy` is in PATH",
+        )
+        .hint(
+            "install it (Debian, Ubuntu: sudo apt-get install iptables), or unset DOCKERD_ROOTLESS_IPTABLES",
+        ));
+    }
+    let step = |family, program: &Option<PathBuf>, required| {
+        program.clone().map(|program| Step::LegacyIptables {
+            family,
+            program,
+            required,
+        })
+    };
+    let steps = [
+        step(Family::Ipv4, iptables_legacy, required),
+        step(Family::Ipv6, ip6tables_legacy, false),
+    ];
+    let why = match asked {
+        Iptables::Legacy => settings.iptables.origin.to_string(),
+        _ => "it starts faster, and the namespace is private; the stage tries whether the kernel has it"
+            .to_owned(),
+    };
+    Ok((steps.into_iter().flatten().collect(), reason("legacy", why)))
+}
+
+/// The sockets that dockerd will make by itself.
+fn sockets(
+    host: &HostFacts,
+    user: DockerdWords<'_>,
+    runtime_dir: &Path,
+    binds_default: bool,
+) -> Vec<PathBuf> {
+    let daemon_json = &host.session.daemon_json.1;
+    let mut sockets = Vec::new();
+    if binds_default && !user.has_hosts() && !daemon_json.may_set("hosts") {
+        sockets.push(runtime_dir.join("docker.sock"));
+    }
+    if !daemon_json.may_set("exec-root") {
+        let exec_root = user
+            .long("exec-root")
+            .flatten()
+            .map_or_else(|| runtime_dir.join("docker"), PathBuf::from);
+        if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {
+            sockets.push(exec_root.join("containerd/containerd-debug.sock"));
+        }
+    }
+    sockets
+}

@@ -1,0 +1,238 @@
+//! Reads command lines of other programs: which flags a user's words give to rootlesskit and to
+//! dockerd, and what they end up meaning.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::host::RootlesskitFacts;
+
+/// rootlesskit's flags that take no value, from 0.14 to 3.1.
+const ROOTLESSKIT_SWITCHES: &[&str] = &[
+    "debug",
+    "help",
+    "h",
+    "version",
+    "v",
+    "disable-host-loopback",
+    "ipv6",
+    "pidns",
+    "cgroupns",
+    "utsns",
+    "ipcns",
+    "detach-netns",
+    "source-ip-transparent",
+];
+
+/// Flags of rootlesskit in the order given, as its own parser reads them (urfave/cli, on Go's
+/// `flag`): one or two dashes, `=` or the next word for a value, and the last of a name counts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RootlesskitFlags<'a> {
+    flags: Vec<(&'a str, Option<&'a OsStr>)>,
+    /// The first word that is no flag. rootlesskit would run it instead of the daemon.
+    pub stray: Option<&'a OsStr>,
+}
+
+impl<'a> RootlesskitFlags<'a> {
+    /// Reads `words`; `facts` add the switches of this very rootlesskit.
+    pub fn read(words: &'a [OsString], facts: Option<&RootlesskitFacts>) -> Self {
+        let is_switch = |name: &str| {
+            ROOTLESSKIT_SWITCHES.contains(&name)
+                || facts.is_some_and(|facts| facts.flags.get(name) == Some(&false))
+        };
+        let mut reading = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let bytes = word.as_bytes();
+            let dashes = bytes
+                .iter()
+                .take(2)
+                .take_while(|byte| **byte == b'-')
+                .count();
+            let name = &bytes[dashes..];
+            let (name, value) = match name.iter().position(|byte| *byte == b'=') {
+                Some(at) => (&name[..at], Some(OsStr::from_bytes(&name[at + 1..]))),
+                None => (name, None),
+            };
+            let Some(name) = std::str::from_utf8(name)
+                .ok()
+                .filter(|name| dashes > 0 && !name.is_empty())
+            else {
+                reading.stray = Some(word);
+                break;
+            };
+            let value = match value {
+                None if !is_switch(name) => words.next().map(OsString::as_os_str),
+                stated => stated,
+            };
+            reading.flags.push((name, value));
+        }
+        reading
+    }
+
+    /// The value that the last flag called `name` has.
+    pub fn value(&self, name: &str) -> Option<&'a OsStr> {
+        self.flags.iter().rev().find(|(flag, _)| *flag == name)?.1
+    }
+
+    /// Whether the switch `name` is given, and how: `--name=false` and the like turn it off.
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        let (_, value) = self.flags.iter().rev().find(|(flag, _)| *flag == name)?;
+        Some(!value.is_some_and(|value| {
+            matches!(
+                value.as_bytes(),
+                b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False"
+            )
+        }))
+    }
+}
+
+/// dockerd's words. It takes no positional ones, so what does not start with a dash is a value.
+#[derive(Clone, Copy, Debug)]
+pub struct DockerdWords<'a>(pub &'a [OsString]);
+
+impl<'a> DockerdWords<'a> {
+    /// The value of the last `--name`, `Some(None)` if it has none.
+    pub fn long(self, name: &str) -> Option<Option<&'a OsStr>> {
+        let mut found = None;
+        for (at, word) in self.0.iter().enumerate() {
+            let Some(rest) = word
+                .as_bytes()
+                .strip_prefix(b"--")
+                .and_then(|rest| rest.strip_prefix(name.as_bytes()))
+            else {
+                continue;
+            };
+            match rest.first() {
+                Some(b'=') => found = Some(Some(OsStr::from_bytes(&rest[1..]))),
+                None => found = Some(self.0.get(at + 1).map(OsString::as_os_str)),
+                Some(_) => {}
+            }
+        }
+        found
+    }
+
+    /// Whether `-x` is given, alone, with its value, or behind the switches `D`, `v` and `h`.
+    pub fn short(self, letter: u8) -> bool {
+        self.0.iter().map(|word| word.as_bytes()).any(|word| {
+            let letters = word
+                .strip_prefix(b"-")
+                .filter(|letters| letters.first() != Some(&b'-'))
+                .unwrap_or(b"");
+            letters.iter().find(|other| !b"Dvh".contains(other)) == Some(&letter)
+        })
+    }
+
+    /// Whether the words say where to listen.
+    pub fn has_hosts(self) -> bool {
+        self.long("host").is_some() || self.short(b'H')
+    }
+
+    /// Whether `--name` is turned off by `--name=false`.
+    pub fn turns_off(self, name: &str) -> bool {
+        let mut words = self.0.iter().rev().map(|word| word.as_bytes());
+        let last = words.find_map(|word| {
+            let rest = word.strip_prefix(b"--")?.strip_prefix(name.as_bytes())?;
+            (rest.is_empty() || rest[0] == b'=').then_some(rest)
+        });
+        last.is_some_and(|rest| {
+            matches!(
+                rest,
+                b"=false" | b"=0" | b"=f" | b"=F" | b"=False" | b"=FALSE"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ')
+            .filter(|word| !word.is_empty())
+            .map(OsString::from)
+            .collect()
+    }
+
+    #[test]
+    fn reads_rootlesskit_flags_as_go_does() {
+        let cases: &[(&str, Option<&str>, Option<&str>)] = &[
+            ("", None, None),
+            ("--state-dir=/a", Some("/a"), None),
+            ("-state-dir /a --debug", Some("/a"), None),
+            ("--state-dir /a --state-dir=/b", Some("/b"), None),
+            ("-p 0.0.0.0:80:80/tcp --state-dir=/a", Some("/a"), None),
+            ("--debug evil --state-dir=/a", None, Some("evil")),
+            ("-- --state-dir=/a", None, Some("--")),
+            ("--state-dir=/a -", Some("/a"), Some("-")),
+            ("--state-dir", None, None),
+        ];
+        for (line, state_dir, stray) in cases {
+            let words = words(line);
+            let flags = RootlesskitFlags::read(&words, None);
+            assert_eq!(
+                flags.value("state-dir").and_then(OsStr::to_str),
+                *state_dir,
+                "state dir of {line:?}"
+            );
+            assert_eq!(
+                flags.stray.and_then(OsStr::to_str),
+                *stray,
+                "stray word of {line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn switches_can_be_turned_off() {
+        for (line, expected) in [
+            ("", None),
+            ("--ipv6", Some(true)),
+            ("--ipv6=false", Some(false)),
+            ("-ipv6=1", Some(true)),
+        ] {
+            assert_eq!(
+                RootlesskitFlags::read(&words(line), None).switch("ipv6"),
+                expected,
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn finds_hosts_in_every_spelling_of_pflag() {
+        for line in [
+            "-H fd://",
+            "-Hfd://",
+            "-H=fd://",
+            "-DH fd://",
+            "--host=fd://",
+            "--host fd://",
+            "-D --mtu 1 -H x",
+        ] {
+            assert!(DockerdWords(&words(line)).has_hosts(), "{line}");
+        }
+        for line in [
+            "",
+            "-D",
+            "--hostess x",
+            "-l H",
+            "-lH",
+            "--label=-H",
+            "--host-gateway-ip=::1",
+        ] {
+            assert!(!DockerdWords(&words(line)).has_hosts(), "{line}");
+        }
+    }
+
+    #[test]
+    fn finds_values_and_switches_of_dockerd() {
+        let line = words("--mtu 1 --mtu=2 --iptables --iptables=false --pidfile /a");
+        let read = DockerdWords(&line);
+        assert_eq!(read.long("mtu"), Some(Some(OsStr::new("2"))));
+        assert_eq!(read.long("pidfile"), Some(Some(OsStr::new("/a"))));
+        assert_eq!(read.long("exec-root"), None);
+        assert!(read.turns_off("iptables") && !read.turns_off("mtu"));
+        assert!(!DockerdWords(&words("--iptables=false --iptables")).turns_off("iptables"));
+    }
+}

@@ -1,0 +1,391 @@
+//! The launch, decided: rootlesskit's words, the environment's changes, the namespace stage and
+//! the daemon's words, each choice with its reason. `run` executes exactly this value, and
+//! `plan` prints it.
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod flags;
+mod network;
+mod preflight;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::error::{Error, Exit, Warning};
+use crate::host::{HostFacts, ListenFds, PidFile, PidState};
+use crate::settings::{Origin, Settings};
+pub use flags::{DockerdWords, RootlesskitFlags};
+use network::Network;
+pub use stage::{Family, STAGE, Stage, Step};
+
+/// Directories that Debian leaves out of users' PATH and that hold iptables and dockerd.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// PATH when there is none, as the kernel's init and systemd have it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Everything that a launch will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchPlan {
+    /// Stale files that go first, and why they are stale.
+    pub removals: Vec<(PathBuf, String)>,
+    /// rootlesskit's absolute path.
+    pub rootlesskit: PathBuf,
+    /// rootlesskit's words, from the state directory to the command to run.
+    pub words: Vec<OsString>,
+    /// The changes to the environment.
+    pub environment: EnvironmentChanges,
+    /// The stage inside the namespaces.
+    pub stage: Stage,
+    /// Where passed sockets wait while rootlesskit starts.
+    pub sockets: Option<ListenFds>,
+    /// Why it is so.
+    pub reasons: Vec<Reason>,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+}
+
+/// Variables to set and to unset, each with the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EnvironmentChanges {
+    /// Variables that get a value.
+    pub set: BTreeMap<&'static str, (OsString, String)>,
+    /// Variables that go.
+    pub unset: BTreeMap<&'static str, String>,
+}
+
+/// Why a value is what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The setting.
+    pub key: &'static str,
+    /// The value.
+    pub value: String,
+    /// The reason, or the place that sets it.
+    pub why: String,
+}
+
+impl Reason {
+    fn new(key: &'static str, value: &OsStr, why: impl Into<String>) -> Self {
+        Self {
+            key,
+            value: value.to_string_lossy().into_owned(),
+            why: why.into(),
+        }
+    }
+
+    fn of(key: &'static str, value: &OsStr, origin: &Origin) -> Self {
+        Self::new(key, value, origin.to_string())
+    }
+}
+
+impl LaunchPlan {
+    /// Decides everything. `words` are the daemon's words of the command line.
+    ///
+    /// # Errors
+    /// Every refusal: see [`preflight`], [`Network::decide`] and [`Network::refuse_impossible`].
+    pub fn build(
+        settings: &Settings,
+        host: &HostFacts,
+        environment: &Environment,
+        words: &[OsString],
+    ) -> Result<Self, Error> {
+        let HostFacts { tools, session, .. } = host;
+        let runtime_dir = preflight::refuse_session(session)?;
+        let rootlesskit = required_program(
+            tools.rootlesskit.path(),
+            settings.rootlesskit_binary.value.as_deref(),
+            "rootlesskit",
+        )?;
+        let flags =
+            RootlesskitFlags::read(&settings.rootlesskit_flags.value, tools.rootlesskit.known());
+        if let Some(stray) = flags.stray {
+            return Err(Error::new(Exit::Config, format!("rootlesskit.flags ({}): `{}` is no flag, and rootlesskit would run it instead of the daemon", settings.rootlesskit_flags.origin, stray.display()))
+                .hint("join a flag and its value by `=`, and quote values with blanks"));
+        }
+        let network = Network::decide(settings, tools, &flags)?;
+        let daemon =
+            daemon::Daemon::decide(settings, host, &network.effective, words, runtime_dir)?;
+        preflight::refuse_long_paths(&session.state_dir.path, &network.effective, &daemon.sockets)?;
+        preflight::refuse_foreign_state_dir(&session.state_dir, session)?;
+        preflight::refuse_second_instance(session)?;
+        network.refuse_impossible(settings, tools, &flags)?;
+        let dockerd = required_program(
+            tools.dockerd.path(),
+            Some(&settings.daemon_binary.value),
+            "dockerd",
+        )?;
+
+        let stage = Stage {
+            outside: session.user_namespace,
+            netns: network
+                .effective
+                .detach_netns
+                .then(|| session.state_dir.path.join("netns")),
+            steps: steps(settings, host, &daemon),
+            daemon: std::iter::once(dockerd.as_os_str().to_owned())
+                .chain(daemon.words)
+                .collect(),
+        };
+        let mut warnings = settings.warnings.clone();
+        warnings.extend(network.warnings.iter().cloned());
+        warnings.extend(network.warn_of_ipv6(settings));
+        warnings.extend(daemon.warnings);
+        let stale = |file: &PidFile| match &file.state {
+            PidState::Stale(why) => Some((file.path.clone(), why.clone())),
+            PidState::Absent | PidState::Running(_) => None,
+        };
+        let sockets = session.listen_fds.clone();
+        Ok(Self {
+            removals: session.pid_files.iter().filter_map(stale).collect(),
+            rootlesskit: rootlesskit.to_owned(),
+            words: rootlesskit_words(
+                settings,
+                &session.state_dir.path,
+                &network,
+                &session.own_path,
+                &stage,
+            ),
+            environment: environment_changes(settings, host, environment, runtime_dir),
+            stage,
+            sockets,
+            reasons: network.reasons.into_iter().chain(daemon.reasons).collect(),
+            warnings,
+        })
+    }
+}
+
+/// rootlesskit's words, in upstream's order.
+fn rootlesskit_words(
+    settings: &Settings,
+    state_dir: &Path,
+    network: &Network,
+    own_path: &Path,
+    stage: &Stage,
+) -> Vec<OsString> {
+    let flag = |name: &str, value: &OsStr| stage::assignment(&format!("--{name}"), value);
+    let mut words = vec![
+        flag("state-dir", state_dir.as_os_str()),
+        flag("net", network.driver.word()),
+        flag("mtu", OsStr::new(&network.mtu.to_string())),
+        flag(
+            "slirp4netns-sandbox",
+            OsStr::new(settings.slirp4netns_sandbox.value.word()),
+        ),
+        flag(
+            "slirp4netns-seccomp",
+            OsStr::new(settings.slirp4netns_seccomp.value.word()),
+        ),
+    ];
+    if !settings.host_loopback.value {
+        words.push("--disable-host-loopback".into());
+    }
+    words.push(flag("port-driver", network.port_driver.word()));
+    words.extend(
+        settings
+            .copy_up
+            .value
+            .0
+            .iter()
+            .map(|path| flag("copy-up", path.as_os_str())),
+    );
+    words.push(flag(
+        "propagation",
+        OsStr::new(settings.propagation.value.word()),
+    ));
+    if settings.ipv6.value {
+        words.push("--ipv6".into());
+    }
+    if network.detach_netns {
+        words.push("--detach-netns".into());
+    }
+    words.extend(settings.rootlesskit_flags.value.iter().cloned());
+    words.push(own_path.into());
+    words.extend(stage.words());
+    words
+}
+
+/// The stage's steps: upstream's, and ours.
+fn steps(settings: &Settings, host: &HostFacts, daemon: &daemon::Daemon) -> Vec<Step> {
+    let copied_up = |path: &str| {
+        settings
+            .copy_up
+            .value
+            .0
+            .iter()
+            .any(|directory| directory == Path::new(path))
+    };
+    let mut steps = Vec::new();
+    if copied_up("/run") {
+        let hidden = [
+            "/run/docker",
+            "/run/containerd",
+            "/run/xtables.lock",
+            "/run/nri",
+        ];
+        steps.extend(hidden.map(|path| Step::DropLink(path.into())));
+    }
+    if host.kernel.selinux && copied_up("/run") {
+        steps.push(Step::Label("/run".into()));
+    }
+    if copied_up("/etc") {
+        steps.push(Step::RebindBroken("/etc".into()));
+    }
+    steps.push(Step::Forward);
+    steps.extend(daemon.iptables.iter().cloned());
+    steps.extend(
+        host.session
+            .listen_fds
+            .as_ref()
+            .map(|fds| Step::TakeSockets {
+                count: fds.count,
+                from: fds.shelter,
+            }),
+    );
+    steps
+}
+
+/// What changes in the environment on the way to rootlesskit.
+fn environment_changes(
+    settings: &Settings,
+    host: &HostFacts,
+    environment: &Environment,
+    runtime_dir: &Path,
+) -> EnvironmentChanges {
+    let mut changes = EnvironmentChanges::default();
+    let (path, missing) = search_path(environment);
+    if !missing.is_empty() {
+        changes.set.insert(
+            "PATH",
+            (
+                path,
+                format!(
+                    "dockerd finds iptables and modprobe in {} only",
+                    missing.join(" and ")
+                ),
+            ),
+        );
+    }
+    if host.session.runtime_dir_guessed {
+        let why = "it was unset, and this directory is yours";
+        changes
+            .set
+            .insert("XDG_RUNTIME_DIR", (runtime_dir.into(), why.to_owned()));
+    }
+    let proxies = [
+        (
+            "HTTP_PROXY",
+            settings.http_proxy.value.as_ref().map(|url| &url.0),
+            &settings.http_proxy.origin,
+        ),
+        (
+            "HTTPS_PROXY",
+            settings.https_proxy.value.as_ref().map(|url| &url.0),
+            &settings.https_proxy.origin,
+        ),
+        (
+            "NO_PROXY",
+            settings.no_proxy.value.as_ref(),
+            &settings.no_proxy.origin,
+        ),
+    ];
+    for (name, value, origin) in proxies {
+        if let (Some(value), false) = (value, matches!(origin, Origin::Variable(_))) {
+            changes
+                .set
+                .insert(name, (value.clone(), origin.to_string()));
+        }
+    }
+    let gone = [
+        (
+            "LISTEN_FDS",
+            "the sockets wait on high descriptors, out of rootlesskit's way",
+        ),
+        ("LISTEN_PID", "the namespace stage sets it anew"),
+        (
+            "_DOCKERD_ROOTLESS_CHILD",
+            "upstream's mark of its child; it means nothing here",
+        ),
+        (
+            "_DOCKERD_ROOTLESS_SELINUX",
+            "upstream's mark of its child; it means nothing here",
+        ),
+    ];
+    changes.unset.extend(
+        gone.into_iter()
+            .filter(|(name, _)| environment.has(name))
+            .map(|(name, why)| (name, why.to_owned())),
+    );
+    changes
+}
+
+/// PATH with the directories of [`SBIN`] that it lacks behind its own, and which these are.
+pub fn search_path(environment: &Environment) -> (OsString, Vec<&'static str>) {
+    let Some(path) = environment.get("PATH") else {
+        return (DEFAULT_PATH.into(), SBIN.to_vec());
+    };
+    let present: Vec<PathBuf> = std::env::split_paths(path).collect();
+    let missing: Vec<&str> = SBIN
+        .into_iter()
+        .filter(|dir| !present.iter().any(|present| present == Path::new(dir)))
+        .collect();
+    let mut extended = path.to_owned();
+    for directory in &missing {
+        extended.push(":");
+        extended.push(directory);
+    }
+    (extended, missing)
+}
+
+/// The path of a program that must be there; `named` is what the user asked for.
+fn required_program<'a>(
+    path: Option<&'a Path>,
+    named: Option<&OsStr>,
+    program: &str,
+) -> Result<&'a Path, Error> {
+    path.ok_or_else(|| match named.filter(|name| *name != program) {
+        Some(name) => Error::new(
+            Exit::NotFound,
+            format!(
+                "the program `{}` does not exist or cannot be executed",
+                name.display()
+            ),
+        )
+        .hint(format!(
+            "`dockerd-rootless config explain {}.binary` shows who names it",
+            if program == "dockerd" {
+                "daemon"
+            } else {
+                program
+            }
+        )),
+        None => Error::new(
+            Exit::Prerequisite,
+            format!("no program `{program}` is in PATH"),
+        )
+        .hint(format!(
+            "install it (Debian, Ubuntu: sudo apt-get install {})",
+            if program == "dockerd" {
+                "docker.io"
+            } else {
+                program
+            }
+        )),
+    })
+}
+
+/// The state directory that rootlesskit will use: its own flag in `rootlesskit.flags` comes after
+/// ours and counts. `None` means the default below the runtime directory.
+pub fn stated_state_dir(settings: &Settings) -> Option<PathBuf> {
+    let flags = RootlesskitFlags::read(&settings.rootlesskit_flags.value, None);
+    flags
+        .value("state-dir")
+        .or(settings.state_dir.value.as_deref())
+        .map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,457 @@
+//! Decides drivers and MTUs, each with its reason, and refuses what rootlesskit would refuse.
+//! Mirrors the defaults of upstream's `contrib/dockerd-rootless.sh`.
+
+use std::ffi::OsStr;
+
+use super::Reason;
+use super::flags::RootlesskitFlags;
+use crate::error::{Error, Exit, Warning};
+use crate::host::{Answer, RootlesskitFacts, Tool, Tools, Version};
+use crate::settings::{Choice, NetworkDriver, PortDriver, Settings, Switch};
+
+/// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
+const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
+
+/// The network of the namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// `--net`.
+    pub driver: NetworkDriver,
+    /// `--mtu`.
+    pub mtu: u32,
+    /// `--port-driver`.
+    pub port_driver: PortDriver,
+    /// Whether `--detach-netns` is given by us.
+    pub detach_netns: bool,
+    /// What holds once rootlesskit has read the user's own flags behind ours.
+    pub effective: Effective,
+    /// The reasons, in the order of the decisions.
+    pub reasons: Vec<Reason>,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+}
+
+/// What rootlesskit ends up with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The network driver.
+    pub driver: NetworkDriver,
+    /// The port driver.
+    pub port_driver: PortDriver,
+    /// The MTU of the namespace's interface in bytes.
+    pub mtu: u32,
+    /// Whether the network namespace is detached.
+    pub detach_netns: bool,
+}
+
+impl Network {
+    /// Decides.
+    ///
+    /// # Errors
+    /// Fails if no network driver can be used (exit 4) or the user asks for `host` (exit 78).
+    pub fn decide(
+        settings: &Settings,
+        tools: &Tools,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<Self, Error> {
+        let mut reasons = Vec::new();
+        let mut warnings = Vec::new();
+        let driver = match &settings.network_driver.value {
+            Choice::Fixed(driver) => {
+                reasons.push(Reason::of(
+                    "network.driver",
+                    driver.word(),
+                    &settings.network_driver.origin,
+                ));
+                driver.clone()
+            }
+            Choice::Auto => {
+                let (driver, why) = choose_driver(tools)?;
+                reasons.push(Reason::new("network.driver", driver.word(), why));
+                driver
+            }
+        };
+        let default_mtu = default_mtu(&driver);
+        let mtu = match settings.mtu.value {
+            Choice::Fixed(mtu) => {
+                reasons.push(Reason::of(
+                    "network.mtu",
+                    OsStr::new(&mtu.0.to_string()),
+                    &settings.mtu.origin,
+                ));
+                mtu.0
+            }
+            Choice::Auto => {
+                let why = format!("the default for {}", driver.word().display());
+                reasons.push(Reason::new(
+                    "network.mtu",
+                    OsStr::new(&default_mtu.to_string()),
+                    why,
+                ));
+                default_mtu
+            }
+        };
+        let port_driver = match &settings.port_driver.value {
+            Choice::Fixed(port_driver) => {
+                reasons.push(Reason::of(
+                    "network.port-driver",
+                    port_driver.word(),
+                    &settings.port_driver.origin,
+                ));
+                port_driver.clone()
+            }
+            Choice::Auto => {
+                let (port_driver, why) = match driver {
+                    NetworkDriver::Pasta => {
+                        (PortDriver::Implicit, "pasta forwards ports by itself")
+                    }
+                    _ => (
+                        PortDriver::Builtin,
+                        "the fastest that works with every network driver",
+                    ),
+                };
+                reasons.push(Reason::new("network.port-driver", port_driver.word(), why));
+                port_driver
+            }
+        };
+        let (detach_netns, why) = decide_detach_netns(settings, tools, &mut warnings);
+        reasons.push(Reason::new(
+            "network.detach-netns",
+            OsStr::new(if detach_netns { "true" } else { "false" }),
+            why,
+        ));
+
+        let stated_mtu = flags
+            .value("mtu")
+            .and_then(OsStr::to_str)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(mtu);
+        let effective_driver = flags
+            .value("net")
+            .map_or_else(|| driver.clone(), NetworkDriver::from_word);
+        let effective = Effective {
+            mtu: if stated_mtu == 0 {
+                self::default_mtu(&effective_driver)
+            } else {
+                stated_mtu
+            },
+            driver: effective_driver,
+            port_driver: flags
+                .value("port-driver")
+                .map_or_else(|| port_driver.clone(), PortDriver::from_word),
+            detach_netns: flags.switch("detach-netns").unwrap_or(detach_netns),
+        };
+        if let NetworkDriver::Other(name) = &effective.driver {
+            if tools.rootlesskit.known().is_none() {
+                warnings.push(Warning(format!(
+                    "network driver `{}` is not one that this program knows; rootlesskit decides",
+                    name.display()
+                )));
+            }
+        }
+        Ok(Self {
+            driver,
+            mtu,
+            port_driver,
+            detach_netns,
+            effective,
+            reasons,
+            warnings,
+        })
+    }
+
+    /// Refuses what this rootlesskit would refuse later, or would fail over in silence.
+    ///
+    /// # Errors
+    /// Exit 78 for combinations, exit 4 for a driver whose program is missing.
+    pub fn refuse_impossible(
+        &self,
+        settings: &Settings,
+        tools: &Tools,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<(), Error> {
+        let Effective {
+            driver,
+            port_driver,
+            detach_netns,
+            ..
+        } = &self.effective;
+        let (net, port) = (driver.word().display(), port_driver.word().display());
+        let refuse = |what: String, hint: &str| Err(Error::new(Exit::Config, what).hint(hint));
+        if *driver == NetworkDriver::Host {
+            return refuse(
+                "network driver `host` gives dockerd no network namespace, in which it may not set up a bridge".to_owned(),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET, or choose slirp4netns or pasta; `docker run --net=host` needs network.detach-netns",
+            );
+        }
+        if let Some(rootlesskit) = tools.rootlesskit.known() {
+            self.refuse_unknown_to(rootlesskit, flags)?;
+        }
+        if *port_driver == PortDriver::Implicit && *driver != NetworkDriver::Pasta {
+            return refuse(
+                format!("port driver `implicit` needs network driver `pasta`, not `{net}`"),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+            );
+        }
+        if *port_driver == PortDriver::Pesto && *driver != NetworkDriver::Pasta {
+            return refuse(
+                format!("port driver `pesto` needs network driver `pasta`, not `{net}`"),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+            );
+        }
+        let goes_with_pasta = matches!(
+            port_driver,
+            PortDriver::Implicit | PortDriver::None | PortDriver::Pesto | PortDriver::Other(_)
+        );
+        if *driver == NetworkDriver::Pasta && !goes_with_pasta {
+            return refuse(
+                format!(
+                    "network driver `pasta` needs port driver `implicit`, `pesto` or `none`, not `{port}`"
+                ),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `implicit`",
+            );
+        }
+        if *port_driver == PortDriver::Slirp4netns && *driver != NetworkDriver::Slirp4netns {
+            return refuse(
+                format!(
+                    "port driver `slirp4netns` needs network driver `slirp4netns`, not `{net}`"
+                ),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+            );
+        }
+        let sandbox = flags
+            .value("slirp4netns-sandbox")
+            .unwrap_or_else(|| OsStr::new(settings.slirp4netns_sandbox.value.word()));
+        if *driver == NetworkDriver::Slirp4netns && *detach_netns && sandbox == "true" {
+            return refuse(
+                "network.slirp4netns-sandbox `true` does not go with network.detach-netns (slirp4netns#317)"
+                    .to_owned(),
+                "set one of DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX and DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to false",
+            );
+        }
+        if *driver == NetworkDriver::GvisorTapVsock
+            && flags.switch("ipv6").unwrap_or(settings.ipv6.value)
+        {
+            return refuse(
+                "network driver `gvisor-tap-vsock` has no IPv6".to_owned(),
+                "set network.ipv6 to false, or choose slirp4netns or pasta",
+            );
+        }
+        self.refuse_missing_program(tools, flags)
+    }
+
+    /// Refuses drivers and flags that `rootlesskit` does not have, by its own account.
+    fn refuse_unknown_to(
+        &self,
+        rootlesskit: &RootlesskitFacts,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<(), Error> {
+        let version = rootlesskit
+            .version
+            .map_or_else(String::new, |version| format!(" {version}"));
+        let drivers = [
+            (
+                "network",
+                self.effective.driver.word(),
+                &rootlesskit.network_drivers,
+                "DOCKERD_ROOTLESS_ROOTLESSKIT_NET",
+            ),
+            (
+                "port",
+                self.effective.port_driver.word(),
+                &rootlesskit.port_drivers,
+                "DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER",
+            ),
+        ];
+        for (kind, word, known, variable) in drivers {
+            if !known.is_empty() && !known.iter().any(|name| word == name.as_str()) {
+                let what = format!(
+                    "rootlesskit{version} does not know {kind} driver `{}`, only {}",
+                    word.display(),
+                    known.join(", ")
+                );
+                return Err(Error::new(Exit::Config, what).hint(format!(
+                    "choose one of these in {variable}, or install a later rootlesskit"
+                )));
+            }
+        }
+        if self.effective.detach_netns
+            && !flags.flags_detach_netns()
+            && !rootlesskit.flags.contains_key("detach-netns")
+        {
+            let what = format!(
+                "rootlesskit{version} does not know `--detach-netns`, which network.detach-netns asks for"
+            );
+            return Err(Error::new(Exit::Config, what).hint(
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS, or install rootlesskit 2.0 or later",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a driver whose program is not installed.
+    fn refuse_missing_program(
+        &self,
+        tools: &Tools,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<(), Error> {
+        let absent = match self.effective.driver {
+            NetworkDriver::Slirp4netns => tools.slirp4netns == Tool::Absent,
+            NetworkDriver::Pasta => tools.pasta == Tool::Absent,
+            NetworkDriver::Vpnkit => tools.vpnkit.is_none(),
+            _ => false,
+        };
+        let program = self.effective.driver.word().display();
+        if absent && flags.value(&format!("{program}-binary")).is_none() {
+            let package = if self.effective.driver == NetworkDriver::Pasta {
+                "passt".to_owned()
+            } else {
+                program.to_string()
+            };
+            return Err(Error::new(Exit::Prerequisite, format!("network driver `{program}` is chosen, but no program `{program}` is in PATH"))
+                .hint(format!("install it (Debian, Ubuntu: sudo apt-get install {package}), or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET")));
+        }
+        Ok(())
+    }
+
+    /// What is odd about IPv6: drivers that have none discard the wish in silence.
+    pub fn warn_of_ipv6(&self, settings: &Settings) -> Option<Warning> {
+        let has_ipv6 = matches!(
+            self.effective.driver,
+            NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Other(_)
+        );
+        (settings.ipv6.value && !has_ipv6).then(|| {
+            Warning(format!(
+                "network.ipv6 has no effect with network driver `{}`",
+                self.effective.driver.word().display()
+            ))
+        })
+    }
+}
+
+impl RootlesskitFlags<'_> {
+    /// Whether the user's own flags name `--detach-netns`: rootlesskit may judge that itself.
+    fn flags_detach_netns(&self) -> bool {
+        self.switch("detach-netns").is_some()
+    }
+}
+
+/// The MTU in bytes that rootlesskit gives to `driver` by default.
+fn default_mtu(driver: &NetworkDriver) -> u32 {
+    match driver {
+        NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::GvisorTapVsock => 65520,
+        _ => 1500,
+    }
+}
+
+/// The first network driver that is installed and known, in upstream's order, and why.
+fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
+    let rootlesskit = tools.rootlesskit.known();
+    // A rootlesskit that cannot be asked surely knows the drivers that it has had since 0.14.
+    let knows = |name: &str| match rootlesskit {
+        Some(facts) if !facts.network_drivers.is_empty() => {
+            facts.network_drivers.iter().any(|driver| driver == name)
+        }
+        _ => matches!(name, "slirp4netns" | "vpnkit"),
+    };
+    let mut passed_over = Vec::new();
+    if let Tool::Found { path, answer } = &tools.slirp4netns {
+        let path = path.display();
+        match answer {
+            _ if !knows("slirp4netns") => passed_over.push(format!(
+                "this rootlesskit does not know slirp4netns ({path})"
+            )),
+            Answer::Known(facts) if facts.netns_type => {
+                let version = facts
+                    .version
+                    .map_or_else(String::new, |version| format!(" {version}"));
+                return Ok((
+                    NetworkDriver::Slirp4netns,
+                    format!("slirp4netns{version} at {path} has --netns-type"),
+                ));
+            }
+            Answer::Known(_) => passed_over.push(format!(
+                "slirp4netns at {path} is older than 0.4.0: it has no --netns-type"
+            )),
+            Answer::Unknown(reason) => {
+                passed_over.push(format!("slirp4netns at {path} cannot be asked: {reason}"))
+            }
+        }
+    } else {
+        passed_over.push("no slirp4netns in PATH".to_owned());
+    }
+    let candidates = [
+        (NetworkDriver::Pasta, tools.pasta.path()),
+        (NetworkDriver::Vpnkit, tools.vpnkit.as_deref()),
+    ];
+    for (driver, path) in candidates {
+        let name = driver.word().to_string_lossy().into_owned();
+        match path {
+            None => passed_over.push(format!("no {name} in PATH")),
+            Some(_) if !knows(&name) => {
+                passed_over.push(format!("this rootlesskit does not know {name}"))
+            }
+            Some(path) => {
+                return Ok((
+                    driver,
+                    format!(
+                        "{name} is at {}; {}",
+                        path.display(),
+                        passed_over.join("; ")
+                    ),
+                ));
+            }
+        }
+    }
+    if knows("gvisor-tap-vsock") {
+        return Ok((
+            NetworkDriver::GvisorTapVsock,
+            format!("it is part of this rootlesskit; {}", passed_over.join("; ")),
+        ));
+    }
+    Err(Error::new(
+        Exit::Prerequisite,
+        format!("no network driver can be used: {}", passed_over.join("; ")),
+    )
+    .hint("install slirp4netns 0.4.0 or later (Debian, Ubuntu: sudo apt-get install slirp4netns)"))
+}
+
+/// Whether to detach the network namespace, and why.
+fn decide_detach_netns(
+    settings: &Settings,
+    tools: &Tools,
+    warnings: &mut Vec<Warning>,
+) -> (bool, String) {
+    let has_flag = tools
+        .rootlesskit
+        .known()
+        .map(|facts| facts.flags.contains_key("detach-netns"));
+    let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
+    match settings.detach_netns.value {
+        Switch::On => {
+            if let Some(version) = dockerd.filter(|version| *version < DETACH_NETNS_SINCE) {
+                warnings.push(Warning(format!(
+                    "network.detach-netns is on, but dockerd {version} does not know detached network namespaces ({DETACH_NETNS_SINCE} and later do)"
+                )));
+            }
+            (true, settings.detach_netns.origin.to_string())
+        }
+        Switch::Off => (false, settings.detach_netns.origin.to_string()),
+        Switch::Auto => match (has_flag, dockerd) {
+            (None, _) => (
+                false,
+                "it is not known whether this rootlesskit has --detach-netns".to_owned(),
+            ),
+            (Some(false), _) => (false, "this rootlesskit has no --detach-netns".to_owned()),
+            (Some(true), None) => (false, "the version of dockerd is not known".to_owned()),
+            (Some(true), Some(version)) if version < DETACH_NETNS_SINCE => (
+                false,
+                format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"),
+            ),
+            (Some(true), Some(version)) => (
+                true,
+                format!("this rootlesskit has --detach-netns and dockerd is {version}"),
+            ),
+        },
+    }
+}

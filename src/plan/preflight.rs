@@ -1,0 +1,227 @@
+//! The refusals before anything is touched, in this order, each with its own sentence.
+
+use std::path::{Path, PathBuf};
+
+use super::network::Effective;
+use crate::error::{Error, Exit};
+use crate::host::{Directory, Lock, PidState, Session, StateDir};
+use crate::settings::{NetworkDriver, PortDriver};
+
+/// The longest path in bytes that a Unix socket can have (`sun_path` less its NUL, unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The user, the home and the runtime directory.
+///
+/// # Errors
+/// Refuses root (exit 1), a missing home and every runtime directory that another user could
+/// tamper with (exit 4).
+pub fn refuse_session(session: &Session) -> Result<&Path, Error> {
+    if session.uid == 0 {
+        return Err(Error::new(
+            Exit::Failed,
+            "rootless Docker must be started by an unprivileged user, not by root (uid 0)",
+        )
+        .hint(
+            "log in as the user that is to own the daemon; `dockerd` itself is the daemon of root",
+        ));
+    }
+    let refuse = |what: String, hint: String| Err(Error::new(Exit::Prerequisite, what).hint(hint));
+    match &session.home {
+        None => {
+            return refuse(
+                "HOME is not set".to_owned(),
+                "export HOME=/path/to/your/home".to_owned(),
+            );
+        }
+        Some((home, false)) => {
+            return refuse(
+                format!("HOME `{}` is not a directory", home.display()),
+                "create it, or set HOME to your home directory".to_owned(),
+            );
+        }
+        Some((_, true)) => {}
+    }
+    let uid = session.uid;
+    let Some((path, directory)) = &session.runtime_dir else {
+        return refuse(
+            format!("XDG_RUNTIME_DIR is not set, and /run/user/{uid} is not a directory of yours"),
+            format!(
+                "log in through a session of systemd-logind, or as root: loginctl enable-linger {uid}; without systemd: mkdir -p -m 0700 ~/.docker/run && export XDG_RUNTIME_DIR=~/.docker/run"
+            ),
+        );
+    };
+    let shown = path.display();
+    if !path.is_absolute() {
+        return refuse(
+            format!("XDG_RUNTIME_DIR `{shown}` is not an absolute path"),
+            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+        );
+    }
+    let tamper = "another user could take the daemon's socket over there";
+    match directory {
+        Directory::Missing => refuse(
+            format!("XDG_RUNTIME_DIR `{shown}` does not exist"),
+            format!("mkdir -m 0700 {}", quoted(path)),
+        ),
+        Directory::Unknown(reason) => refuse(
+            format!("XDG_RUNTIME_DIR `{shown}` cannot be looked at: {reason}"),
+            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+        ),
+        Directory::Symlink => refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` is a symbolic link, which can be made to point elsewhere"
+            ),
+            "set XDG_RUNTIME_DIR to the directory itself".to_owned(),
+        ),
+        Directory::NotADirectory => refuse(
+            format!("XDG_RUNTIME_DIR `{shown}` is not a directory"),
+            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+        ),
+        Directory::Present { owner, .. } if *owner != uid => refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` belongs to user {owner}, not to you (user {uid}): {tamper}"
+            ),
+            format!(
+                "export XDG_RUNTIME_DIR=/run/user/{uid} (after `su` or `sudo` it is still that of the other user)"
+            ),
+        ),
+        Directory::Present { mode, .. } if mode & 0o022 != 0 => refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` can be written by others (mode {mode:04o}): {tamper}"
+            ),
+            format!("chmod 0700 {}", quoted(path)),
+        ),
+        Directory::Present { .. } => Ok(path),
+    }
+}
+
+/// Every socket that will be made must have a path that fits: rootlesskit would wait for ever.
+///
+/// # Errors
+/// Names the path and its length (exit 78).
+pub fn refuse_long_paths(
+    state_dir: &Path,
+    network: &Effective,
+    daemon_sockets: &[PathBuf],
+) -> Result<(), Error> {
+    let mut sockets = vec![state_dir.join("api.sock")];
+    match network.port_driver {
+        PortDriver::Builtin => sockets.push(state_dir.join(".bp.sock")),
+        PortDriver::Slirp4netns => sockets.push(state_dir.join(".s4nn.sock")),
+        _ => {}
+    }
+    match network.driver {
+        NetworkDriver::Vpnkit => sockets.push(state_dir.join("vpnkit-ethernet.sock")),
+        NetworkDriver::GvisorTapVsock => sockets.push(state_dir.join("gvisortapvsock/tap.sock")),
+        _ => {}
+    }
+    sockets.extend(daemon_sockets.iter().cloned());
+    match sockets.iter().find(|path| path.as_os_str().len() > SOCKET_PATH_MAX) {
+        None => Ok(()),
+        Some(path) => Err(Error::new(
+            Exit::Config,
+            format!(
+                "the socket path `{}` has {} bytes, and {SOCKET_PATH_MAX} are the most",
+                path.display(),
+                path.as_os_str().len()
+            ),
+        )
+        .hint("set XDG_RUNTIME_DIR (or rootlesskit.state-dir, or dockerd's --exec-root) to a shorter path")),
+    }
+}
+
+/// The state directory must be one that rootlesskit may delete, for that is what it does.
+///
+/// # Errors
+/// Exit 78, and nothing is touched.
+pub fn refuse_foreign_state_dir(state_dir: &StateDir, session: &Session) -> Result<(), Error> {
+    let path = &state_dir.path;
+    let refuse = |what: String| {
+        Err(Error::new(
+            Exit::Config,
+            format!(
+                "the state directory `{}` {what}; rootlesskit would delete it with all its contents",
+                path.display()
+            ),
+        )
+        .hint(
+            "set DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR to a directory that does not exist yet, or unset it",
+        ))
+    };
+    let precious = [
+        session.home.as_ref().map(|(path, _)| path),
+        session.runtime_dir.as_ref().map(|(path, _)| path),
+    ];
+    if precious
+        .into_iter()
+        .flatten()
+        .any(|precious| precious.starts_with(path))
+    {
+        return refuse("holds your home or runtime directory".to_owned());
+    }
+    match &state_dir.directory {
+        Directory::Missing => Ok(()),
+        Directory::Unknown(reason) => refuse(format!("cannot be looked at: {reason}")),
+        Directory::Symlink => refuse("is a symbolic link".to_owned()),
+        Directory::NotADirectory => refuse("is not a directory".to_owned()),
+        Directory::Present { owner, .. } if *owner != session.uid => refuse(format!(
+            "belongs to user {owner}, not to you (user {})",
+            session.uid
+        )),
+        Directory::Present { .. } if state_dir.foreign.is_empty() => Ok(()),
+        Directory::Present { .. } => {
+            let shown: Vec<String> = state_dir
+                .foreign
+                .iter()
+                .take(3)
+                .map(|name| format!("`{}`", name.display()))
+                .collect();
+            let more = match state_dir.foreign.len() - shown.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            refuse(format!(
+                "holds what rootlesskit did not make: {}{more}",
+                shown.join(", ")
+            ))
+        }
+    }
+}
+
+/// Nobody else may run on the same state directory or with the same pid file.
+///
+/// # Errors
+/// Exit 5, and names the PID.
+pub fn refuse_second_instance(session: &Session) -> Result<(), Error> {
+    let holder = |pid: &Option<u32>| pid.map_or_else(String::new, |pid| format!(" (PID {pid})"));
+    if let Lock::Held(pid) = &session.state_dir.lock {
+        let path = session.state_dir.path.display();
+        return Err(Error::new(
+            Exit::AlreadyRunning,
+            format!("rootless Docker is already running{} with the state directory `{path}`", holder(pid)),
+        )
+        .hint("use the daemon that runs, or stop it first: systemctl --user stop docker, or kill the PID"));
+    }
+    for file in &session.pid_files {
+        if let PidState::Running(pid) = file.state {
+            return Err(Error::new(
+                Exit::AlreadyRunning,
+                format!("the daemon is already running (PID {pid}), says `{}`", file.path.display()),
+            )
+            .hint(
+                "use the daemon that runs, or stop it first: systemctl --user stop docker, or kill the PID",
+            ));
+        }
+    }
+    let (path, lock) = &session.containerd_rootless;
+    if let Lock::Held(pid) = lock {
+        return Err(Error::new(Exit::AlreadyRunning, format!("containerd-rootless is running{} on `{}`, and its containerd and ours would share /run/containerd (moby#52171)", holder(pid), path.display()))
+            .hint("stop it first: systemctl --user stop containerd"));
+    }
+    Ok(())
+}
+
+/// `path` for a command to paste.
+fn quoted(path: &Path) -> String {
+    crate::words::quote(path.as_os_str()).display().to_string()
+}

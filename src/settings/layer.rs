@@ -1,0 +1,167 @@
+//! What one source says: values by key, each with the place that it stands at.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::value::Input;
+use super::{KEYS, Key};
+use crate::environment::Environment;
+use crate::error::{Error, Exit, Warning};
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// A line, counted from 1, of a configuration file.
+    File(PathBuf, usize),
+    /// A variable of the environment.
+    Variable(&'static str),
+    /// `--set` on the command line.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => out.write_str("default"),
+            Self::File(path, line) => write!(out, "{}:{line}", path.display()),
+            Self::Variable(name) => write!(out, "environment variable {name}"),
+            Self::CommandLine => out.write_str("command line"),
+        }
+    }
+}
+
+/// The values that one source states.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    pub(super) values: BTreeMap<&'static str, (Input, Origin)>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Layer {
+    /// Reads upstream's variables and ours.
+    pub fn from_environment(environment: &Environment) -> Self {
+        let mut layer = Self::default();
+        for key in KEYS {
+            let set = key
+                .variables
+                .iter()
+                .find_map(|name| Some((*name, environment.get(name)?)));
+            let Some((name, text)) = set else { continue };
+            let input = match name {
+                // The variable says the opposite of the setting, and only this one word opens
+                // the loopback (moby b649e272bb).
+                "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK" => {
+                    if text != "true" && text != "false" {
+                        layer.warnings.push(Warning(format!(
+                            "`{name}`: `{}` is neither `true` nor `false`, and only `false` lets containers reach the host's loopback",
+                            text.display()
+                        )));
+                    }
+                    Input::Bool(text == "false")
+                }
+                _ => Input::Text(text.to_owned()),
+            };
+            layer
+                .values
+                .insert(key.name, (input, Origin::Variable(name)));
+        }
+        layer
+    }
+
+    /// Reads the `text` of the configuration file `path`.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key for text that is not TOML and for unknown keys.
+    pub fn from_toml(path: &Path, text: &str) -> Result<Self, Error> {
+        let line_at = |offset: usize| {
+            1 + text
+                .bytes()
+                .take(offset)
+                .filter(|byte| *byte == b'\n')
+                .count()
+        };
+        let wrong = |offset: usize, what: String| {
+            Error::new(
+                Exit::Config,
+                format!("{}:{}: {what}", path.display(), line_at(offset)),
+            )
+        };
+        let document = DeTable::parse(text).map_err(|error| {
+            wrong(
+                error.span().map_or(0, |span| span.start),
+                error.message().to_owned(),
+            )
+        })?;
+        let mut layer = Self::default();
+        for (section, table) in document.get_ref() {
+            let Some(table) = table.get_ref().as_table() else {
+                return Err(wrong(
+                    section.span().start,
+                    format!("unknown key `{}`", section.get_ref()),
+                )
+                .hint("keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]"));
+            };
+            for (name, value) in table {
+                let full = format!("{}.{}", section.get_ref(), name.get_ref());
+                let offset = name.span().start;
+                let key = Key::find(&full).map_err(|nearest| {
+                    wrong(offset, format!("unknown key `{full}`")).hint(nearest)
+                })?;
+                let origin = Origin::File(path.to_owned(), line_at(offset));
+                layer
+                    .values
+                    .insert(key.name, (toml_input(value.get_ref()), origin));
+            }
+        }
+        Ok(layer)
+    }
+
+    /// Reads the `KEY=VALUE` words of `--set`; a later word beats an earlier one.
+    ///
+    /// # Errors
+    /// Names the word that has no `=` or an unknown key.
+    pub fn from_assignments(assignments: &[OsString]) -> Result<Self, Error> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut layer = Self::default();
+        for word in assignments {
+            let bytes = word.as_bytes();
+            let wrong =
+                |what: &str| Error::new(Exit::Usage, format!("`--set {}`: {what}", word.display()));
+            let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
+                wrong("expected KEY=VALUE").hint("for example: --set network.driver=pasta")
+            })?;
+            let name = String::from_utf8_lossy(&bytes[..equals]);
+            let key = Key::find(&name).map_err(|nearest| wrong("unknown key").hint(nearest))?;
+            let value = OsStr::from_bytes(&bytes[equals + 1..]).to_owned();
+            layer
+                .values
+                .insert(key.name, (Input::Text(value), Origin::CommandLine));
+        }
+        Ok(layer)
+    }
+}
+
+/// A TOML value as an input; arrays count if they hold strings only.
+fn toml_input(value: &DeValue<'_>) -> Input {
+    match value {
+        DeValue::String(text) => Input::String(text.to_string()),
+        DeValue::Boolean(value) => Input::Bool(*value),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(Input::Other("integer out of range"), Input::Integer),
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| item.get_ref().as_str().map(str::to_owned))
+            .collect::<Option<Vec<String>>>()
+            .map_or(
+                Input::Other("array of other things than strings"),
+                Input::Array,
+            ),
+        other => Input::Other(other.type_str()),
+    }
+}

@@ -1,0 +1,232 @@
+//! What the user asked for: five layers (defaults, the system's file, the user's file, the
+//! environment, the command line) resolved into one [`Settings`], in which every value remembers
+//! where it came from.
+#![forbid(unsafe_code)]
+
+mod layer;
+mod value;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::error::{Error, Exit, Warning};
+pub use layer::{Layer, Origin};
+pub use value::{
+    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, PortDriver, Propagation, ProxyUrl,
+    Switch, Value,
+};
+
+/// A value and the place that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sourced<T> {
+    /// The value.
+    pub value: T,
+    /// Its place.
+    pub origin: Origin,
+}
+
+/// What is known of a key apart from its value.
+#[derive(Debug)]
+pub struct Key {
+    /// The name in TOML: `section.key`.
+    pub name: &'static str,
+    /// The variables that set it; the first that is set counts.
+    pub variables: &'static [&'static str],
+    /// One line on what it does.
+    pub summary: &'static str,
+    /// The allowed values.
+    pub expected: &'static str,
+    /// What holds when nobody sets it.
+    pub default: &'static str,
+}
+
+impl Key {
+    /// The key called `name`.
+    ///
+    /// # Errors
+    /// A hint for the reader: the key that is meant, or where to find the keys.
+    pub fn find(name: &str) -> Result<&'static Self, String> {
+        KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
+            let last = name.rsplit('.').next().unwrap_or(name).replace('_', "-");
+            match KEYS
+                .iter()
+                .find(|key| key.name.rsplit('.').next() == Some(&last))
+            {
+                Some(key) => format!("did you mean `{}`?", key.name),
+                None => "`dockerd-rootless config show` lists the keys".to_owned(),
+            }
+        })
+    }
+}
+
+/// A layer's say on one key.
+#[derive(Debug)]
+pub struct Statement<'a> {
+    /// What it says.
+    pub input: &'a Input,
+    /// Where it says so.
+    pub origin: &'a Origin,
+}
+
+macro_rules! settings {
+    ($($field:ident: $kind:ty = $name:literal, [$($variable:literal),*], $default:expr, $default_text:literal, $summary:literal;)+) => {
+        /// Every setting, valid, with its origin.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Settings {
+            $(#[doc = $summary] pub $field: Sourced<$kind>,)+
+            /// What is odd about the values without being wrong.
+            pub warnings: Vec<Warning>,
+        }
+
+        /// The keys in the order of the documentation.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: $name,
+            variables: &[$($variable),*],
+            summary: $summary,
+            expected: <$kind as Value>::EXPECTED,
+            default: $default_text,
+        }),+];
+
+        impl Settings {
+            /// Joins `layers`, lowest first. Every value of every layer must be valid, also one
+            /// that a higher layer hides.
+            ///
+            /// # Errors
+            /// Names the place, the key, the value and the allowed ones.
+            pub fn resolve(layers: &[Layer]) -> Result<Self, Error> {
+                Ok(Self {
+                    $($field: resolve_key(layers, $name, || $default)?,)+
+                    warnings: layers.iter().flat_map(|layer| layer.warnings.iter().cloned()).collect(),
+                })
+            }
+
+            /// Key by key: the value in TOML syntax, if it has one, and its origin.
+            pub fn show(&self) -> Vec<(&'static Key, Option<String>, &Origin)> {
+                let shown = [$((self.$field.value.show(), &self.$field.origin)),+];
+                KEYS.iter().zip(shown).map(|(key, (value, origin))| (key, value, origin)).collect()
+            }
+        }
+    };
+}
+
+settings! {
+    network_driver: Choice<NetworkDriver> = "network.driver", ["DOCKERD_ROOTLESS_ROOTLESSKIT_NET"],
+        Choice::Auto, "auto: slirp4netns, else pasta, vpnkit, gvisor-tap-vsock, of those that are installed and that this rootlesskit knows",
+        "The network driver of rootlesskit.";
+    mtu: Choice<Mtu> = "network.mtu", ["DOCKERD_ROOTLESS_ROOTLESSKIT_MTU"],
+        Choice::Auto, "auto: 65520 for slirp4netns, pasta and gvisor-tap-vsock, else 1500",
+        "The MTU of the namespace's own interface in bytes; 0 leaves it to the driver.";
+    container_mtu: Choice<Mtu> = "network.container-mtu", ["DOCKERD_ROOTLESS_CONTAINER_MTU"],
+        Choice::Auto, "auto: the same as network.mtu",
+        "The MTU of containers' networks in bytes, handed to dockerd unless it was given one; 0 leaves it to dockerd.";
+    port_driver: Choice<PortDriver> = "network.port-driver", ["DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER"],
+        Choice::Auto, "auto: implicit for pasta, else builtin",
+        "The port driver of rootlesskit.";
+    slirp4netns_sandbox: Switch = "network.slirp4netns-sandbox", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX"],
+        Switch::Auto, "auto: rootlesskit decides",
+        "Whether slirp4netns gets a mount namespace of its own.";
+    slirp4netns_seccomp: Switch = "network.slirp4netns-seccomp", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SECCOMP"],
+        Switch::Auto, "auto: rootlesskit decides",
+        "Whether slirp4netns is confined by seccomp.";
+    host_loopback: bool = "network.host-loopback", ["DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK"],
+        false, "false",
+        "Whether containers reach the host's 127.0.0.1 through the gateway; the variable says the opposite, and only its literal `false` opens it.";
+    detach_netns: Switch = "network.detach-netns", ["DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS"],
+        Switch::Auto, "auto: on when this rootlesskit has the flag and dockerd is 29.5 or later",
+        "Whether the daemon stays in the host's network namespace and only containers use the detached one.";
+    ipv6: bool = "network.ipv6", ["DOCKERD_ROOTLESS_IPV6"],
+        false, "false",
+        "Whether the namespace gets IPv6 routing (slirp4netns and pasta only).";
+    rootlesskit_binary: Option<OsString> = "rootlesskit.binary", [],
+        None, "docker-rootlesskit, else rootlesskit, from PATH",
+        "The rootlesskit program: a path, or a name looked up in PATH.";
+    state_dir: Option<OsString> = "rootlesskit.state-dir", ["DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR"],
+        None, "$XDG_RUNTIME_DIR/dockerd-rootless",
+        "rootlesskit's state directory. rootlesskit deletes it with all its contents: it must be new, empty, or left by rootlesskit.";
+    copy_up: Directories = "rootlesskit.copy-up", [],
+        Directories(vec![PathBuf::from("/etc"), PathBuf::from("/run")]), "[\"/etc\", \"/run\"]",
+        "Directories that become writable inside the namespace.";
+    propagation: Propagation = "rootlesskit.propagation", [],
+        Propagation::Rslave, "rslave",
+        "How mounts of the host reach the namespace.";
+    rootlesskit_flags: Vec<OsString> = "rootlesskit.flags", ["DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS"],
+        Vec::new(), "none",
+        "Further flags of rootlesskit, behind ours; the variable is split into words as a shell does.";
+    daemon_binary: OsString = "daemon.binary", ["DOCKERD"],
+        OsString::from("dockerd"), "dockerd",
+        "The daemon: a path, or a name looked up in PATH.";
+    daemon_args: Vec<OsString> = "daemon.args", [],
+        Vec::new(), "none",
+        "Options of dockerd; those of the command line come after.";
+    iptables: Iptables = "daemon.iptables", ["DOCKERD_ROOTLESS_IPTABLES"],
+        Iptables::Auto, "auto: legacy where the namespace's kernel has it, else what PATH has",
+        "Which iptables backend dockerd finds first in its PATH.";
+    http_proxy: Option<ProxyUrl> = "proxy.http", ["HTTP_PROXY", "http_proxy"],
+        None, "none",
+        "The proxy of the daemon's own http requests.";
+    https_proxy: Option<ProxyUrl> = "proxy.https", ["HTTPS_PROXY", "https_proxy"],
+        None, "none",
+        "The proxy of the daemon's own https requests.";
+    no_proxy: Option<OsString> = "proxy.no", ["NO_PROXY", "no_proxy"],
+        None, "none",
+        "Hosts that are reached without a proxy, separated by commas.";
+}
+
+/// What `layers`, lowest first, say on the key called `name`.
+pub fn statements<'a>(layers: &'a [Layer], name: &'a str) -> impl Iterator<Item = Statement<'a>> {
+    let said = layers
+        .iter()
+        .filter_map(move |layer| layer.values.get(name));
+    said.map(|(input, origin)| Statement { input, origin })
+}
+
+/// Reads every layer's say on `name` and keeps the highest.
+fn resolve_key<T: Value>(
+    layers: &[Layer],
+    name: &str,
+    default: impl FnOnce() -> T,
+) -> Result<Sourced<T>, Error> {
+    let mut winner = None;
+    for Statement { input, origin } in statements(layers, name) {
+        let value =
+            T::read(input).map_err(|reason| wrong_value::<T>(name, input, origin, reason))?;
+        winner = Some(Sourced {
+            value,
+            origin: origin.clone(),
+        });
+    }
+    Ok(winner.unwrap_or_else(|| Sourced {
+        value: default(),
+        origin: Origin::Default,
+    }))
+}
+
+/// The error for an `input` that `T` does not allow.
+fn wrong_value<T: Value>(
+    name: &str,
+    input: &Input,
+    origin: &Origin,
+    reason: Option<String>,
+) -> Error {
+    let place = match origin {
+        Origin::Variable(variable) => format!("`{variable}`"),
+        Origin::CommandLine => format!("`--set {name}`"),
+        Origin::Default | Origin::File(..) => format!("{origin}: `{name}`"),
+    };
+    let got = input.describe();
+    let reason = reason
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    let mend = match origin {
+        Origin::Variable(variable) => format!("unset {variable} to use the default"),
+        _ => format!("`dockerd-rootless config explain {name}` shows what it does and who sets it"),
+    };
+    Error::new(
+        Exit::Config,
+        format!("{place}: expected {}, got {got}{reason}", T::EXPECTED),
+    )
+    .hint(mend)
+}
+
+#[cfg(test)]
+mod tests;
