@@ -1,1 +1,928 @@
+use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::host::*;
+use crate::settings::Layer;
+
+/// A host on which everything is as Debian 12 has it: rootlesskit 1.1.0, dockerd 20.10.24.
+fn debian_12() -> HostFacts {
+    let found = |path: &str, version| Tool::Found {
+        path: path.into(),
+        answer: Answer::Known(version),
+    };
+    let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    HostFacts {
+        tools: Tools {
+            rootlesskit: found(
+                "/usr/bin/rootlesskit",
+                RootlesskitFacts {
+                    version: Some(Version(1, 1, 0)),
+                    flags: BTreeMap::from([("net".to_owned(), true), ("debug".to_owned(), false)]),
+                    network_drivers: names("host slirp4netns vpnkit lxc-user-nic"),
+                    port_drivers: names("none builtin slirp4netns"),
+                },
+            ),
+            dockerd: Tool::Found {
+                path: "/usr/sbin/dockerd".into(),
+                answer: Answer::Known(DockerdFacts {
+                    version: Some(Version(20, 10, 24)),
+                    flags: names("mtu host exec-root").into_iter().collect(),
+                }),
+            },
+            slirp4netns: Tool::Found {
+                path: "/usr/bin/slirp4netns".into(),
+                answer: Answer::Known(Slirp4netnsFacts {
+                    version: Some(Version(1, 2, 0)),
+                    netns_type: true,
+                }),
+            },
+            pasta: Tool::Absent,
+            vpnkit: None,
+            lxc_user_nic: None,
+            iptables: Some("/usr/sbin/xtables-nft-multi".into()),
+            iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
+            ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
+        },
+        session: Session {
+            uid: 1000,
+            home: Some(("/home/u".into(), true)),
+            runtime_dir: Some((
+                "/run/user/1000".into(),
+                Directory::Present {
+                    owner: 1000,
+                    mode: 0o700,
+                },
+            )),
+            runtime_dir_guessed: false,
+            state_dir: StateDir {
+                path: "/run/user/1000/dockerd-rootless".into(),
+                directory: Directory::Missing,
+                foreign: Vec::new(),
+                lock: Lock::Free,
+            },
+            containerd_rootless: ("/run/user/1000/containerd-rootless".into(), Lock::Free),
+            pid_files: Vec::new(),
+            daemon_json: (
+                "/home/u/.config/docker/daemon.json".into(),
+                DaemonJson::Absent,
+            ),
+            listen_fds: None,
+            user_namespace: 4026531837,
+            own_path: "/usr/bin/dockerd-rootless".into(),
+        },
+        kernel: Kernel::default(),
+    }
+}
+
+/// The same with what Docker's own repository has: rootlesskit 3.0.1, dockerd 29.5.2.
+fn docker_29_5() -> HostFacts {
+    let mut host = debian_12();
+    if let Tool::Found {
+        answer: Answer::Known(facts),
+        ..
+    } = &mut host.tools.rootlesskit
+    {
+        facts.version = Some(Version(3, 0, 1));
+        facts.flags.insert("detach-netns".to_owned(), false);
+        facts
+            .network_drivers
+            .extend(["none", "pasta", "gvisor-tap-vsock"].map(str::to_owned));
+        facts
+            .port_drivers
+            .extend(["implicit", "gvisor-tap-vsock"].map(str::to_owned));
+    }
+    if let Tool::Found {
+        answer: Answer::Known(facts),
+        ..
+    } = &mut host.tools.dockerd
+    {
+        facts.version = Some(Version(29, 5, 2));
+        facts.flags.insert("default-network-opt".to_owned());
+    }
+    host
+}
+
+/// Adds a pasta that answered.
+fn with_pasta(mut host: HostFacts) -> HostFacts {
+    let facts = PastaFacts {
+        version: "pasta 2025_05_03".to_owned(),
+    };
+    host.tools.pasta = Tool::Found {
+        path: "/usr/bin/pasta".into(),
+        answer: Answer::Known(facts),
+    };
+    host
+}
+
+fn words(line: &str) -> Vec<OsString> {
+    line.split(' ')
+        .filter(|word| !word.is_empty())
+        .map(OsString::from)
+        .collect()
+}
+
+/// Plans with the `assignments` of settings and the daemon's `line`.
+fn plan(host: &HostFacts, assignments: &[&str], line: &str) -> Result<LaunchPlan, Error> {
+    let assignments: Vec<OsString> = assignments.iter().map(OsString::from).collect();
+    let settings = Settings::resolve(&[Layer::from_assignments(&assignments)?])?;
+    let environment = Environment::from_iter([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]);
+    LaunchPlan::build(&settings, host, &environment, &words(line))
+}
+
+fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
+    match plan(host, assignments, "") {
+        Ok(plan) => panic!("{assignments:?} is planned: {plan:?}"),
+        Err(error) => (error.exit(), error.to_string()),
+    }
+}
+
+/// rootlesskit's words before the command that it runs.
+fn rootlesskit_line(plan: &LaunchPlan) -> String {
+    let own = plan
+        .words
+        .iter()
+        .position(|word| word == "/usr/bin/dockerd-rootless")
+        .expect("our own path");
+    plan.words[..own]
+        .join(OsStr::new(" "))
+        .into_string()
+        .expect("UTF-8")
+}
+
+fn daemon_line(plan: &LaunchPlan) -> String {
+    plan.stage
+        .daemon
+        .join(OsStr::new(" "))
+        .into_string()
+        .expect("UTF-8")
+}
+
+fn reason(plan: &LaunchPlan, key: &str) -> String {
+    let reason = plan
+        .reasons
+        .iter()
+        .find(|reason| reason.key == key)
+        .expect(key);
+    format!("{}: {}", reason.value, reason.why)
+}
+
+#[test]
+fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
+    let plan = plan(&debian_12(), &[], "-D --label x").unwrap();
+    assert_eq!(
+        rootlesskit_line(&plan),
+        "--state-dir=/run/user/1000/dockerd-rootless --net=slirp4netns --mtu=65520 --slirp4netns-sandbox=auto \
+         --slirp4netns-seccomp=auto --disable-host-loopback --port-driver=builtin --copy-up=/etc --copy-up=/run \
+         --propagation=rslave"
+    );
+    assert_eq!(
+        daemon_line(&plan),
+        "/usr/sbin/dockerd --mtu=65520 -D --label x"
+    );
+    let stage: Vec<OsString> = plan.stage.words();
+    assert!(
+        plan.words.ends_with(&stage),
+        "the stage's words close rootlesskit's"
+    );
+    assert_eq!(
+        plan.stage
+            .steps
+            .iter()
+            .map(|step| step.word().into_string().unwrap())
+            .collect::<Vec<_>>(),
+        [
+            "drop-link=/run/docker",
+            "drop-link=/run/containerd",
+            "drop-link=/run/xtables.lock",
+            "drop-link=/run/nri",
+            "rebind-broken=/etc",
+            "forward=ipv4,ipv6",
+            "prefer-iptables=/usr/sbin/iptables-legacy",
+            "prefer-ip6tables=/usr/sbin/ip6tables-legacy",
+        ]
+    );
+    assert_eq!(plan.environment, EnvironmentChanges::default());
+    assert_eq!(plan.warnings, []);
+}
+
+#[test]
+fn detach_netns_is_on_when_both_sides_know_it() {
+    let plan29 = plan(&docker_29_5(), &[], "").unwrap();
+    assert!(rootlesskit_line(&plan29).ends_with("--propagation=rslave --detach-netns"));
+    assert_eq!(
+        plan29.stage.netns.as_deref(),
+        Some(Path::new("/run/user/1000/dockerd-rootless/netns"))
+    );
+
+    let mut older = docker_29_5();
+    if let Tool::Found {
+        answer: Answer::Known(facts),
+        ..
+    } = &mut older.tools.dockerd
+    {
+        facts.version = Some(Version(29, 4, 3));
+    }
+    let mut unknown = docker_29_5();
+    unknown.tools.dockerd = Tool::Found {
+        path: "/x/dockerd".into(),
+        answer: Answer::Unknown("it is a script".into()),
+    };
+    for (host, why) in [
+        (debian_12(), "false: this rootlesskit has no --detach-netns"),
+        (older, "false: dockerd 29.4.3 is older than 29.5.0"),
+        (unknown, "false: the version of dockerd is not known"),
+    ] {
+        let plan = plan(&host, &[], "").unwrap();
+        assert_eq!(reason(&plan, "network.detach-netns"), why);
+        assert!(!rootlesskit_line(&plan).contains("detach"), "{why}");
+        assert_eq!(plan.stage.netns, None, "{why}");
+    }
+    let forced = plan(&docker_29_5(), &["network.detach-netns=false"], "").unwrap();
+    assert_eq!(
+        reason(&forced, "network.detach-netns"),
+        "false: command line"
+    );
+    let by_flag = plan(
+        &docker_29_5(),
+        &["rootlesskit.flags=--detach-netns=false"],
+        "",
+    )
+    .unwrap();
+    assert_eq!(
+        by_flag.stage.netns, None,
+        "the user's own flag comes last and counts"
+    );
+}
+
+#[test]
+fn the_network_driver_is_the_first_that_is_there_and_known() {
+    let mut old = with_pasta(docker_29_5());
+    old.tools.slirp4netns = Tool::Found {
+        path: "/old/slirp4netns".into(),
+        answer: Answer::Known(Slirp4netnsFacts {
+            version: None,
+            netns_type: false,
+        }),
+    };
+    let mut mute = with_pasta(docker_29_5());
+    mute.tools.slirp4netns = Tool::Found {
+        path: "/s/slirp4netns".into(),
+        answer: Answer::Unknown("it did not answer".into()),
+    };
+    let mut nothing = docker_29_5();
+    nothing.tools.slirp4netns = Tool::Absent;
+    let mut vpnkit = with_pasta(debian_12());
+    vpnkit.tools.slirp4netns = Tool::Absent;
+    vpnkit.tools.vpnkit = Some("/usr/bin/vpnkit".into());
+    let cases = [
+        (with_pasta(docker_29_5()), "slirp4netns", "65520", "builtin"),
+        (old, "pasta", "65520", "implicit"),
+        (mute, "pasta", "65520", "implicit"),
+        (nothing, "gvisor-tap-vsock", "65520", "builtin"),
+        (vpnkit, "vpnkit", "1500", "builtin"),
+    ];
+    for (host, driver, mtu, port_driver) in cases {
+        let plan = plan(&host, &[], "").unwrap();
+        let expected = format!("--net={driver} --mtu={mtu} ");
+        assert!(
+            rootlesskit_line(&plan).contains(&expected),
+            "{expected}: {:?}",
+            plan.words
+        );
+        assert!(
+            rootlesskit_line(&plan).contains(&format!("--port-driver={port_driver} ")),
+            "{driver}"
+        );
+    }
+    let mut none = with_pasta(debian_12());
+    none.tools.slirp4netns = Tool::Absent;
+    let (exit, message) = refusal(&none, &[]);
+    assert_eq!(exit, Exit::Prerequisite);
+    assert_eq!(
+        message,
+        "no network driver can be used: no slirp4netns in PATH; this rootlesskit does not know pasta; no vpnkit \
+         in PATH"
+    );
+}
+
+#[test]
+fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says_with_a_warning() {
+    let mut host = debian_12();
+    host.tools.rootlesskit = Tool::Found {
+        path: "/x/rootlesskit".into(),
+        answer: Answer::Unknown("it did not answer".into()),
+    };
+    let plan = plan(&host, &["network.driver=new-driver"], "").unwrap();
+    assert!(rootlesskit_line(&plan).contains("--net=new-driver --mtu=1500"));
+    assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+}
+
+#[test]
+fn what_rootlesskit_would_refuse_is_refused_first() {
+    let host = with_pasta(docker_29_5());
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["network.driver=host"],
+            "network driver `host` gives dockerd no network namespace",
+        ),
+        (
+            &["rootlesskit.flags=--net=host"],
+            "network driver `host` gives dockerd no network namespace",
+        ),
+        (
+            &["network.driver=bogus"],
+            "rootlesskit 3.0.1 does not know network driver `bogus`, only host,",
+        ),
+        (
+            &["network.port-driver=pesto"],
+            "rootlesskit 3.0.1 does not know port driver `pesto`, only none,",
+        ),
+        (
+            &["network.port-driver=implicit"],
+            "port driver `implicit` needs network driver `pasta`, not `slirp4netns`",
+        ),
+        (
+            &["network.driver=pasta", "network.port-driver=builtin"],
+            "network driver `pasta` needs port driver `implicit`, `pesto` or `none`, not `builtin`",
+        ),
+        (
+            &[
+                "network.driver=lxc-user-nic",
+                "network.port-driver=slirp4netns",
+            ],
+            "port driver `slirp4netns` needs network driver `slirp4netns`, not `lxc-user-nic`",
+        ),
+        (
+            &["network.slirp4netns-sandbox=true"],
+            "network.slirp4netns-sandbox `true` does not go with",
+        ),
+        (
+            &["network.driver=gvisor-tap-vsock", "network.ipv6=true"],
+            "network driver `gvisor-tap-vsock` has no IPv6",
+        ),
+    ];
+    for (assignments, message) in cases {
+        let (exit, refused) = refusal(&host, assignments);
+        assert_eq!(exit, Exit::Config, "{assignments:?}");
+        assert!(refused.starts_with(message), "{assignments:?}: {refused}");
+    }
+    let (_, message) = refusal(&debian_12(), &["network.driver=pasta"]);
+    assert_eq!(
+        message,
+        "rootlesskit 1.1.0 does not know network driver `pasta`, only host, slirp4netns, vpnkit, lxc-user-nic"
+    );
+    let (_, message) = refusal(&debian_12(), &["network.detach-netns=true"]);
+    assert!(
+        message.starts_with("rootlesskit 1.1.0 does not know `--detach-netns`"),
+        "{message}"
+    );
+    let (exit, _) = refusal(&debian_12(), &["network.driver=vpnkit"]);
+    assert_eq!(exit, Exit::Prerequisite, "vpnkit is not installed");
+}
+
+#[test]
+fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
+    let (exit, message) = refusal(&debian_12(), &["rootlesskit.flags=--debug evil"]);
+    assert_eq!(exit, Exit::Config);
+    assert!(
+        message.starts_with("rootlesskit.flags (command line): `evil` is no flag"),
+        "{message}"
+    );
+}
+
+#[test]
+fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
+    let mut configured = debian_12();
+    configured.session.daemon_json.1 = DaemonJson::parse(r#"{"mtu": 1400}"#);
+    let mut broken = debian_12();
+    broken.session.daemon_json.1 = DaemonJson::parse("{");
+    let mut opts = docker_29_5();
+    opts.session.daemon_json.1 = DaemonJson::parse(r#"{"default-network-opts": {}}"#);
+    let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
+        (&debian_12(), &[], "", " --mtu=65520"),
+        (
+            &docker_29_5(),
+            &[],
+            "",
+            " --mtu=65520 --default-network-opt=bridge=com.docker.network.driver.mtu=65520",
+        ),
+        (&debian_12(), &["network.container-mtu=1500"], "", ""),
+        (&debian_12(), &["network.container-mtu=0"], "", ""),
+        (
+            &debian_12(),
+            &["network.container-mtu=9000"],
+            "",
+            " --mtu=9000",
+        ),
+        (&debian_12(), &["network.mtu=1500"], "", ""),
+        (&debian_12(), &["network.mtu=0"], "", " --mtu=65520"),
+        (
+            &debian_12(),
+            &["rootlesskit.flags=--mtu=4000"],
+            "",
+            " --mtu=4000",
+        ),
+        (&debian_12(), &[], "--mtu 1300", " --mtu 1300"),
+        (
+            &debian_12(),
+            &["daemon.args=--mtu=1300"],
+            "-D",
+            " --mtu=1300 -D",
+        ),
+        (&configured, &[], "", ""),
+        (&broken, &[], "", ""),
+        (&opts, &[], "", " --mtu=65520"),
+    ];
+    for (host, assignments, line, expected) in cases {
+        let plan = plan(host, assignments, line).unwrap();
+        assert_eq!(
+            daemon_line(&plan),
+            format!("/usr/sbin/dockerd{expected}"),
+            "{assignments:?} {line:?}"
+        );
+    }
+}
+
+#[test]
+fn iptables_is_left_alone_wherever_somebody_else_decides() {
+    let mut off = debian_12();
+    off.session.daemon_json.1 = DaemonJson::parse(r#"{"iptables": false}"#);
+    let mut legacy = debian_12();
+    legacy.tools.iptables = Some("/usr/sbin/xtables-legacy-multi".into());
+    let mut lacking = debian_12();
+    lacking.tools.iptables_legacy = None;
+    let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
+        (
+            &debian_12(),
+            &["daemon.iptables=path"],
+            "",
+            "path: command line",
+        ),
+        (
+            &debian_12(),
+            &[],
+            "--iptables=false",
+            "path: dockerd is told to do without iptables",
+        ),
+        (
+            &debian_12(),
+            &[],
+            "--firewall-backend=nftables",
+            "path: dockerd is told which firewall backend to use",
+        ),
+        (
+            &debian_12(),
+            &["rootlesskit.copy-up=/etc"],
+            "",
+            "path: /run is not copied up, so there is no place of our own for the links",
+        ),
+        (
+            &off,
+            &[],
+            "",
+            "path: dockerd is told to do without iptables",
+        ),
+        (
+            &legacy,
+            &[],
+            "",
+            "path: PATH has the legacy backend first already",
+        ),
+        (&lacking, &[], "", "path: no iptables-legacy is installed"),
+    ];
+    for (host, assignments, line, why) in cases {
+        let plan = plan(host, assignments, line).unwrap();
+        assert_eq!(reason(&plan, "daemon.iptables"), *why);
+        let touched = plan
+            .stage
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::LegacyIptables { .. }));
+        assert!(!touched, "{why}");
+    }
+    assert_eq!(
+        refusal(&lacking, &["daemon.iptables=legacy"]).0,
+        Exit::Prerequisite
+    );
+}
+
+#[test]
+fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
+    let mut host = debian_12();
+    host.session.listen_fds = Some(ListenFds {
+        count: 1,
+        shelter: 200,
+    });
+    let environment = Environment::from_iter([
+        ("PATH", "/usr/sbin:/sbin"),
+        ("LISTEN_FDS", "1"),
+        ("LISTEN_PID", "7"),
+    ]);
+    let settings = Settings::resolve(&[]).unwrap();
+    let plan_of = |host: &HostFacts, line| {
+        LaunchPlan::build(&settings, host, &environment, &words(line)).unwrap()
+    };
+
+    let plan = plan_of(&host, "-D");
+    assert_eq!(
+        daemon_line(&plan),
+        "/usr/sbin/dockerd --mtu=65520 -H fd:// -D"
+    );
+    assert_eq!(
+        plan.stage.steps.last(),
+        Some(&Step::TakeSockets {
+            count: 1,
+            from: 200
+        })
+    );
+    assert_eq!(
+        plan.environment.unset.keys().collect::<Vec<_>>(),
+        [&"LISTEN_FDS", &"LISTEN_PID"]
+    );
+
+    assert_eq!(
+        daemon_line(&plan_of(&host, "-H fd://")),
+        "/usr/sbin/dockerd --mtu=65520 -H fd://"
+    );
+    host.session.daemon_json.1 = DaemonJson::parse(r#"{"hosts": ["unix:///x"]}"#);
+    let plan = plan_of(&host, "");
+    assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520");
+    assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+}
+
+#[test]
+fn a_session_that_is_not_safe_is_refused() {
+    let with = |change: &dyn Fn(&mut Session)| {
+        let mut host = debian_12();
+        change(&mut host.session);
+        host
+    };
+    let runtime = |path: &str, directory: Directory| {
+        with(&|session| session.runtime_dir = Some((path.into(), directory.clone())))
+    };
+    let present = |owner, mode| Directory::Present { owner, mode };
+    let cases = [
+        (
+            with(&|session| session.uid = 0),
+            Exit::Failed,
+            "rootless Docker must be started by an unprivileged user",
+        ),
+        (
+            with(&|session| session.home = None),
+            Exit::Prerequisite,
+            "HOME is not set",
+        ),
+        (
+            with(&|session| session.home = Some(("/nowhere".into(), false))),
+            Exit::Prerequisite,
+            "HOME `/nowhere` is not a directory",
+        ),
+        (
+            with(&|session| session.runtime_dir = None),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR is not set, and /run/user/1000",
+        ),
+        (
+            runtime("run", present(1000, 0o700)),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `run` is not an absolute path",
+        ),
+        (
+            runtime("/r", Directory::Missing),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` does not exist",
+        ),
+        (
+            runtime("/r", Directory::Symlink),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` is a symbolic link",
+        ),
+        (
+            runtime("/r", Directory::NotADirectory),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` is not a directory",
+        ),
+        (
+            runtime("/r", present(0, 0o1777)),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` belongs to user 0, not to you",
+        ),
+        (
+            runtime("/r", present(1000, 0o1777)),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` can be written by others (mode 1777)",
+        ),
+        (
+            runtime("/r", present(1000, 0o770)),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` can be written by others (mode 0770)",
+        ),
+    ];
+    for (host, exit, message) in cases {
+        let refused = refusal(&host, &[]);
+        assert!(
+            refused.0 == exit && refused.1.starts_with(message),
+            "{refused:?}, not {message}"
+        );
+    }
+}
+
+#[test]
+fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
+    let present = Directory::Present {
+        owner: 1000,
+        mode: 0o755,
+    };
+    let foreign = |names: &[&str]| names.iter().map(OsString::from).collect::<Vec<_>>();
+    let cases = [
+        (
+            "/home/u/precious",
+            present.clone(),
+            foreign(&["a", "b", "c", "d"]),
+            "holds what rootlesskit did not make: `a`, `b`, `c` and 1 more;",
+        ),
+        (
+            "/home/u",
+            present.clone(),
+            vec![],
+            "holds your home or runtime directory;",
+        ),
+        (
+            "/home",
+            present.clone(),
+            vec![],
+            "holds your home or runtime directory;",
+        ),
+        (
+            "/run/user/1000",
+            present.clone(),
+            vec![],
+            "holds your home or runtime directory;",
+        ),
+        (
+            "/",
+            present.clone(),
+            vec![],
+            "holds your home or runtime directory;",
+        ),
+        ("/x", Directory::Symlink, vec![], "is a symbolic link;"),
+        (
+            "/x",
+            Directory::NotADirectory,
+            vec![],
+            "is not a directory;",
+        ),
+        (
+            "/x",
+            Directory::Present {
+                owner: 0,
+                mode: 0o777,
+            },
+            vec![],
+            "belongs to user 0, not to you (user 1000);",
+        ),
+        (
+            "/x",
+            Directory::Unknown("denied".into()),
+            vec![],
+            "cannot be looked at: denied;",
+        ),
+    ];
+    for (path, directory, foreign, message) in cases {
+        let mut host = debian_12();
+        host.session.state_dir = StateDir {
+            path: path.into(),
+            directory,
+            foreign,
+            lock: Lock::Free,
+        };
+        let refused = refusal(&host, &[]);
+        let expected = format!("the state directory `{path}` {message}");
+        assert!(
+            refused.0 == Exit::Config && refused.1.starts_with(&expected),
+            "{refused:?}, not {expected}"
+        );
+    }
+    let mut left_over = debian_12();
+    left_over.session.state_dir.directory = present;
+    assert!(
+        plan(&left_over, &[], "").is_ok(),
+        "what rootlesskit left is its own"
+    );
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_named() {
+    let change = |change: &dyn Fn(&mut Session)| {
+        let mut host = debian_12();
+        change(&mut host.session);
+        host
+    };
+    let pid_file = |state| PidFile {
+        path: "/run/user/1000/docker.pid".into(),
+        state,
+    };
+    let cases = [
+        (
+            change(&|session| session.state_dir.lock = Lock::Held(Some(42))),
+            "rootless Docker is already running (PID 42) with the state directory",
+        ),
+        (
+            change(&|session| session.state_dir.lock = Lock::Held(None)),
+            "rootless Docker is already running with the",
+        ),
+        (
+            change(&|session| session.pid_files = vec![pid_file(PidState::Running(43))]),
+            "the daemon is already running (PID 43), says `/run/user/1000/docker.pid`",
+        ),
+        (
+            change(&|session| session.containerd_rootless.1 = Lock::Held(Some(44))),
+            "containerd-rootless is running (PID 44) on `/run/user/1000/containerd-rootless`",
+        ),
+    ];
+    for (host, message) in cases {
+        let refused = refusal(&host, &[]);
+        assert!(
+            refused.0 == Exit::AlreadyRunning && refused.1.starts_with(message),
+            "{refused:?}, not {message}"
+        );
+    }
+    let stale = change(&|session| {
+        session.pid_files = vec![
+            pid_file(PidState::Stale("gone".into())),
+            pid_file(PidState::Absent),
+        ]
+    });
+    assert_eq!(
+        plan(&stale, &[], "").unwrap().removals,
+        [("/run/user/1000/docker.pid".into(), "gone".to_owned())]
+    );
+}
+
+#[test]
+fn socket_paths_may_have_107_bytes() {
+    let host_with = |length: usize| {
+        let mut host = debian_12();
+        host.session.state_dir.path = format!("/{}", "s".repeat(length - 1)).into();
+        host
+    };
+    // `/.bp.sock` and `/api.sock` have nine bytes.
+    assert!(plan(&host_with(98), &[], "").is_ok());
+    let (exit, message) = refusal(&host_with(99), &[]);
+    assert_eq!(exit, Exit::Config);
+    assert!(
+        message.ends_with("has 108 bytes, and 107 are the most"),
+        "{message}"
+    );
+    let mut deep = debian_12();
+    deep.session.runtime_dir = Some((
+        format!("/{}", "r".repeat(67)).into(),
+        Directory::Present {
+            owner: 1000,
+            mode: 0o700,
+        },
+    ));
+    let (_, message) = refusal(&deep, &[]);
+    assert!(
+        message.contains("containerd-debug.sock") && message.contains("108 bytes"),
+        "{message}"
+    );
+    assert!(plan(&deep, &[], "--exec-root=/run/x").is_ok());
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let mut host = debian_12();
+    host.tools.rootlesskit = Tool::Absent;
+    assert_eq!(
+        refusal(&host, &[]),
+        (
+            Exit::Prerequisite,
+            "no program `rootlesskit` is in PATH".to_owned()
+        )
+    );
+    let refused = refusal(&host, &["rootlesskit.binary=/x"]);
+    assert_eq!(
+        refused,
+        (
+            Exit::NotFound,
+            "the program `/x` does not exist or cannot be executed".to_owned()
+        )
+    );
+    let mut host = debian_12();
+    host.tools.dockerd = Tool::Absent;
+    assert_eq!(refusal(&host, &[]).0, Exit::Prerequisite);
+    assert_eq!(
+        refusal(&host, &["daemon.binary=dockerd-dev"]).0,
+        Exit::NotFound
+    );
+}
+
+#[test]
+fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
+    let mut host = debian_12();
+    host.session.runtime_dir_guessed = true;
+    let layer =
+        Layer::from_assignments(&["proxy.http=http://p".into(), "proxy.no=localhost".into()])
+            .unwrap();
+    let variables = Environment::from_iter([
+        ("PATH", "/usr/bin:/bin"),
+        ("_DOCKERD_ROOTLESS_CHILD", "1"),
+        ("LISTEN_PID", ""),
+    ]);
+    let settings = Settings::resolve(&[layer, Layer::from_environment(&variables)]).unwrap();
+    let changes = LaunchPlan::build(&settings, &host, &variables, &[])
+        .unwrap()
+        .environment;
+    let set: Vec<(&str, &str)> = changes
+        .set
+        .iter()
+        .map(|(name, (value, _))| (*name, value.to_str().unwrap()))
+        .collect();
+    assert_eq!(
+        set,
+        [
+            ("HTTP_PROXY", "http://p"),
+            ("NO_PROXY", "localhost"),
+            ("PATH", "/usr/bin:/bin:/usr/sbin:/sbin"),
+            ("XDG_RUNTIME_DIR", "/run/user/1000"),
+        ]
+    );
+    assert_eq!(
+        changes.unset.keys().collect::<Vec<_>>(),
+        [&"LISTEN_PID", &"_DOCKERD_ROOTLESS_CHILD"]
+    );
+
+    let variables =
+        Environment::from_iter([("HTTP_PROXY", "http://mine"), ("PATH", "/sbin:/usr/sbin")]);
+    let settings = Settings::resolve(&[Layer::from_environment(&variables)]).unwrap();
+    let changes = LaunchPlan::build(&settings, &debian_12(), &variables, &[])
+        .unwrap()
+        .environment;
+    assert_eq!(
+        changes,
+        EnvironmentChanges::default(),
+        "a variable that is there needs no change"
+    );
+}
+
+#[test]
+fn selinux_and_copy_up_decide_on_the_steps_in_run() {
+    let mut host = debian_12();
+    host.kernel.selinux = true;
+    let has_label = |plan: &LaunchPlan| plan.stage.steps.contains(&Step::Label("/run".into()));
+    assert!(has_label(&plan(&host, &[], "").unwrap()));
+    let bare = plan(&host, &["rootlesskit.copy-up="], "").unwrap();
+    assert_eq!(
+        bare.stage.steps,
+        [Step::Forward],
+        "nothing of the host's is touched without copy-up"
+    );
+    assert!(!has_label(&plan(&debian_12(), &[], "").unwrap()));
+}
+
+#[test]
+fn the_host_loopback_and_ipv6_are_flags() {
+    let line =
+        |assignments: &[&str]| rootlesskit_line(&plan(&debian_12(), assignments, "").unwrap());
+    assert!(line(&[]).contains("--disable-host-loopback"));
+    assert!(!line(&["network.host-loopback=true"]).contains("loopback"));
+    assert!(line(&["network.ipv6=true"]).ends_with("--propagation=rslave --ipv6"));
+    let warned = plan(
+        &debian_12(),
+        &["network.ipv6=true", "network.driver=lxc-user-nic"],
+        "",
+    )
+    .unwrap();
+    assert_eq!(warned.warnings.len(), 1, "{:?}", warned.warnings);
+}
+
+proptest! {
+    #[test]
+    fn every_value_is_one_word_and_the_daemons_words_arrive(
+        state_dir in "/[a-zA-Z0-9 *$'\"\\\\;|\n-]{1,30}",
+        daemon_words in proptest::collection::vec(proptest::collection::vec(1u8..=255, 0..12), 0..6),
+        mtu in 0u32..=65521,
+    ) {
+        use std::os::unix::ffi::OsStringExt;
+        let daemon_words: Vec<OsString> = daemon_words.into_iter().map(OsString::from_vec).collect();
+        let mut host = debian_12();
+        host.session.state_dir.path = state_dir.clone().into();
+        let layer = Layer::from_assignments(&[
+            format!("rootlesskit.state-dir={state_dir}").into(),
+            format!("network.mtu={mtu}").into(),
+        ]).unwrap();
+        let settings = Settings::resolve(&[layer]).unwrap();
+        let environment = Environment::from_iter([("PATH", "/usr/sbin:/sbin")]);
+        let plan = LaunchPlan::build(&settings, &host, &environment, &daemon_words).unwrap();
+        prop_assert_eq!(&plan.words[0], &OsString::from(format!("--state-dir={state_dir}")));
+        prop_assert_eq!(&plan.words[2], &OsString::from(format!("--mtu={mtu}")));
+        prop_assert!(plan.words.ends_with(&daemon_words));
+        let plain = LaunchPlan::build(&settings, &host, &environment, &[]).unwrap();
+        // A daemon's word may be `--mtu`, and then ours goes; nothing else may come or go.
+        let added = plan.words.len() - daemon_words.len();
+        prop_assert!(added == plain.words.len() || added + 1 == plain.words.len());
+    }
+}

@@ -1,1 +1,321 @@
+use std::path::Path;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::environment::Environment;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().copied().collect()
+}
+
+fn toml(text: &str) -> Result<Layer, Error> {
+    Layer::from_toml(Path::new("/etc/x.toml"), text)
+}
+
+fn assignments(words: &[&str]) -> Layer {
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    Layer::from_assignments(&words).expect("valid assignments")
+}
+
+/// The first line and the hint of the error that resolving `layer` ends in.
+fn error_of(layer: Result<Layer, Error>) -> String {
+    let error = match layer.and_then(|layer| Settings::resolve(&[layer])) {
+        Ok(settings) => panic!("valid: {settings:?}"),
+        Err(error) => error,
+    };
+    assert_eq!(error.exit(), Exit::Config);
+    error.render()
+}
+
+#[test]
+fn every_layer_beats_the_ones_below_and_leaves_its_place() {
+    let low = toml("[network]\nmtu = 1400\n").unwrap();
+    let file = toml("\n[network]\ndriver = \"pasta\"\nmtu = 1401\n").unwrap();
+    let variables = Layer::from_environment(&environment(&[(
+        "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU",
+        "1402",
+    )]));
+    let words = assignments(&["network.mtu=1403", "network.mtu=1404"]);
+
+    let layers = [low, file, variables, words];
+    let origin = |count: usize| {
+        let settings = Settings::resolve(&layers[..count]).unwrap();
+        (settings.mtu.value, settings.mtu.origin.to_string())
+    };
+    let fixed = |mtu| Choice::Fixed(Mtu(mtu));
+    assert_eq!(origin(0), (Choice::Auto, "default".to_owned()));
+    assert_eq!(origin(1), (fixed(1400), "/etc/x.toml:2".to_owned()));
+    assert_eq!(origin(2), (fixed(1401), "/etc/x.toml:4".to_owned()));
+    assert_eq!(
+        origin(3),
+        (
+            fixed(1402),
+            "environment variable DOCKERD_ROOTLESS_ROOTLESSKIT_MTU".to_owned()
+        )
+    );
+    assert_eq!(origin(4), (fixed(1404), "command line".to_owned()));
+
+    let said: Vec<String> = statements(&layers, "network.mtu")
+        .map(|said| said.input.describe())
+        .collect();
+    assert_eq!(said, ["`1400`", "`1401`", "`1402`", "`1404`"]);
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    for key in KEYS {
+        for variable in key.variables {
+            let layer = Layer::from_environment(&environment(&[(variable, "")]));
+            assert!(layer.values.is_empty(), "{variable} is empty");
+            assert!(layer.warnings.is_empty(), "{variable} is empty");
+        }
+    }
+}
+
+#[test]
+fn every_key_can_be_set_by_each_of_its_variables() {
+    for key in KEYS {
+        for variable in key.variables {
+            let layer = Layer::from_environment(&environment(&[(variable, "1")]));
+            assert_eq!(
+                layer.values.keys().collect::<Vec<_>>(),
+                [&key.name],
+                "{variable}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_literal_false_opens_the_host_loopback() {
+    let cases = [
+        ("false", true, 0),
+        ("true", false, 0),
+        ("0", false, 1),
+        ("no", false, 1),
+        ("FALSE", false, 1),
+    ];
+    for (text, open, warnings) in cases {
+        let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK";
+        let settings =
+            Settings::resolve(&[Layer::from_environment(&environment(&[(variable, text)]))])
+                .unwrap();
+        assert_eq!(
+            (settings.host_loopback.value, settings.warnings.len()),
+            (open, warnings),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn detach_netns_takes_upstreams_four_words_and_auto() {
+    let cases = [
+        ("1", Some(Switch::On)),
+        ("true", Some(Switch::On)),
+        ("0", Some(Switch::Off)),
+        ("false", Some(Switch::Off)),
+        ("auto", Some(Switch::Auto)),
+        ("yes", None),
+        ("True", None),
+    ];
+    for (text, expected) in cases {
+        let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS";
+        let settings =
+            Settings::resolve(&[Layer::from_environment(&environment(&[(variable, text)]))]);
+        assert_eq!(
+            settings.ok().map(|settings| settings.detach_netns.value),
+            expected,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
+    let variable = |name, value| Ok(Layer::from_environment(&environment(&[(name, value)])));
+    let cases = [
+        (
+            variable("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "yes"),
+            "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS`: expected true, false or auto, got `yes`\n\
+             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to use the default\n",
+        ),
+        (
+            variable("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "1500 --net=host"),
+            "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_MTU`: expected a whole number of bytes from 0 to 65521, or \
+             auto, got `1500 --net=host`\nhint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_MTU to use the default\n",
+        ),
+        (
+            variable("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--a 'b"),
+            "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS`: expected a list of strings (in one text: words as a \
+             shell splits them), got `--a 'b` (a single quote is not closed)\n\
+             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS to use the default\n",
+        ),
+        (
+            toml("[rootlesskit]\n\npropagation = \"rshared\"\n"),
+            "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got \
+             `rshared`\nhint: `dockerd-rootless config explain rootlesskit.propagation` shows what it does and \
+             who sets it\n",
+        ),
+        (
+            toml("[network]\nmtu = \"1500\"\n"),
+            "error: /etc/x.toml:2: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, \
+             got `1500`\nhint: `dockerd-rootless config explain network.mtu` shows what it does and who sets \
+             it\n",
+        ),
+        (
+            toml("[rootlesskit]\ncopy-up = [\"/etc,/usr\"]\n"),
+            "error: /etc/x.toml:2: `rootlesskit.copy-up`: expected a list of absolute paths, got \
+             `[\"/etc,/usr\"]` (`/etc,/usr` contains a comma, at which rootlesskit would split it)\n\
+             hint: `dockerd-rootless config explain rootlesskit.copy-up` shows what it does and who sets it\n",
+        ),
+        (
+            toml("[network]\nmtus = 1500\n"),
+            "error: /etc/x.toml:2: unknown key `network.mtus`\n\
+             hint: `dockerd-rootless config show` lists the keys\n",
+        ),
+        (
+            toml("[net]\nport_driver = \"builtin\"\n"),
+            "error: /etc/x.toml:2: unknown key `net.port_driver`\nhint: did you mean `network.port-driver`?\n",
+        ),
+        (
+            toml("mtu = 1500\n"),
+            "error: /etc/x.toml:1: unknown key `mtu`\n\
+             hint: keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]\n",
+        ),
+    ];
+    for (layer, expected) in cases {
+        assert_eq!(error_of(layer), expected);
+    }
+}
+
+#[test]
+fn text_that_is_no_toml_is_named_by_its_line() {
+    let error = error_of(toml("[network]\nmtu = 1500\ndriver = \n"));
+    assert!(error.starts_with("error: /etc/x.toml:3: "), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_an_error_even_where_a_higher_layer_hides_it() {
+    let low = toml("[network]\nmtu = 70000\n").unwrap();
+    let error = Settings::resolve(&[low, assignments(&["network.mtu=1500"])]).unwrap_err();
+    assert_eq!(error.exit(), Exit::Config);
+}
+
+#[test]
+fn an_assignment_without_a_key_is_a_usage_error() {
+    for word in ["network.mtu", "=1", "mtu=1", ""] {
+        let error = Layer::from_assignments(&[OsString::from(word)]).expect_err(word);
+        assert_eq!(error.exit(), Exit::Usage, "{word}");
+    }
+}
+
+#[test]
+fn mtus_are_read_as_decimal_numbers_only() {
+    let cases = [("0", Some(0)), ("1500", Some(1500)), ("65521", Some(65521))];
+    let refused = [
+        "65522",
+        "-1",
+        "0x5dc",
+        "01500",
+        "1_500",
+        "+1",
+        "1500 ",
+        "",
+        "99999999999999999999",
+    ];
+    for (text, expected) in cases.into_iter().chain(refused.map(|text| (text, None))) {
+        assert_eq!(
+            Mtu::read(&Input::Text(text.into())).ok(),
+            expected.map(Mtu),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn a_proxys_password_is_never_shown() {
+    let layer = assignments(&[
+        "proxy.http=http://user:p@ss@proxy:3128",
+        "proxy.https=user:secret@proxy",
+    ]);
+    let settings = Settings::resolve(&[layer]).unwrap();
+    let shown: Vec<String> = settings
+        .show()
+        .into_iter()
+        .filter_map(|(_, value, _)| value)
+        .collect();
+    assert!(
+        shown.contains(&"\"http://***@proxy:3128\"".to_owned()),
+        "{shown:?}"
+    );
+    assert!(
+        !shown
+            .iter()
+            .any(|value| value.contains("p@ss") || value.contains("secret")),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn what_is_shown_reads_back_as_the_same_settings() {
+    let layer = assignments(&[
+        "network.driver=pasta",
+        "network.mtu=9000",
+        "network.slirp4netns-sandbox=false",
+        "network.host-loopback=true",
+        "rootlesskit.state-dir=/run/a \"b\"\\c",
+        "rootlesskit.flags=--debug '-p 1:2/tcp'",
+        "rootlesskit.copy-up=/etc /run '/opt/x y'",
+        "daemon.args=--label a=b",
+        "daemon.iptables=path",
+    ]);
+    let settings = Settings::resolve(&[layer]).unwrap();
+    let text = String::from_utf8(crate::report::settings_text(&settings, true)).unwrap();
+    let again = Settings::resolve(&[toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))])
+        .unwrap();
+    let values = |settings: &Settings| {
+        settings
+            .show()
+            .into_iter()
+            .map(|(_, value, _)| value)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(values(&again), values(&settings), "{text}");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_value_or_an_error_that_names_the_variable(
+        at in 0..KEYS.len(),
+        bytes in proptest::collection::vec(1u8..=255, 1..40),
+    ) {
+        use std::os::unix::ffi::OsStringExt;
+        let Some(variable) = KEYS[at].variables.first() else { return Ok(()) };
+        let variables: Environment = [(OsString::from(variable), OsString::from_vec(bytes))].into_iter().collect();
+        if let Err(error) = Settings::resolve(&[Layer::from_environment(&variables)]) {
+            prop_assert!(error.to_string().contains(variable), "{}", error);
+            prop_assert_eq!(error.exit(), Exit::Config);
+        }
+    }
+
+    #[test]
+    fn any_file_is_a_layer_or_an_error_that_names_it(text in "(\\[(network|daemon|proxy)\\]\n)?[a-z=\"'\\[\\]0-9#. \n-]{0,80}") {
+        if let Err(error) = toml(&text).and_then(|layer| Settings::resolve(&[layer])) {
+            prop_assert!(error.to_string().starts_with("/etc/x.toml:"), "{}", error);
+            prop_assert_eq!(error.exit(), Exit::Config);
+        }
+    }
+
+    #[test]
+    fn any_bytes_but_nul_make_a_list_of_words_or_a_reason(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let read = Vec::<OsString>::read(&Input::Text(OsString::from_vec(bytes.clone())));
+        if bytes.contains(&0) {
+            prop_assert!(read.is_err());
+        } else if let Ok(words) = read {
+            prop_assert!(words.iter().all(|word| word.as_bytes().len() <= bytes.len()));
+        }
+    }
+}
