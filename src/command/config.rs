@@ -40,7 +40,7 @@ pub fn explain(
     })?;
     let layers = layers(environment, assignments)?;
     let settings = Settings::resolve(&layers)?;
-    report::print(&report::explain_text(key, &layers, &settings))
+    report::print(report::explain_text(key, &layers, &settings))
 }
 
 /// `config check`: one line per file and what is odd, or the first error.

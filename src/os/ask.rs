@@ -119,10 +119,10 @@ impl Asker {
                 return Looked::Settled(path, Answer::Unknown(reason));
             }
         };
-        if let (Some(identity), Some((kept, value))) = (&identity, self.kept.programs.get(&path)) {
-            if let (true, Ok(facts)) = (identity == kept, T::deserialize(value)) {
-                return Looked::Settled(path, Answer::Known(facts));
-            }
+        if let (Some(identity), Some((kept, value))) = (&identity, self.kept.programs.get(&path))
+            && let (true, Ok(facts)) = (identity == kept, T::deserialize(value))
+        {
+            return Looked::Settled(path, Answer::Known(facts));
         }
         debug!("asking {} {}", path.display(), questions.join(" and "));
         let start = |question: &&str| {

@@ -30,17 +30,17 @@ pub fn exec(plan: &LaunchPlan) -> Error {
             _ => {}
         }
     }
-    if let Some(fds) = &plan.sockets {
-        if let Err(error) = sockets::shelter(fds) {
-            return Error::new(
-                Exit::Failed,
-                format!(
-                    "{} passed socket(s) cannot be moved to descriptor {}",
-                    fds.count, fds.shelter
-                ),
-            )
-            .because(&error);
-        }
+    if let Some(fds) = &plan.sockets
+        && let Err(error) = sockets::shelter(fds)
+    {
+        return Error::new(
+            Exit::Failed,
+            format!(
+                "{} passed socket(s) cannot be moved to descriptor {}",
+                fds.count, fds.shelter
+            ),
+        )
+        .because(&error);
     }
     let mut command = Command::new(&plan.rootlesskit);
     command.args(&plan.words);

@@ -141,13 +141,13 @@ impl Network {
                 .map_or_else(|| port_driver.clone(), PortDriver::from_word),
             detach_netns: flags.switch("detach-netns").unwrap_or(detach_netns),
         };
-        if let NetworkDriver::Other(name) = &effective.driver {
-            if tools.rootlesskit.known().is_none() {
-                warnings.push(Warning(format!(
-                    "network driver `{}` is not one that this program knows; rootlesskit decides",
-                    name.display()
-                )));
-            }
+        if let NetworkDriver::Other(name) = &effective.driver
+            && tools.rootlesskit.known().is_none()
+        {
+            warnings.push(Warning(format!(
+                "network driver `{}` is not one that this program knows; rootlesskit decides",
+                name.display()
+            )));
         }
         Ok(Self {
             driver,

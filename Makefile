@@ -1,0 +1,45 @@
+# `make run` is all it takes on Debian or Ubuntu with Rust; see `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help run test bench build fmt lint
+
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
+
+# The suites e2e and systemd make throw-away users and run daemons as them, and so does the
+# benchmark: only root can. For anybody else sudo runs these binaries, and nothing but these.
+ifneq ($(shell id -u),0)
+SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */e2e-*|*/systemd-*|*/launch-*) \
+	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
+SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of e2e, systemd and launch'
+endif
+
+help:    ## this list
+	@sed -n 's/:  *## /\t/p' Makefile
+
+run:     ## install what is missing, build, run the daemon in the foreground (ARGS='-D' for dockerd)
+	install/packages.sh run
+	@$(MAKE) --no-print-directory build
+	@install/run.sh $(ARGS)
+
+test:    ## install what is missing, build, run every test suite
+	install/packages.sh test
+	@$(MAKE) --no-print-directory build
+	$(SAY_SUDO)
+	cargo test --locked --no-fail-fast $(SUDO)
+
+bench:   ## install what is missing, build, measure against upstream's script
+	install/packages.sh bench
+	@$(MAKE) --no-print-directory build
+	$(SAY_SUDO)
+	cargo bench --locked --bench launch $(SUDO)
+
+build:   ## the static release binary
+	cargo build --release --locked
+	@echo 'built: $(BINARY)'
+
+fmt:     ## is everything formatted? (cargo fmt does it)
+	cargo fmt --check
+
+lint:    ## clippy, and shellcheck if it is installed
+	cargo clippy --all-targets --locked -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck install/*.sh .ci/run; else echo 'no shellcheck: the scripts are not checked'; fi
