@@ -408,6 +408,7 @@ impl Case {
             "slirp4netns" => {
                 !(self.has("slirp") || self.has("old-slirp")) || port_is(&["implicit", "pesto"])
             }
+            "lxc-user-nic" if !Path::new("/usr/libexec/lxc/lxc-user-nic").exists() => true,
             "vpnkit" => !self.has("vpnkit") || port_is(&["implicit", "pesto", "slirp4netns"]),
             "gvisor-tap-vsock" => {
                 port_is(&["implicit", "pesto", "slirp4netns"])
@@ -773,15 +774,6 @@ fn variables_that_only_the_newest_upstream_knows() {
             "vpnkit",
             &default_dir,
             "--net=vpnkit --mtu=1500",
-            "--disable-host-loopback --port-driver=builtin",
-            "",
-        ),
-        (
-            all,
-            "NET",
-            "lxc-user-nic",
-            &default_dir,
-            "--net=lxc-user-nic --mtu=1500",
             "--disable-host-loopback --port-driver=builtin",
             "",
         ),

@@ -73,8 +73,8 @@ pub struct StateDir {
 pub enum Lock {
     /// Nobody holds it, or it does not exist.
     Free,
-    /// Somebody holds it; who, where the kernel tells.
-    Held(Option<u32>),
+    /// The process of this PID holds it.
+    Held(u32),
 }
 
 /// A running process, as `/proc` names it.
@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
-        let cases: &[(&[(&str, char)], &[&str])] = &[
+        type Case = (&'static [(&'static str, char)], &'static [&'static str]);
+        let cases: &[Case] = &[
             (&[], &[]),
             (&[("lock", 'f')], &[]),
             (

@@ -20,7 +20,7 @@ use crate::host::{
 use crate::plan::{self, DockerdWords};
 use crate::settings::Settings;
 
-/// Where rootlesskit looks for lxc-user-nic, which distributions keep out of PATH.
+/// Where rootlesskit looks for lxc-user-nic, and nowhere else.
 const LXC_USER_NIC: [&str; 4] = [
     "/usr/libexec/lxc/lxc-user-nic",
     "/usr/lib/x86_64-linux-gnu/lxc/lxc-user-nic",
@@ -87,8 +87,7 @@ fn tools(settings: &Settings, environment: &Environment) -> Tools {
         lxc_user_nic: LXC_USER_NIC
             .iter()
             .map(PathBuf::from)
-            .find(|path| path.exists())
-            .or_else(|| find_named("lxc-user-nic")),
+            .find(|path| path.exists()),
         iptables: find_named("iptables").and_then(|path| path.canonicalize().ok()),
         iptables_legacy: find_named("iptables-legacy"),
         ip6tables_legacy: find_named("ip6tables-legacy"),
@@ -245,29 +244,33 @@ fn read_entries(path: &Path) -> io::Result<Vec<(OsString, char)>> {
 }
 
 /// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
-/// again right after, so this look decides nothing; it only gives the better message.
+/// again right after, so this look decides nothing; it gives the better message.
 fn lock(path: &Path) -> Lock {
     let Ok((file, metadata)) = files::open_regular(path) else {
         return Lock::Free;
     };
+    // To try the lock is to hold it for a moment, in which another launch would fail: try only
+    // if the kernel names somebody. Its device numbers are not those of stat(2) everywhere
+    // (btrfs), so a file of the same number elsewhere makes us try as well.
+    let Some(holder) = lock_holder(&metadata) else {
+        return Lock::Free;
+    };
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
         Ok(_released_at_once) => Lock::Free,
-        Err(_) => Lock::Held(lock_holder(&metadata)),
+        Err(_) => Lock::Held(holder),
     }
 }
 
-/// The PID in `/proc/locks` that holds the lock on the file with this `metadata`.
+/// The PID in `/proc/locks` that holds a lock on a file with this `metadata`.
 fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let inode = format!(":{}", metadata.ino());
     // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`
-    let mut holders = locks
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let line = holders.find(|fields| {
-        fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
-    })?;
-    line[4].parse().ok()
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&inode);
+        is_it.then(|| fields[4].parse().ok())?
+    })
 }
 
 /// Looks at a pid file and at the process that it names.

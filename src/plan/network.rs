@@ -295,23 +295,30 @@ impl Network {
         tools: &Tools,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<(), Error> {
-        let absent = match self.effective.driver {
-            NetworkDriver::Slirp4netns => tools.slirp4netns == Tool::Absent,
-            NetworkDriver::Pasta => tools.pasta == Tool::Absent,
-            NetworkDriver::Vpnkit => tools.vpnkit.is_none(),
-            _ => false,
+        let (absent, package) = match self.effective.driver {
+            NetworkDriver::Slirp4netns => (tools.slirp4netns == Tool::Absent, "slirp4netns"),
+            NetworkDriver::Pasta => (tools.pasta == Tool::Absent, "passt"),
+            NetworkDriver::LxcUserNic => (tools.lxc_user_nic.is_none(), "lxc"),
+            NetworkDriver::Vpnkit => (tools.vpnkit.is_none(), ""),
+            _ => (false, ""),
         };
         let program = self.effective.driver.word().display();
-        if absent && flags.value(&format!("{program}-binary")).is_none() {
-            let package = if self.effective.driver == NetworkDriver::Pasta {
-                "passt".to_owned()
-            } else {
-                program.to_string()
-            };
-            return Err(Error::new(Exit::Prerequisite, format!("network driver `{program}` is chosen, but no program `{program}` is in PATH"))
-                .hint(format!("install it (Debian, Ubuntu: sudo apt-get install {package}), or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET")));
+        if !absent || flags.value(&format!("{program}-binary")).is_some() {
+            return Ok(());
         }
-        Ok(())
+        let install = match package {
+            "" => "install it".to_owned(),
+            package => format!("install it (Debian, Ubuntu: sudo apt-get install {package})"),
+        };
+        Err(Error::new(
+            Exit::Prerequisite,
+            format!(
+                "network driver `{program}` is chosen, but its program `{program}` is not installed"
+            ),
+        )
+        .hint(format!(
+            "{install}, or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET"
+        )))
     }
 
     /// What is odd about IPv6: drivers that have none discard the wish in silence.

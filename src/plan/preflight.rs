@@ -193,32 +193,37 @@ pub fn refuse_foreign_state_dir(state_dir: &StateDir, session: &Session) -> Resu
 /// # Errors
 /// Exit 5, and names the PID.
 pub fn refuse_second_instance(session: &Session) -> Result<(), Error> {
-    let holder = |pid: &Option<u32>| pid.map_or_else(String::new, |pid| format!(" (PID {pid})"));
-    if let Lock::Held(pid) = &session.state_dir.lock {
-        let path = session.state_dir.path.display();
-        return Err(Error::new(
-            Exit::AlreadyRunning,
-            format!("rootless Docker is already running{} with the state directory `{path}`", holder(pid)),
-        )
-        .hint("use the daemon that runs, or stop it first: systemctl --user stop docker, or kill the PID"));
+    let already = |what: String| {
+        Err(Error::new(Exit::AlreadyRunning, what).hint(
+            "use the daemon that runs, or stop it first: systemctl --user stop docker, or kill the PID",
+        ))
+    };
+    if let Lock::Held(pid) = session.state_dir.lock {
+        return already(format!(
+            "rootless Docker is already running (PID {pid}) with the state directory `{}`",
+            session.state_dir.path.display()
+        ));
     }
     for file in &session.pid_files {
         if let PidState::Running(pid) = file.state {
-            return Err(Error::new(
-                Exit::AlreadyRunning,
-                format!("the daemon is already running (PID {pid}), says `{}`", file.path.display()),
-            )
-            .hint(
-                "use the daemon that runs, or stop it first: systemctl --user stop docker, or kill the PID",
+            return already(format!(
+                "the daemon is already running (PID {pid}), says `{}`",
+                file.path.display()
             ));
         }
     }
-    let (path, lock) = &session.containerd_rootless;
-    if let Lock::Held(pid) = lock {
-        return Err(Error::new(Exit::AlreadyRunning, format!("containerd-rootless is running{} on `{}`, and its containerd and ours would share /run/containerd (moby#52171)", holder(pid), path.display()))
-            .hint("stop it first: systemctl --user stop containerd"));
+    match &session.containerd_rootless {
+        (_, Lock::Free) => Ok(()),
+        (path, Lock::Held(pid)) => Err(Error::new(
+            Exit::AlreadyRunning,
+            format!(
+                "containerd-rootless is running (PID {pid}) on `{}`, and does not go with a daemon of \
+                 the same user (moby#52171)",
+                path.display()
+            ),
+        )
+        .hint("stop it first: systemctl --user stop containerd, or kill the PID")),
     }
-    Ok(())
 }
 
 /// `path` for a command to paste.

@@ -308,6 +308,19 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
 }
 
 #[test]
+fn lxc_user_nic_is_accepted_with_the_mtu_of_its_bridge() {
+    let mut host = debian_12();
+    host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
+    let plan = plan(&host, &["network.driver=lxc-user-nic"], "").unwrap();
+    assert!(rootlesskit_line(&plan).contains("--net=lxc-user-nic --mtu=1500"));
+    assert_eq!(
+        daemon_line(&plan),
+        "/usr/sbin/dockerd",
+        "dockerd's own MTU is right"
+    );
+}
+
+#[test]
 fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says_with_a_warning() {
     let mut host = debian_12();
     host.tools.rootlesskit = Tool::Found {
@@ -380,6 +393,8 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
     );
     let (exit, _) = refusal(&debian_12(), &["network.driver=vpnkit"]);
     assert_eq!(exit, Exit::Prerequisite, "vpnkit is not installed");
+    let (exit, _) = refusal(&debian_12(), &["network.driver=lxc-user-nic"]);
+    assert_eq!(exit, Exit::Prerequisite, "lxc-user-nic is not installed");
 }
 
 #[test]
@@ -726,19 +741,15 @@ fn a_second_instance_is_refused_and_the_first_named() {
     };
     let cases = [
         (
-            change(&|session| session.state_dir.lock = Lock::Held(Some(42))),
+            change(&|session| session.state_dir.lock = Lock::Held(42)),
             "rootless Docker is already running (PID 42) with the state directory",
-        ),
-        (
-            change(&|session| session.state_dir.lock = Lock::Held(None)),
-            "rootless Docker is already running with the",
         ),
         (
             change(&|session| session.pid_files = vec![pid_file(PidState::Running(43))]),
             "the daemon is already running (PID 43), says `/run/user/1000/docker.pid`",
         ),
         (
-            change(&|session| session.containerd_rootless.1 = Lock::Held(Some(44))),
+            change(&|session| session.containerd_rootless.1 = Lock::Held(44)),
             "containerd-rootless is running (PID 44) on `/run/user/1000/containerd-rootless`",
         ),
     ];
@@ -890,8 +901,10 @@ fn the_host_loopback_and_ipv6_are_flags() {
     assert!(line(&[]).contains("--disable-host-loopback"));
     assert!(!line(&["network.host-loopback=true"]).contains("loopback"));
     assert!(line(&["network.ipv6=true"]).ends_with("--propagation=rslave --ipv6"));
+    let mut host = debian_12();
+    host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
     let warned = plan(
-        &debian_12(),
+        &host,
         &["network.ipv6=true", "network.driver=lxc-user-nic"],
         "",
     )

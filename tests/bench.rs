@@ -1,0 +1,370 @@
+//! `make bench`: upstream's script and ours in turn, on the same host, in one run. Prints medians and ratios; judges
+//! nothing.
+//!
+//! It needs root: for throw-away users, and for a network namespace that stands for another host.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use support::command::run;
+use support::process::Background;
+use support::*;
+
+/// How often a daemon is started for each row of start-up times.
+const STARTS: usize = 9;
+
+/// How often, and for how many seconds, each side sends and receives.
+const TRANSFERS: usize = 3;
+const SECONDS: u32 = 4;
+
+fn main() {
+    println!("{}", versions());
+    let user = TestUser::new();
+    instructions(&user);
+    start_up(&user);
+    memory(&user);
+    throughput(&user);
+}
+
+/// What was measured, and on what.
+fn versions() -> String {
+    let first_line = |program: &str| {
+        let output = Command::new(program).arg("--version").output();
+        let text = output
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default();
+        text.lines().next().unwrap_or("?").to_owned()
+    };
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("?")
+        .trim_matches('"')
+        .to_owned();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let size =
+        fs::metadata(env!("CARGO_BIN_EXE_dockerd-rootless")).map_or(0, |metadata| metadata.size());
+    format!(
+        "{release}, kernel {}, {processors} processors\n{}\n{}\n{}\nour binary: {size} bytes\n",
+        kernel.trim(),
+        first_line("dockerd"),
+        first_line("rootlesskit"),
+        first_line("slirp4netns"),
+    )
+}
+
+/// The middle of `values`.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// One row: a figure of each side, and ours as a share of upstream's.
+fn row(what: &str, unit: &str, upstream: f64, ours: f64) {
+    println!(
+        "{what:<58} upstream {upstream:>10.3} {unit:<6} ours {ours:>10.3} {unit:<6} ratio {:.3}",
+        ours / upstream
+    );
+}
+
+// --- Instructions until rootlesskit is executed ---
+
+/// Counts what the processor executes in user mode, in the launcher and in all that it starts.
+fn instructions(user: &TestUser) {
+    let upstream = count_instructions(user, Launcher::Upstream);
+    forget_programs(user);
+    let cold = count_instructions(user, Launcher::Script);
+    let warm = count_instructions(user, Launcher::Script);
+    let million = |count: u64| f64::from(u32::try_from(count / 1000).expect("below 4e12")) / 1000.0;
+    row(
+        "instructions until rootlesskit is executed",
+        "M",
+        million(upstream),
+        million(warm),
+    );
+    row(
+        "  the same, the first time that these programs are met",
+        "M",
+        million(upstream),
+        million(cold),
+    );
+}
+
+/// Ours remembers what programs say of themselves; this takes it back to the first launch.
+fn forget_programs(user: &TestUser) {
+    let _ = fs::remove_dir_all(user.home.join(".cache/dockerd-rootless"));
+}
+
+/// Steps through a launch until rootlesskit is executed, and ends it there.
+fn count_instructions(user: &TestUser, launcher: Launcher) -> u64 {
+    let program = launcher.install(user);
+    let mut command = user.command(&program);
+    let rootlesskit = fs::canonicalize("/usr/bin/rootlesskit").expect("rootlesskit");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: between fork and exec only this system call is made.
+    unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
+    let child = command.spawn().expect("the launcher");
+    let root = Pid::from_raw(i32::try_from(child.id()).expect("a PID"));
+    let options = Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    // setpriv, which changes the user, comes first and is not counted.
+    let counted_from = if launcher == Launcher::Upstream {
+        fs::canonicalize("/bin/sh").expect("sh")
+    } else {
+        program.canonicalize().expect("ours")
+    };
+    let mut counting = false;
+    let mut count = 0;
+    let mut configured = false;
+    loop {
+        let status = waitpid(None, Some(WaitPidFlag::__WALL)).expect("a traced process");
+        let (pid, signal) = match status {
+            WaitStatus::Exited(pid, code) if pid == root => {
+                panic!("the launcher ended with {code} before rootlesskit")
+            }
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => continue,
+            WaitStatus::PtraceEvent(pid, _, event) => {
+                if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 {
+                    let executed = fs::read_link(format!("/proc/{pid}/exe")).expect("its program");
+                    if pid == root && executed == rootlesskit {
+                        ptrace::kill(root).expect("end it");
+                        waitpid(root, Some(WaitPidFlag::__WALL)).expect("reap it");
+                        return count;
+                    }
+                    counting |= executed == counted_from;
+                }
+                (pid, None)
+            }
+            WaitStatus::Stopped(pid, Signal::SIGTRAP) => {
+                if !configured {
+                    ptrace::setoptions(pid, options).expect("PTRACE_SETOPTIONS");
+                    configured = true;
+                }
+                count += u64::from(counting);
+                (pid, None)
+            }
+            // A new process begins with this stop.
+            WaitStatus::Stopped(pid, Signal::SIGSTOP) => (pid, None),
+            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+            other => panic!("{other:?}"),
+        };
+        // Until the launcher itself is there nothing is counted, so nothing needs steps.
+        let go_on = if counting {
+            ptrace::step(pid, signal)
+        } else {
+            ptrace::cont(pid, signal)
+        };
+        if let Err(error) = go_on {
+            assert_eq!(
+                error,
+                nix::errno::Errno::ESRCH,
+                "only a process that is gone cannot go on"
+            );
+        }
+    }
+}
+
+// --- From the launch to the first answer ---
+
+/// Times the way from the launch to the first answer of the API, the variants in turn.
+fn start_up(user: &TestUser) {
+    let upstream = || Launch::new(user, Launcher::Upstream);
+    let ours = || Launch::new(user, Launcher::Script);
+    let path = || {
+        ours()
+            .env("DOCKERD_ROOTLESS_IPTABLES", "path")
+            .env("DOCKERD_ROOTLESS_CONTAINER_MTU", "1500")
+    };
+    let mut times: [Vec<f64>; 4] = Default::default();
+    // The first start makes the data root, which later ones find.
+    first_answer(&upstream());
+    first_answer(&ours());
+    for _ in 0..STARTS {
+        times[0].push(first_answer(&upstream()));
+        times[1].push(first_answer(&ours()));
+        times[2].push(first_answer(&path()));
+        forget_programs(user);
+        times[3].push(first_answer(&ours()));
+    }
+    let [upstream, ours, path, cold] = times.map(median);
+    row(
+        "start to the first API answer, defaults",
+        "s",
+        upstream,
+        ours,
+    );
+    row("  the same iptables backend and MTU", "s", upstream, path);
+    row(
+        "  defaults, the first time that these programs are met",
+        "s",
+        upstream,
+        cold,
+    );
+}
+
+/// Seconds until the API answers. The daemon is stopped again.
+fn first_answer(launch: &Launch<'_>) -> f64 {
+    let begin = Instant::now();
+    let mut daemon = launch.start();
+    let socket = daemon.docker.socket();
+    while !http::ping(&socket) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "no answer:\n{}",
+            daemon.log()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    daemon.stop();
+    seconds
+}
+
+// --- Memory that stays ours ---
+
+/// Adds up the proportional share of memory of the processes that still run the launcher.
+fn memory(user: &TestUser) {
+    let kib = [Launcher::Upstream, Launcher::Script].map(|launcher| {
+        let program = launcher.install(user).canonicalize().expect("the launcher");
+        let name = program.file_name().expect("a name").to_owned();
+        let mut daemon = Launch::new(user, launcher).ready();
+        let own = process::list(user.uid, &user.subordinate)
+            .into_iter()
+            .filter(|process| {
+                let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+                let is_script = fs::read(format!("/proc/{}/cmdline", process.pid))
+                    .unwrap_or_default()
+                    .split(|byte| *byte == 0)
+                    .nth(1)
+                    == Some(program.as_os_str().as_encoded_bytes())
+                    && exe
+                        .file_name()
+                        .is_some_and(|name| name == "dash" || name == "sh");
+                exe.file_name() == Some(&name) || is_script
+            });
+        let shares = own.map(|process| pss(process.pid)).sum::<u32>();
+        daemon.stop();
+        f64::from(shares)
+    });
+    println!(
+        "{:<58} upstream {:>10.0} KiB    ours {:>10.0} KiB",
+        "memory that stays the launcher's", kib[0], kib[1]
+    );
+}
+
+/// The proportional set size of a process in KiB.
+fn pss(pid: i32) -> u32 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+// --- Throughput of containers ---
+
+/// Another host: a network namespace with an address, a cable to it, and an iperf3 that listens.
+struct Peer {
+    namespace: String,
+    _server: Background,
+}
+
+const PEER: &str = "192.0.2.2";
+
+impl Peer {
+    fn new(user: &TestUser) -> Self {
+        let namespace = user.name.clone();
+        let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
+        ip(&format!("netns add {namespace}"));
+        // Documentation addresses (RFC 5737): no real host has them.
+        ip(&format!(
+            "link add drl-bench type veth peer name eth0 netns {namespace}"
+        ));
+        ip("addr add 192.0.2.1/30 dev drl-bench");
+        ip("link set drl-bench up");
+        ip(&format!("-n {namespace} addr add {PEER}/30 dev eth0"));
+        ip(&format!("-n {namespace} link set eth0 up"));
+        let server = Background::start(
+            Command::new("ip")
+                .args(["netns", "exec", &namespace, "iperf3", "--server"])
+                .stdout(Stdio::null()),
+        );
+        Self {
+            namespace,
+            _server: server,
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // The cable goes with the namespace.
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.namespace])
+            .status();
+        let _ = Command::new("ip")
+            .args(["link", "del", "drl-bench"])
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// Sends from a container to another host, and back, with each launcher in turn.
+fn throughput(user: &TestUser) {
+    let _peer = Peer::new(user);
+    let launchers = [Launcher::Upstream, Launcher::Script];
+    let mut upload: [Vec<f64>; 2] = Default::default();
+    let mut download: [Vec<f64>; 2] = Default::default();
+    for round in 0..TRANSFERS {
+        for (side, launcher) in launchers.into_iter().enumerate() {
+            let mut daemon = Launch::new(user, launcher).ready();
+            if round == 0 && side == 0 {
+                daemon.docker.import_image();
+            }
+            upload[side].push(gigabits(&daemon, ""));
+            download[side].push(gigabits(&daemon, " --reverse"));
+            daemon.stop();
+        }
+    }
+    let [upstream, ours] = upload.map(median);
+    row(
+        "upload from a container to another host",
+        "Gbit/s",
+        upstream,
+        ours,
+    );
+    let [upstream, ours] = download.map(median);
+    row(
+        "download from another host to a container",
+        "Gbit/s",
+        upstream,
+        ours,
+    );
+}
+
+/// Gbit/s between a container and the peer, by the receiver's count. The container borrows the host's iperf3.
+fn gigabits(daemon: &Daemon<'_>, more: &str) -> f64 {
+    let words = format!(
+        "run --rm --volume /:/host:ro busybox chroot /host iperf3 --client {PEER} --time {SECONDS} --json{more}"
+    );
+    let report: serde_json::Value =
+        serde_json::from_str(&daemon.docker.run(&words)).expect("iperf3's report");
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    bits.unwrap_or_else(|| panic!("no figure in {report}")) / 1e9
+}

@@ -1,0 +1,24 @@
+//! The harness of the suites that run the real programs: a throw-away user, the launcher started as that user, and the
+//! oracle that tells what is left of both.
+//!
+//! It needs root (to make users), and the packages that `Makefile` installs. Nothing here sleeps for an event that can be
+//! asked for, and every wait has a deadline.
+#![allow(dead_code, unused_imports, reason = "each suite uses its own part")]
+
+pub mod command;
+pub mod daemon;
+pub mod docker;
+pub mod http;
+pub mod launcher;
+pub mod leftovers;
+pub mod process;
+pub mod user;
+pub mod user_manager;
+pub mod wait;
+
+pub use daemon::{Daemon, Launch};
+pub use docker::Docker;
+pub use launcher::Launcher;
+pub use leftovers::assert_nothing_left;
+pub use user::TestUser;
+pub use user_manager::UserManager;
