@@ -6,6 +6,7 @@ use super::run::prepare;
 use crate::cli::Format;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::os::probe::Thoroughness;
 use crate::report;
 
 /// Prints the plan for the daemon's `words`.
@@ -18,7 +19,7 @@ pub fn run(
     words: &[OsString],
     format: Format,
 ) -> Result<(), Error> {
-    let (plan, host) = prepare(environment, assignments, words)?;
+    let (plan, host) = prepare(environment, assignments, words, Thoroughness::Report)?;
     report::print(&match format {
         Format::Text => report::plan_text(&plan),
         Format::Json => report::plan_json(&plan, &host),

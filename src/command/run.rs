@@ -8,7 +8,8 @@ use tracing::{info, warn};
 use super::layers;
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::os::{launch, probe};
+use crate::os::launch;
+use crate::os::probe::{self, Thoroughness};
 use crate::plan::LaunchPlan;
 use crate::report;
 use crate::settings::Settings;
@@ -23,7 +24,7 @@ pub fn run(
     words: &[OsString],
     level: Option<LevelFilter>,
 ) -> Result<(), Error> {
-    let (mut plan, host) = prepare(environment, assignments, words)?;
+    let (mut plan, host) = prepare(environment, assignments, words, Thoroughness::Launch)?;
     if let Some(level) = level {
         plan.environment.set.insert(
             "RUST_LOG",
@@ -45,9 +46,10 @@ pub fn prepare(
     environment: &Environment,
     assignments: &[OsString],
     words: &[OsString],
+    thoroughness: Thoroughness,
 ) -> Result<(LaunchPlan, crate::host::HostFacts), Error> {
     let settings = Settings::resolve(&layers(environment, assignments)?)?;
-    let host = probe::host(&settings, environment, words)?;
+    let host = probe::host(&settings, environment, words, thoroughness)?;
     let plan = LaunchPlan::build(&settings, &host, environment, words)?;
     Ok((plan, host))
 }

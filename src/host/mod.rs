@@ -9,7 +9,8 @@ mod tools;
 pub use daemon_json::DaemonJson;
 pub use session::{Directory, ListenFds, Lock, PidFile, PidState, Process, Session, StateDir};
 pub use tools::{
-    Answer, DockerdFacts, PastaFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
+    Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
+    parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! The programs that a launch needs, and what they say of themselves in `--help` and `--version`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,9 @@ pub struct Tools {
     /// slirp4netns.
     pub slirp4netns: Tool<Slirp4netnsFacts>,
     /// pasta, of the passt project.
-    pub pasta: Tool<PastaFacts>,
+    pub pasta: Option<PathBuf>,
+    /// What pasta calls its version, if it was asked.
+    pub pasta_version: Option<String>,
     /// VPNKit.
     pub vpnkit: Option<PathBuf>,
     /// lxc-user-nic, in the places where rootlesskit looks for it.
@@ -54,7 +56,33 @@ pub enum Answer<T> {
     Unknown(String),
 }
 
+impl<T> Answer<T> {
+    /// The answer with its facts changed by `change`.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Known(facts) => Answer::Known(change(facts)),
+            Self::Unknown(reason) => Answer::Unknown(reason),
+        }
+    }
+
+    /// The facts, if it answered.
+    pub fn known(self) -> Option<T> {
+        match self {
+            Self::Known(facts) => Some(facts),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
 impl<T> Tool<T> {
+    /// The program at `path`, if there is one, with its answer.
+    pub fn new(path: Option<PathBuf>, answer: Option<Answer<T>>) -> Self {
+        match path.zip(answer) {
+            None => Self::Absent,
+            Some((path, answer)) => Self::Found { path, answer },
+        }
+    }
+
     /// Where the program is.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -166,71 +194,63 @@ fn bracketed(description: &str) -> Vec<String> {
 }
 
 /// What dockerd says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DockerdFacts {
-    /// Its version.
+    /// Its version, if it was asked for it: it takes 30 ms to answer, and only detach-netns
+    /// depends on the version.
     pub version: Option<Version>,
-    /// Its long flags without dashes.
-    pub flags: BTreeSet<String>,
+    /// Its long flags without dashes, in order.
+    pub flags: Vec<String>,
 }
 
 impl DockerdFacts {
-    /// Reads `dockerd --help` and `dockerd --version`; `None` if it is not dockerd's help.
-    pub fn parse(help: &str, version: &str) -> Option<Self> {
-        let options = help.lines().filter_map(|line| {
-            line.split_whitespace()
-                .find_map(|word| word.strip_prefix("--"))
-        });
-        let flags: BTreeSet<String> = options
-            .map(|name| name.trim_end_matches(',').to_owned())
-            .collect();
-        flags.contains("exec-root").then(|| Self {
-            version: Version::find(version),
-            flags,
-        })
+    /// Whether it has the flag `--name`.
+    pub fn has_flag(&self, name: &str) -> bool {
+        self.flags
+            .binary_search_by(|flag| flag.as_str().cmp(name))
+            .is_ok()
     }
 }
 
+/// Reads the flags in `dockerd --help`; `None` if it is not dockerd's help.
+pub fn parse_dockerd_flags(help: &str) -> Option<Vec<String>> {
+    let options = help.lines().filter_map(|line| {
+        line.split_whitespace()
+            .find_map(|word| word.strip_prefix("--"))
+    });
+    let mut flags: Vec<String> = options
+        .map(|name| name.trim_end_matches(',').to_owned())
+        .collect();
+    flags.sort_unstable();
+    flags
+        .iter()
+        .any(|flag| flag == "exec-root")
+        .then_some(flags)
+}
+
 /// What slirp4netns says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Slirp4netnsFacts {
-    /// Its version.
+    /// Its version, if it was asked for it.
     pub version: Option<Version>,
     /// Whether it has `--netns-type`: it is 0.4.0 or later then, which rootlesskit needs.
     pub netns_type: bool,
 }
 
-impl Slirp4netnsFacts {
-    /// Reads `slirp4netns --help` and `--version`; `None` if it is not slirp4netns's help.
-    pub fn parse(help: &str, version: &str) -> Option<Self> {
-        let netns_type = help
-            .split(|c: char| c.is_whitespace() || c == '=')
-            .any(|word| word == "--netns-type");
-        help.contains("slirp4netns").then(|| Self {
-            version: Version::find(version),
-            netns_type,
-        })
-    }
+/// Whether `slirp4netns --help` names `--netns-type`; `None` if it is not slirp4netns's help.
+pub fn parse_slirp4netns_netns_type(help: &str) -> Option<bool> {
+    let mut words = help.split(|c: char| c.is_whitespace() || c == '=');
+    help.contains("slirp4netns")
+        .then(|| words.any(|word| word == "--netns-type"))
 }
 
-/// What pasta says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PastaFacts {
-    /// The first line of `pasta --version`, such as `pasta 0.0~git20230309.7c7625d-1`.
-    pub version: String,
-}
-
-impl PastaFacts {
-    /// Reads `pasta --version`.
-    pub fn parse(version: &str) -> Option<Self> {
-        let line = version
-            .lines()
-            .next()
-            .filter(|line| line.starts_with("pasta"))?;
-        Some(Self {
-            version: line.to_owned(),
-        })
-    }
+/// Reads `pasta --version`: its first line, such as `pasta 0.0~git20230309.7c7625d-1`.
+pub fn parse_pasta_version(version: &str) -> Option<String> {
+    version
+        .lines()
+        .next()
+        .filter(|line| line.starts_with("pasta"))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -322,43 +342,30 @@ mod tests {
     }
 
     #[test]
-    fn reads_dockerd_help_and_version() {
+    fn reads_dockerds_flags() {
         let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n";
-        let facts = DockerdFacts::parse(help, "Docker version 20.10.24+dfsg1, build 5d6db84")
-            .expect("dockerd");
-        assert_eq!(facts.version, Some(Version(20, 10, 24)));
-        assert_eq!(
-            facts.flags.iter().map(String::as_str).collect::<Vec<_>>(),
-            ["exec-root", "host", "mtu"]
-        );
-        assert_eq!(DockerdFacts::parse("Usage: true [ignored]", ""), None);
+        let flags = parse_dockerd_flags(help).expect("dockerd");
+        assert_eq!(flags, ["exec-root", "host", "mtu"]);
+        let facts = DockerdFacts {
+            version: None,
+            flags,
+        };
+        assert!(facts.has_flag("mtu") && !facts.has_flag("m"));
+        assert_eq!(parse_dockerd_flags("Usage: true [ignored]"), None);
     }
 
     #[test]
     fn slirp4netns_is_new_enough_by_its_flag_alone() {
-        let old = Slirp4netnsFacts::parse(
-            "Usage: slirp4netns [OPTION]... PID TAPNAME\n-c, --configure",
-            "",
+        let usage = "Usage: slirp4netns [OPTION]... PID TAPNAME\n";
+        assert_eq!(
+            parse_slirp4netns_netns_type(&format!("{usage}-c, --configure")),
+            Some(false)
         );
         assert_eq!(
-            old,
-            Some(Slirp4netnsFacts {
-                version: None,
-                netns_type: false
-            })
+            parse_slirp4netns_netns_type(&format!("{usage}--netns-type=TYPE  specify")),
+            Some(true)
         );
-        let new = Slirp4netnsFacts::parse(
-            "Usage: slirp4netns\n--netns-type=TYPE  specify",
-            "slirp4netns version 1.2.0\ncommit: 65",
-        );
-        assert_eq!(
-            new,
-            Some(Slirp4netnsFacts {
-                version: Some(Version(1, 2, 0)),
-                netns_type: true
-            })
-        );
-        assert_eq!(Slirp4netnsFacts::parse("", ""), None);
+        assert_eq!(parse_slirp4netns_netns_type(""), None);
     }
 
     #[test]

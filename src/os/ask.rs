@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use tracing::debug;
 
 use super::files;
 use crate::environment::Environment;
-use crate::host::{Answer, Tool};
+use crate::host::Answer;
 
 /// How long a program may take to answer, and how much it may say.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -54,11 +55,12 @@ impl Identity {
 }
 
 /// The kept answers.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Kept {
     /// The version of this program that wrote them: another may read other facts.
     writer: String,
-    programs: BTreeMap<PathBuf, (Identity, serde_json::Value)>,
+    /// By program and question, since a question is asked only where its answer is needed.
+    answers: BTreeMap<String, (Identity, Box<RawValue>)>,
 }
 
 /// Asks programs and remembers what they say.
@@ -69,22 +71,18 @@ pub struct Asker {
     news: bool,
 }
 
-/// A program that was looked up; [`Asker::answer`] turns it into a [`Tool`].
-pub enum Looked<T> {
-    /// PATH has none.
-    Absent,
+/// A question that was put to a program.
+pub enum Question<T> {
     /// Its answer was kept, or it cannot be asked.
-    Settled(PathBuf, Answer<T>),
-    /// It is being asked.
+    Settled(Answer<T>),
+    /// It is being answered.
     Asked {
-        /// The program.
-        path: PathBuf,
-        /// Its file, if its answers can be kept.
-        identity: Option<Identity>,
-        /// A process per question.
-        answers: Vec<io::Result<Child>>,
-        /// When.
-        since: Instant,
+        /// What to keep the answer under, if it can be kept.
+        key: Option<(String, Identity)>,
+        /// The process that answers.
+        process: io::Result<Child>,
+        /// When to give up.
+        deadline: Instant,
     },
 }
 
@@ -107,92 +105,77 @@ impl Asker {
         }
     }
 
-    /// Begins to ask `path` each of `questions`; several programs answer at the same time.
-    pub fn ask<T: DeserializeOwned>(&self, path: Option<PathBuf>, questions: &[&str]) -> Looked<T> {
-        let Some(path) = path else {
-            return Looked::Absent;
-        };
-        let identity = match Identity::of(&path) {
+    /// Begins to ask the program `path`; several programs answer at the same time.
+    pub fn ask<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
+        let identity = match Identity::of(path) {
             Ok(identity) => identity,
             Err(error) => {
-                let reason = format!("its file cannot be read: {error}");
-                return Looked::Settled(path, Answer::Unknown(reason));
+                return Question::Settled(Answer::Unknown(format!(
+                    "its file cannot be read: {error}"
+                )));
             }
         };
-        if let (Some(identity), Some((kept, value))) = (&identity, self.kept.programs.get(&path))
-            && let (true, Ok(facts)) = (identity == kept, T::deserialize(value))
+        let key = path.to_str().map(|path| format!("{path} {question}"));
+        let key = key.zip(identity);
+        if let Some((key, identity)) = &key
+            && let Some((kept, facts)) = self.kept.answers.get(key)
+            && kept == identity
+            && let Ok(facts) = serde_json::from_str(facts.get())
         {
-            return Looked::Settled(path, Answer::Known(facts));
+            return Question::Settled(Answer::Known(facts));
         }
-        debug!("asking {} {}", path.display(), questions.join(" and "));
-        let start = |question: &&str| {
-            let mut command = Command::new(&path);
-            command.arg(question).env("PATH", &self.search_path);
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-        };
-        let answers = questions.iter().map(start).collect();
-        Looked::Asked {
-            path,
-            identity,
-            answers,
-            since: Instant::now(),
+        debug!("asking {} {question}", path.display());
+        let mut command = Command::new(path);
+        command.arg(question).env("PATH", &self.search_path);
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        Question::Asked {
+            key,
+            process,
+            deadline: Instant::now() + DEADLINE,
         }
     }
 
     /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
     /// business, and one that stands in for a daemon may well start it.
-    pub fn ask_binary<T: DeserializeOwned>(
-        &self,
-        path: Option<PathBuf>,
-        questions: &[&str],
-    ) -> Looked<T> {
-        match path {
-            Some(path) if matches!(Identity::of(&path), Ok(None)) => Looked::Settled(
-                path,
-                Answer::Unknown("it is a script, which is not asked".to_owned()),
-            ),
-            path => self.ask(path, questions),
+    pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
+        match Identity::of(path) {
+            Ok(None) => Question::Settled(Answer::Unknown(
+                "it is a script, which is not asked".to_owned(),
+            )),
+            _ => self.ask(path, question),
         }
     }
 
-    /// The tool that was looked up, once it has answered; `parse` gets an answer per question.
+    /// What the program answered, as `parse` understands it.
     pub fn answer<T: Serialize>(
         &mut self,
-        looked: Looked<T>,
-        parse: impl Fn(&[String]) -> Option<T>,
-    ) -> Tool<T> {
-        let (path, identity, answers, since) = match looked {
-            Looked::Absent => return Tool::Absent,
-            Looked::Settled(path, answer) => return Tool::Found { path, answer },
-            Looked::Asked {
-                path,
-                identity,
-                answers,
-                since,
-            } => (path, identity, answers, since),
+        question: Question<T>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Answer<T> {
+        let (key, process, deadline) = match question {
+            Question::Settled(answer) => return answer,
+            Question::Asked {
+                key,
+                process,
+                deadline,
+            } => (key, process, deadline),
         };
-        let texts: Vec<_> = answers
-            .into_iter()
-            .map(|child| read_answer(child?, since + DEADLINE))
-            .collect();
-        let answer = match texts.into_iter().collect::<io::Result<Vec<String>>>() {
-            Err(error) => Answer::Unknown(error.to_string()),
-            Ok(texts) => match parse(&texts) {
-                None => Answer::Unknown("its answer is not understood".to_owned()),
-                Some(facts) => {
-                    if let (Some(identity), Ok(value)) = (identity, serde_json::to_value(&facts)) {
-                        self.kept.programs.insert(path.clone(), (identity, value));
-                        self.news = true;
-                    }
-                    Answer::Known(facts)
-                }
-            },
+        let text = match process.and_then(|process| read_answer(process, deadline)) {
+            Ok(text) => text,
+            Err(error) => return Answer::Unknown(error.to_string()),
         };
-        Tool::Found { path, answer }
+        let Some(facts) = parse(&text) else {
+            return Answer::Unknown("its answer is not understood".to_owned());
+        };
+        if let (Some((key, identity)), Ok(raw)) = (key, to_raw_value(&facts)) {
+            self.kept.answers.insert(key, (identity, raw));
+            self.news = true;
+        }
+        Answer::Known(facts)
     }
 
     /// Keeps what was learnt. A home that cannot be written only costs time at the next launch.

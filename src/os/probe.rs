@@ -14,8 +14,9 @@ use super::{files, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{
-    DaemonJson, Directory, DockerdFacts, HostFacts, Kernel, Lock, PastaFacts, PidFile, PidState,
-    Process, RootlesskitFacts, Session, Slirp4netnsFacts, StateDir, Tools,
+    Answer, DaemonJson, Directory, DockerdFacts, HostFacts, Kernel, Lock, PidFile, PidState,
+    Process, RootlesskitFacts, Session, Slirp4netnsFacts, StateDir, Tool, Tools, Version,
+    parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 use crate::plan::{self, DockerdWords};
 use crate::settings::Settings;
@@ -36,6 +37,15 @@ pub fn uid() -> u32 {
     unistd::geteuid().as_raw()
 }
 
+/// How much to find out about the tools.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// What decides the launch.
+    Launch,
+    /// What a person wants to see as well, such as versions. It decides nothing.
+    Report,
+}
+
 /// Everything about the host that decides a launch with these `words` for dockerd.
 ///
 /// # Errors
@@ -44,6 +54,7 @@ pub fn host(
     settings: &Settings,
     environment: &Environment,
     words: &[OsString],
+    thoroughness: Thoroughness,
 ) -> Result<HostFacts, Error> {
     let daemon_words: Vec<OsString> = settings
         .daemon_args
@@ -53,14 +64,14 @@ pub fn host(
         .cloned()
         .collect();
     Ok(HostFacts {
-        tools: tools(settings, environment),
+        tools: tools(settings, environment, thoroughness),
         session: session(settings, environment, DockerdWords(&daemon_words))?,
         kernel: kernel(),
     })
 }
 
 /// Looks the tools up and asks them, all at the same time.
-fn tools(settings: &Settings, environment: &Environment) -> Tools {
+fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughness) -> Tools {
     let (search_path, _) = plan::search_path(environment);
     let find = |name: &OsStr| which::which_in(name, Some(&search_path), current_directory()).ok();
     let find_named = |name: &str| find(OsStr::new(name));
@@ -71,18 +82,53 @@ fn tools(settings: &Settings, environment: &Environment) -> Tools {
         None => find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
     };
     let dockerd = find(&settings.daemon_binary.value);
-    let rootlesskit = asker.ask::<RootlesskitFacts>(rootlesskit, &["--help"]);
-    let dockerd = asker.ask_binary::<DockerdFacts>(dockerd, &["--help", "--version"]);
-    let slirp4netns =
-        asker.ask::<Slirp4netnsFacts>(find_named("slirp4netns"), &["--help", "--version"]);
-    let pasta = asker.ask::<PastaFacts>(find_named("pasta"), &["--version"]);
+    let slirp4netns = find_named("slirp4netns");
+    let pasta = find_named("pasta");
+    // dockerd takes the longest: it is asked first.
+    let flags = dockerd
+        .as_deref()
+        .map(|path| asker.ask_binary::<Vec<String>>(path, "--help"));
+    let help = rootlesskit
+        .as_deref()
+        .map(|path| asker.ask::<RootlesskitFacts>(path, "--help"));
+    let netns_type = slirp4netns
+        .as_deref()
+        .map(|path| asker.ask::<bool>(path, "--help"));
+    let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
+    let detaches =
+        !matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
+    let report = thoroughness == Thoroughness::Report;
+    let mut version_of = |path: Option<&Path>, wanted: bool| {
+        let question = asker.ask_binary::<Version>(path.filter(|_| wanted)?, "--version");
+        asker.answer(question, Version::find).known()
+    };
+    let dockerd_version = version_of(dockerd.as_deref(), detaches || report);
+    let slirp4netns_version = version_of(slirp4netns.as_deref(), report);
+    let pasta_version = pasta
+        .as_deref()
+        .filter(|_| report)
+        .map(|path| asker.ask::<String>(path, "--version"));
+    let flags = flags.map(|question| {
+        let answer = asker.answer(question, parse_dockerd_flags);
+        answer.map(|flags| DockerdFacts {
+            version: dockerd_version,
+            flags,
+        })
+    });
+    let netns_type = netns_type.map(|question| {
+        let answer = asker.answer(question, parse_slirp4netns_netns_type);
+        answer.map(|netns_type| Slirp4netnsFacts {
+            version: slirp4netns_version,
+            netns_type,
+        })
+    });
     let tools = Tools {
-        rootlesskit: asker.answer(rootlesskit, |texts| RootlesskitFacts::parse(&texts[0])),
-        dockerd: asker.answer(dockerd, |texts| DockerdFacts::parse(&texts[0], &texts[1])),
-        slirp4netns: asker.answer(slirp4netns, |texts| {
-            Slirp4netnsFacts::parse(&texts[0], &texts[1])
-        }),
-        pasta: asker.answer(pasta, |texts| PastaFacts::parse(&texts[0])),
+        rootlesskit: Tool::new(rootlesskit, help),
+        dockerd: Tool::new(dockerd, flags),
+        slirp4netns: Tool::new(slirp4netns, netns_type),
+        pasta,
+        pasta_version: pasta_version
+            .and_then(|question| asker.answer(question, parse_pasta_version).known()),
         vpnkit: find_named("vpnkit"),
         lxc_user_nic: LXC_USER_NIC
             .iter()

@@ -116,7 +116,7 @@ fn container_mtu(
         .tools
         .dockerd
         .known()
-        .is_some_and(|facts| facts.flags.contains("default-network-opt"));
+        .is_some_and(|facts| facts.has_flag("default-network-opt"));
     let user_networks = if !knows_default_opts {
         "user-made networks keep 1500, as this dockerd has no --default-network-opt"
     } else if user.long("default-network-opt").is_some()

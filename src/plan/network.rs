@@ -297,7 +297,7 @@ impl Network {
     ) -> Result<(), Error> {
         let (absent, package) = match self.effective.driver {
             NetworkDriver::Slirp4netns => (tools.slirp4netns == Tool::Absent, "slirp4netns"),
-            NetworkDriver::Pasta => (tools.pasta == Tool::Absent, "passt"),
+            NetworkDriver::Pasta => (tools.pasta.is_none(), "passt"),
             NetworkDriver::LxcUserNic => (tools.lxc_user_nic.is_none(), "lxc"),
             NetworkDriver::Vpnkit => (tools.vpnkit.is_none(), ""),
             _ => (false, ""),
@@ -388,7 +388,7 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
         passed_over.push("no slirp4netns in PATH".to_owned());
     }
     let candidates = [
-        (NetworkDriver::Pasta, tools.pasta.path()),
+        (NetworkDriver::Pasta, tools.pasta.as_deref()),
         (NetworkDriver::Vpnkit, tools.vpnkit.as_deref()),
     ];
     for (driver, path) in candidates {

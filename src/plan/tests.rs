@@ -28,7 +28,7 @@ fn debian_12() -> HostFacts {
                 path: "/usr/sbin/dockerd".into(),
                 answer: Answer::Known(DockerdFacts {
                     version: Some(Version(20, 10, 24)),
-                    flags: names("mtu host exec-root").into_iter().collect(),
+                    flags: names("exec-root host mtu"),
                 }),
             },
             slirp4netns: Tool::Found {
@@ -38,7 +38,8 @@ fn debian_12() -> HostFacts {
                     netns_type: true,
                 }),
             },
-            pasta: Tool::Absent,
+            pasta: None,
+            pasta_version: None,
             vpnkit: None,
             lxc_user_nic: None,
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
@@ -99,20 +100,14 @@ fn docker_29_5() -> HostFacts {
     } = &mut host.tools.dockerd
     {
         facts.version = Some(Version(29, 5, 2));
-        facts.flags.insert("default-network-opt".to_owned());
+        facts.flags.insert(0, "default-network-opt".to_owned());
     }
     host
 }
 
-/// Adds a pasta that answered.
+/// Adds a pasta.
 fn with_pasta(mut host: HostFacts) -> HostFacts {
-    let facts = PastaFacts {
-        version: "pasta 2025_05_03".to_owned(),
-    };
-    host.tools.pasta = Tool::Found {
-        path: "/usr/bin/pasta".into(),
-        answer: Answer::Known(facts),
-    };
+    host.tools.pasta = Some("/usr/bin/pasta".into());
     host
 }
 
