@@ -20,7 +20,7 @@ use support::process::Background;
 use support::*;
 
 /// How often a daemon is started for each row of start-up times.
-const STARTS: usize = 9;
+const STARTS: usize = 15;
 
 /// How often, and for how many seconds, each side sends and receives.
 const TRANSFERS: usize = 3;
@@ -85,15 +85,22 @@ fn row(what: &str, unit: &str, upstream: f64, ours: f64) {
 /// one cannot be counted this way (dockerd would take minutes to answer) and is timed below.
 fn instructions(user: &TestUser) {
     run(user.command(Launcher::Run.install(user)).arg("plan"));
-    let [upstream, ours] = [Launcher::Upstream, Launcher::Script].map(|launcher| {
-        let thousands = count_instructions(user, launcher) / 1000;
-        f64::from(u32::try_from(thousands).expect("below 4e12")) / 1000.0
-    });
+    let [upstream, script, own] =
+        [Launcher::Upstream, Launcher::Script, Launcher::RunExec].map(|launcher| {
+            let thousands = count_instructions(user, launcher) / 1000;
+            f64::from(u32::try_from(thousands).expect("below 4e12")) / 1000.0
+        });
     row(
         "instructions until rootlesskit is executed",
         "M",
         upstream,
-        ours,
+        script,
+    );
+    row(
+        "  the same, as `dockerd-rootless run --exec`",
+        "M",
+        upstream,
+        own,
     );
 }
 
@@ -106,6 +113,7 @@ fn forget_programs(user: &TestUser) {
 fn count_instructions(user: &TestUser, launcher: Launcher) -> u64 {
     let program = launcher.install(user);
     let mut command = user.command(&program);
+    command.args(launcher.words());
     let rootlesskit = fs::canonicalize("/usr/bin/rootlesskit").expect("rootlesskit");
     command
         .stdin(Stdio::null())
@@ -285,18 +293,24 @@ struct Peer {
     _server: Background,
 }
 
-const PEER: &str = "192.0.2.2";
+/// Addresses for documentation (RFC 5737), which no real host has.
+const HERE: &str = "203.0.113.1";
+const PEER: &str = "203.0.113.2";
 
 impl Peer {
     fn new(user: &TestUser) -> Self {
         let namespace = user.name.clone();
         let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
         ip(&format!("netns add {namespace}"));
-        // Documentation addresses (RFC 5737): no real host has them.
+        let route = run(Command::new("ip").args(["route", "show", "to", "match", PEER]));
+        assert!(
+            !route.contains("203.0.113"),
+            "{PEER} is in use here: {route}"
+        );
         ip(&format!(
             "link add drl-bench type veth peer name eth0 netns {namespace}"
         ));
-        ip("addr add 192.0.2.1/30 dev drl-bench");
+        ip(&format!("addr add {HERE}/30 dev drl-bench"));
         ip("link set drl-bench up");
         ip(&format!("-n {namespace} addr add {PEER}/30 dev eth0"));
         ip(&format!("-n {namespace} link set eth0 up"));
@@ -361,7 +375,7 @@ fn throughput(user: &TestUser) {
 /// Gbit/s between a container and the peer, by the receiver's count. The container borrows the host's iperf3.
 fn gigabits(daemon: &Daemon<'_>, more: &str) -> f64 {
     let words = format!(
-        "run --rm --volume /:/host:ro busybox chroot /host iperf3 --client {PEER} --time {SECONDS} --json{more}"
+        "run --rm --volume /:/host:ro --tmpfs /host/tmp busybox chroot /host iperf3 --client {PEER} --time {SECONDS} --json{more}"
     );
     let report: serde_json::Value =
         serde_json::from_str(&daemon.docker.run(&words)).expect("iperf3's report");
