@@ -62,6 +62,8 @@ pub struct StateDir {
     pub path: PathBuf,
     /// What is there.
     pub directory: Directory,
+    /// Whether it is, or holds, the home or the runtime directory, all links followed.
+    pub holds_session: bool,
     /// The names in it that rootlesskit did not make, in order.
     pub foreign: Vec<OsString>,
     /// Its lock.
@@ -109,21 +111,11 @@ pub enum PidState {
 }
 
 impl PidState {
-    /// Judges the text of a pid file: only a process that exists, is no zombie, belongs to `uid`
-    /// and runs one of `programs` counts (a recycled PID does not, faults 10 and 11).
-    pub fn judge(
-        text: &str,
-        uid: u32,
-        programs: &[&OsStr],
-        look_up: impl Fn(u32) -> Option<Process>,
-    ) -> Self {
-        let Ok(pid) = text.trim().parse::<u32>() else {
-            return Self::Stale(format!(
-                "its text `{}` is no PID",
-                text.trim().escape_debug()
-            ));
-        };
-        match look_up(pid) {
+    /// Judges a pid file that names `pid`, which `process` is: it counts only if it exists, is no
+    /// zombie, belongs to `uid` and runs one of `programs` (dockerd itself asks no more than
+    /// whether the PID exists, and so refuses for ever once it is recycled).
+    pub fn judge(pid: u32, process: Option<Process>, uid: u32, programs: &[&OsStr]) -> Self {
+        match process {
             None => Self::Stale(format!("no process {pid} exists")),
             Some(process) if process.zombie => Self::Stale(format!("process {pid} has ended")),
             Some(process) if process.uid != uid => {
@@ -195,49 +187,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pid_file_counts_only_for_a_live_process_of_ours_that_runs_the_program() {
-        let look_up = |pid| {
-            let process = |program: &str, uid, zombie| {
-                Some(Process {
-                    program: program.to_owned(),
-                    uid,
-                    zombie,
-                })
-            };
-            match pid {
-                1 => process("systemd", 0, false),
-                10 => process("dockerd", 1000, false),
-                11 => process("dockerd", 1000, true),
-                12 => process("sleep", 1000, false),
-                13 => process("dockerd", 1001, false),
-                14 => process("my-docker-daemo", 1000, false),
-                _ => None,
-            }
+    fn a_pid_counts_only_for_a_live_process_of_ours_that_runs_the_program() {
+        let process = |program: &str, uid, zombie| {
+            Some(Process {
+                program: program.to_owned(),
+                uid,
+                zombie,
+            })
         };
+        let stale = |why: &str| PidState::Stale(why.to_owned());
         let cases = [
-            ("10", PidState::Running(10)),
-            ("10\n", PidState::Running(10)),
-            ("14", PidState::Running(14)),
+            (process("dockerd", 1000, false), PidState::Running(7)),
             (
-                "1",
-                PidState::Stale("process 1 belongs to user 0".to_owned()),
+                process("my-docker-daemo", 1000, false),
+                PidState::Running(7),
             ),
-            ("11", PidState::Stale("process 11 has ended".to_owned())),
-            ("12", PidState::Stale("process 12 is `sleep`".to_owned())),
+            (process("dockerd", 1000, true), stale("process 7 has ended")),
+            (process("sleep", 1000, false), stale("process 7 is `sleep`")),
             (
-                "13",
-                PidState::Stale("process 13 belongs to user 1001".to_owned()),
+                process("systemd", 0, false),
+                stale("process 7 belongs to user 0"),
             ),
-            ("99", PidState::Stale("no process 99 exists".to_owned())),
-            ("", PidState::Stale("its text `` is no PID".to_owned())),
-            ("-1", PidState::Stale("its text `-1` is no PID".to_owned())),
+            (
+                process("dockerd", 1001, false),
+                stale("process 7 belongs to user 1001"),
+            ),
+            (None, stale("no process 7 exists")),
         ];
-        for (text, expected) in cases {
+        for (process, expected) in cases {
             let programs = [OsStr::new("dockerd"), OsStr::new("my-docker-daemon")];
             assert_eq!(
-                PidState::judge(text, 1000, &programs, look_up),
+                PidState::judge(7, process.clone(), 1000, &programs),
                 expected,
-                "pid file {text:?}"
+                "{process:?}"
             );
         }
     }

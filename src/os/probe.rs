@@ -29,6 +29,9 @@ const LXC_USER_NIC: [&str; 4] = [
     "/usr/lib/lxc/lxc-user-nic",
 ];
 
+/// The largest pid file in bytes: a PID and blanks.
+const PID_FILE_MAX: u64 = 64;
+
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
 
@@ -200,20 +203,31 @@ fn session(
     let daemon_json =
         daemon_json.or_else(|| Some(environment.config_home()?.join("docker/daemon.json")));
     let daemon_json = daemon_json.unwrap_or_default();
+    let home = environment.get("HOME").map(Path::new);
+    let precious: Vec<&Path> = home
+        .into_iter()
+        .chain(runtime_dir.as_ref().map(|(path, _)| path.as_path()))
+        .collect();
     Ok(Session {
         uid,
         home: environment
             .get("HOME")
             .map(|home| (PathBuf::from(home), Path::new(home).is_dir())),
-        state_dir: look_at_state_dir(current_directory().join(state_dir)),
+        state_dir: look_at_state_dir(current_directory().join(state_dir), &precious),
         containerd_rootless: (
             containerd_rootless.clone(),
             lock(&containerd_rootless.join("lock")),
         ),
         pid_files: vec![
-            look_at_pid_file(pid_file, uid, &[OsStr::new("dockerd"), daemon_name]),
+            look_at_pid_file(
+                pid_file,
+                &below(""),
+                uid,
+                &[OsStr::new("dockerd"), daemon_name],
+            ),
             look_at_pid_file(
                 exec_root.join("containerd/containerd.pid"),
+                &below(""),
                 uid,
                 &[OsStr::new("containerd")],
             ),
@@ -246,8 +260,9 @@ fn directory(path: &Path) -> Directory {
     }
 }
 
-/// Looks at a state directory and changes nothing in it.
-fn look_at_state_dir(path: PathBuf) -> StateDir {
+/// Looks at a state directory and changes nothing in it. `precious` are the directories of the
+/// session.
+fn look_at_state_dir(path: PathBuf, precious: &[&Path]) -> StateDir {
     let mut directory = directory(&path);
     let mut entries = Vec::new();
     if matches!(directory, Directory::Present { .. }) {
@@ -256,8 +271,13 @@ fn look_at_state_dir(path: PathBuf) -> StateDir {
             Err(error) => directory = Directory::Unknown(error.to_string()),
         }
     }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let real_path = real(&path);
     StateDir {
         lock: lock(&path.join("lock")),
+        holds_session: precious
+            .iter()
+            .any(|precious| real(precious).starts_with(&real_path)),
         foreign: StateDir::foreign(&entries),
         path,
         directory,
@@ -319,15 +339,23 @@ fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
     })
 }
 
-/// Looks at a pid file and at the process that it names.
-fn look_at_pid_file(path: PathBuf, uid: u32, programs: &[&OsStr]) -> PidFile {
-    let state = match files::read_regular(&path, 64) {
-        Ok(Some(bytes)) => {
-            PidState::judge(&String::from_utf8_lossy(&bytes), uid, programs, process)
+/// Looks at a pid file and at the process that it names. One that names none is in a daemon's way
+/// as well; it is stale only below the runtime directory, for elsewhere it may be anything.
+fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&OsStr]) -> PidFile {
+    let text = match files::read_regular(&path, PID_FILE_MAX) {
+        // What cannot be read is not ours to judge: the daemon will say what it thinks of it.
+        Err(_) => {
+            return PidFile {
+                path,
+                state: PidState::Absent,
+            };
         }
-        Ok(None) => PidState::Stale("it is too long for a PID".to_owned()),
-        // What cannot be read is not ours to judge: dockerd will say what it thinks of it.
-        Err(_) => PidState::Absent,
+        Ok(text) => text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    };
+    let state = match text.and_then(|text| text.trim().parse().ok()) {
+        Some(pid) => PidState::judge(pid, process(pid), uid, programs),
+        None if path.starts_with(runtime_dir) => PidState::Stale("it holds no PID".to_owned()),
+        None => PidState::Absent,
     };
     PidFile { path, state }
 }

@@ -148,15 +148,7 @@ pub fn refuse_foreign_state_dir(state_dir: &StateDir, session: &Session) -> Resu
             "set DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR to a directory that does not exist yet, or unset it",
         ))
     };
-    let precious = [
-        session.home.as_ref().map(|(path, _)| path),
-        session.runtime_dir.as_ref().map(|(path, _)| path),
-    ];
-    if precious
-        .into_iter()
-        .flatten()
-        .any(|precious| precious.starts_with(path))
-    {
+    if state_dir.holds_session {
         return refuse("holds your home or runtime directory".to_owned());
     }
     match &state_dir.directory {

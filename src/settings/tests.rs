@@ -88,6 +88,31 @@ fn every_key_can_be_set_by_each_of_its_variables() {
 }
 
 #[test]
+fn every_key_and_variable_is_documented() {
+    let documentation = include_str!("../../docs/configuration.md");
+    for key in KEYS {
+        let heading = format!("\n### {}\n", key.name);
+        let (_, section) = documentation
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("no {heading}"));
+        let section = section.split("\n#").next().unwrap_or_default();
+        for variable in key.variables {
+            assert!(
+                section.contains(&format!("`{variable}`")),
+                "{} of {}",
+                variable,
+                key.name
+            );
+        }
+    }
+    assert_eq!(
+        documentation.matches("\n### ").count(),
+        KEYS.len(),
+        "headings without a key"
+    );
+}
+
+#[test]
 fn only_the_literal_false_opens_the_host_loopback() {
     let cases = [
         ("false", true, 0),
