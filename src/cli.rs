@@ -14,6 +14,7 @@ use crate::command;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::STAGE;
+use crate::report::Format;
 
 #[derive(Parser)]
 #[command(
@@ -121,15 +122,6 @@ enum Config {
     Check,
     /// Print where configuration files are looked for
     Path,
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One object, for programs.
-    Json,
 }
 
 /// Runs what `words`, the program's name first, ask for.

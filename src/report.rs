@@ -14,6 +14,15 @@ use crate::plan::LaunchPlan;
 use crate::settings::{Key, Layer, Settings, statements};
 use crate::words;
 
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One object, for programs.
+    Json,
+}
+
 /// The version of every object that is printed as JSON.
 const SCHEMA: u32 = 1;
 

@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 
 use super::{config_paths, layers, read_file};
-use crate::cli::Format;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::report;
+use crate::report::{self, Format};
 use crate::settings::{Key, Settings};
 
 /// `config show [--origin]`.

@@ -3,11 +3,10 @@
 use std::ffi::OsString;
 
 use super::run::prepare;
-use crate::cli::Format;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::os::probe::Thoroughness;
-use crate::report;
+use crate::report::{self, Format};
 
 /// Prints the plan for the daemon's `words`.
 ///

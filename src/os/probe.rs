@@ -59,13 +59,7 @@ pub fn host(
     words: &[OsString],
     thoroughness: Thoroughness,
 ) -> Result<HostFacts, Error> {
-    let daemon_words: Vec<OsString> = settings
-        .daemon_args
-        .value
-        .iter()
-        .chain(words)
-        .cloned()
-        .collect();
+    let daemon_words = plan::stated_daemon_words(settings, words);
     Ok(HostFacts {
         tools: tools(settings, environment, thoroughness),
         session: session(settings, environment, DockerdWords(&daemon_words))?,

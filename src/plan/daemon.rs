@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Reason;
 use super::flags::DockerdWords;
 use super::network::Effective;
+use super::preflight::SOCKET_PATH_MAX;
 use super::stage::{Family, Step};
 use crate::error::{Error, Exit, Warning};
 use crate::host::{HostFacts, Tools};
@@ -16,14 +17,17 @@ use crate::settings::{Choice, Iptables, Settings};
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
 const DOCKERD_MTU: u32 = 1500;
 
+/// The longest socket path in bytes that containerd takes (`sys.CreateUnixSocket`).
+const CONTAINERD_SOCKET_PATH_MAX: usize = 104;
+
 /// What is decided of the daemon.
 pub struct Daemon {
     /// Its words: ours, those of `daemon.args`, those of the command line.
     pub words: Vec<OsString>,
     /// The steps that prepare its iptables.
     pub iptables: Vec<Step>,
-    /// The sockets that it will make, as far as their paths can be too long.
-    pub sockets: Vec<PathBuf>,
+    /// The longest sockets that it will make, each with the bytes that its path may have.
+    pub sockets: Vec<(PathBuf, usize)>,
     /// The reasons.
     pub reasons: Vec<Reason>,
     /// What is odd.
@@ -42,13 +46,7 @@ impl Daemon {
         words: &[OsString],
         runtime_dir: &Path,
     ) -> Result<Self, Error> {
-        let user_words: Vec<OsString> = settings
-            .daemon_args
-            .value
-            .iter()
-            .chain(words)
-            .cloned()
-            .collect();
+        let user_words = super::stated_daemon_words(settings, words);
         let user = DockerdWords(&user_words);
         let mut warnings = Vec::new();
         let (mtu_words, mtu) = container_mtu(settings, host, network, user);
@@ -260,11 +258,11 @@ fn sockets(
     user: DockerdWords<'_>,
     runtime_dir: &Path,
     binds_default: bool,
-) -> Vec<PathBuf> {
+) -> Vec<(PathBuf, usize)> {
     let daemon_json = &host.session.daemon_json.1;
     let mut sockets = Vec::new();
     if binds_default && !user.has_hosts() && !daemon_json.may_set("hosts") {
-        sockets.push(runtime_dir.join("docker.sock"));
+        sockets.push((runtime_dir.join("docker.sock"), SOCKET_PATH_MAX));
     }
     if !daemon_json.may_set("exec-root") {
         let exec_root = user
@@ -272,7 +270,8 @@ fn sockets(
             .flatten()
             .map_or_else(|| runtime_dir.join("docker"), PathBuf::from);
         if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {
-            sockets.push(exec_root.join("containerd/containerd-debug.sock"));
+            let longest = exec_root.join("containerd/containerd-debug.sock");
+            sockets.push((longest, CONTAINERD_SOCKET_PATH_MAX));
         }
     }
     sockets

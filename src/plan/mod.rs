@@ -377,6 +377,11 @@ fn required_program<'a>(
     })
 }
 
+/// The daemon's words that the user gave: those of `daemon.args`, then those of the command line.
+pub fn stated_daemon_words(settings: &Settings, words: &[OsString]) -> Vec<OsString> {
+    [&settings.daemon_args.value[..], words].concat()
+}
+
 /// The state directory that rootlesskit will use: its own flag in `rootlesskit.flags` comes after
 /// ours and counts. `None` means the default below the runtime directory.
 pub fn stated_state_dir(settings: &Settings) -> Option<PathBuf> {

@@ -8,7 +8,7 @@ use crate::host::{Directory, Lock, PidState, Session, StateDir};
 use crate::settings::{NetworkDriver, PortDriver};
 
 /// The longest path in bytes that a Unix socket can have (`sun_path` less its NUL, unix(7)).
-const SOCKET_PATH_MAX: usize = 107;
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// The user, the home and the runtime directory.
 ///
@@ -96,38 +96,39 @@ pub fn refuse_session(session: &Session) -> Result<&Path, Error> {
 }
 
 /// Every socket that will be made must have a path that fits: rootlesskit would wait for ever.
+/// `daemon_sockets` have a limit each.
 ///
 /// # Errors
 /// Names the path and its length (exit 78).
 pub fn refuse_long_paths(
     state_dir: &Path,
     network: &Effective,
-    daemon_sockets: &[PathBuf],
+    daemon_sockets: &[(PathBuf, usize)],
 ) -> Result<(), Error> {
-    let mut sockets = vec![state_dir.join("api.sock")];
+    let mut names = vec!["api.sock"];
     match network.port_driver {
-        PortDriver::Builtin => sockets.push(state_dir.join(".bp.sock")),
-        PortDriver::Slirp4netns => sockets.push(state_dir.join(".s4nn.sock")),
+        PortDriver::Builtin => names.push(".bp.sock"),
+        PortDriver::Slirp4netns => names.push(".s4nn.sock"),
         _ => {}
     }
     match network.driver {
-        NetworkDriver::Vpnkit => sockets.push(state_dir.join("vpnkit-ethernet.sock")),
-        NetworkDriver::GvisorTapVsock => sockets.push(state_dir.join("gvisortapvsock/tap.sock")),
+        NetworkDriver::Vpnkit => names.push("vpnkit-ethernet.sock"),
+        NetworkDriver::GvisorTapVsock => names.push("gvisortapvsock/tap.sock"),
         _ => {}
     }
-    sockets.extend(daemon_sockets.iter().cloned());
-    match sockets.iter().find(|path| path.as_os_str().len() > SOCKET_PATH_MAX) {
-        None => Ok(()),
-        Some(path) => Err(Error::new(
-            Exit::Config,
-            format!(
-                "the socket path `{}` has {} bytes, and {SOCKET_PATH_MAX} are the most",
-                path.display(),
-                path.as_os_str().len()
-            ),
-        )
-        .hint("set XDG_RUNTIME_DIR (or rootlesskit.state-dir, or dockerd's --exec-root) to a shorter path")),
-    }
+    let of_rootlesskit = names
+        .into_iter()
+        .map(|name| (state_dir.join(name), SOCKET_PATH_MAX));
+    let mut sockets = of_rootlesskit.chain(daemon_sockets.iter().cloned());
+    let Some((path, limit)) = sockets.find(|(path, limit)| path.as_os_str().len() > *limit) else {
+        return Ok(());
+    };
+    let (shown, length) = (path.display(), path.as_os_str().len());
+    Err(Error::new(
+        Exit::Config,
+        format!("the socket path `{shown}` has {length} bytes, and {limit} are the most"),
+    )
+    .hint("set XDG_RUNTIME_DIR (or rootlesskit.state-dir, or dockerd's --exec-root) to a shorter path"))
 }
 
 /// The state directory must be one that rootlesskit may delete, for that is what it does.
