@@ -7,12 +7,13 @@ use std::path::Path;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::command;
+use crate::command::{self, run::Request};
 use crate::environment::Environment;
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::plan::STAGE;
 use crate::report::Format;
 
@@ -77,6 +78,9 @@ enum Command {
     Config {
         #[command(flatten)]
         assignments: Assignments,
+        /// How to print
+        #[arg(long, value_enum, default_value = "text", global = true)]
+        format: Format,
         #[command(subcommand)]
         command: Config,
     },
@@ -109,9 +113,6 @@ enum Config {
         /// Say where each value comes from
         #[arg(long)]
         origin: bool,
-        /// How to print
-        #[arg(long, value_enum, default_value = "text")]
-        format: Format,
     },
     /// Print every place that sets KEY, and which one counts
     Explain {
@@ -130,53 +131,65 @@ enum Config {
 /// The error to print and to end with. A launch that succeeds does not return.
 pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error> {
     if words.get(1).is_some_and(|word| word == STAGE) {
-        start_messages(&Messages::default(), environment)?;
+        start_messages(&Messages::default(), environment);
         return command::stage::run(&words[2..], environment);
     }
     let name = words.first().and_then(|name| Path::new(name).file_name());
     if name == Some(OsStr::new("dockerd-rootless.sh")) {
-        start_messages(&Messages::default(), environment)?;
+        start_messages(&Messages::default(), environment);
         return command::drop_in::run(&words[1..], environment);
     }
     let cli = match Cli::try_parse_from(with_default_command(words)) {
         Ok(cli) => cli,
         Err(usage) => usage.exit(),
     };
-    let level = start_messages(&cli.messages, environment)?;
+    let level = start_messages(&cli.messages, environment);
+    let request = |launch: Launch| Request {
+        assignments: launch.assignments.assignments,
+        words: launch.words,
+        level,
+    };
     match cli.command {
-        Command::Run { exec: _, launch } => command::run::run(
-            environment,
-            &launch.assignments.assignments,
-            &launch.words,
-            level,
-        ),
-        Command::Plan { format, launch } => command::plan::run(
-            environment,
-            &launch.assignments.assignments,
-            &launch.words,
-            format,
-        ),
+        Command::Run { exec: _, launch } => command::run::run(environment, &request(launch)),
+        Command::Plan { format, launch } => {
+            command::plan::run(environment, &request(launch), format)
+        }
         Command::Config {
             assignments: Assignments { assignments },
+            format,
             command,
         } => match command {
-            Config::Show { origin, format } => {
+            Config::Show { origin } => {
                 command::config::show(environment, &assignments, origin, format)
             }
-            Config::Explain { key } => command::config::explain(environment, &assignments, &key),
-            Config::Check => command::config::check(environment, &assignments),
-            Config::Path => command::config::path(environment),
+            Config::Explain { key } => {
+                command::config::explain(environment, &assignments, &key, format)
+            }
+            Config::Check => command::config::check(environment, &assignments, format),
+            Config::Path => command::config::path(environment, format),
         },
     }
 }
 
 /// Puts `run` before the words where they name no command: none at all, or options first.
+///
+/// Options on messages may come before a command, which is looked for behind them: nobody who
+/// types `-v plan` wants to start a daemon with the word `plan`.
 fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
-    let asks_for_help =
-        |word: &OsString| matches!(word.as_bytes(), b"-h" | b"--help" | b"-V" | b"--version");
-    let has_command = words
-        .get(1)
-        .is_some_and(|word| !word.as_bytes().starts_with(b"-") || asks_for_help(word));
+    let mut rest = words.iter().skip(1).map(|word| word.as_bytes());
+    let first = loop {
+        match rest.next() {
+            Some(b"-v" | b"-vv" | b"--verbose") => {}
+            Some(b"--log-level" | b"--color") => drop(rest.next()),
+            Some(word) if word.starts_with(b"--log-level=") || word.starts_with(b"--color=") => {}
+            other => break other,
+        }
+    };
+    let has_command = match first {
+        None => false,
+        Some(b"-h" | b"--help" | b"-V" | b"--version") => true,
+        Some(word) => !word.starts_with(b"-"),
+    };
     if !has_command {
         words.insert(words.len().min(1), "run".into());
     }
@@ -184,26 +197,22 @@ fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Sends messages to standard error. Returns the level if the user chose one on the command line.
-fn start_messages(
-    messages: &Messages,
-    environment: &Environment,
-) -> Result<Option<LevelFilter>, Error> {
+fn start_messages(messages: &Messages, environment: &Environment) -> Option<LevelFilter> {
     let chosen = messages.log_level.or(match messages.verbose {
         0 => None,
         1 => Some(LevelFilter::DEBUG),
         _ => Some(LevelFilter::TRACE),
     });
-    let filter = match (chosen, environment.get("RUST_LOG")) {
-        (Some(level), _) => Targets::new().with_default(level),
-        (None, None) => Targets::new().with_default(LevelFilter::INFO),
-        (None, Some(text)) => text.to_string_lossy().parse().map_err(|error| {
-            Error::new(
-                Exit::Config,
-                format!("`RUST_LOG`: `{}` is no list of levels", text.display()),
-            )
-            .because(&error)
-            .hint("for example: RUST_LOG=debug")
-        })?,
+    let default = Targets::new().with_default(LevelFilter::INFO);
+    let stated = environment
+        .get("RUST_LOG")
+        .map(|text| (text, text.to_string_lossy().parse()));
+    let (filter, misread) = match (chosen, stated) {
+        (Some(level), _) => (Targets::new().with_default(level), None),
+        (None, None) => (default, None),
+        (None, Some((_, Ok(filter)))) => (filter, None),
+        // The variable is not ours alone, and other programs read more into it.
+        (None, Some((text, Err::<Targets, _>(error)))) => (default, Some((text, error))),
     };
     let colored = match (
         messages.color,
@@ -228,7 +237,13 @@ fn start_messages(
     } else {
         registry.with(lines.with_filter(filter)).init();
     }
-    Ok(chosen)
+    if let Some((text, error)) = misread {
+        warn!(
+            "`RUST_LOG`: `{}` is not understood ({error}); it counts as `info`",
+            text.display()
+        );
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -293,6 +308,21 @@ mod tests {
                 "{words:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_command_is_found_behind_options_on_messages() {
+        for words in [
+            &["-v", "plan"][..],
+            &["--color=never", "-vv", "plan"],
+            &["--log-level", "debug", "plan"],
+        ] {
+            assert!(
+                matches!(parse(words).command, Command::Plan { .. }),
+                "{words:?}"
+            );
+        }
+        assert!(matches!(parse(&["-v"]).command, Command::Run { .. }));
     }
 
     proptest! {

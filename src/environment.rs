@@ -29,14 +29,22 @@ impl Environment {
 
     /// Where a user's settings live: `$XDG_CONFIG_HOME`, else `~/.config`.
     pub fn config_home(&self) -> Option<PathBuf> {
-        self.absolute("XDG_CONFIG_HOME")
-            .or_else(|| Some(self.absolute("HOME")?.join(".config")))
+        self.base_directory("XDG_CONFIG_HOME", ".config")
     }
 
     /// Where a user's caches live: `$XDG_CACHE_HOME`, else `~/.cache`.
     pub fn cache_home(&self) -> Option<PathBuf> {
-        self.absolute("XDG_CACHE_HOME")
-            .or_else(|| Some(self.absolute("HOME")?.join(".cache")))
+        self.base_directory("XDG_CACHE_HOME", ".cache")
+    }
+
+    /// Where a user's data live: `$XDG_DATA_HOME`, else `~/.local/share`.
+    pub fn data_home(&self) -> Option<PathBuf> {
+        self.base_directory("XDG_DATA_HOME", ".local/share")
+    }
+
+    fn base_directory(&self, name: &str, below_home: &str) -> Option<PathBuf> {
+        self.absolute(name)
+            .or_else(|| Some(self.absolute("HOME")?.join(below_home)))
     }
 
     /// Whether `name` is there at all, be it empty.

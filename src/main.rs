@@ -1,5 +1,6 @@
 //! Captures words and variables, runs the command, prints the one error, ends with its code.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use dockerd_rootless::{cli, environment::Environment};
@@ -9,7 +10,8 @@ fn main() -> ExitCode {
     match cli::run(std::env::args_os().collect(), &environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", error.render());
+            // Where nobody listens, the exit code still says it.
+            let _ = io::stderr().write_all(error.render().as_bytes());
             ExitCode::from(error.exit() as u8)
         }
     }

@@ -5,13 +5,14 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, Warning};
 use crate::host::HostFacts;
 use crate::plan::LaunchPlan;
-use crate::settings::{Key, Layer, Settings, statements};
+use crate::settings::{Key, Layer, Origin, Settings, statements};
 use crate::words;
 
 /// How results are printed.
@@ -244,21 +245,13 @@ pub fn explain_text(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8>
     if !key.variables.is_empty() {
         let _ = writeln!(text, "  environment: {}", key.variables.join(", "));
     }
-    let winner = settings
-        .show()
-        .into_iter()
-        .find(|(shown, ..)| shown.name == key.name)
-        .map(|(_, _, origin)| origin);
+    let winner = winner_of(key, settings);
     let mark = |wins: bool| if wins { "->" } else { "  " };
     let _ = writeln!(text, "set by, lowest first:");
-    let by_default = winner == Some(&crate::settings::Origin::Default);
+    let by_default = winner == Some(&Origin::Default);
     let _ = writeln!(text, "{} default: {}", mark(by_default), key.default);
     for statement in statements(layers, key.name) {
-        let value = if key.name.starts_with("proxy.") {
-            "(not shown)".to_owned()
-        } else {
-            statement.input.describe()
-        };
+        let value = statement.value_of(key);
         let _ = writeln!(
             text,
             "{} {}: {value}",
@@ -267,4 +260,72 @@ pub fn explain_text(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8>
         );
     }
     text.into_bytes()
+}
+
+/// The same for programs.
+pub fn explain_json(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8> {
+    let said = statements(layers, key.name).map(|statement| {
+        let value = statement.value_of(key);
+        json!({"origin": statement.origin.to_string(), "value": value})
+    });
+    json_line(json!({
+        "schema": SCHEMA,
+        "key": key.name,
+        "summary": key.summary,
+        "allowed": key.expected,
+        "environment": key.variables,
+        "default": key.default,
+        "set": said.collect::<Vec<_>>(),
+        "winner": winner_of(key, settings).map(ToString::to_string),
+    }))
+}
+
+/// The place whose word on `key` counts.
+fn winner_of<'a>(key: &Key, settings: &'a Settings) -> Option<&'a Origin> {
+    let mut shown = settings.show().into_iter();
+    shown
+        .find(|(shown, ..)| shown.name == key.name)
+        .map(|(_, _, origin)| origin)
+}
+
+/// Which of the configuration files there are, all valid, and what is odd.
+pub fn check_text(files: &[(PathBuf, bool)], warnings: &[Warning]) -> Vec<u8> {
+    let state = |exists: bool| if exists { "valid" } else { "absent" };
+    let files = files
+        .iter()
+        .map(|(path, exists)| format!("{}: {}\n", path.display(), state(*exists)));
+    let warnings = warnings
+        .iter()
+        .map(|warning| format!("warning: {}\n", warning.0));
+    files
+        .chain(["environment: valid\n".to_owned()])
+        .chain(warnings)
+        .collect::<String>()
+        .into_bytes()
+}
+
+/// The same for programs.
+pub fn check_json(files: &[(PathBuf, bool)], warnings: &[Warning]) -> Vec<u8> {
+    let files = files
+        .iter()
+        .map(|(path, exists)| json!({"path": json_word(path.as_os_str()), "exists": exists}));
+    let warnings: Vec<&String> = warnings.iter().map(|warning| &warning.0).collect();
+    json_line(json!({"schema": SCHEMA, "files": files.collect::<Vec<_>>(), "warnings": warnings}))
+}
+
+/// The configuration files, one a line.
+pub fn paths_text(paths: &[PathBuf]) -> Vec<u8> {
+    paths
+        .iter()
+        .flat_map(|path| [path.as_os_str().as_bytes(), b"\n"].concat())
+        .collect()
+}
+
+/// The same for programs.
+pub fn paths_json(paths: &[PathBuf]) -> Vec<u8> {
+    let paths: Vec<Value> = paths
+        .iter()
+        .map(|path| json_word(path.as_os_str()))
+        .collect();
+    json_line(json!({"schema": SCHEMA, "paths": paths}))
 }

@@ -19,7 +19,7 @@ pub fn show(
     format: Format,
 ) -> Result<(), Error> {
     let settings = Settings::resolve(&layers(environment, assignments)?)?;
-    report::print(&match format {
+    report::print(match format {
         Format::Text => report::settings_text(&settings, origin),
         Format::Json => report::settings_json(&settings),
     })
@@ -33,48 +33,48 @@ pub fn explain(
     environment: &Environment,
     assignments: &[OsString],
     name: &str,
+    format: Format,
 ) -> Result<(), Error> {
     let key = Key::find(name).map_err(|nearest| {
         Error::new(Exit::Usage, format!("unknown key `{name}`")).hint(nearest)
     })?;
     let layers = layers(environment, assignments)?;
     let settings = Settings::resolve(&layers)?;
-    report::print(report::explain_text(key, &layers, &settings))
+    report::print(match format {
+        Format::Text => report::explain_text(key, &layers, &settings),
+        Format::Json => report::explain_json(key, &layers, &settings),
+    })
 }
 
-/// `config check`: one line per file and what is odd, or the first error.
+/// `config check`: which files there are and what is odd, or the first error.
 ///
 /// # Errors
 /// Whatever is wrong with the settings.
-pub fn check(environment: &Environment, assignments: &[OsString]) -> Result<(), Error> {
-    let mut lines = String::new();
+pub fn check(
+    environment: &Environment,
+    assignments: &[OsString],
+    format: Format,
+) -> Result<(), Error> {
+    let mut files = Vec::new();
     for path in config_paths(environment) {
-        let state = if read_file(&path)?.is_some() {
-            "valid"
-        } else {
-            "absent"
-        };
-        lines.push_str(&format!("{}: {state}\n", path.display()));
+        let exists = read_file(&path)?.is_some();
+        files.push((path, exists));
     }
     let settings = Settings::resolve(&layers(environment, assignments)?)?;
-    lines.push_str("environment: valid\n");
-    lines.extend(
-        settings
-            .warnings
-            .iter()
-            .map(|warning| format!("warning: {}\n", warning.0)),
-    );
-    report::print(lines.as_bytes())
+    report::print(match format {
+        Format::Text => report::check_text(&files, &settings.warnings),
+        Format::Json => report::check_json(&files, &settings.warnings),
+    })
 }
 
 /// `config path`: the files, lowest first.
 ///
 /// # Errors
 /// Fails only if standard output does.
-pub fn path(environment: &Environment) -> Result<(), Error> {
-    let lines: String = config_paths(environment)
-        .iter()
-        .map(|path| format!("{}\n", path.display()))
-        .collect();
-    report::print(lines.as_bytes())
+pub fn path(environment: &Environment, format: Format) -> Result<(), Error> {
+    let paths = config_paths(environment);
+    report::print(match format {
+        Format::Text => report::paths_text(&paths),
+        Format::Json => report::paths_json(&paths),
+    })
 }

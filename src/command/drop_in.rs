@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::run::Request;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::words;
@@ -26,5 +27,9 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
             meant.display()
         )));
     }
-    super::run::run(environment, &[], words, None)
+    let request = Request {
+        words: words.to_vec(),
+        ..Request::default()
+    };
+    super::run::run(environment, &request)
 }

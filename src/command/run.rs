@@ -8,29 +8,30 @@ use tracing::{info, warn};
 use super::layers;
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::os::launch;
+use crate::host::HostFacts;
 use crate::os::probe::{self, Thoroughness};
-use crate::plan::LaunchPlan;
+use crate::os::{launch, session};
+use crate::plan::{self, LaunchPlan};
 use crate::report;
 use crate::settings::Settings;
 
-/// Launches the daemon with `words`. `level` is the one that the namespace stage is to log at.
+/// What a launch is asked for on the command line.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The `KEY=VALUE` words of `--set`.
+    pub assignments: Vec<OsString>,
+    /// The daemon's words.
+    pub words: Vec<OsString>,
+    /// The level that the user chose for messages, the namespace stage's included.
+    pub level: Option<LevelFilter>,
+}
+
+/// Launches the daemon.
 ///
 /// # Errors
 /// Returns only if the launch is refused or fails.
-pub fn run(
-    environment: &Environment,
-    assignments: &[OsString],
-    words: &[OsString],
-    level: Option<LevelFilter>,
-) -> Result<(), Error> {
-    let (mut plan, host) = prepare(environment, assignments, words, Thoroughness::Launch)?;
-    if let Some(level) = level {
-        plan.environment.set.insert(
-            "RUST_LOG",
-            (level.to_string().into(), "the command line".to_owned()),
-        );
-    }
+pub fn run(environment: &Environment, request: &Request) -> Result<(), Error> {
+    let (plan, host) = prepare(environment, request, Thoroughness::Launch)?;
     for warning in &plan.warnings {
         warn!("{}", warning.0);
     }
@@ -38,18 +39,26 @@ pub fn run(
     Err(launch::exec(&plan))
 }
 
-/// Settings, then facts, then the plan. Nothing is changed by that.
+/// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or
+/// written for somebody who will be refused.
 ///
 /// # Errors
 /// Every refusal of [`LaunchPlan::build`], and whatever is wrong with the settings.
 pub fn prepare(
     environment: &Environment,
-    assignments: &[OsString],
-    words: &[OsString],
+    request: &Request,
     thoroughness: Thoroughness,
-) -> Result<(LaunchPlan, crate::host::HostFacts), Error> {
-    let settings = Settings::resolve(&layers(environment, assignments)?)?;
-    let host = probe::host(&settings, environment, words, thoroughness)?;
-    let plan = LaunchPlan::build(&settings, &host, environment, words)?;
+) -> Result<(LaunchPlan, HostFacts), Error> {
+    let person = session::person(environment);
+    plan::refuse_person(&person)?;
+    let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
+    let host = probe::host(&settings, environment, &request.words, person, thoroughness)?;
+    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words)?;
+    if let Some(level) = request.level {
+        let why = "so that the namespace stage says as much".to_owned();
+        plan.environment
+            .set
+            .insert("RUST_LOG", (level.to_string().into(), why));
+    }
     Ok((plan, host))
 }

@@ -1,9 +1,10 @@
 //! The daemon's own configuration file, as far as it decides what may stand on the command line:
 //! dockerd refuses a directive that is given in both places.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// What `daemon.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,28 +14,40 @@ pub enum DaemonJson {
     Absent,
     /// It cannot be read or understood, and why; dockerd will say more.
     Unknown(String),
-    /// The keys at its top, and of them those that are `false`.
+    /// The keys at its top and one level below: dockerd compares both with its flags.
     Keys {
         /// All keys.
         set: BTreeSet<String>,
         /// The keys that are literally `false`, such as `iptables`.
         off: BTreeSet<String>,
+        /// The keys at the top that hold text, such as `data-root`.
+        texts: BTreeMap<String, String>,
     },
 }
 
 impl DaemonJson {
-    /// Reads the text of the file.
+    /// Reads the text of the file; blank text says nothing, as dockerd has it.
     pub fn parse(text: &str) -> Self {
-        match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-            Err(error) => Self::Unknown(error.to_string()),
-            Ok(object) => Self::Keys {
-                off: object
-                    .iter()
-                    .filter(|(_, value)| **value == false)
-                    .map(|(key, _)| key.clone())
-                    .collect(),
-                set: object.into_iter().map(|(key, _)| key).collect(),
-            },
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if text.is_empty() {
+            return Self::Absent;
+        }
+        let object: Map<String, Value> = match serde_json::from_str(text) {
+            Ok(object) => object,
+            Err(error) => return Self::Unknown(error.to_string()),
+        };
+        let nested = object.values().filter_map(Value::as_object).flatten();
+        let all: Vec<(&String, &Value)> = object.iter().chain(nested).collect();
+        let text_of =
+            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        Self::Keys {
+            set: all.iter().map(|(key, _)| (*key).clone()).collect(),
+            off: all
+                .iter()
+                .filter(|(_, value)| **value == false)
+                .map(|(key, _)| (*key).clone())
+                .collect(),
+            texts: object.iter().filter_map(text_of).collect(),
         }
     }
 
@@ -50,6 +63,14 @@ impl DaemonJson {
     /// Whether the file says `false` to `key`.
     pub fn turns_off(&self, key: &str) -> bool {
         matches!(self, Self::Keys { off, .. } if off.contains(key))
+    }
+
+    /// The text that the file gives to `key`.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self {
+            Self::Keys { texts, .. } => texts.get(key).map(String::as_str),
+            Self::Absent | Self::Unknown(_) => None,
+        }
     }
 }
 
@@ -70,5 +91,17 @@ mod tests {
         assert!(matches!(json, DaemonJson::Unknown(_)));
         assert!(json.may_set("mtu") && !json.turns_off("iptables"));
         assert!(!DaemonJson::Absent.may_set("mtu"));
+    }
+
+    #[test]
+    fn nested_keys_count_and_blank_text_says_nothing() {
+        let json =
+            DaemonJson::parse(r#"{"x": {"mtu": 1400, "iptables": false}, "data-root": "/d"}"#);
+        assert!(json.may_set("mtu") && json.turns_off("iptables"));
+        assert_eq!((json.text("data-root"), json.text("x")), (Some("/d"), None));
+        for text in ["", " \n", "\u{feff}"] {
+            assert_eq!(DaemonJson::parse(text), DaemonJson::Absent, "{text:?}");
+        }
+        assert!(!DaemonJson::parse("{}").may_set("mtu"));
     }
 }

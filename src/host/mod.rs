@@ -7,7 +7,9 @@ mod session;
 mod tools;
 
 pub use daemon_json::DaemonJson;
-pub use session::{Directory, ListenFds, Lock, PidFile, PidState, Process, Session, StateDir};
+pub use session::{
+    Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
+};
 pub use tools::{
     Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
     parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,

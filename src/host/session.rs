@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::DaemonJson;
 
-/// Who runs us, and what the launch will meet.
+/// Who runs us, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
+pub struct Person {
     /// The effective user id.
     pub uid: u32,
     /// `$HOME`, and whether a directory is there.
@@ -19,6 +19,13 @@ pub struct Session {
     pub runtime_dir: Option<(PathBuf, Directory)>,
     /// Whether the runtime directory was found without the variable.
     pub runtime_dir_guessed: bool,
+}
+
+/// What a launch will meet in the places that it uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Whose session it is.
+    pub person: Person,
     /// The state directory that rootlesskit will be given.
     pub state_dir: StateDir,
     /// The lock of a containerd-rootless of the same user.
@@ -62,8 +69,9 @@ pub struct StateDir {
     pub path: PathBuf,
     /// What is there.
     pub directory: Directory,
-    /// Whether it is, or holds, the home or the runtime directory, all links followed.
-    pub holds_session: bool,
+    /// The home, the runtime directory, or a directory of the daemon's that it is or holds, all
+    /// links followed.
+    pub holds: Option<PathBuf>,
     /// The names in it that rootlesskit did not make, in order.
     pub foreign: Vec<OsString>,
     /// Its lock.

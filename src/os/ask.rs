@@ -7,11 +7,14 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -107,14 +110,8 @@ impl Asker {
 
     /// Begins to ask the program `path`; several programs answer at the same time.
     pub fn ask<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
-        let identity = match Identity::of(path) {
-            Ok(identity) => identity,
-            Err(error) => {
-                return Question::Settled(Answer::Unknown(format!(
-                    "its file cannot be read: {error}"
-                )));
-            }
-        };
+        // A program that may be run but not read is asked each time.
+        let identity = Identity::of(path).unwrap_or_default();
         let key = path.to_str().map(|path| format!("{path} {question}"));
         let key = key.zip(identity);
         if let Some((key, identity)) = &key
@@ -126,7 +123,10 @@ impl Asker {
         }
         debug!("asking {} {question}", path.display());
         let mut command = Command::new(path);
-        command.arg(question).env("PATH", &self.search_path);
+        command
+            .arg(question)
+            .env("PATH", &self.search_path)
+            .process_group(0);
         let process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -143,10 +143,13 @@ impl Asker {
     /// business, and one that stands in for a daemon may well start it.
     pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
         match Identity::of(path) {
+            Ok(Some(_)) => self.ask(path, question),
             Ok(None) => Question::Settled(Answer::Unknown(
                 "it is a script, which is not asked".to_owned(),
             )),
-            _ => self.ask(path, question),
+            Err(error) => {
+                Question::Settled(Answer::Unknown(format!("its file cannot be read: {error}")))
+            }
         }
     }
 
@@ -229,8 +232,11 @@ fn write_kept(path: &Path, kept: &Kept) -> io::Result<()> {
 /// What `child` writes, at the latest until `deadline`.
 fn read_answer(mut child: Child, deadline: Instant) -> io::Result<String> {
     let text = read_stdout(&mut child, deadline);
-    // A program that has closed its output has said all; one that has not must not outlive us.
-    child.kill()?;
+    // A program that has closed its output has said all; one that has not must not outlive us,
+    // and neither must what it started.
+    if let Ok(group) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
     child.wait()?;
     text
 }

@@ -7,4 +7,5 @@ pub mod launch;
 pub mod namespace;
 mod netfilter;
 pub mod probe;
+pub mod session;
 mod sockets;

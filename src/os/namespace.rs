@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tracing::{debug, warn};
 
-use super::{launch, netfilter, probe, sockets};
+use super::{launch, netfilter, probe, session, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::{Family, Stage, Step};
@@ -71,7 +71,7 @@ fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Error> {
                 }
             }
             Step::RebindBroken(path) => rebind_broken(path).map_err(|error| failed(&error))?,
-            Step::Forward => in_network(stage, forward)?.map_err(|error| failed(&error))?,
+            Step::Forward => in_network(stage, forward)?,
             Step::LegacyIptables {
                 family,
                 program,
@@ -122,7 +122,7 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         )
         .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
     };
-    match probe::user_namespace() {
+    match session::user_namespace() {
         Ok(inode) if inode != outside => {}
         Ok(_) => return refuse("its user namespace is the launcher's".to_owned()),
         Err(error) => return refuse(format!("/proc/self/ns/user: {error}")),
@@ -261,18 +261,16 @@ fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<
     })
 }
 
-/// Lets the network namespace forward: dockerd's nftables backend expects to find it on. IPv6 is
-/// left alone where the host has none (moby 5c9f2e0388).
-fn forward() -> io::Result<()> {
+/// Lets the network namespace forward: dockerd's nftables backend expects to find it on, its
+/// iptables backend turns it on by itself. Whether it is needed is dockerd's to say, so a failure
+/// does not stop the launch; a host without IPv6 is no news at all (moby 5c9f2e0388).
+fn forward() {
+    if let Err(error) = turn_on("/proc/sys/net/ipv4/ip_forward") {
+        warn!("/proc/sys/net/ipv4/ip_forward cannot be set to 1: {error}");
+    }
     if let Err(error) = turn_on("/proc/sys/net/ipv6/conf/all/forwarding") {
         debug!("IPv6 is not forwarded: {error}");
     }
-    turn_on("/proc/sys/net/ipv4/ip_forward").map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("/proc/sys/net/ipv4/ip_forward: {error}"),
-        )
-    })
 }
 
 /// Writes `1`, unless it is there: /proc/sys may be read-only, and right already.

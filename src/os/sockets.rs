@@ -25,10 +25,8 @@ const SHELTER: RawFd = 200;
 pub fn passed(environment: &Environment) -> Option<ListenFds> {
     let number = |name| environment.get(name)?.to_str()?.parse::<u32>().ok();
     let (pid, count) = (number("LISTEN_PID")?, number("LISTEN_FDS")?);
-    let width = RawFd::try_from(count)
-        .ok()
-        .filter(|width| (1..=64).contains(width))?;
-    if pid != std::process::id() || (FIRST..FIRST + width).any(|fd| !is_open(fd)) {
+    let width = RawFd::try_from(count).ok().filter(|width| *width > 0)?;
+    if pid != std::process::id() || (FIRST..FIRST.saturating_add(width)).any(|fd| !is_open(fd)) {
         return None;
     }
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;

@@ -2,14 +2,15 @@
 //! the iptables backend. Whatever the user says himself, in words or in `daemon.json`, stands.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Reason;
 use super::flags::DockerdWords;
 use super::network::Effective;
+use super::places::Places;
 use super::preflight::SOCKET_PATH_MAX;
 use super::stage::{Family, Step};
+use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::host::{HostFacts, Tools};
 use crate::settings::{Choice, Iptables, Settings};
@@ -43,17 +44,19 @@ impl Daemon {
         settings: &Settings,
         host: &HostFacts,
         network: &Effective,
+        environment: &Environment,
         words: &[OsString],
         runtime_dir: &Path,
     ) -> Result<Self, Error> {
         let user_words = super::stated_daemon_words(settings, words);
         let user = DockerdWords(&user_words);
         let mut warnings = Vec::new();
+        let places = Places::find(user, &host.session.daemon_json.1, environment, runtime_dir);
         let (mtu_words, mtu) = container_mtu(settings, host, network, user);
         let (host_words, hosts) = hosts(host, user, &mut warnings);
         let (iptables, backend) = iptables(settings, host, user)?;
         Ok(Self {
-            sockets: sockets(host, user, runtime_dir, host_words.is_empty()),
+            sockets: sockets(host, user, &places, runtime_dir, host_words.is_empty()),
             words: [mtu_words, host_words, user_words.clone()].concat(),
             iptables,
             reasons: [mtu].into_iter().chain(hosts).chain([backend]).collect(),
@@ -191,9 +194,9 @@ fn iptables(
         return by_path(&settings.iptables.origin.to_string());
     }
     if asked == Iptables::Auto {
-        let is_legacy = |path: &PathBuf| {
+        let is_nft = |path: &PathBuf| {
             path.file_name()
-                .is_some_and(|name| name.as_bytes().starts_with(b"xtables-legacy"))
+                .is_some_and(|name| name == "xtables-nft-multi")
         };
         let other_backend = |value: &OsStr| value != "iptables";
         if user.turns_off("iptables") || daemon_json.turns_off("iptables") {
@@ -207,21 +210,23 @@ fn iptables(
         {
             return by_path("dockerd is told which firewall backend to use");
         }
-        if iptables.as_ref().is_some_and(is_legacy) {
-            return by_path("PATH has the legacy backend first already");
+        if iptables.as_ref().is_some_and(|path| !is_nft(path)) {
+            return by_path("PATH has another iptables than the nft backend first");
         }
         if iptables_legacy.is_none() {
             return by_path("no iptables-legacy is installed");
         }
     }
-    if !settings
-        .copy_up
-        .value
-        .0
-        .iter()
-        .any(|path| path == Path::new("/run"))
-    {
-        return by_path("/run is not copied up, so there is no place of our own for the links");
+    if !settings.copies_up("/run") {
+        let why = "/run is not copied up, so there is no place of our own for the links";
+        return match asked {
+            Iptables::Legacy => Err(Error::new(
+                Exit::Config,
+                format!("daemon.iptables is `legacy`, but {why}"),
+            )
+            .hint("add \"/run\" to rootlesskit.copy-up, or unset DOCKERD_ROOTLESS_IPTABLES")),
+            _ => by_path(why),
+        };
     }
     let required = asked == Iptables::Legacy;
     if required && iptables_legacy.is_none() {
@@ -256,6 +261,7 @@ fn iptables(
 fn sockets(
     host: &HostFacts,
     user: DockerdWords<'_>,
+    places: &Places,
     runtime_dir: &Path,
     binds_default: bool,
 ) -> Vec<(PathBuf, usize)> {
@@ -264,15 +270,9 @@ fn sockets(
     if binds_default && !user.has_hosts() && !daemon_json.may_set("hosts") {
         sockets.push((runtime_dir.join("docker.sock"), SOCKET_PATH_MAX));
     }
-    if !daemon_json.may_set("exec-root") {
-        let exec_root = user
-            .long("exec-root")
-            .flatten()
-            .map_or_else(|| runtime_dir.join("docker"), PathBuf::from);
-        if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {
-            let longest = exec_root.join("containerd/containerd-debug.sock");
-            sockets.push((longest, CONTAINERD_SOCKET_PATH_MAX));
-        }
+    if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {
+        let longest = places.exec_root.join("containerd/containerd-debug.sock");
+        sockets.push((longest, CONTAINERD_SOCKET_PATH_MAX));
     }
     sockets
 }

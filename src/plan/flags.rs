@@ -28,8 +28,8 @@ const ROOTLESSKIT_SWITCHES: &[&str] = &[
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RootlesskitFlags<'a> {
     flags: Vec<(&'a str, Option<&'a OsStr>)>,
-    /// The first word that is no flag. rootlesskit would run it instead of the daemon.
-    pub stray: Option<&'a OsStr>,
+    /// What is wrong with the words, as a sentence's end.
+    pub fault: Option<String>,
 }
 
 impl<'a> RootlesskitFlags<'a> {
@@ -40,33 +40,49 @@ impl<'a> RootlesskitFlags<'a> {
                 || facts.is_some_and(|facts| facts.flags.get(name) == Some(&false))
         };
         let mut reading = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let bytes = word.as_bytes();
-            let dashes = bytes
-                .iter()
-                .take(2)
-                .take_while(|byte| **byte == b'-')
-                .count();
-            let name = &bytes[dashes..];
-            let (name, value) = match name.iter().position(|byte| *byte == b'=') {
-                Some(at) => (&name[..at], Some(OsStr::from_bytes(&name[at + 1..]))),
-                None => (name, None),
-            };
-            let Some(name) = std::str::from_utf8(name)
-                .ok()
-                .filter(|name| dashes > 0 && !name.is_empty())
-            else {
-                reading.stray = Some(word);
+        let mut rest = words.iter();
+        while let Some(word) = rest.next() {
+            let Some((name, value)) = flag_of(word) else {
+                reading.fault = Some(format!(
+                    "`{}` is no flag, and rootlesskit would run it instead of the daemon",
+                    word.display()
+                ));
                 break;
             };
             let value = match value {
-                None if !is_switch(name) => words.next().map(OsString::as_os_str),
+                None if !is_switch(name) => match rest.next() {
+                    None => {
+                        reading.fault = Some(format!("`{}` lacks its value", word.display()));
+                        break;
+                    }
+                    next => next.map(OsString::as_os_str),
+                },
                 stated => stated,
             };
             reading.flags.push((name, value));
         }
+        if reading.fault.is_none() {
+            reading.fault = reading.fault_of_state_dir(words);
+        }
         reading
+    }
+
+    /// rootlesskit deletes its state directory, so there must be no doubt which one it is: each
+    /// word that looks like the flag must have been read as one. A switch that is newer than this
+    /// program would otherwise hide it, by being taken for a flag with a value.
+    fn fault_of_state_dir(&self, words: &[OsString]) -> Option<String> {
+        let names_it = |word: &OsString| flag_of(word).is_some_and(|(name, _)| name == "state-dir");
+        let looks_like_it = words.iter().filter(|word| names_it(word)).count();
+        let read = self.flags.iter().filter(|(name, _)| *name == "state-dir");
+        if looks_like_it != read.clone().count() {
+            return Some(
+                "it is not clear whether `--state-dir` is a flag or a value in it".to_owned(),
+            );
+        }
+        let mut values = read.filter_map(|(_, value)| *value);
+        values
+            .any(OsStr::is_empty)
+            .then(|| "`--state-dir` has an empty value".to_owned())
     }
 
     /// The value that the last flag called `name` has.
@@ -84,6 +100,23 @@ impl<'a> RootlesskitFlags<'a> {
             )
         }))
     }
+}
+
+/// The name of a flag and the value behind its `=`, if `word` is a flag at all.
+fn flag_of(word: &OsStr) -> Option<(&str, Option<&OsStr>)> {
+    let bytes = word.as_bytes();
+    let dashes = bytes
+        .iter()
+        .take(2)
+        .take_while(|byte| **byte == b'-')
+        .count();
+    let flag = &bytes[dashes..];
+    let (name, value) = match flag.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&flag[..at], Some(OsStr::from_bytes(&flag[at + 1..]))),
+        None => (flag, None),
+    };
+    let name = std::str::from_utf8(name).ok()?;
+    (dashes > 0 && !name.is_empty()).then_some((name, value))
 }
 
 /// dockerd's words. It takes no positional ones, so what does not start with a dash is a value.
@@ -111,20 +144,40 @@ impl<'a> DockerdWords<'a> {
         found
     }
 
-    /// Whether `-x` is given, alone, with its value, or behind the switches `D`, `v` and `h`.
-    pub fn short(self, letter: u8) -> bool {
-        self.0.iter().map(|word| word.as_bytes()).any(|word| {
-            let letters = word
+    /// The value of the last `-x`, behind it or behind the switches `D`, `v` and `h`.
+    pub fn short(self, letter: u8) -> Option<&'a OsStr> {
+        let mut found = None;
+        for (at, word) in self.0.iter().enumerate() {
+            let Some(letters) = word
+                .as_bytes()
                 .strip_prefix(b"-")
-                .filter(|letters| letters.first() != Some(&b'-'))
-                .unwrap_or(b"");
-            letters.iter().find(|other| !b"Dvh".contains(other)) == Some(&letter)
-        })
+                .filter(|rest| rest.first() != Some(&b'-'))
+            else {
+                continue;
+            };
+            let first = letters.iter().position(|other| !b"Dvh".contains(other));
+            let Some(first) = first.filter(|first| letters[*first] == letter) else {
+                continue;
+            };
+            let value = letters[first + 1..]
+                .strip_prefix(b"=")
+                .unwrap_or(&letters[first + 1..]);
+            found = match value {
+                [] => self.0.get(at + 1).map(OsString::as_os_str),
+                value => Some(OsStr::from_bytes(value)),
+            };
+        }
+        found
+    }
+
+    /// The value of `--name`, or of its short form if it has one.
+    pub fn value(self, name: &str, letter: Option<u8>) -> Option<&'a OsStr> {
+        self.long(name).flatten().or_else(|| self.short(letter?))
     }
 
     /// Whether the words say where to listen.
     pub fn has_hosts(self) -> bool {
-        self.long("host").is_some() || self.short(b'H')
+        self.long("host").is_some() || self.short(b'H').is_some()
     }
 
     /// Whether `--name` is turned off by `--name=false`.
@@ -156,18 +209,40 @@ mod tests {
 
     #[test]
     fn reads_rootlesskit_flags_as_go_does() {
+        let evil = Some("`evil` is no flag, and rootlesskit would run it instead of the daemon");
+        let unclear = Some("it is not clear whether `--state-dir` is a flag or a value in it");
         let cases: &[(&str, Option<&str>, Option<&str>)] = &[
             ("", None, None),
             ("--state-dir=/a", Some("/a"), None),
             ("-state-dir /a --debug", Some("/a"), None),
             ("--state-dir /a --state-dir=/b", Some("/b"), None),
             ("-p 0.0.0.0:80:80/tcp --state-dir=/a", Some("/a"), None),
-            ("--debug evil --state-dir=/a", None, Some("evil")),
-            ("-- --state-dir=/a", None, Some("--")),
-            ("--state-dir=/a -", Some("/a"), Some("-")),
-            ("--state-dir", None, None),
+            ("--debug evil", None, evil),
+            (
+                "-- --debug",
+                None,
+                Some("`--` is no flag, and rootlesskit would run it instead of the daemon"),
+            ),
+            (
+                "-",
+                None,
+                Some("`-` is no flag, and rootlesskit would run it instead of the daemon"),
+            ),
+            ("--debug --cidr", None, Some("`--cidr` lacks its value")),
+            ("--state-dir", None, Some("`--state-dir` lacks its value")),
+            (
+                "--state-dir=",
+                Some(""),
+                Some("`--state-dir` has an empty value"),
+            ),
+            ("--newer-switch --state-dir=/a", None, unclear),
+            (
+                "--state-dir --state-dir=/a",
+                Some("--state-dir=/a"),
+                unclear,
+            ),
         ];
-        for (line, state_dir, stray) in cases {
+        for (line, state_dir, fault) in cases {
             let words = words(line);
             let flags = RootlesskitFlags::read(&words, None);
             assert_eq!(
@@ -175,11 +250,7 @@ mod tests {
                 *state_dir,
                 "state dir of {line:?}"
             );
-            assert_eq!(
-                flags.stray.and_then(OsStr::to_str),
-                *stray,
-                "stray word of {line:?}"
-            );
+            assert_eq!(flags.fault.as_deref(), *fault, "fault of {line:?}");
         }
     }
 
@@ -232,6 +303,18 @@ mod tests {
         assert_eq!(read.long("mtu"), Some(Some(OsStr::new("2"))));
         assert_eq!(read.long("pidfile"), Some(Some(OsStr::new("/a"))));
         assert_eq!(read.long("exec-root"), None);
+        for (line, expected) in [
+            ("-p /a", "/a"),
+            ("-p=/a", "/a"),
+            ("-Dp/a", "/a"),
+            ("--pidfile /b -p /a", "/b"),
+        ] {
+            assert_eq!(
+                DockerdWords(&words(line)).value("pidfile", Some(b'p')),
+                Some(OsStr::new(expected)),
+                "{line}"
+            );
+        }
         assert!(read.turns_off("iptables") && !read.turns_off("mtu"));
         assert!(!DockerdWords(&words("--iptables=false --iptables")).turns_off("iptables"));
     }

@@ -6,6 +6,7 @@
 mod daemon;
 mod flags;
 mod network;
+mod places;
 mod preflight;
 mod stage;
 
@@ -15,10 +16,12 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{HostFacts, ListenFds, PidFile, PidState};
+use crate::host::{HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts};
 use crate::settings::{Origin, Settings};
 pub use flags::{DockerdWords, RootlesskitFlags};
 use network::Network;
+pub use places::{Places, daemon_json};
+pub use preflight::refuse_person;
 pub use stage::{Family, STAGE, Stage, Step};
 
 /// Directories that Debian leaves out of users' PATH and that hold iptables and dockerd.
@@ -76,10 +79,6 @@ impl Reason {
             why: why.into(),
         }
     }
-
-    fn of(key: &'static str, value: &OsStr, origin: &Origin) -> Self {
-        Self::new(key, value, origin.to_string())
-    }
 }
 
 impl LaunchPlan {
@@ -94,7 +93,7 @@ impl LaunchPlan {
         words: &[OsString],
     ) -> Result<Self, Error> {
         let HostFacts { tools, session, .. } = host;
-        let runtime_dir = preflight::refuse_session(session)?;
+        let runtime_dir = preflight::refuse_person(&session.person)?;
         let rootlesskit = required_program(
             tools.rootlesskit.path(),
             settings.rootlesskit_binary.value.as_deref(),
@@ -102,15 +101,25 @@ impl LaunchPlan {
         )?;
         let flags =
             RootlesskitFlags::read(&settings.rootlesskit_flags.value, tools.rootlesskit.known());
-        if let Some(stray) = flags.stray {
-            return Err(Error::new(Exit::Config, format!("rootlesskit.flags ({}): `{}` is no flag, and rootlesskit would run it instead of the daemon", settings.rootlesskit_flags.origin, stray.display()))
-                .hint("join a flag and its value by `=`, and quote values with blanks"));
+        if let Some(fault) = &flags.fault {
+            let origin = &settings.rootlesskit_flags.origin;
+            return Err(Error::new(
+                Exit::Config,
+                format!("rootlesskit.flags ({origin}): {fault}"),
+            )
+            .hint("join a flag and its value by `=`, and quote values with blanks"));
         }
         let network = Network::decide(settings, tools, &flags)?;
-        let daemon =
-            daemon::Daemon::decide(settings, host, &network.effective, words, runtime_dir)?;
+        let daemon = daemon::Daemon::decide(
+            settings,
+            host,
+            &network.effective,
+            environment,
+            words,
+            runtime_dir,
+        )?;
         preflight::refuse_long_paths(&session.state_dir.path, &network.effective, &daemon.sockets)?;
-        preflight::refuse_foreign_state_dir(&session.state_dir, session)?;
+        preflight::refuse_foreign_state_dir(&session.state_dir, session.person.uid)?;
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(settings, tools, &flags)?;
         let dockerd = required_program(
@@ -131,16 +140,23 @@ impl LaunchPlan {
                 .collect(),
         };
         let mut warnings = settings.warnings.clone();
-        warnings.extend(network.warnings.iter().cloned());
-        warnings.extend(network.warn_of_ipv6(settings));
+        warnings.extend(network.warnings(settings, tools));
         warnings.extend(daemon.warnings);
-        let stale = |file: &PidFile| match &file.state {
-            PidState::Stale(why) => Some((file.path.clone(), why.clone())),
-            PidState::Absent | PidState::Running(_) => None,
-        };
-        let sockets = session.listen_fds.clone();
+        let mut removals = Vec::new();
+        for PidFile { path, state } in &session.pid_files {
+            match state {
+                PidState::Stale(why) if path.starts_with(runtime_dir) => {
+                    removals.push((path.clone(), why.clone()));
+                }
+                PidState::Stale(why) => warnings.push(Warning(format!(
+                    "`{}` is stale ({why}), and dockerd will not start over it: remove it",
+                    path.display()
+                ))),
+                PidState::Absent | PidState::Running(_) => {}
+            }
+        }
         Ok(Self {
-            removals: session.pid_files.iter().filter_map(stale).collect(),
+            removals,
             rootlesskit: rootlesskit.to_owned(),
             words: rootlesskit_words(
                 settings,
@@ -151,7 +167,7 @@ impl LaunchPlan {
             ),
             environment: environment_changes(settings, host, environment, runtime_dir),
             stage,
-            sockets,
+            sockets: session.listen_fds.clone(),
             reasons: network.reasons.into_iter().chain(daemon.reasons).collect(),
             warnings,
         })
@@ -210,16 +226,8 @@ fn rootlesskit_words(
 
 /// The stage's steps: upstream's, and ours.
 fn steps(settings: &Settings, host: &HostFacts, daemon: &daemon::Daemon) -> Vec<Step> {
-    let copied_up = |path: &str| {
-        settings
-            .copy_up
-            .value
-            .0
-            .iter()
-            .any(|directory| directory == Path::new(path))
-    };
     let mut steps = Vec::new();
-    if copied_up("/run") {
+    if settings.copies_up("/run") {
         let hidden = [
             "/run/docker",
             "/run/containerd",
@@ -228,10 +236,10 @@ fn steps(settings: &Settings, host: &HostFacts, daemon: &daemon::Daemon) -> Vec<
         ];
         steps.extend(hidden.map(|path| Step::DropLink(path.into())));
     }
-    if host.kernel.selinux && copied_up("/run") {
+    if host.kernel.selinux && settings.copies_up("/run") {
         steps.push(Step::Label("/run".into()));
     }
-    if copied_up("/etc") {
+    if settings.copies_up("/etc") {
         steps.push(Step::RebindBroken("/etc".into()));
     }
     steps.push(Step::Forward);
@@ -269,7 +277,7 @@ fn environment_changes(
             ),
         );
     }
-    if host.session.runtime_dir_guessed {
+    if host.session.person.runtime_dir_guessed {
         let why = "it was unset, and this directory is yours";
         changes
             .set
@@ -299,12 +307,13 @@ fn environment_changes(
                 .insert(name, (value.clone(), origin.to_string()));
         }
     }
+    let sockets = match host.session.listen_fds {
+        Some(_) => "the sockets wait on high descriptors, out of rootlesskit's way",
+        None => "it is meant for another process, or names sockets that are not there",
+    };
     let gone = [
-        (
-            "LISTEN_FDS",
-            "the sockets wait on high descriptors, out of rootlesskit's way",
-        ),
-        ("LISTEN_PID", "the namespace stage sets it anew"),
+        ("LISTEN_FDS", sockets),
+        ("LISTEN_PID", sockets),
         (
             "_DOCKERD_ROOTLESS_CHILD",
             "upstream's mark of its child; it means nothing here",
@@ -382,10 +391,13 @@ pub fn stated_daemon_words(settings: &Settings, words: &[OsString]) -> Vec<OsStr
     [&settings.daemon_args.value[..], words].concat()
 }
 
-/// The state directory that rootlesskit will use: its own flag in `rootlesskit.flags` comes after
-/// ours and counts. `None` means the default below the runtime directory.
-pub fn stated_state_dir(settings: &Settings) -> Option<PathBuf> {
-    let flags = RootlesskitFlags::read(&settings.rootlesskit_flags.value, None);
+/// The state directory that the user asks for: rootlesskit's own flag in `rootlesskit.flags` comes
+/// after ours and counts. `None` means the default below the runtime directory.
+pub fn stated_state_dir(
+    settings: &Settings,
+    rootlesskit: Option<&RootlesskitFacts>,
+) -> Option<PathBuf> {
+    let flags = RootlesskitFlags::read(&settings.rootlesskit_flags.value, rootlesskit);
     flags
         .value("state-dir")
         .or(settings.state_dir.value.as_deref())

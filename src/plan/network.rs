@@ -7,7 +7,7 @@ use super::Reason;
 use super::flags::RootlesskitFlags;
 use crate::error::{Error, Exit, Warning};
 use crate::host::{Answer, RootlesskitFacts, Tool, Tools, Version};
-use crate::settings::{Choice, NetworkDriver, PortDriver, Settings, Switch};
+use crate::settings::{Choice, Mtu, NetworkDriver, PortDriver, Settings, Sourced, Switch};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
 const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
@@ -27,8 +27,6 @@ pub struct Network {
     pub effective: Effective,
     /// The reasons, in the order of the decisions.
     pub reasons: Vec<Reason>,
-    /// What is odd.
-    pub warnings: Vec<Warning>,
 }
 
 /// What rootlesskit ends up with.
@@ -54,101 +52,52 @@ impl Network {
         tools: &Tools,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<Self, Error> {
-        let mut reasons = Vec::new();
-        let mut warnings = Vec::new();
-        let driver = match &settings.network_driver.value {
-            Choice::Fixed(driver) => {
-                reasons.push(Reason::of(
-                    "network.driver",
-                    driver.word(),
-                    &settings.network_driver.origin,
-                ));
-                driver.clone()
-            }
-            Choice::Auto => {
-                let (driver, why) = choose_driver(tools)?;
-                reasons.push(Reason::new("network.driver", driver.word(), why));
-                driver
-            }
-        };
-        let default_mtu = default_mtu(&driver);
-        let mtu = match settings.mtu.value {
-            Choice::Fixed(mtu) => {
-                reasons.push(Reason::of(
-                    "network.mtu",
-                    OsStr::new(&mtu.0.to_string()),
-                    &settings.mtu.origin,
-                ));
-                mtu.0
-            }
-            Choice::Auto => {
-                let why = format!("the default for {}", driver.word().display());
-                reasons.push(Reason::new(
-                    "network.mtu",
-                    OsStr::new(&default_mtu.to_string()),
-                    why,
-                ));
-                default_mtu
-            }
-        };
-        let port_driver = match &settings.port_driver.value {
-            Choice::Fixed(port_driver) => {
-                reasons.push(Reason::of(
-                    "network.port-driver",
-                    port_driver.word(),
-                    &settings.port_driver.origin,
-                ));
-                port_driver.clone()
-            }
-            Choice::Auto => {
-                let (port_driver, why) = match driver {
-                    NetworkDriver::Pasta => {
-                        (PortDriver::Implicit, "pasta forwards ports by itself")
-                    }
-                    _ => (
-                        PortDriver::Builtin,
-                        "the fastest that works with every network driver",
-                    ),
-                };
-                reasons.push(Reason::new("network.port-driver", port_driver.word(), why));
-                port_driver
-            }
-        };
-        let (detach_netns, why) = decide_detach_netns(settings, tools, &mut warnings);
-        reasons.push(Reason::new(
-            "network.detach-netns",
-            OsStr::new(if detach_netns { "true" } else { "false" }),
-            why,
-        ));
-
+        let (driver, driver_why) = stated_or(&settings.network_driver, || choose_driver(tools))?;
+        let (Mtu(mtu), mtu_why) = stated_or(&settings.mtu, || {
+            let why = format!("the default for {}", driver.word().display());
+            Ok((Mtu(default_mtu(&driver)), why))
+        })?;
+        let (port_driver, port_why) = stated_or(&settings.port_driver, || {
+            Ok(match driver {
+                NetworkDriver::Pasta => (
+                    PortDriver::Implicit,
+                    "pasta forwards ports by itself".to_owned(),
+                ),
+                _ => (
+                    PortDriver::Builtin,
+                    "the fastest that works with every network driver".to_owned(),
+                ),
+            })
+        })?;
+        let (detach_netns, detach_why) = decide_detach_netns(settings, tools);
         let stated_mtu = flags
             .value("mtu")
             .and_then(OsStr::to_str)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(mtu);
+            .and_then(|text| text.parse().ok());
         let effective_driver = flags
             .value("net")
             .map_or_else(|| driver.clone(), NetworkDriver::from_word);
         let effective = Effective {
-            mtu: if stated_mtu == 0 {
-                self::default_mtu(&effective_driver)
-            } else {
-                stated_mtu
+            mtu: match stated_mtu.unwrap_or(mtu) {
+                0 => default_mtu(&effective_driver),
+                stated => stated,
             },
-            driver: effective_driver,
             port_driver: flags
                 .value("port-driver")
                 .map_or_else(|| port_driver.clone(), PortDriver::from_word),
             detach_netns: flags.switch("detach-netns").unwrap_or(detach_netns),
+            driver: effective_driver,
         };
-        if let NetworkDriver::Other(name) = &effective.driver
-            && tools.rootlesskit.known().is_none()
-        {
-            warnings.push(Warning(format!(
-                "network driver `{}` is not one that this program knows; rootlesskit decides",
-                name.display()
-            )));
-        }
+        let reasons = vec![
+            Reason::new("network.driver", driver.word(), driver_why),
+            Reason::new("network.mtu", OsStr::new(&mtu.to_string()), mtu_why),
+            Reason::new("network.port-driver", port_driver.word(), port_why),
+            Reason::new(
+                "network.detach-netns",
+                OsStr::new(&detach_netns.to_string()),
+                detach_why,
+            ),
+        ];
         Ok(Self {
             driver,
             mtu,
@@ -156,8 +105,42 @@ impl Network {
             detach_netns,
             effective,
             reasons,
-            warnings,
         })
+    }
+
+    /// What is odd: values that nobody here can judge, or that will have no effect or a bad one.
+    pub fn warnings(&self, settings: &Settings, tools: &Tools) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let Effective {
+            driver,
+            detach_netns,
+            ..
+        } = &self.effective;
+        let shown = driver.word().display();
+        if matches!(driver, NetworkDriver::Other(_)) && tools.rootlesskit.known().is_none() {
+            warnings.push(format!(
+                "network driver `{shown}` is not one that this program knows; rootlesskit decides"
+            ));
+        }
+        let has_ipv6 = matches!(
+            driver,
+            NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Other(_)
+        );
+        if settings.ipv6.value && !has_ipv6 {
+            warnings.push(format!(
+                "network.ipv6 has no effect with network driver `{shown}`"
+            ));
+        }
+        let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
+        if let Some(version) =
+            dockerd.filter(|version| *detach_netns && *version < DETACH_NETNS_SINCE)
+        {
+            warnings.push(format!(
+                "the network namespace is detached, which dockerd {version} does not know; \
+                 {DETACH_NETNS_SINCE} and later do"
+            ));
+        }
+        warnings.into_iter().map(Warning).collect()
     }
 
     /// Refuses what this rootlesskit would refuse later, or would fail over in silence.
@@ -219,6 +202,24 @@ impl Network {
                 "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
             );
         }
+        let none_goes_with = matches!(port_driver, PortDriver::None | PortDriver::Builtin);
+        if driver.word() == "none" && !none_goes_with {
+            return refuse(
+                format!(
+                    "network driver `none` needs port driver `none` or `builtin`, not `{port}`"
+                ),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+            );
+        }
+        let is_gvisor = *driver == NetworkDriver::GvisorTapVsock;
+        if *port_driver == PortDriver::GvisorTapVsock && !is_gvisor {
+            return refuse(
+                format!(
+                    "port driver `gvisor-tap-vsock` needs the network driver of that name, not `{net}`"
+                ),
+                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+            );
+        }
         let sandbox = flags
             .value("slirp4netns-sandbox")
             .unwrap_or_else(|| OsStr::new(settings.slirp4netns_sandbox.value.word()));
@@ -229,9 +230,7 @@ impl Network {
                 "set one of DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX and DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to false",
             );
         }
-        if *driver == NetworkDriver::GvisorTapVsock
-            && flags.switch("ipv6").unwrap_or(settings.ipv6.value)
-        {
+        if is_gvisor && flags.switch("ipv6").unwrap_or(settings.ipv6.value) {
             return refuse(
                 "network driver `gvisor-tap-vsock` has no IPv6".to_owned(),
                 "set network.ipv6 to false, or choose slirp4netns or pasta",
@@ -276,7 +275,7 @@ impl Network {
             }
         }
         if self.effective.detach_netns
-            && !flags.flags_detach_netns()
+            && flags.switch("detach-netns").is_none()
             && !rootlesskit.flags.contains_key("detach-netns")
         {
             let what = format!(
@@ -320,26 +319,16 @@ impl Network {
             "{install}, or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET"
         )))
     }
-
-    /// What is odd about IPv6: drivers that have none discard the wish in silence.
-    pub fn warn_of_ipv6(&self, settings: &Settings) -> Option<Warning> {
-        let has_ipv6 = matches!(
-            self.effective.driver,
-            NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Other(_)
-        );
-        (settings.ipv6.value && !has_ipv6).then(|| {
-            Warning(format!(
-                "network.ipv6 has no effect with network driver `{}`",
-                self.effective.driver.word().display()
-            ))
-        })
-    }
 }
 
-impl RootlesskitFlags<'_> {
-    /// Whether the user's own flags name `--detach-netns`: rootlesskit may judge that itself.
-    fn flags_detach_netns(&self) -> bool {
-        self.switch("detach-netns").is_some()
+/// The value that is stated, or else the one that `decide` finds; and why.
+fn stated_or<T: Clone>(
+    stated: &Sourced<Choice<T>>,
+    decide: impl FnOnce() -> Result<(T, String), Error>,
+) -> Result<(T, String), Error> {
+    match &stated.value {
+        Choice::Fixed(value) => Ok((value.clone(), stated.origin.to_string())),
+        Choice::Auto => decide(),
     }
 }
 
@@ -424,41 +413,32 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
 }
 
 /// Whether to detach the network namespace, and why.
-fn decide_detach_netns(
-    settings: &Settings,
-    tools: &Tools,
-    warnings: &mut Vec<Warning>,
-) -> (bool, String) {
+fn decide_detach_netns(settings: &Settings, tools: &Tools) -> (bool, String) {
+    let stated = settings.detach_netns.origin.to_string();
+    match settings.detach_netns.value {
+        Switch::On => return (true, stated),
+        Switch::Off => return (false, stated),
+        Switch::Auto => {}
+    }
     let has_flag = tools
         .rootlesskit
         .known()
         .map(|facts| facts.flags.contains_key("detach-netns"));
     let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
-    match settings.detach_netns.value {
-        Switch::On => {
-            if let Some(version) = dockerd.filter(|version| *version < DETACH_NETNS_SINCE) {
-                warnings.push(Warning(format!(
-                    "network.detach-netns is on, but dockerd {version} does not know detached network namespaces ({DETACH_NETNS_SINCE} and later do)"
-                )));
-            }
-            (true, settings.detach_netns.origin.to_string())
-        }
-        Switch::Off => (false, settings.detach_netns.origin.to_string()),
-        Switch::Auto => match (has_flag, dockerd) {
-            (None, _) => (
-                false,
-                "it is not known whether this rootlesskit has --detach-netns".to_owned(),
-            ),
-            (Some(false), _) => (false, "this rootlesskit has no --detach-netns".to_owned()),
-            (Some(true), None) => (false, "the version of dockerd is not known".to_owned()),
-            (Some(true), Some(version)) if version < DETACH_NETNS_SINCE => (
-                false,
-                format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"),
-            ),
-            (Some(true), Some(version)) => (
-                true,
-                format!("this rootlesskit has --detach-netns and dockerd is {version}"),
-            ),
-        },
+    match (has_flag, dockerd) {
+        (None, _) => (
+            false,
+            "it is not known whether this rootlesskit has --detach-netns".to_owned(),
+        ),
+        (Some(false), _) => (false, "this rootlesskit has no --detach-netns".to_owned()),
+        (Some(true), None) => (false, "the version of dockerd is not known".to_owned()),
+        (Some(true), Some(version)) if version < DETACH_NETNS_SINCE => (
+            false,
+            format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"),
+        ),
+        (Some(true), Some(version)) => (
+            true,
+            format!("this rootlesskit has --detach-netns and dockerd is {version}"),
+        ),
     }
 }

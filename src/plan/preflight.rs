@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::network::Effective;
 use crate::error::{Error, Exit};
-use crate::host::{Directory, Lock, PidState, Session, StateDir};
+use crate::host::{Directory, Lock, Person, PidState, Session, StateDir};
 use crate::settings::{NetworkDriver, PortDriver};
 
 /// The longest path in bytes that a Unix socket can have (`sun_path` less its NUL, unix(7)).
@@ -15,8 +15,8 @@ pub const SOCKET_PATH_MAX: usize = 107;
 /// # Errors
 /// Refuses root (exit 1), a missing home and every runtime directory that another user could
 /// tamper with (exit 4).
-pub fn refuse_session(session: &Session) -> Result<&Path, Error> {
-    if session.uid == 0 {
+pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
+    if person.uid == 0 {
         return Err(Error::new(
             Exit::Failed,
             "rootless Docker must be started by an unprivileged user, not by root (uid 0)",
@@ -26,7 +26,7 @@ pub fn refuse_session(session: &Session) -> Result<&Path, Error> {
         ));
     }
     let refuse = |what: String, hint: String| Err(Error::new(Exit::Prerequisite, what).hint(hint));
-    match &session.home {
+    match &person.home {
         None => {
             return refuse(
                 "HOME is not set".to_owned(),
@@ -41,8 +41,8 @@ pub fn refuse_session(session: &Session) -> Result<&Path, Error> {
         }
         Some((_, true)) => {}
     }
-    let uid = session.uid;
-    let Some((path, directory)) = &session.runtime_dir else {
+    let uid = person.uid;
+    let Some((path, directory)) = &person.runtime_dir else {
         return refuse(
             format!("XDG_RUNTIME_DIR is not set, and /run/user/{uid} is not a directory of yours"),
             format!(
@@ -135,47 +135,47 @@ pub fn refuse_long_paths(
 ///
 /// # Errors
 /// Exit 78, and nothing is touched.
-pub fn refuse_foreign_state_dir(state_dir: &StateDir, session: &Session) -> Result<(), Error> {
-    let path = &state_dir.path;
+pub fn refuse_foreign_state_dir(state_dir: &StateDir, uid: u32) -> Result<(), Error> {
+    let path = state_dir.path.display();
     let refuse = |what: String| {
         Err(Error::new(
             Exit::Config,
             format!(
-                "the state directory `{}` {what}; rootlesskit would delete it with all its contents",
-                path.display()
+                "the state directory `{path}` {what}; rootlesskit would delete it with all its contents"
             ),
         )
         .hint(
-            "set DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR to a directory that does not exist yet, or unset it",
+            "name a directory that does not exist yet, or none: \
+             `dockerd-rootless config explain rootlesskit.state-dir` shows who sets it, and so may \
+             `--state-dir` in rootlesskit.flags",
         ))
     };
-    if state_dir.holds_session {
-        return refuse("holds your home or runtime directory".to_owned());
+    if let Some(held) = &state_dir.holds {
+        return refuse(format!("is or holds `{}`", held.display()));
     }
     match &state_dir.directory {
         Directory::Missing => Ok(()),
-        Directory::Unknown(reason) => refuse(format!("cannot be looked at: {reason}")),
+        Directory::Unknown(reason) => refuse(format!("cannot be judged: {reason}")),
         Directory::Symlink => refuse("is a symbolic link".to_owned()),
         Directory::NotADirectory => refuse("is not a directory".to_owned()),
-        Directory::Present { owner, .. } if *owner != session.uid => refuse(format!(
-            "belongs to user {owner}, not to you (user {})",
-            session.uid
-        )),
+        Directory::Present { owner, .. } if *owner != uid => {
+            refuse(format!("belongs to user {owner}, not to you (user {uid})"))
+        }
         Directory::Present { .. } if state_dir.foreign.is_empty() => Ok(()),
         Directory::Present { .. } => {
-            let shown: Vec<String> = state_dir
+            let names = state_dir
                 .foreign
                 .iter()
                 .take(3)
-                .map(|name| format!("`{}`", name.display()))
-                .collect();
-            let more = match state_dir.foreign.len() - shown.len() {
+                .map(|name| format!("`{}`", name.display()));
+            let names: Vec<String> = names.collect();
+            let more = match state_dir.foreign.len() - names.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
             refuse(format!(
                 "holds what rootlesskit did not make: {}{more}",
-                shown.join(", ")
+                names.join(", ")
             ))
         }
     }

@@ -47,20 +47,22 @@ fn debian_12() -> HostFacts {
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
         },
         session: Session {
-            uid: 1000,
-            home: Some(("/home/u".into(), true)),
-            runtime_dir: Some((
-                "/run/user/1000".into(),
-                Directory::Present {
-                    owner: 1000,
-                    mode: 0o700,
-                },
-            )),
-            runtime_dir_guessed: false,
+            person: Person {
+                uid: 1000,
+                home: Some(("/home/u".into(), true)),
+                runtime_dir: Some((
+                    "/run/user/1000".into(),
+                    Directory::Present {
+                        owner: 1000,
+                        mode: 0o700,
+                    },
+                )),
+                runtime_dir_guessed: false,
+            },
             state_dir: StateDir {
                 path: "/run/user/1000/dockerd-rootless".into(),
                 directory: Directory::Missing,
-                holds_session: false,
+                holds: None,
                 foreign: Vec::new(),
                 lock: Lock::Free,
             },
@@ -364,6 +366,21 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
             "port driver `slirp4netns` needs network driver `slirp4netns`, not `lxc-user-nic`",
         ),
         (
+            &["network.driver=none", "network.port-driver=implicit"],
+            "port driver `implicit` needs network driver `pasta`, not `none`",
+        ),
+        (
+            &[
+                "network.driver=none",
+                "network.port-driver=gvisor-tap-vsock",
+            ],
+            "network driver `none` needs port driver `none` or `builtin`",
+        ),
+        (
+            &["network.port-driver=gvisor-tap-vsock"],
+            "port driver `gvisor-tap-vsock` needs the network driver of that name, not `slirp4netns`",
+        ),
+        (
             &["network.slirp4netns-sandbox=true"],
             "network.slirp4netns-sandbox `true` does not go with",
         ),
@@ -499,7 +516,7 @@ fn iptables_is_left_alone_wherever_somebody_else_decides() {
             &legacy,
             &[],
             "",
-            "path: PATH has the legacy backend first already",
+            "path: PATH has another iptables than the nft backend first",
         ),
         (&lacking, &[], "", "path: no iptables-legacy is installed"),
     ];
@@ -571,27 +588,27 @@ fn a_session_that_is_not_safe_is_refused() {
         host
     };
     let runtime = |path: &str, directory: Directory| {
-        with(&|session| session.runtime_dir = Some((path.into(), directory.clone())))
+        with(&|session| session.person.runtime_dir = Some((path.into(), directory.clone())))
     };
     let present = |owner, mode| Directory::Present { owner, mode };
     let cases = [
         (
-            with(&|session| session.uid = 0),
+            with(&|session| session.person.uid = 0),
             Exit::Failed,
             "rootless Docker must be started by an unprivileged user",
         ),
         (
-            with(&|session| session.home = None),
+            with(&|session| session.person.home = None),
             Exit::Prerequisite,
             "HOME is not set",
         ),
         (
-            with(&|session| session.home = Some(("/nowhere".into(), false))),
+            with(&|session| session.person.home = Some(("/nowhere".into(), false))),
             Exit::Prerequisite,
             "HOME `/nowhere` is not a directory",
         ),
         (
-            with(&|session| session.runtime_dir = None),
+            with(&|session| session.person.runtime_dir = None),
             Exit::Prerequisite,
             "XDG_RUNTIME_DIR is not set, and /run/user/1000",
         ),
@@ -654,12 +671,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
             foreign(&["a", "b", "c", "d"]),
             "holds what rootlesskit did not make: `a`, `b`, `c` and 1 more;",
         ),
-        (
-            "/home/u",
-            present.clone(),
-            vec![],
-            "holds your home or runtime directory;",
-        ),
+        ("/home/u", present.clone(), vec![], "is or holds `/home/u`;"),
         ("/x", Directory::Symlink, vec![], "is a symbolic link;"),
         (
             "/x",
@@ -680,7 +692,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
             "/x",
             Directory::Unknown("denied".into()),
             vec![],
-            "cannot be looked at: denied;",
+            "cannot be judged: denied;",
         ),
     ];
     for (path, directory, foreign, message) in cases {
@@ -688,7 +700,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
         host.session.state_dir = StateDir {
             path: path.into(),
             directory,
-            holds_session: message.starts_with("holds your home"),
+            holds: message.starts_with("is or holds").then(|| "/home/u".into()),
             foreign,
             lock: Lock::Free,
         };
@@ -745,6 +757,20 @@ fn a_second_instance_is_refused_and_the_first_named() {
             pid_file(PidState::Absent),
         ]
     });
+    let elsewhere = change(&|session| {
+        let state = PidState::Stale("gone".into());
+        session.pid_files = vec![PidFile {
+            path: "/home/u/my.pid".into(),
+            state,
+        }];
+    });
+    let plan_elsewhere = plan(&elsewhere, &[], "").unwrap();
+    assert_eq!(
+        plan_elsewhere.removals,
+        [],
+        "what is not in the runtime directory is not ours to remove"
+    );
+    assert_eq!(plan_elsewhere.warnings.len(), 1);
     assert_eq!(
         plan(&stale, &[], "").unwrap().removals,
         [("/run/user/1000/docker.pid".into(), "gone".to_owned())]
@@ -770,7 +796,7 @@ fn socket_paths_may_have_107_bytes() {
     let deep = |length: usize| {
         let mut host = debian_12();
         let path = format!("/{}", "r".repeat(length - 1)).into();
-        host.session.runtime_dir = Some((
+        host.session.person.runtime_dir = Some((
             path,
             Directory::Present {
                 owner: 1000,
@@ -820,7 +846,7 @@ fn a_missing_program_is_named() {
 #[test]
 fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
     let mut host = debian_12();
-    host.session.runtime_dir_guessed = true;
+    host.session.person.runtime_dir_guessed = true;
     let layer =
         Layer::from_assignments(&["proxy.http=http://p".into(), "proxy.no=localhost".into()])
             .unwrap();

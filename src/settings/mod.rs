@@ -7,7 +7,7 @@ mod layer;
 mod value;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
 pub use layer::{Layer, Origin};
@@ -66,6 +66,16 @@ pub struct Statement<'a> {
     pub input: &'a Input,
     /// Where it says so.
     pub origin: &'a Origin,
+}
+
+impl Statement<'_> {
+    /// What it says of `key`, for people. A proxy's address may hold a password.
+    pub fn value_of(&self, key: &Key) -> String {
+        match key.name {
+            "proxy.http" | "proxy.https" => "(not shown)".to_owned(),
+            _ => self.input.describe(),
+        }
+    }
 }
 
 macro_rules! settings {
@@ -170,6 +180,17 @@ settings! {
     no_proxy: Option<OsString> = "proxy.no", ["NO_PROXY", "no_proxy"],
         None, "none",
         "Hosts that are reached without a proxy, separated by commas.";
+}
+
+impl Settings {
+    /// Whether `directory` becomes writable inside the namespaces.
+    pub fn copies_up(&self, directory: &str) -> bool {
+        self.copy_up
+            .value
+            .0
+            .iter()
+            .any(|path| path == Path::new(directory))
+    }
 }
 
 /// What `layers`, lowest first, say on the key called `name`.

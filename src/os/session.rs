@@ -1,0 +1,311 @@
+//! Looks at the session: who runs us, and what lies in the places that a launch will use. Nothing
+//! is changed by looking.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::probe::uid;
+use super::{files, sockets};
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::host::{
+    DaemonJson, Directory, Lock, Person, PidFile, PidState, Process, RootlesskitFacts, Session,
+    StateDir,
+};
+use crate::plan::{self, DockerdWords, Places};
+use crate::settings::Settings;
+
+/// The largest pid file in bytes: a PID and blanks.
+const PID_FILE_MAX: u64 = 64;
+
+/// The largest `daemon.json` in bytes that is read.
+const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// Who runs us, and where.
+pub fn person(environment: &Environment) -> Person {
+    let uid = uid();
+    let stated = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime_dir_guessed = stated.is_none();
+    let path = stated.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
+    let directory = directory(&path);
+    let is_ours = matches!(directory, Directory::Present { owner, .. } if owner == uid);
+    Person {
+        uid,
+        home: environment
+            .get("HOME")
+            .map(|home| (PathBuf::from(home), Path::new(home).is_dir())),
+        runtime_dir: (!runtime_dir_guessed || is_ours).then_some((path, directory)),
+        runtime_dir_guessed,
+    }
+}
+
+/// What a launch of `person` will meet. `rootlesskit` tells flags from values in its words.
+///
+/// # Errors
+/// Fails only if `/proc` does not tell who we are.
+pub fn session(
+    settings: &Settings,
+    environment: &Environment,
+    words: &[OsString],
+    person: Person,
+    rootlesskit: Option<&RootlesskitFacts>,
+) -> Result<Session, Error> {
+    let proc_error = |what: &str, error: &io::Error| {
+        Error::new(Exit::Failed, format!("`{what}` cannot be read"))
+            .because(error)
+            .hint("mount a proc file system on /proc")
+    };
+    let user_namespace =
+        user_namespace().map_err(|error| proc_error("/proc/self/ns/user", &error))?;
+    let own_path = std::env::current_exe().map_err(|error| proc_error("/proc/self/exe", &error))?;
+
+    let words = plan::stated_daemon_words(settings, words);
+    let words = DockerdWords(&words);
+    let runtime_dir = person
+        .runtime_dir
+        .as_ref()
+        .map(|(path, _)| path.clone())
+        .unwrap_or_default();
+    let json_path = plan::daemon_json(words, environment);
+    let json = read_daemon_json(&json_path);
+    let places = Places::find(words, &json, environment, &runtime_dir);
+    let state_dir = plan::stated_state_dir(settings, rootlesskit)
+        .unwrap_or_else(|| runtime_dir.join("dockerd-rootless"));
+    let home = person.home.as_ref().map(|(path, _)| path.as_path());
+    let precious: Vec<&Path> = home
+        .into_iter()
+        .chain([&*runtime_dir, &*places.data_root, &*places.exec_root])
+        .collect();
+    let containerd_rootless = environment
+        .get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR")
+        .map_or_else(|| runtime_dir.join("containerd-rootless"), PathBuf::from);
+    let containerd_lock = lock(&containerd_rootless.join("lock"));
+    let daemon_name = Path::new(&settings.daemon_binary.value).file_name();
+    let dockerd = [OsStr::new("dockerd"), daemon_name.unwrap_or_default()];
+    let containerd_pid = places.exec_root.join("containerd/containerd.pid");
+    let pid_files = vec![
+        look_at_pid_file(places.pid_file, &runtime_dir, person.uid, &dockerd),
+        look_at_pid_file(
+            containerd_pid,
+            &runtime_dir,
+            person.uid,
+            &[OsStr::new("containerd")],
+        ),
+    ];
+    Ok(Session {
+        state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
+        containerd_rootless: (containerd_rootless, containerd_lock),
+        pid_files,
+        daemon_json: (json_path, json),
+        listen_fds: sockets::passed(environment),
+        user_namespace,
+        own_path,
+        person,
+    })
+}
+
+/// The inode of the user namespace that we are in.
+///
+/// # Errors
+/// What the system says, if there is no `/proc`.
+pub fn user_namespace() -> io::Result<u64> {
+    fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino())
+}
+
+/// What stands at `path`.
+fn directory(path: &Path) -> Directory {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Directory::Missing,
+        Err(error) => Directory::Unknown(error.to_string()),
+        Ok(metadata) if metadata.is_symlink() => Directory::Symlink,
+        Ok(metadata) if !metadata.is_dir() => Directory::NotADirectory,
+        Ok(metadata) => Directory::Present {
+            owner: metadata.uid(),
+            mode: metadata.mode() & 0o7777,
+        },
+    }
+}
+
+/// Looks at a state directory. `precious` are directories that it must not be or hold.
+fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> StateDir {
+    let unjudged = |why: &str| StateDir {
+        path: stated.to_owned(),
+        directory: Directory::Unknown(why.to_owned()),
+        holds: None,
+        foreign: Vec::new(),
+        lock: Lock::Free,
+    };
+    // rootlesskit takes `a/..` away by the letter (Go's filepath.Abs), and the kernel by what `a`
+    // is: what we would look at is not what it would delete.
+    if stated.components().any(|part| part == Component::ParentDir) {
+        return unjudged("it holds `..`, which the kernel and rootlesskit read in different ways");
+    }
+    let Ok(base) = std::env::current_dir()
+        .or_else(|error| stated.is_absolute().then(PathBuf::new).ok_or(error))
+    else {
+        return unjudged("it is relative, and the working directory is gone");
+    };
+    // By its components, so that a slash at the end does not make a directory of a link to one.
+    let path: PathBuf = base.join(stated).components().collect();
+    let mut directory = directory(&path);
+    let mut foreign = Vec::new();
+    if matches!(directory, Directory::Present { owner, .. } if owner == uid) {
+        match read_entries(&path, uid) {
+            Ok(entries) => foreign = StateDir::foreign(&entries),
+            Err(error) => directory = Directory::Unknown(error.to_string()),
+        }
+    }
+    let real_path = real(&path);
+    let holds = precious
+        .iter()
+        .find(|precious| real(precious).starts_with(&real_path));
+    StateDir {
+        lock: lock(&path.join("lock")),
+        holds: holds.map(|precious| (*precious).to_owned()),
+        foreign,
+        path,
+        directory,
+    }
+}
+
+/// `path` with all links followed, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let mut ancestors = path.ancestors();
+    let found = ancestors.find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    let Some((ancestor, real)) = found else {
+        return path.to_owned();
+    };
+    path.strip_prefix(ancestor)
+        .map_or(real.clone(), |rest| real.join(rest))
+}
+
+/// The names in a state directory and their kinds.
+fn read_entries(path: &Path, uid: u32) -> io::Result<Vec<(OsString, char)>> {
+    fs::read_dir(path)?
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name(), kind(&entry, uid)))
+        })
+        .collect()
+}
+
+/// The kind of an entry as `find -type` has it, `?` for what rootlesskit would not make: files of
+/// others, a lock that holds something, a directory that holds anything but sockets.
+fn kind(entry: &DirEntry, uid: u32) -> char {
+    let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
+        return '?';
+    };
+    let file_type = metadata.file_type();
+    let name = entry.file_name();
+    match () {
+        () if metadata.uid() != uid => '?',
+        () if file_type.is_file() && (name != "lock" || metadata.len() == 0) => 'f',
+        () if file_type.is_socket() => 's',
+        () if file_type.is_fifo() => 'p',
+        () if file_type.is_dir()
+            && name == "gvisortapvsock"
+            && holds_sockets_only(&entry.path()) =>
+        {
+            'd'
+        }
+        () => '?',
+    }
+}
+
+fn holds_sockets_only(path: &Path) -> bool {
+    let is_socket = |entry: io::Result<DirEntry>| entry?.file_type().map(|kind| kind.is_socket());
+    fs::read_dir(path)
+        .is_ok_and(|mut entries| entries.all(|entry| is_socket(entry).unwrap_or(false)))
+}
+
+/// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
+/// again right after, so this look decides nothing; it gives the better message.
+fn lock(path: &Path) -> Lock {
+    let Ok((file, metadata)) = files::open_regular(path) else {
+        return Lock::Free;
+    };
+    // To try the lock is to hold it for a moment, in which another launch would fail: try only
+    // if the kernel names somebody. Its device numbers are not those of stat(2) everywhere
+    // (btrfs), so a file of the same number elsewhere makes us try as well.
+    let Some(holder) = lock_holder(&metadata) else {
+        return Lock::Free;
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_released_at_once) => Lock::Free,
+        Err(_) => Lock::Held(holder),
+    }
+}
+
+/// The PID in `/proc/locks` that holds a lock on a file with this `metadata`.
+fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let inode = format!(":{}", metadata.ino());
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&inode);
+        is_it.then(|| fields[4].parse().ok())?
+    })
+}
+
+/// Looks at a pid file and at the process that it names. One that names none is in a daemon's way
+/// as well; it is stale only below the runtime directory, for elsewhere it may be anything.
+fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&OsStr]) -> PidFile {
+    let text = match files::read_regular(&path, PID_FILE_MAX) {
+        // What cannot be read is not ours to judge: the daemon will say what it thinks of it.
+        Err(_) => {
+            return PidFile {
+                path,
+                state: PidState::Absent,
+            };
+        }
+        Ok(text) => text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    };
+    let state = match text.and_then(|text| text.trim().parse().ok()) {
+        Some(pid) => PidState::judge(pid, process(pid), uid, programs),
+        None if path.starts_with(runtime_dir) => PidState::Stale("it holds no PID".to_owned()),
+        None => PidState::Absent,
+    };
+    PidFile { path, state }
+}
+
+/// The process `pid`, as `/proc` names it.
+fn process(pid: u32) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+    };
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program = program.and_then(|path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    });
+    Some(Process {
+        // The name of the file says more than the kernel's 15 bytes, but is for the owner only.
+        program: program.map_or_else(
+            || field("Name:").unwrap_or_default().to_owned(),
+            |name| name.trim_end_matches(" (deleted)").to_owned(),
+        ),
+        uid: field("Uid:")?.parse().ok()?,
+        zombie: field("State:")? == "Z",
+    })
+}
+
+/// Reads the daemon's configuration file.
+fn read_daemon_json(path: &Path) -> DaemonJson {
+    match files::read_regular(path, DAEMON_JSON_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => DaemonJson::Absent,
+        Err(error) => DaemonJson::Unknown(error.to_string()),
+        Ok(None) => {
+            DaemonJson::Unknown(format!("it is larger than {} KiB", DAEMON_JSON_MAX / 1024))
+        }
+        Ok(Some(bytes)) => DaemonJson::parse(&String::from_utf8_lossy(&bytes)),
+    }
+}
