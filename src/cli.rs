@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
 use tracing_subscriber::filter::Targets;
@@ -102,7 +102,7 @@ struct Launch {
 #[derive(Args)]
 struct Assignments {
     /// Set a key over all other places that set it
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     assignments: Vec<OsString>,
 }
 
@@ -139,7 +139,9 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error>
         start_messages(&Messages::default(), environment);
         return command::drop_in::run(&words[1..], environment);
     }
-    let cli = match Cli::try_parse_from(with_default_command(words)) {
+    let command = Cli::command().color(colors_of_usage(&words));
+    let parsed = command.try_get_matches_from(with_default_command(words));
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(usage) => usage.exit(),
     };
@@ -168,6 +170,21 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error>
             Config::Check => command::config::check(environment, &assignments, format),
             Config::Path => command::config::path(environment, format),
         },
+    }
+}
+
+/// What `--color` says before the words are understood: the errors about them have colours too.
+fn colors_of_usage(words: &[OsString]) -> ColorChoice {
+    let ours = words
+        .iter()
+        .take_while(|word| *word != "--")
+        .map(|word| word.as_bytes());
+    let line = ours.collect::<Vec<_>>().join(&b'=');
+    let says = |choice: &[u8]| line.windows(choice.len()).any(|window| window == choice);
+    match () {
+        () if says(b"--color=never") => ColorChoice::Never,
+        () if says(b"--color=always") => ColorChoice::Always,
+        () => ColorChoice::Auto,
     }
 }
 
@@ -249,7 +266,6 @@ fn start_messages(messages: &Messages, environment: &Environment) -> Option<Leve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use proptest::prelude::*;
     use std::os::unix::ffi::OsStringExt;
 

@@ -96,11 +96,12 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
         removals.collect(),
         &mut line,
     );
-    let set = plan
-        .environment
-        .set
-        .iter()
-        .map(|(name, (value, why))| format!("{name}={}: {why}", shown(name, value).display()));
+    let set = plan.environment.set.iter().map(|(name, (value, why))| {
+        format!(
+            "{name}={}: {why}",
+            words::quote(&shown(name, value)).display()
+        )
+    });
     let unset = plan
         .environment
         .unset
@@ -141,12 +142,10 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
 
 /// The value of a variable, without the password that a proxy's address may hold.
 fn shown(name: &str, value: &OsStr) -> std::ffi::OsString {
-    use crate::settings::{ProxyUrl, Value as _};
+    use crate::settings::ProxyUrl;
     match name {
-        "HTTP_PROXY" | "HTTPS_PROXY" => {
-            ProxyUrl(value.to_owned()).show().unwrap_or_default().into()
-        }
-        _ => words::quote(value),
+        "HTTP_PROXY" | "HTTPS_PROXY" => ProxyUrl(value.to_owned()).redacted().into(),
+        _ => value.to_owned(),
     }
 }
 
@@ -221,6 +220,10 @@ pub fn settings_text(settings: &Settings, with_origin: bool) -> Vec<u8> {
             String::new()
         };
         let _ = match value {
+            // As a setting it would replace the password by stars.
+            Some(value) if this == "proxy" && value.contains("***@") => {
+                writeln!(text, "# {name} = {value}, its password not shown{remark}")
+            }
             Some(value) => writeln!(text, "{name} = {value}{remark}"),
             None => writeln!(text, "# {name}: {}{remark}", key.default),
         };
@@ -228,12 +231,18 @@ pub fn settings_text(settings: &Settings, with_origin: bool) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// All settings for programs: values in TOML syntax, `null` for what is unset.
+/// All settings for programs; `null` for what is unset.
 pub fn settings_json(settings: &Settings) -> Vec<u8> {
     let shown = settings.show().into_iter();
     let rows = shown
-        .map(|(key, value, origin)| json!({"key": key.name, "value": value, "origin": origin.to_string()}));
+        .map(|(key, value, origin)| json!({"key": key.name, "value": value.and_then(|value| json_of_toml(&value)), "origin": origin.to_string()}));
     json_line(json!({"schema": SCHEMA, "settings": rows.collect::<Vec<_>>()}))
+}
+
+/// A value in TOML syntax as JSON.
+fn json_of_toml(value: &str) -> Option<Value> {
+    let table: toml::Table = format!("value = {value}").parse().ok()?;
+    serde_json::to_value(table.get("value")?).ok()
 }
 
 /// What a key does, who sets it, and whose word counts.
@@ -251,7 +260,7 @@ pub fn explain_text(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8>
     let by_default = winner == Some(&Origin::Default);
     let _ = writeln!(text, "{} default: {}", mark(by_default), key.default);
     for statement in statements(layers, key.name) {
-        let value = statement.value_of(key);
+        let value = statement.shown(key.name);
         let _ = writeln!(
             text,
             "{} {}: {value}",
@@ -265,7 +274,7 @@ pub fn explain_text(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8>
 /// The same for programs.
 pub fn explain_json(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8> {
     let said = statements(layers, key.name).map(|statement| {
-        let value = statement.value_of(key);
+        let value = statement.shown(key.name);
         json!({"origin": statement.origin.to_string(), "value": value})
     });
     json_line(json!({

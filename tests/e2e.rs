@@ -14,7 +14,7 @@ use std::process::Command;
 
 use support::command::run;
 use support::daemon::child_pid;
-use support::docker::PAGE;
+use support::docker::{IMAGE, PAGE};
 use support::process::Background;
 use support::*;
 
@@ -128,6 +128,30 @@ fn containers_have_the_mtu_of_the_tap_or_the_one_asked_for() {
 
 fn container_mtu(daemon: &Daemon) -> String {
     daemon.docker.container("cat /sys/class/net/eth0/mtu")
+}
+
+#[test]
+fn user_made_networks_have_that_mtu_too_where_dockerd_takes_a_default_for_them() {
+    let user = TestUser::new();
+    let takes_default =
+        run(user.command("dockerd").arg("--help")).contains("--default-network-opt");
+    let daemon = exec(&user).ready();
+    daemon.docker.import_image();
+    daemon.docker.run("network create plain");
+    daemon
+        .docker
+        .run("network create --opt com.docker.network.driver.mtu=1400 own");
+    let default = if takes_default { "65520" } else { "1500" };
+    for (network, mtu) in [("plain", default), ("own", "1400")] {
+        let container = format!("run --rm --network {network} {IMAGE}");
+        assert_eq!(
+            daemon
+                .docker
+                .run(&format!("{container} cat /sys/class/net/eth0/mtu")),
+            mtu,
+            "{network}, and dockerd takes a default: {takes_default}"
+        );
+    }
 }
 
 #[test]
@@ -460,19 +484,34 @@ fn a_state_directory_that_holds_anything_else_is_refused_and_untouched() {
         user.write(&precious.join(file), file);
     }
     symlink(&precious, &link).expect("make the link");
-    let before = tree(&precious);
+    // Names of rootlesskit's, contents of somebody's; and links in it that lead out.
+    let lookalike = user.home.join("lookalike-of-precious");
+    for file in ["lock", "hosts", "resolv.conf"] {
+        user.write(&lookalike.join(file), file);
+    }
+    user.make_dir(&user.home.join("away/inner"));
+    symlink(user.home.join("away/inner"), user.home.join("elsewhere")).expect("make the link");
+    let contents = || [tree(&precious), tree(&lookalike)];
+    let before = contents();
 
     let state_dir = "DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR";
     let flags = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
-    let (dir, link) = (precious.display(), link.display());
+    let (dir, link, home) = (precious.display(), link.display(), user.home.display());
     let ways = [
         (state_dir, format!("{dir}")),
         (state_dir, format!("{dir}/")),
         (state_dir, format!("{link}")),
+        (state_dir, format!("{link}/")),
+        (state_dir, format!("{link}/.")),
+        (state_dir, format!("{home}/nonexistent/../precious")),
+        (state_dir, format!("{home}/elsewhere/../precious")),
+        (state_dir, format!("{}", lookalike.display())),
         (flags, format!("--state-dir={dir}")),
         (flags, format!("--state-dir {dir}")),
         (flags, format!("-state-dir={dir}")),
         (flags, format!("--debug --state-dir '{link}/'")),
+        (flags, format!("--newer-switch --state-dir={dir}")),
+        (flags, format!("--state-dir={home}/nonexistent/../precious")),
     ];
     for (variable, value) in ways {
         let (code, message) = Launch::new(&user, Launcher::Script)
@@ -482,11 +521,42 @@ fn a_state_directory_that_holds_anything_else_is_refused_and_untouched() {
             .refusal();
         assert_eq!(code, Some(78), "{variable}={value}: {message}");
         assert!(
-            message.contains("precious") || message.contains("link"),
+            message.contains("state directory") || message.contains("`--state-dir`"),
             "{variable}={value}: {message}"
         );
-        assert_eq!(tree(&precious), before, "{variable}={value}: {message}");
+        assert_eq!(contents(), before, "{variable}={value}: {message}");
     }
+}
+
+#[test]
+fn a_state_directory_above_the_daemons_data_or_the_session_is_refused() {
+    let user = TestUser::new();
+    let (home, runtime) = (user.home.display(), user.runtime_dir.display());
+    for value in [
+        format!("{home}"),
+        format!("{home}/.local"),
+        format!("{home}/.local/share/docker"),
+        format!("{runtime}"),
+        format!("{runtime}/docker"),
+        "/".to_owned(),
+    ] {
+        let refused = exec(&user)
+            .env("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", &value)
+            .refusal();
+        assert_eq!(refused.0, Some(78), "{value}: {}", refused.1);
+        assert!(refused.1.contains("is or holds"), "{value}: {}", refused.1);
+    }
+    let refused = exec(&user)
+        .env(
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR",
+            user.home.join("data"),
+        )
+        .args([
+            "--data-root".as_ref(),
+            user.home.join("data/root").as_os_str(),
+        ])
+        .refusal();
+    assert_eq!(refused.0, Some(78), "{}", refused.1);
 }
 
 /// Every file below `dir` with its content.
@@ -574,12 +644,23 @@ fn root_is_refused() {
     }
 }
 
+// --- What only a later host can ---
+
 #[test]
-fn pasta_is_refused_where_rootlesskit_does_not_know_it() {
+fn pasta_works_where_rootlesskit_knows_it_and_is_refused_where_it_does_not() {
     let user = TestUser::new();
     let launch = exec(&user).env("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "pasta");
-    if run(Command::new("rootlesskit").arg("--help")).contains("pasta") {
-        launch.ready();
+    if rootlesskit_knows(&user, "pasta") {
+        let mut daemon = launch.ready();
+        daemon.docker.import_image();
+        // Not on 127.0.0.1: since 2024_10_30 pasta takes what comes to the host's loopback to the namespace's outer address
+        // unless told otherwise (`--host-lo-to-ns-lo`), which rootlesskit 2.0.2 does not do.
+        let port = user.port(0);
+        daemon.docker.serve("web", &format!("-p {port}:80"));
+        Docker::assert_answers(port);
+        assert_eq!(container_mtu(&daemon), "65520");
+        daemon.stop();
+        assert_nothing_left(&user);
         return;
     }
     let (code, message) = launch.refusal();
@@ -588,4 +669,75 @@ fn pasta_is_refused_where_rootlesskit_does_not_know_it() {
         message.contains("pasta") && message.contains("rootlesskit"),
         "{message}"
     );
+}
+
+#[test]
+fn the_network_namespace_is_detached_where_both_rootlesskit_and_dockerd_can_do_that() {
+    let user = TestUser::new();
+    let version = run(user.command("dockerd").arg("--version"));
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse::<u32>().ok());
+    let version = (
+        numbers.next().expect("major"),
+        numbers.next().expect("minor"),
+    );
+    let both_can = rootlesskit_knows(&user, "--detach-netns") && version >= (29, 5);
+    let daemon = exec(&user).ready();
+    assert_eq!(
+        daemon.state_dir().join("netns").exists(),
+        both_can,
+        "dockerd {version:?}"
+    );
+}
+
+fn rootlesskit_knows(user: &TestUser, word: &str) -> bool {
+    run(user.command("rootlesskit").arg("--help")).contains(word)
+}
+
+// --- Plugins ---
+
+/// dockerd binds the namespace's `/etc/hosts`, which lies in the state directory, into plugins. As
+/// a part of the runtime directory that is on a `nosuid,nodev` file system (moby#47248).
+#[test]
+fn a_plugin_can_be_enabled_with_the_state_directory_on_a_nosuid_file_system() {
+    let user = TestUser::new();
+    let nosuid = user.home.join("nosuid");
+    user.make_dir(&nosuid);
+    let plugin = user.home.join("plugin");
+    user.make_dir(&plugin.join("rootfs/run/docker/plugins"));
+    // `cargo test` builds it, as it builds all examples.
+    let program =
+        Path::new(env!("CARGO_BIN_EXE_dockerd-rootless")).with_file_name("examples/plugin");
+    assert!(
+        program.exists(),
+        "{} is missing: cargo build --example plugin",
+        program.display()
+    );
+    launcher::install(&program, &plugin.join("rootfs/plugin"));
+    user.write(
+        &plugin.join("config.json"),
+        r#"{"description": "", "documentation": "", "entrypoint": ["/plugin"], "network": {"type": "host"},
+            "interface": {"types": ["docker.dummy/1.0"], "socket": "plugin.sock"},
+            "linux": {}, "mounts": [], "env": [], "args": {"name": "", "description": "", "settable": null, "value": null}}"#,
+    );
+    let mut daemon = exec(&user)
+        .prepare(format!(
+            "mount -t tmpfs -o nosuid,nodev,mode=0700,uid={0},gid={0} tmpfs {1}",
+            user.uid,
+            nosuid.display()
+        ))
+        .env(
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR",
+            nosuid.join("state"),
+        )
+        .ready();
+    daemon
+        .docker
+        .run(&format!("plugin create test {}", plugin.display()));
+    daemon.docker.run("plugin enable test");
+    assert_eq!(daemon.docker.run("plugin ls --format {{.Enabled}}"), "true");
+    daemon.docker.run("plugin rm --force test");
+    daemon.stop();
+    assert_nothing_left(&user);
 }

@@ -23,7 +23,7 @@ fn config_paths(environment: &Environment) -> Vec<PathBuf> {
         .config_home()
         .map(|home| home.join("dockerd-rootless/config.toml"));
     std::iter::once(PathBuf::from(SYSTEM_CONFIG))
-        .chain(user)
+        .chain(user.filter(|path| path != Path::new(SYSTEM_CONFIG)))
         .collect()
 }
 

@@ -37,6 +37,8 @@ pub struct Tools {
 pub enum Tool<T> {
     /// PATH has none.
     Absent,
+    /// What is named is there, and is no program, or not for us.
+    NotExecutable(PathBuf),
     /// It is there.
     Found {
         /// The absolute path.
@@ -86,7 +88,7 @@ impl<T> Tool<T> {
     /// Where the program is.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Absent => None,
+            Self::Absent | Self::NotExecutable(_) => None,
             Self::Found { path, .. } => Some(path),
         }
     }

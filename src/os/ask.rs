@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::files;
 use crate::environment::Environment;
@@ -80,6 +80,8 @@ pub enum Question<T> {
     Settled(Answer<T>),
     /// It is being answered.
     Asked {
+        /// The program and the question.
+        what: String,
         /// What to keep the answer under, if it can be kept.
         key: Option<(String, Identity)>,
         /// The process that answers.
@@ -121,7 +123,8 @@ impl Asker {
         {
             return Question::Settled(Answer::Known(facts));
         }
-        debug!("asking {} {question}", path.display());
+        let what = format!("{} {question}", path.display());
+        debug!("asking {what}");
         let mut command = Command::new(path);
         command
             .arg(question)
@@ -133,6 +136,7 @@ impl Asker {
             .stderr(Stdio::null())
             .spawn();
         Question::Asked {
+            what,
             key,
             process,
             deadline: Instant::now() + DEADLINE,
@@ -159,17 +163,21 @@ impl Asker {
         question: Question<T>,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Answer<T> {
-        let (key, process, deadline) = match question {
+        let (what, key, process, deadline) = match question {
             Question::Settled(answer) => return answer,
             Question::Asked {
+                what,
                 key,
                 process,
                 deadline,
-            } => (key, process, deadline),
+            } => (what, key, process, deadline),
         };
         let text = match process.and_then(|process| read_answer(process, deadline)) {
             Ok(text) => text,
-            Err(error) => return Answer::Unknown(error.to_string()),
+            Err(error) => {
+                warn!("`{what}` does not tell what the program can do: {error}");
+                return Answer::Unknown(error.to_string());
+            }
         };
         let Some(facts) = parse(&text) else {
             return Answer::Unknown("its answer is not understood".to_owned());

@@ -22,6 +22,8 @@ const CONFIG_MAX: u64 = 64 * 1024;
 /// Names the file and what is wrong with it (exit 78).
 pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
     let shown = path.display();
+    let quoted = crate::words::quote(path.as_os_str());
+    let quoted = quoted.display();
     let refuse = |what: String, hint: String| {
         Error::new(
             Exit::Config,
@@ -41,7 +43,7 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
         }
         Err(error) => {
             return Err(
-                refuse("cannot be read".to_owned(), format!("ls -l {shown}")).because(&error),
+                refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error),
             );
         }
     };
@@ -51,7 +53,7 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
                 "belongs to user {}, neither to root nor to you (user {uid})",
                 metadata.uid()
             ),
-            format!("make it yours: chown {uid} {shown}"),
+            format!("make it yours: chown {uid} {quoted}"),
         ));
     }
     // A group of one's own, by the convention that its number is the user's, is nobody else.
@@ -62,11 +64,11 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
                 "can be written by others (mode {:04o})",
                 metadata.mode() & 0o7777
             ),
-            format!("chmod go-w {shown}"),
+            format!("chmod go-w {quoted}"),
         ));
     }
     let bytes = read_up_to(file, CONFIG_MAX).map_err(|error| {
-        refuse("cannot be read".to_owned(), format!("ls -l {shown}")).because(&error)
+        refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error)
     })?;
     let bytes = bytes.ok_or_else(|| {
         refuse(

@@ -114,15 +114,21 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     let (dockerd_version, slirp4netns_version) =
         (version(dockerd_version), version(slirp4netns_version));
     let tools = Tools {
-        rootlesskit: Tool::new(rootlesskit, help),
-        dockerd: Tool::new(
-            dockerd,
-            flags.map(|answer| {
-                answer.map(|flags| DockerdFacts {
-                    version: dockerd_version,
-                    flags,
-                })
-            }),
+        rootlesskit: named_tool(
+            settings.rootlesskit_binary.value.as_deref(),
+            Tool::new(rootlesskit, help),
+        ),
+        dockerd: named_tool(
+            Some(&settings.daemon_binary.value),
+            Tool::new(
+                dockerd,
+                flags.map(|answer| {
+                    answer.map(|flags| DockerdFacts {
+                        version: dockerd_version,
+                        flags,
+                    })
+                }),
+            ),
         ),
         slirp4netns: Tool::new(
             slirp4netns,
@@ -147,6 +153,16 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     };
     asker.keep();
     tools
+}
+
+/// `tool`, unless nothing was found because what is `named` by its path cannot be executed.
+fn named_tool<T>(named: Option<&OsStr>, tool: Tool<T>) -> Tool<T> {
+    match (tool, named.map(Path::new)) {
+        (Tool::Absent, Some(path)) if path.components().count() > 1 && path.exists() => {
+            Tool::NotExecutable(path.to_owned())
+        }
+        (tool, _) => tool,
+    }
 }
 
 /// The kernel's switches; a launch depends on SELinux alone.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts};
+use crate::host::{HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts, Tool};
 use crate::settings::{Origin, Settings};
 pub use flags::{DockerdWords, RootlesskitFlags};
 use network::Network;
@@ -95,7 +95,7 @@ impl LaunchPlan {
         let HostFacts { tools, session, .. } = host;
         let runtime_dir = preflight::refuse_person(&session.person)?;
         let rootlesskit = required_program(
-            tools.rootlesskit.path(),
+            &tools.rootlesskit,
             settings.rootlesskit_binary.value.as_deref(),
             "rootlesskit",
         )?;
@@ -123,7 +123,7 @@ impl LaunchPlan {
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(settings, tools, &flags)?;
         let dockerd = required_program(
-            tools.dockerd.path(),
+            &tools.dockerd,
             Some(&settings.daemon_binary.value),
             "dockerd",
         )?;
@@ -350,40 +350,45 @@ pub fn search_path(environment: &Environment) -> (OsString, Vec<&'static str>) {
 }
 
 /// The path of a program that must be there; `named` is what the user asked for.
-fn required_program<'a>(
-    path: Option<&'a Path>,
+fn required_program<'a, T>(
+    tool: &'a Tool<T>,
     named: Option<&OsStr>,
     program: &str,
 ) -> Result<&'a Path, Error> {
-    path.ok_or_else(|| match named.filter(|name| *name != program) {
-        Some(name) => Error::new(
-            Exit::NotFound,
-            format!(
-                "the program `{}` does not exist or cannot be executed",
-                name.display()
-            ),
-        )
-        .hint(format!(
-            "`dockerd-rootless config explain {}.binary` shows who names it",
-            if program == "dockerd" {
-                "daemon"
-            } else {
-                program
+    let section = if program == "dockerd" {
+        "daemon"
+    } else {
+        program
+    };
+    let explain = format!("`dockerd-rootless config explain {section}.binary` shows who names it");
+    match tool {
+        Tool::Found { path, .. } => Ok(path),
+        Tool::NotExecutable(path) => {
+            let what = format!("`{}` cannot be executed", path.display());
+            Err(Error::new(Exit::CannotRun, what).hint(explain))
+        }
+        Tool::Absent => Err(match named.filter(|name| *name != program) {
+            Some(name) => Error::new(
+                Exit::NotFound,
+                format!("the program `{}` does not exist", name.display()),
+            )
+            .hint(explain),
+            None => {
+                let package = if program == "dockerd" {
+                    "docker.io"
+                } else {
+                    program
+                };
+                Error::new(
+                    Exit::Prerequisite,
+                    format!("no program `{program}` is in PATH"),
+                )
+                .hint(format!(
+                    "install it (Debian, Ubuntu: sudo apt-get install {package})"
+                ))
             }
-        )),
-        None => Error::new(
-            Exit::Prerequisite,
-            format!("no program `{program}` is in PATH"),
-        )
-        .hint(format!(
-            "install it (Debian, Ubuntu: sudo apt-get install {})",
-            if program == "dockerd" {
-                "docker.io"
-            } else {
-                program
-            }
-        )),
-    })
+        }),
+    }
 }
 
 /// The daemon's words that the user gave: those of `daemon.args`, then those of the command line.

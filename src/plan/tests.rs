@@ -829,10 +829,7 @@ fn a_missing_program_is_named() {
     let refused = refusal(&host, &["rootlesskit.binary=/x"]);
     assert_eq!(
         refused,
-        (
-            Exit::NotFound,
-            "the program `/x` does not exist or cannot be executed".to_owned()
-        )
+        (Exit::NotFound, "the program `/x` does not exist".to_owned())
     );
     let mut host = debian_12();
     host.tools.dockerd = Tool::Absent;

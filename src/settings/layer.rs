@@ -12,6 +12,9 @@ use super::{KEYS, Key};
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 
+/// The hint for what stands outside of the sections.
+const SECTIONS: &str = "keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]";
+
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -100,12 +103,22 @@ impl Layer {
         })?;
         let mut layer = Self::default();
         for (section, table) in document.get_ref() {
+            let at = section.span().start;
+            let prefix = format!("{}.", section.get_ref());
+            let is_known = KEYS.iter().any(|key| key.name.starts_with(&prefix));
+            // In an unknown section the first key is named, which may have a near relation.
+            let holds_keys = table
+                .get_ref()
+                .as_table()
+                .is_some_and(|table| !table.is_empty());
+            if !is_known && !holds_keys {
+                return Err(
+                    wrong(at, format!("unknown key `{}`", section.get_ref())).hint(SECTIONS)
+                );
+            }
             let Some(table) = table.get_ref().as_table() else {
-                return Err(wrong(
-                    section.span().start,
-                    format!("unknown key `{}`", section.get_ref()),
-                )
-                .hint("keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]"));
+                let what = format!("`{}` is a section, and got a value", section.get_ref());
+                return Err(wrong(at, what).hint(SECTIONS));
             };
             for (name, value) in table {
                 let full = format!("{}.{}", section.get_ref(), name.get_ref());
@@ -131,8 +144,19 @@ impl Layer {
         let mut layer = Self::default();
         for word in assignments {
             let bytes = word.as_bytes();
-            let wrong =
-                |what: &str| Error::new(Exit::Usage, format!("`--set {}`: {what}", word.display()));
+            let wrong = |what: &str| {
+                let end = bytes
+                    .iter()
+                    .position(|byte| !(byte.is_ascii_alphanumeric() || b".-_".contains(byte)))
+                    .unwrap_or(bytes.len());
+                Error::new(
+                    Exit::Usage,
+                    format!(
+                        "`--set {}`: {what}",
+                        OsStr::from_bytes(&bytes[..end]).display()
+                    ),
+                )
+            };
             let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
                 wrong("expected KEY=VALUE").hint("for example: --set network.driver=pasta")
             })?;

@@ -47,11 +47,19 @@ impl Key {
     /// A hint for the reader: the key that is meant, or where to find the keys.
     pub fn find(name: &str) -> Result<&'static Self, String> {
         KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
-            let last = name.rsplit('.').next().unwrap_or(name).replace('_', "-");
-            match KEYS
-                .iter()
-                .find(|key| key.name.rsplit('.').next() == Some(&last))
-            {
+            let last = |name: &str| {
+                name.rsplit('.')
+                    .next()
+                    .unwrap_or_default()
+                    .replace('_', "-")
+            };
+            let same_end = KEYS.iter().find(|key| last(key.name) == last(name));
+            let nearest = || {
+                KEYS.iter()
+                    .min_by_key(|key| strsim::levenshtein(key.name, name))
+            };
+            let close = nearest().filter(|key| strsim::levenshtein(key.name, name) <= 2);
+            match same_end.or(close) {
                 Some(key) => format!("did you mean `{}`?", key.name),
                 None => "`dockerd-rootless config show` lists the keys".to_owned(),
             }
@@ -69,10 +77,10 @@ pub struct Statement<'a> {
 }
 
 impl Statement<'_> {
-    /// What it says of `key`, for people. A proxy's address may hold a password.
-    pub fn value_of(&self, key: &Key) -> String {
-        match key.name {
-            "proxy.http" | "proxy.https" => "(not shown)".to_owned(),
+    /// What it says of the key called `name`, for people. A proxy's address may hold a password.
+    pub fn shown(&self, name: &str) -> String {
+        match name {
+            "proxy.http" | "proxy.https" => "a value that is not shown".to_owned(),
             _ => self.input.describe(),
         }
     }
@@ -234,7 +242,7 @@ fn wrong_value<T: Value>(
         Origin::CommandLine => format!("`--set {name}`"),
         Origin::Default | Origin::File(..) => format!("{origin}: `{name}`"),
     };
-    let got = input.describe();
+    let got = Statement { input, origin }.shown(name);
     let reason = reason
         .map(|reason| format!(" ({reason})"))
         .unwrap_or_default();

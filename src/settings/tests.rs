@@ -179,14 +179,14 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         ),
         (
             toml("[rootlesskit]\n\npropagation = \"rshared\"\n"),
-            "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got \
-             `rshared`\nhint: `dockerd-rootless config explain rootlesskit.propagation` shows what it does and \
+            "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got the \
+             string `rshared`\nhint: `dockerd-rootless config explain rootlesskit.propagation` shows what it does and \
              who sets it\n",
         ),
         (
             toml("[network]\nmtu = \"1500\"\n"),
             "error: /etc/x.toml:2: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, \
-             got `1500`\nhint: `dockerd-rootless config explain network.mtu` shows what it does and who sets \
+             got the string `1500`\nhint: `dockerd-rootless config explain network.mtu` shows what it does and who sets \
              it\n",
         ),
         (
@@ -198,7 +198,7 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         (
             toml("[network]\nmtus = 1500\n"),
             "error: /etc/x.toml:2: unknown key `network.mtus`\n\
-             hint: `dockerd-rootless config show` lists the keys\n",
+             hint: did you mean `network.mtu`?\n",
         ),
         (
             toml("[net]\nport_driver = \"builtin\"\n"),

@@ -28,7 +28,7 @@ impl Input {
     pub fn describe(&self) -> String {
         match self {
             Self::Text(text) => format!("`{}`", text.display()),
-            Self::String(text) => format!("`{text}`"),
+            Self::String(text) => format!("the string `{text}`"),
             Self::Integer(number) => format!("`{number}`"),
             Self::Bool(value) => format!("`{value}`"),
             Self::Array(items) => format!("`{items:?}`"),
@@ -99,7 +99,7 @@ macro_rules! word_enum {
             const EXPECTED: &'static str = $expected;
 
             fn read(input: &Input) -> Result<Self, Option<String>> {
-                input.text().filter(|word| !word.is_empty()).map(Self::from_word).ok_or(None)
+                OsString::read(input).map(|word| Self::from_word(&word))
             }
 
             fn show(&self) -> Option<String> {
@@ -407,13 +407,19 @@ impl Value for ProxyUrl {
     }
 
     fn show(&self) -> Option<String> {
+        Some(toml_string(OsStr::new(&self.redacted())))
+    }
+}
+
+impl ProxyUrl {
+    /// The address without user and password.
+    pub fn redacted(&self) -> String {
         let url = self.0.to_string_lossy();
-        let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
-        let shown = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("{scheme}://***@{host}"),
+        let start = url.find("://").map_or(0, |at| at + 3);
+        match url[start..].rsplit_once('@') {
+            Some((_, host)) => format!("{}***@{host}", &url[..start]),
             None => url.clone().into_owned(),
-        };
-        Some(toml_string(OsStr::new(&shown)))
+        }
     }
 }
 
