@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::os::{files, probe};
+use crate::os::{files, session};
 use crate::settings::Layer;
 
 /// The system's configuration file.
@@ -29,7 +29,7 @@ fn config_paths(environment: &Environment) -> Vec<PathBuf> {
 
 /// Reads one configuration file; one that does not exist says nothing.
 fn read_file(path: &Path) -> Result<Option<Layer>, Error> {
-    files::read_config(path, probe::uid())?
+    files::read_config(path, session::uid())?
         .map(|text| Layer::from_toml(path, &text))
         .transpose()
 }

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tracing::{debug, warn};
 
-use super::{launch, netfilter, probe, session, sockets};
+use super::{launch, netfilter, session, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::{Family, Stage, Step};
@@ -127,10 +127,10 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         Ok(_) => return refuse("its user namespace is the launcher's".to_owned()),
         Err(error) => return refuse(format!("/proc/self/ns/user: {error}")),
     }
-    if probe::uid() != 0 {
+    if session::uid() != 0 {
         return refuse(format!(
             "it runs as user {}, not as the namespace's root",
-            probe::uid()
+            session::uid()
         ));
     }
     match fs::read_to_string("/proc/self/uid_map") {

@@ -4,8 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use nix::unistd;
-
 use super::ask::{Asker, Question};
 use super::session;
 use crate::environment::Environment;
@@ -24,11 +22,6 @@ const LXC_USER_NIC: [&str; 4] = [
     "/usr/lib/aarch64-linux-gnu/lxc/lxc-user-nic",
     "/usr/lib/lxc/lxc-user-nic",
 ];
-
-/// The effective user id.
-pub fn uid() -> u32 {
-    unistd::geteuid().as_raw()
-}
 
 /// How much to find out about the tools.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +64,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let find = |name: &OsStr| which::which_in(name, Some(&search_path), &directory).ok();
     let find_named = |name: &str| find(OsStr::new(name));
-    let mut asker = Asker::new(environment, search_path.clone(), uid());
+    let mut asker = Asker::new(environment, search_path.clone(), session::uid());
 
     let rootlesskit = match &settings.rootlesskit_binary.value {
         Some(name) => find(name),

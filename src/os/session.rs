@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd;
 
-use super::probe::uid;
 use super::{files, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -25,6 +25,11 @@ const PID_FILE_MAX: u64 = 64;
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// The effective user id.
+pub fn uid() -> u32 {
+    unistd::geteuid().as_raw()
+}
 
 /// Who runs us, and where.
 pub fn person(environment: &Environment) -> Person {
