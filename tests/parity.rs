@@ -4,6 +4,9 @@
 //! `docker.io` installs and ours run over the same generated environments; what may differ is
 //! listed in `docs/upstream-behaviour.md`, whose numbers (D1, D2, ...) stand here beside the code
 //! that allows for them. What only the newest upstream knows is a table made from its source.
+//!
+//! The installed script may be of any age: 20.10 on Debian 12, 26.1 on Debian 13. What it knows it
+//! is asked by its text, so that the more it knows, the more is compared.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,12 +17,34 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 const UPSTREAM: &str = "/usr/share/docker.io/contrib/dockerd-rootless.sh";
 const CASES: u32 = 1000;
+
+/// What the installed script knows.
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
+    let text = fs::read_to_string(UPSTREAM).unwrap_or_else(|error| {
+        panic!("{UPSTREAM}: {error}; install the packages of the tests (install/packages.sh test)")
+    });
+    Script {
+        state_dir: text.contains("--state-dir=$DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR"),
+        host_loopback: text.contains("$DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK"),
+        quotes_words: text.contains(r#""$0" "$@""#),
+    }
+});
+
+struct Script {
+    /// It names the state directory, which `…_STATE_DIR` moves (25 and later).
+    state_dir: bool,
+    /// `…_DISABLE_HOST_LOOPBACK` opens the host's loopback (26 and later).
+    host_loopback: bool,
+    /// The daemon's words are not parsed again on their way to rootlesskit (24 and later).
+    quotes_words: bool,
+}
 
 /// The programs that upstream's script and the stubs call. No other program of the host is in
 /// PATH, so that a network driver that happens to be installed does not decide a test.
@@ -44,10 +69,6 @@ type Variables = BTreeMap<String, OsString>;
 
 impl Bench {
     fn new() -> Self {
-        assert!(
-            Path::new(UPSTREAM).exists(),
-            "{UPSTREAM} is missing: install the packages of the tests (install/packages.sh test)"
-        );
         let root = tempfile::Builder::new()
             .prefix("drl-parity")
             .tempdir()
@@ -242,11 +263,14 @@ fn split_at_nul(bytes: &[u8]) -> Vec<OsString> {
 struct Case {
     programs: Vec<&'static str>,
     runtime_dir: &'static str,
+    /// Below the runtime directory, if it is not empty.
+    state_dir: Option<&'static str>,
     net: Option<Text>,
     mtu: Option<&'static str>,
     port_driver: Option<Text>,
     sandbox: Option<&'static str>,
     seccomp: Option<&'static str>,
+    host_loopback: Option<&'static str>,
     flags: Vec<Text>,
     words: Vec<Text>,
     leaked: bool,
@@ -313,7 +337,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             "--ipv6"
         ]),
         odd_text().prop_map(|text| Text {
-            value: [OsStr::new("--ifname="), &text.value].into_iter().collect(),
+            value: assignment("--ifname=", &text.value),
             plain: false
         }),
     ];
@@ -330,6 +354,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             programs,
             slirp,
             proptest::sample::select(vec!["run", "run dir"]),
+            known_values(SCRIPT.state_dir, &["", "mine", "deep/my state"]),
         ),
         (proptest::option::of(net), proptest::option::of(port_driver)),
         proptest::option::of(proptest::sample::select(vec![
@@ -338,6 +363,7 @@ fn any_case() -> impl Strategy<Value = Case> {
         (
             proptest::option::of(proptest::sample::select(vec!["", "auto", "true", "false"])),
             proptest::option::of(proptest::sample::select(vec!["", "auto", "true", "false"])),
+            known_values(SCRIPT.host_loopback, &["", "true", "false", "0"]),
         ),
         (
             proptest::collection::vec(flag, 0..3),
@@ -347,27 +373,38 @@ fn any_case() -> impl Strategy<Value = Case> {
     )
         .prop_map(
             |(
-                (programs, slirp, runtime_dir),
+                (programs, slirp, runtime_dir, state_dir),
                 (net, port_driver),
                 mtu,
-                (sandbox, seccomp),
+                (sandbox, seccomp, host_loopback),
                 (flags, words, leaked),
             )| {
                 let programs = slirp.into_iter().chain(programs).collect();
                 Case {
                     programs,
                     runtime_dir,
+                    state_dir,
                     net,
                     mtu,
                     port_driver,
                     sandbox,
                     seccomp,
+                    host_loopback,
                     flags,
                     words,
                     leaked,
                 }
             },
         )
+}
+
+/// A value for a variable that the installed script may not know: it then stays unset.
+fn known_values(
+    known: bool,
+    values: &'static [&'static str],
+) -> impl Strategy<Value = Option<&'static str>> {
+    proptest::option::of(proptest::sample::select(values))
+        .prop_map(move |value| value.filter(|_| known))
 }
 
 impl Case {
@@ -418,6 +455,14 @@ impl Case {
         }
     }
 
+    /// The state directory that counts: the stated one, or the default that ours has as the newest upstream.
+    fn state_dir(&self, bench: &Bench) -> PathBuf {
+        let stated = self.state_dir.filter(|name| !name.is_empty());
+        bench
+            .path(self.runtime_dir)
+            .join(stated.unwrap_or("dockerd-rootless"))
+    }
+
     fn variables(&self, bench: &Bench, tokens: bool) -> Variables {
         let mut variables = bench.variables(&[]);
         variables.insert(
@@ -445,10 +490,19 @@ impl Case {
             ("MTU", self.mtu),
             ("SLIRP4NETNS_SANDBOX", self.sandbox),
             ("SLIRP4NETNS_SECCOMP", self.seccomp),
+            ("DISABLE_HOST_LOOPBACK", self.host_loopback),
         ] {
             if let Some(value) = value {
                 set(name, value.into());
             }
+        }
+        let state_dir = self.state_dir(bench).into_os_string();
+        if tokens && SCRIPT.state_dir && state_dir.as_bytes().contains(&b' ') {
+            set("STATE_DIR", "token-of-STATE_DIR".into());
+        } else if self.state_dir == Some("") {
+            set("STATE_DIR", "".into());
+        } else if self.state_dir.is_some() {
+            set("STATE_DIR", state_dir);
         }
         if !self.flags.is_empty() {
             let words = self.flags.iter().enumerate();
@@ -478,10 +532,11 @@ impl Case {
             .iter()
             .position(|word| *word == UPSTREAM)
             .expect("upstream's own path among the words");
-        let mut state_dir = OsString::from("--state-dir=");
-        state_dir.push(bench.path(self.runtime_dir).join("dockerd-rootless"));
-        // D1: the newest upstream names the state directory; Debian's leaves it to rootlesskit.
-        let mut expected = vec![state_dir];
+        let mut expected = Vec::new();
+        // D1: the newest upstream names the state directory; an old script leaves it to rootlesskit.
+        if !SCRIPT.state_dir {
+            expected.push(assignment("--state-dir=", self.state_dir(bench)));
+        }
         let is_pasta = self.driver().is_some_and(|driver| driver == "pasta");
         let unstated_mtu = self.mtu.unwrap_or_default().is_empty();
         let fast = ["slirp4netns", "pasta", "gvisor-tap-vsock"]
@@ -497,6 +552,9 @@ impl Case {
                 }
                 // D7: the newest upstream's default however the driver was chosen.
                 Some("--mtu=1500") if unstated_mtu && fast => "--mtu=65520".into(),
+                Some("--state-dir=token-of-STATE_DIR") => {
+                    assignment("--state-dir=", self.state_dir(bench))
+                }
                 _ => self.value_of_token(word),
             });
         }
@@ -508,7 +566,7 @@ impl Case {
         let text = word.to_str().expect("upstream's words are tokens");
         let replaced = |prefix: &str, text: &Option<Text>| -> Option<OsString> {
             let text = text.as_ref().filter(|text| !text.plain)?;
-            Some([OsStr::new(prefix), &text.value].into_iter().collect())
+            Some(assignment(prefix, &text.value))
         };
         let value = match text {
             "--net=token-of-NET" => replaced("--net=", &self.net),
@@ -521,6 +579,10 @@ impl Case {
         };
         value.unwrap_or_else(|| word.to_owned())
     }
+}
+
+fn assignment(prefix: &str, value: impl AsRef<OsStr>) -> OsString {
+    [OsStr::new(prefix), value.as_ref()].into_iter().collect()
 }
 
 /// `value` in single quotes, as a user would protect it from a shell.
@@ -578,7 +640,10 @@ fn a_thousand_launches_tell_rootlesskit_what_upstreams_script_tells_it() {
                 .words
                 .iter()
                 .enumerate()
-                .map(|(at, text)| text.token(&format!("word-{at}")))
+                .map(|(at, text)| match SCRIPT.quotes_words {
+                    true => text.value.clone(),
+                    false => text.token(&format!("word-{at}")),
+                })
                 .collect();
             let (output, ours) = bench.ours(&given, &words);
             let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -214,15 +214,17 @@ impl DockerdFacts {
     }
 }
 
-/// Reads the flags in `dockerd --help`; `None` if it is not dockerd's help.
+/// Reads the flags in `dockerd --help`; `None` if it is not dockerd's help. A line that begins with
+/// a dash begins a flag, any other goes on describing one.
 pub fn parse_dockerd_flags(help: &str) -> Option<Vec<String>> {
-    let options = help.lines().filter_map(|line| {
+    let lines = help
+        .lines()
+        .filter(|line| line.trim_start().starts_with('-'));
+    let names = lines.filter_map(|line| {
         line.split_whitespace()
             .find_map(|word| word.strip_prefix("--"))
     });
-    let mut flags: Vec<String> = options
-        .map(|name| name.trim_end_matches(',').to_owned())
-        .collect();
+    let mut flags: Vec<String> = names.map(str::to_owned).collect();
     flags.sort_unstable();
     flags
         .iter()
@@ -345,7 +347,7 @@ mod tests {
 
     #[test]
     fn reads_dockerds_flags() {
-        let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n";
+        let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n                 as --tls does\n";
         let flags = parse_dockerd_flags(help).expect("dockerd");
         assert_eq!(flags, ["exec-root", "host", "mtu"]);
         let facts = DockerdFacts {

@@ -136,8 +136,8 @@ impl Network {
             dockerd.filter(|version| *detach_netns && *version < DETACH_NETNS_SINCE)
         {
             warnings.push(format!(
-                "the network namespace is detached, which dockerd {version} does not know; \
-                 {DETACH_NETNS_SINCE} and later do"
+                "the network namespace is detached, which dockerd {version} does not know: \
+                 it will not start ({DETACH_NETNS_SINCE} and later will)"
             ));
         }
         warnings.into_iter().map(Warning).collect()
@@ -264,10 +264,16 @@ impl Network {
         ];
         for (kind, word, known, variable) in drivers {
             if !known.is_empty() && !known.iter().any(|name| word == name.as_str()) {
+                // `host` is known and would be refused in turn.
+                let offered: Vec<&str> = known
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| *name != "host")
+                    .collect();
                 let what = format!(
                     "rootlesskit{version} does not know {kind} driver `{}`, only {}",
                     word.display(),
-                    known.join(", ")
+                    offered.join(", ")
                 );
                 return Err(Error::new(Exit::Config, what).hint(format!(
                     "choose one of these in {variable}, or install a later rootlesskit"

@@ -50,11 +50,13 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
             ),
         );
     };
+    let own_directory =
+        format!("name a directory of your own, of mode 0700: usually /run/user/{uid}");
     let shown = path.display();
     if !path.is_absolute() {
         return refuse(
             format!("XDG_RUNTIME_DIR `{shown}` is not an absolute path"),
-            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+            own_directory.clone(),
         );
     }
     let tamper = "another user could take the daemon's socket over there";
@@ -65,7 +67,7 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
         ),
         Directory::Unknown(reason) => refuse(
             format!("XDG_RUNTIME_DIR `{shown}` cannot be looked at: {reason}"),
-            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+            own_directory.clone(),
         ),
         Directory::Symlink => refuse(
             format!(
@@ -75,15 +77,13 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
         ),
         Directory::NotADirectory => refuse(
             format!("XDG_RUNTIME_DIR `{shown}` is not a directory"),
-            format!("export XDG_RUNTIME_DIR=/run/user/{uid}"),
+            own_directory.clone(),
         ),
         Directory::Present { owner, .. } if *owner != uid => refuse(
             format!(
                 "XDG_RUNTIME_DIR `{shown}` belongs to user {owner}, not to you (user {uid}): {tamper}"
             ),
-            format!(
-                "export XDG_RUNTIME_DIR=/run/user/{uid} (after `su` or `sudo` it is still that of the other user)"
-            ),
+            format!("{own_directory}; after `su` or `sudo` it is still that of the other user"),
         ),
         Directory::Present { mode, .. } if mode & 0o022 != 0 => refuse(
             format!(

@@ -344,7 +344,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
         ),
         (
             &["network.driver=bogus"],
-            "rootlesskit 3.0.1 does not know network driver `bogus`, only host,",
+            "rootlesskit 3.0.1 does not know network driver `bogus`, only slirp4netns,",
         ),
         (
             &["network.port-driver=pesto"],
@@ -397,7 +397,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
     let (_, message) = refusal(&debian_12(), &["network.driver=pasta"]);
     assert_eq!(
         message,
-        "rootlesskit 1.1.0 does not know network driver `pasta`, only host, slirp4netns, vpnkit, lxc-user-nic"
+        "rootlesskit 1.1.0 does not know network driver `pasta`, only slirp4netns, vpnkit, lxc-user-nic"
     );
     let (_, message) = refusal(&debian_12(), &["network.detach-netns=true"]);
     assert!(

@@ -60,6 +60,11 @@ impl Docker<'_> {
     /// Starts a web server behind a port of the host and waits for its page.
     pub fn assert_publishes(&self, port: u16, words: &str) {
         self.serve("web", &format!("-p 127.0.0.1:{port}:80 {words}"));
+        Self::assert_answers(port);
+    }
+
+    /// Waits for the page of a web server behind a port of the host.
+    pub fn assert_answers(port: u16) {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let body = wait::until("a published port answers", || {
             Some(http::get_tcp(address, "/").ok()?.body)

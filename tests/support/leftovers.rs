@@ -73,12 +73,19 @@ fn passes(path: &str, dir: &str) -> bool {
         .any(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// What dockerd 20.10 leaves in `$XDG_RUNTIME_DIR` after a clean stop, with upstream's script as with ours: directories
-/// below `docker/`, and these files of its containerd.
-const OF_DOCKERD: [&str; 3] = [
+/// What dockerd leaves in `$XDG_RUNTIME_DIR` after a clean stop, with upstream's script as with ours, besides directories
+/// below `docker/`.
+const OF_DOCKERD: [&str; 5] = [
+    // Its containerd's.
     "docker/containerd/containerd.toml",
     "docker/containerd/containerd-debug.sock",
     "docker/containerd/containerd.sock.ttrpc",
+    // Made where the data root is on a private mount, for dockerd then mounts it onto itself, shared. At its end it takes
+    // that mount, and this file, for another's if the private one shows but a part of its file system: a bind mount or a
+    // subvolume (`shouldUnmountRoot` in moby's daemon/daemon_linux.go). The next start does with it as with none.
+    "docker/unmount-on-shutdown",
+    // Empty. runc makes it whatever it is asked, and dockerd asks it for its features from version 25 on.
+    "runc",
 ];
 
 /// Every file and directory in the runtime directory but those of dockerd.
