@@ -246,13 +246,18 @@ fn certificates_behind_relative_links_can_be_opened_inside() {
              ln -s ../../opt/certs /etc/foo/certs
              ln -s ../../../opt/certs /etc/foo/deep/certs
              echo tumbleweed >/opt/ssl/certs/ca.pem
-             echo leap >/opt/certs/ca.pem",
+             echo leap >/opt/certs/ca.pem
+             mkdir -p /etc/cdi /etc/closed
+             echo device >/etc/cdi/device.json
+             chmod 0700 /etc/closed",
         )
         .ready();
     let expected = [
         ("/etc/ssl/certs/ca.pem", "tumbleweed"),
         ("/etc/foo/certs/ca.pem", "leap"),
         ("/etc/foo/deep/certs/ca.pem", "leap"),
+        // A directory of CDI is there as well, and one that nobody may read stops nothing.
+        ("/etc/cdi/device.json", "device"),
     ];
     for (file, content) in expected {
         assert_eq!(daemon.inside(&format!("cat {file}")), content, "{file}");
