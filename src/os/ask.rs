@@ -113,7 +113,15 @@ impl Asker {
     /// Begins to ask the program `path`; several programs answer at the same time.
     pub fn ask<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
         // A program that may be run but not read is asked each time.
-        let identity = Identity::of(path).unwrap_or_default();
+        self.ask_identified(path, Identity::of(path).unwrap_or_default(), question)
+    }
+
+    fn ask_identified<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        identity: Option<Identity>,
+        question: &str,
+    ) -> Question<T> {
         let key = path.to_str().map(|path| format!("{path} {question}"));
         let key = key.zip(identity);
         if let Some((key, identity)) = &key
@@ -147,7 +155,7 @@ impl Asker {
     /// business, and one that stands in for a daemon may well start it.
     pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
         match Identity::of(path) {
-            Ok(Some(_)) => self.ask(path, question),
+            Ok(identity @ Some(_)) => self.ask_identified(path, identity, question),
             Ok(None) => Question::Settled(Answer::Unknown(
                 "it is a script, which is not asked".to_owned(),
             )),
