@@ -18,12 +18,7 @@ use crate::plan::STAGE;
 use crate::report::Format;
 
 #[derive(Parser)]
-#[command(
-    name = "dockerd-rootless",
-    version,
-    about = "Starts rootless Docker",
-    infer_subcommands = false
-)]
+#[command(name = "dockerd-rootless", version, about = "Starts rootless Docker")]
 struct Cli {
     #[command(flatten)]
     messages: Messages,

@@ -51,11 +51,6 @@ impl Environment {
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(OsStr::new(name))
     }
-
-    /// All variables, those that are empty included.
-    pub fn iter(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
-        self.0.iter()
-    }
 }
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {

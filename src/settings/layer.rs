@@ -106,21 +106,18 @@ impl Layer {
             let at = section.span().start;
             let prefix = format!("{}.", section.get_ref());
             let is_known = KEYS.iter().any(|key| key.name.starts_with(&prefix));
+            let entries = table.get_ref().as_table();
             // In an unknown section the first key is named, which may have a near relation.
-            let holds_keys = table
-                .get_ref()
-                .as_table()
-                .is_some_and(|table| !table.is_empty());
-            if !is_known && !holds_keys {
+            if !is_known && entries.is_none_or(|entries| entries.is_empty()) {
                 return Err(
                     wrong(at, format!("unknown key `{}`", section.get_ref())).hint(SECTIONS)
                 );
             }
-            let Some(table) = table.get_ref().as_table() else {
+            let Some(entries) = entries else {
                 let what = format!("`{}` is a section, and got a value", section.get_ref());
                 return Err(wrong(at, what).hint(SECTIONS));
             };
-            for (name, value) in table {
+            for (name, value) in entries {
                 let full = format!("{}.{}", section.get_ref(), name.get_ref());
                 let offset = name.span().start;
                 let key = Key::find(&full).map_err(|nearest| {
