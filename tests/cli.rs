@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::os::unix::process::CommandExt;
@@ -21,6 +21,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
+#[path = "support/stubs.rs"]
+mod stubs;
 #[allow(dead_code, reason = "shared with the suites that run daemons")]
 #[path = "support/wait.rs"]
 mod wait;
@@ -107,41 +109,16 @@ impl Bench {
             "#!/bin/sh\necho \"${{0##*/}} $1\" >>{}\n{body}\n",
             calls.display()
         );
-        self.install("/dev/stdin", name.as_ref(), script.as_bytes());
+        stubs::install("/dev/stdin", &self.path(name), script.as_bytes());
     }
 
     fn copy(&self, program: &str, name: &str) {
-        self.install(program, Path::new(name), b"");
-    }
-
-    /// Another process writes programs: were one open for writing here while another test forks, nobody could execute it
-    /// until that child has executed something (ETXTBSY).
-    fn install(&self, program: &str, name: &Path, input: &[u8]) {
-        let mut command = Command::new("install");
-        command
-            .args(["-D", "-m", "755", program])
-            .arg(self.path(name))
-            .stdin(Stdio::piped());
-        let mut install = command.spawn().expect("install(1)");
-        install
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(input)
-            .expect("a pipe");
-        assert!(
-            install.wait().expect("install(1)").success(),
-            "{program}: install/packages.sh test"
-        );
+        stubs::install(program, &self.path(name), b"");
     }
 
     /// A rootlesskit that does `help` when it is asked, and else records its words and variables.
     fn rootlesskit(&self, help: &str) -> String {
-        let record = self.path("record").display().to_string();
-        format!(
-            "case $1 in --help) {help}; exit;; esac\n\
-             cat /proc/$$/cmdline >{record}/words; cat /proc/$$/environ >{record}/variables"
-        )
+        stubs::rootlesskit(&self.path("record"), help)
     }
 
     fn variables(&self) -> Variables {
@@ -189,36 +166,13 @@ impl Bench {
         calls
     }
 
-    /// A record of the stub rootlesskit, which has a NUL behind each item.
-    fn record(&self, name: &str) -> Vec<OsString> {
-        let bytes =
-            fs::read(self.path("record").join(name)).expect("a record, as rootlesskit was started");
-        let items = bytes
-            .strip_suffix(b"\0")
-            .expect("a NUL")
-            .split(|byte| *byte == 0);
-        items
-            .map(|item| OsString::from_vec(item.to_vec()))
-            .collect()
-    }
-
-    /// The words that rootlesskit was started with, its own path first. The stub is a script: before that is `/bin/sh`.
+    /// The words that rootlesskit was started with, its own path first.
     fn recorded_words(&self) -> Vec<OsString> {
-        self.record("words").split_off(1)
+        stubs::words(&self.path("record")).expect("a record, as rootlesskit was started")
     }
 
     fn recorded_variables(&self) -> Variables {
-        let pairs = self.record("variables").into_iter().map(|pair| {
-            let mut parts = pair
-                .as_bytes()
-                .splitn(2, |byte| *byte == b'=')
-                .map(|part| OsString::from_vec(part.to_vec()));
-            (
-                parts.next().expect("a name"),
-                parts.next().expect("a value"),
-            )
-        });
-        pairs.collect()
+        stubs::variables(&self.path("record")).expect("a record, as rootlesskit was started")
     }
 }
 

@@ -11,16 +11,18 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+
+#[path = "support/stubs.rs"]
+mod stubs;
 
 const UPSTREAM: &str = "/usr/share/docker.io/contrib/dockerd-rootless.sh";
 const CASES: u32 = 1000;
@@ -75,7 +77,7 @@ impl Bench {
             .expect("a temporary folder");
         let bench = Self { root };
         fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o755)).expect("chmod");
-        for folder in ["home", "run", "run dir", "record", "precious"] {
+        for folder in ["home", "run", "run dir", "record"] {
             fs::create_dir(bench.path(folder)).expect(folder);
             fs::set_permissions(bench.path(folder), fs::Permissions::from_mode(0o700))
                 .expect(folder);
@@ -83,15 +85,11 @@ impl Bench {
                 chown(bench.path(folder), Some(NOBODY), Some(NOBODY)).expect(folder);
             }
         }
-        bench.install(
-            "dockerd-rootless.sh",
-            &fs::read(env!("CARGO_BIN_EXE_dockerd-rootless")).expect("our binary"),
-        );
-        let record = bench.path("record").display().to_string();
-        bench.stub(
-            "base/rootlesskit",
-            &format!("case $1 in --help) exit 1;; esac\ncat /proc/$$/cmdline >{record}/words; cat /proc/$$/environ >{record}/variables"),
-        );
+        let binary = env!("CARGO_BIN_EXE_dockerd-rootless");
+        stubs::install(binary, &bench.path("dockerd-rootless.sh"), b"");
+        for name in ["base/rootlesskit", "docker-rootlesskit/docker-rootlesskit"] {
+            bench.stub(name, &stubs::rootlesskit(&bench.path("record"), "exit 1"));
+        }
         bench.stub("base/dockerd", "exit 1");
         bench.stub(
             "slirp/slirp4netns",
@@ -111,8 +109,6 @@ impl Bench {
             )
             .expect(program);
         }
-        let rootlesskit = fs::read(bench.path("base/rootlesskit")).expect("the stub");
-        bench.install("docker-rootlesskit/docker-rootlesskit", &rootlesskit);
         bench
     }
 
@@ -121,25 +117,8 @@ impl Bench {
     }
 
     fn stub(&self, name: &str, body: &str) {
-        self.install(name, format!("#!/bin/sh\n{body}\n").as_bytes());
-    }
-
-    /// Makes a program. Another process writes it: were it open for writing here while another
-    /// test forks, nobody could execute it until that child has executed something (ETXTBSY).
-    fn install(&self, name: &str, program: &[u8]) {
-        let mut command = Command::new("install");
-        command
-            .args(["-D", "-m", "755", "/dev/stdin"])
-            .arg(self.path(name))
-            .stdin(Stdio::piped());
-        let mut install = command.spawn().expect("install(1)");
-        install
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(program)
-            .expect(name);
-        assert!(install.wait().expect("install(1)").success(), "{name}");
+        let script = format!("#!/bin/sh\n{body}\n");
+        stubs::install("/dev/stdin", &self.path(name), script.as_bytes());
     }
 
     /// PATH with the stubs in `folders` and the base.
@@ -173,29 +152,9 @@ impl Bench {
             command.uid(NOBODY).gid(NOBODY);
         }
         let output = command.output().expect("the launcher starts");
-        let read = |name| {
-            Some(split_at_nul(
-                &fs::read(self.path("record").join(name)).ok()?,
-            ))
-        };
-        let record = read("words").map(|words| Record {
-            // The stub is a script: `/bin/sh` and the script's path come first.
-            words: words[2..].to_vec(),
-            variables: read("variables")
-                .expect("variables beside the words")
-                .iter()
-                .map(|pair| {
-                    let at = pair
-                        .as_bytes()
-                        .iter()
-                        .position(|byte| *byte == b'=')
-                        .expect("NAME=VALUE");
-                    (
-                        OsStr::from_bytes(&pair.as_bytes()[..at]).to_owned(),
-                        OsStr::from_bytes(&pair.as_bytes()[at + 1..]).to_owned(),
-                    )
-                })
-                .collect(),
+        let record = stubs::words(&self.path("record")).map(|mut words| Record {
+            words: words.split_off(1),
+            variables: stubs::variables(&self.path("record")).expect("variables beside the words"),
         });
         (output, record)
     }
@@ -245,15 +204,6 @@ impl Bench {
                 .expect("`--` behind the stage");
         (&words[..at], &words[end + 1..])
     }
-}
-
-fn split_at_nul(bytes: &[u8]) -> Vec<OsString> {
-    let mut words: Vec<OsString> = bytes
-        .split(|byte| *byte == 0)
-        .map(|word| OsString::from_vec(word.to_vec()))
-        .collect();
-    words.pop();
-    words
 }
 
 /// A generated launch. Values that a shell would split or expand are held apart from the tokens
@@ -726,13 +676,12 @@ fn variables_that_only_the_newest_upstream_knows() {
     // A rootlesskit of today, by what it says of itself.
     bench.stub(
         "today/rootlesskit",
-        &format!(
-            "case $1 in --help) printf '%s\\n' 'VERSION:' '   3.1.0' 'OPTIONS:' \
+        &stubs::rootlesskit(
+            &bench.path("record"),
+            "printf '%s\\n' 'VERSION:' '   3.1.0' 'OPTIONS:' \
              '    --net value  x [host, none, pasta(experimental), slirp4netns, vpnkit, lxc-user-nic(experimental), gvisor-tap-vsock(experimental)]' \
              '    --port-driver value  x [none, implicit (for pasta), builtin, slirp4netns, gvisor-tap-vsock(experimental), pesto]' \
-             '    --detach-netns  x'; exit;; esac\n\
-             cat /proc/$$/cmdline >{0}/words; cat /proc/$$/environ >{0}/variables",
-            bench.path("record").display()
+             '    --detach-netns  x'",
         ),
     );
     let state_dir = bench.path("run/mine").display().to_string();
