@@ -1,10 +1,10 @@
 //! Files that other people may have prepared for us: opened without blocking, judged by the
-//! descriptor, read up to a limit.
+//! descriptor, read up to a limit. One is written: the user's configuration, whole or not at all.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
@@ -84,6 +84,94 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
         )
         .because(&error)),
     }
+}
+
+/// Writes the configuration file `path` of user `uid` with this `text`, whole or not at all.
+///
+/// A file keeps its mode; a new one, and directories that are missing, are for the user alone. A
+/// link stays, and the file that it leads to is written.
+///
+/// # Errors
+/// Names the file and why it is not written; it is then what it was.
+pub fn write_config(path: &Path, text: &str, uid: u32) -> Result<(), Error> {
+    let refuse = |exit: Exit, why: &str| {
+        let what = format!("the configuration file `{}` {why}", path.display());
+        Error::new(exit, what)
+    };
+    if text.len() as u64 > CONFIG_MAX {
+        let why = format!("would be larger than {} KiB", CONFIG_MAX / 1024);
+        return Err(refuse(Exit::Config, &why).hint("shorten the value"));
+    }
+    let file = end_of_links(path);
+    let old = fs::metadata(&file).ok();
+    let root = Path::new("/");
+    let place = path.ancestors().skip(1).find(|place| place.exists());
+    let place = place.unwrap_or(root);
+    let owner = fs::metadata(place).map_or(uid, |metadata| metadata.uid());
+    // As with `sudo` and a HOME that it keeps.
+    if old.is_none() && uid == 0 && owner != 0 {
+        let place = place.display();
+        let why = format!("is not made by root: `{place}` belongs to user {owner}");
+        return Err(refuse(Exit::Config, &why).hint(format!("do this as user {owner}")));
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path.parent().unwrap_or(root))
+        .and_then(|()| replace(&file, old.as_ref(), text.as_bytes()))
+        .map_err(|error| {
+            let hint = if file == path {
+                format!("ls -ld {}", crate::words::quote(place.as_os_str()).display())
+            } else {
+                let file = file.display();
+                format!("it is a link to `{file}`: change that where it is kept, or put a file in the link's place")
+            };
+            refuse(Exit::Failed, "cannot be written")
+                .because(&error)
+                .hint(hint)
+        })
+}
+
+/// The path to which the links lead that begin with `path`, be there a file or not.
+fn end_of_links(path: &Path) -> PathBuf {
+    let mut end = path.to_owned();
+    // Links in a circle were refused when the file was read; this only has to end.
+    for _ in 0..40 {
+        let Ok(next) = fs::read_link(&end) else { break };
+        end = end.parent().unwrap_or(Path::new("/")).join(next);
+    }
+    end
+}
+
+/// Writes beside `path` and moves that over it, so that nobody ever sees half of it.
+fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
+    let written = old
+        .map_or(Ok(()), |old| keep_rights(&file, old))
+        .and_then(|()| file.write_all(bytes))
+        // Some file systems move a name before the bytes: a loss of power would leave none.
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&beside, path));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+/// Gives `file` the group and the mode of the `old` one. If that group cannot be given, ours gets
+/// what everybody has: more was meant for another.
+fn keep_rights(file: &File, old: &Metadata) -> io::Result<()> {
+    let kept = fchown(file, None, Some(old.gid()));
+    let mode = match kept {
+        Ok(()) => old.mode(),
+        Err(_) => old.mode() & !0o070 | (old.mode() & 0o007) << 3,
+    };
+    file.set_permissions(Permissions::from_mode(mode & 0o7777))
 }
 
 /// The bytes of the regular file `path`, if there are at most `limit`; `None` if there are more.

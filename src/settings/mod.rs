@@ -3,6 +3,7 @@
 //! where it came from.
 #![forbid(unsafe_code)]
 
+mod edit;
 mod layer;
 mod value;
 
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
+pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
     Choice, Directories, Input, Iptables, Mtu, NetworkDriver, PortDriver, Propagation, ProxyUrl,

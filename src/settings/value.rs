@@ -424,6 +424,6 @@ impl ProxyUrl {
 }
 
 /// `text` as a TOML string; bytes that are not UTF-8 are shown as U+FFFD.
-fn toml_string(text: &OsStr) -> String {
+pub(super) fn toml_string(text: &OsStr) -> String {
     toml::Value::String(text.to_string_lossy().into_owned()).to_string()
 }
