@@ -15,6 +15,8 @@ pub mod host;
 
 pub mod plan;
 
+pub mod check;
+
 pub mod report;
 
 pub mod os;

@@ -32,6 +32,8 @@ pub struct Session {
     pub containerd_rootless: (PathBuf, Lock),
     /// The pid files that dockerd and its containerd refuse to start over.
     pub pid_files: Vec<PidFile>,
+    /// The daemon's data root.
+    pub data_root: PathBuf,
     /// The daemon's configuration file.
     pub daemon_json: (PathBuf, DaemonJson),
     /// Sockets that a service manager passed.
