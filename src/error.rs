@@ -6,22 +6,42 @@ use std::fmt;
 
 /// How the program ends, as users and units see it. The daemon's own code passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
-    /// Something failed that has no code of its own.
-    Failed = 1,
-    /// The command line is off.
-    Usage = 2,
-    /// A prerequisite of the host or the session is missing.
-    Prerequisite = 4,
-    /// Another instance holds what this one needs.
-    AlreadyRunning = 5,
-    /// A setting is wrong (`EX_CONFIG` of `sysexits.h`).
-    Config = 78,
-    /// A program was found and could not be executed, as shells report it.
-    CannotRun = 126,
-    /// A program that was named does not exist, as shells report it.
-    NotFound = 127,
+    /// All is good: 0.
+    Good,
+    /// Something failed that has no code of its own: 1.
+    Failed,
+    /// The command line is off: 2.
+    Usage,
+    /// A prerequisite of the host or the session is missing: 4.
+    Prerequisite,
+    /// Another instance holds what this one needs: 5.
+    AlreadyRunning,
+    /// A setting is wrong: 78 (`EX_CONFIG` of `sysexits.h`).
+    Config,
+    /// A program was found and could not be executed: 126, as shells report it.
+    CannotRun,
+    /// A program that was named does not exist: 127, as shells report it.
+    NotFound,
+    /// The daemon's own code, or 128 and the number of the signal that ended it.
+    Daemon(u8),
+}
+
+impl Exit {
+    /// The number that the program ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Prerequisite => 4,
+            Self::AlreadyRunning => 5,
+            Self::Config => 78,
+            Self::CannotRun => 126,
+            Self::NotFound => 127,
+            Self::Daemon(code) => code,
+        }
+    }
 }
 
 /// A failure, ready to be printed by [`Error::render`].
@@ -31,6 +51,7 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    check: Option<&'static str>,
 }
 
 impl Error {
@@ -42,6 +63,7 @@ impl Error {
             message,
             causes: Vec::new(),
             hint: None,
+            check: None,
         }
     }
 
@@ -61,17 +83,28 @@ impl Error {
         self
     }
 
+    /// Names the check that explains it.
+    pub fn check(mut self, name: &'static str) -> Self {
+        self.check = Some(name);
+        self
+    }
+
     /// The code to end with.
     pub fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// The lines for standard error: `error: …`, `cause: …` for each cause, `hint: …`.
+    /// The lines for standard error: `error: …`, `cause: …` for each cause, `hint: …`, `check: …`.
     pub fn render(&self) -> String {
         let causes = self.causes.iter().map(|cause| format!("cause: {cause}\n"));
         let hint = self.hint.iter().map(|hint| format!("hint: {hint}\n"));
+        let check = self
+            .check
+            .iter()
+            .map(|name| format!("check: dockerd-rootless check --only {name}\n"));
         let first = format!("error: {}\n", self.message);
-        std::iter::once(first).chain(causes).chain(hint).collect()
+        let rest = causes.chain(hint).chain(check);
+        std::iter::once(first).chain(rest).collect()
     }
 }
 
@@ -101,6 +134,6 @@ mod tests {
             error.render(),
             "error: cannot read `x`\ncause: disk on fire\nhint: buy water\n"
         );
-        assert_eq!(error.exit() as u8, 78);
+        assert_eq!(error.exit().code(), 78);
     }
 }

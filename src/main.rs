@@ -8,11 +8,11 @@ use dockerd_rootless::{cli, environment::Environment};
 fn main() -> ExitCode {
     let environment: Environment = std::env::vars_os().collect();
     match cli::run(std::env::args_os().collect(), &environment) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
             // Where nobody listens, the exit code still says it.
             let _ = io::stderr().write_all(error.render().as_bytes());
-            ExitCode::from(error.exit() as u8)
+            ExitCode::from(error.exit().code())
         }
     }
 }

@@ -12,7 +12,7 @@ use super::preflight::SOCKET_PATH_MAX;
 use super::stage::{Family, Step};
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{HostFacts, Tools};
+use crate::host::{HostFacts, Session, Tools};
 use crate::settings::{Choice, Iptables, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
@@ -27,8 +27,6 @@ pub struct Daemon {
     pub words: Vec<OsString>,
     /// The steps that prepare its iptables.
     pub iptables: Vec<Step>,
-    /// The longest sockets that it will make, each with the bytes that its path may have.
-    pub sockets: Vec<(PathBuf, usize)>,
     /// The reasons.
     pub reasons: Vec<Reason>,
     /// What is odd.
@@ -44,19 +42,15 @@ impl Daemon {
         settings: &Settings,
         host: &HostFacts,
         network: &Effective,
-        environment: &Environment,
         words: &[OsString],
-        runtime_dir: &Path,
     ) -> Result<Self, Error> {
         let user_words = super::stated_daemon_words(settings, words);
         let user = DockerdWords(&user_words);
         let mut warnings = Vec::new();
-        let places = Places::find(user, &host.session.daemon_json.1, environment, runtime_dir);
         let (mtu_words, mtu) = container_mtu(settings, host, network, user);
         let (host_words, hosts) = hosts(host, user, &mut warnings);
         let (iptables, backend) = iptables(settings, host, user)?;
         Ok(Self {
-            sockets: sockets(host, user, &places, runtime_dir, host_words.is_empty()),
             words: [mtu_words, host_words, user_words.clone()].concat(),
             iptables,
             reasons: [mtu].into_iter().chain(hosts).chain([backend]).collect(),
@@ -257,17 +251,18 @@ fn iptables(
     Ok((steps.into_iter().flatten().collect(), reason("legacy", why)))
 }
 
-/// The sockets that dockerd will make by itself.
-fn sockets(
-    host: &HostFacts,
+/// The longest sockets that dockerd will make by itself, each with the bytes that its path may
+/// have. Sockets that a service manager passes take the place of its own.
+pub fn sockets(
+    session: &Session,
     user: DockerdWords<'_>,
-    places: &Places,
+    environment: &Environment,
     runtime_dir: &Path,
-    binds_default: bool,
 ) -> Vec<(PathBuf, usize)> {
-    let daemon_json = &host.session.daemon_json.1;
+    let daemon_json = &session.daemon_json.1;
+    let places = Places::find(user, daemon_json, environment, runtime_dir);
     let mut sockets = Vec::new();
-    if binds_default && !user.has_hosts() && !daemon_json.may_set("hosts") {
+    if session.listen_fds.is_none() && !user.has_hosts() && !daemon_json.may_set("hosts") {
         sockets.push((runtime_dir.join("docker.sock"), SOCKET_PATH_MAX));
     }
     if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {

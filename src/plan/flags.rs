@@ -85,6 +85,20 @@ impl<'a> RootlesskitFlags<'a> {
             .then(|| "`--state-dir` has an empty value".to_owned())
     }
 
+    /// The flags as words again, without those of `names`.
+    pub fn without(&self, names: &[&str]) -> Vec<OsString> {
+        let kept = self.flags.iter().filter(|(name, _)| !names.contains(name));
+        kept.map(|(name, value)| {
+            let mut word = OsString::from(format!("--{name}"));
+            if let Some(value) = value {
+                word.push("=");
+                word.push(value);
+            }
+            word
+        })
+        .collect()
+    }
+
     /// The value that the last flag called `name` has.
     pub fn value(&self, name: &str) -> Option<&'a OsStr> {
         self.flags.iter().rev().find(|(flag, _)| *flag == name)?.1

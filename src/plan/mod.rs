@@ -9,6 +9,7 @@ mod network;
 mod places;
 mod preflight;
 mod stage;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,13 +17,19 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts, Tool};
+use crate::host::{
+    HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts, Session, Tool, Tools,
+};
 use crate::settings::{Origin, Settings};
 pub use flags::{DockerdWords, RootlesskitFlags};
-use network::Network;
+pub use network::Network;
 pub use places::{Places, daemon_json};
-pub use preflight::refuse_person;
-pub use stage::{Family, STAGE, Stage, Step};
+pub use preflight::{
+    refuse_foreign_state_dir, refuse_home, refuse_long_paths, refuse_person, refuse_root,
+    refuse_runtime_dir,
+};
+pub use stage::{Family, STAGE, Stage, Step, TRIAL};
+pub use trial::Trial;
 
 /// Directories that Debian leaves out of users' PATH and that hold iptables and dockerd.
 const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -99,27 +106,14 @@ impl LaunchPlan {
             settings.rootlesskit_binary.value.as_deref(),
             "rootlesskit",
         )?;
-        let flags =
-            RootlesskitFlags::read(&settings.rootlesskit_flags.value, tools.rootlesskit.known());
-        if let Some(fault) = &flags.fault {
-            let origin = &settings.rootlesskit_flags.origin;
-            return Err(Error::new(
-                Exit::Config,
-                format!("rootlesskit.flags ({origin}): {fault}"),
-            )
-            .hint("join a flag and its value by `=`, and quote values with blanks"));
-        }
+        let flags = stated_flags(settings, tools)?;
         let network = Network::decide(settings, tools, &flags)?;
-        let daemon = daemon::Daemon::decide(
-            settings,
-            host,
-            &network.effective,
-            environment,
-            words,
-            runtime_dir,
-        )?;
-        preflight::refuse_long_paths(&session.state_dir.path, &network.effective, &daemon.sockets)?;
-        preflight::refuse_foreign_state_dir(&session.state_dir, session.person.uid)?;
+        let daemon = daemon::Daemon::decide(settings, host, &network.effective, words)
+            .map_err(|error| error.check("netfilter"))?;
+        let sockets = sockets(settings, session, &network, environment, words, runtime_dir);
+        preflight::refuse_long_paths(&sockets).map_err(|error| error.check("socket-path"))?;
+        preflight::refuse_foreign_state_dir(&session.state_dir, session.person.uid)
+            .map_err(|error| error.check("state-dir"))?;
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(settings, tools, &flags)?;
         let dockerd = required_program(
@@ -158,13 +152,16 @@ impl LaunchPlan {
         Ok(Self {
             removals,
             rootlesskit: rootlesskit.to_owned(),
-            words: rootlesskit_words(
-                settings,
-                &session.state_dir.path,
-                &network,
-                &session.own_path,
-                &stage,
-            ),
+            words: [
+                rootlesskit_words(
+                    settings,
+                    &session.state_dir.path,
+                    &network,
+                    &session.own_path,
+                ),
+                stage.words(),
+            ]
+            .concat(),
             environment: environment_changes(settings, host, environment, runtime_dir),
             stage,
             sockets: session.listen_fds.clone(),
@@ -174,13 +171,42 @@ impl LaunchPlan {
     }
 }
 
-/// rootlesskit's words, in upstream's order.
+/// The user's own flags for rootlesskit.
+fn stated_flags<'a>(settings: &'a Settings, tools: &Tools) -> Result<RootlesskitFlags<'a>, Error> {
+    let stated = &settings.rootlesskit_flags;
+    let flags = RootlesskitFlags::read(&stated.value, tools.rootlesskit.known());
+    match &flags.fault {
+        None => Ok(flags),
+        Some(fault) => Err(Error::new(
+            Exit::Config,
+            format!("rootlesskit.flags ({}): {fault}", stated.origin),
+        )
+        .hint("join a flag and its value by `=`, and quote values with blanks")),
+    }
+}
+
+/// The sockets that rootlesskit and dockerd will make, each with the bytes that its path may have.
+pub fn sockets(
+    settings: &Settings,
+    session: &Session,
+    network: &Network,
+    environment: &Environment,
+    words: &[OsString],
+    runtime_dir: &Path,
+) -> Vec<(PathBuf, usize)> {
+    let words = stated_daemon_words(settings, words);
+    let of_daemon = daemon::sockets(session, DockerdWords(&words), environment, runtime_dir);
+    let mut sockets = preflight::rootlesskit_sockets(&session.state_dir.path, &network.effective);
+    sockets.extend(of_daemon);
+    sockets
+}
+
+/// rootlesskit's words, in upstream's order, up to the program that it runs.
 fn rootlesskit_words(
     settings: &Settings,
     state_dir: &Path,
     network: &Network,
     own_path: &Path,
-    stage: &Stage,
 ) -> Vec<OsString> {
     let flag = |name: &str, value: &OsStr| stage::assignment(&format!("--{name}"), value);
     let mut words = vec![
@@ -220,7 +246,6 @@ fn rootlesskit_words(
     }
     words.extend(settings.rootlesskit_flags.value.iter().cloned());
     words.push(own_path.into());
-    words.extend(stage.words());
     words
 }
 
@@ -353,7 +378,7 @@ pub fn search_path(environment: &Environment) -> (OsString, Vec<&'static str>) {
 fn required_program<'a, T>(
     tool: &'a Tool<T>,
     named: Option<&OsStr>,
-    program: &str,
+    program: &'static str,
 ) -> Result<&'a Path, Error> {
     let section = if program == "dockerd" {
         "daemon"
@@ -365,14 +390,17 @@ fn required_program<'a, T>(
         Tool::Found { path, .. } => Ok(path),
         Tool::NotExecutable(path) => {
             let what = format!("`{}` cannot be executed", path.display());
-            Err(Error::new(Exit::CannotRun, what).hint(explain))
+            Err(Error::new(Exit::CannotRun, what)
+                .hint(explain)
+                .check(program))
         }
         Tool::Absent => Err(match named.filter(|name| *name != program) {
             Some(name) => Error::new(
                 Exit::NotFound,
                 format!("the program `{}` does not exist", name.display()),
             )
-            .hint(explain),
+            .hint(explain)
+            .check(program),
             None => {
                 let package = if program == "dockerd" {
                     "docker.io"
@@ -386,6 +414,7 @@ fn required_program<'a, T>(
                 .hint(format!(
                     "install it (Debian, Ubuntu: sudo apt-get install {package})"
                 ))
+                .check(program)
             }
         }),
     }

@@ -52,7 +52,8 @@ impl Network {
         tools: &Tools,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<Self, Error> {
-        let (driver, driver_why) = stated_or(&settings.network_driver, || choose_driver(tools))?;
+        let (driver, driver_why) = stated_or(&settings.network_driver, || choose_driver(tools))
+            .map_err(|error| error.check("network-driver"))?;
         let (Mtu(mtu), mtu_why) = stated_or(&settings.mtu, || {
             let why = format!("the default for {}", driver.word().display());
             Ok((Mtu(default_mtu(&driver)), why))
@@ -153,23 +154,58 @@ impl Network {
         tools: &Tools,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<(), Error> {
-        let Effective {
-            driver,
-            port_driver,
-            detach_netns,
-            ..
-        } = &self.effective;
-        let (net, port) = (driver.word().display(), port_driver.word().display());
-        let refuse = |what: String, hint: &str| Err(Error::new(Exit::Config, what).hint(hint));
-        if *driver == NetworkDriver::Host {
+        let of_network = |error: Error| error.check("network-driver");
+        self.refuse_network(settings, tools, flags)
+            .map_err(of_network)?;
+        self.refuse_ports(tools)
+            .map_err(|error| error.check("port-driver"))?;
+        self.refuse_missing_program(tools, flags)
+            .map_err(of_network)
+    }
+
+    /// The part of [`Self::refuse_impossible`] that is about the network alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn refuse_network(
+        &self,
+        settings: &Settings,
+        tools: &Tools,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<(), Error> {
+        self.refuse_host()?;
+        self.refuse_unknown_network(tools)?;
+        self.refuse_unknown_detach(tools, flags)?;
+        self.refuse_network_combination(settings, flags)
+    }
+
+    /// The part of [`Self::refuse_impossible`] that is about ports.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn refuse_ports(&self, tools: &Tools) -> Result<(), Error> {
+        self.refuse_unknown_port(tools)?;
+        self.refuse_port_combination()
+    }
+
+    fn refuse_host(&self) -> Result<(), Error> {
+        if self.effective.driver == NetworkDriver::Host {
             return refuse(
                 "network driver `host` gives dockerd no network namespace, in which it may not set up a bridge".to_owned(),
                 "unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET, or choose slirp4netns or pasta; `docker run --net=host` needs network.detach-netns",
             );
         }
-        if let Some(rootlesskit) = tools.rootlesskit.known() {
-            self.refuse_unknown_to(rootlesskit, flags)?;
-        }
+        Ok(())
+    }
+
+    /// Refuses port drivers that do not go with the network driver.
+    fn refuse_port_combination(&self) -> Result<(), Error> {
+        let Effective {
+            driver,
+            port_driver,
+            ..
+        } = &self.effective;
+        let (net, port) = (driver.word().display(), port_driver.word().display());
         if *port_driver == PortDriver::Implicit && *driver != NetworkDriver::Pasta {
             return refuse(
                 format!("port driver `implicit` needs network driver `pasta`, not `{net}`"),
@@ -211,8 +247,7 @@ impl Network {
                 "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
             );
         }
-        let is_gvisor = *driver == NetworkDriver::GvisorTapVsock;
-        if *port_driver == PortDriver::GvisorTapVsock && !is_gvisor {
+        if *port_driver == PortDriver::GvisorTapVsock && *driver != NetworkDriver::GvisorTapVsock {
             return refuse(
                 format!(
                     "port driver `gvisor-tap-vsock` needs the network driver of that name, not `{net}`"
@@ -220,6 +255,20 @@ impl Network {
                 "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
             );
         }
+        Ok(())
+    }
+
+    /// Refuses settings of the network that do not go with its driver.
+    fn refuse_network_combination(
+        &self,
+        settings: &Settings,
+        flags: &RootlesskitFlags<'_>,
+    ) -> Result<(), Error> {
+        let Effective {
+            driver,
+            detach_netns,
+            ..
+        } = &self.effective;
         let sandbox = flags
             .value("slirp4netns-sandbox")
             .unwrap_or_else(|| OsStr::new(settings.slirp4netns_sandbox.value.word()));
@@ -230,62 +279,61 @@ impl Network {
                 "set one of DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX and DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to false",
             );
         }
-        if is_gvisor && flags.switch("ipv6").unwrap_or(settings.ipv6.value) {
+        if *driver == NetworkDriver::GvisorTapVsock
+            && flags.switch("ipv6").unwrap_or(settings.ipv6.value)
+        {
             return refuse(
                 "network driver `gvisor-tap-vsock` has no IPv6".to_owned(),
                 "set network.ipv6 to false, or choose slirp4netns or pasta",
             );
         }
-        self.refuse_missing_program(tools, flags)
+        Ok(())
     }
 
-    /// Refuses drivers and flags that `rootlesskit` does not have, by its own account.
-    fn refuse_unknown_to(
+    /// Refuses a network driver that this rootlesskit does not have, by its own account.
+    fn refuse_unknown_network(&self, tools: &Tools) -> Result<(), Error> {
+        let Some(rootlesskit) = tools.rootlesskit.known() else {
+            return Ok(());
+        };
+        refuse_unknown_driver(
+            "network",
+            self.effective.driver.word(),
+            rootlesskit,
+            &rootlesskit.network_drivers,
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_NET",
+        )
+    }
+
+    /// The same for a port driver.
+    fn refuse_unknown_port(&self, tools: &Tools) -> Result<(), Error> {
+        let Some(rootlesskit) = tools.rootlesskit.known() else {
+            return Ok(());
+        };
+        refuse_unknown_driver(
+            "port",
+            self.effective.port_driver.word(),
+            rootlesskit,
+            &rootlesskit.port_drivers,
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER",
+        )
+    }
+
+    /// The same for detach-netns.
+    fn refuse_unknown_detach(
         &self,
-        rootlesskit: &RootlesskitFacts,
+        tools: &Tools,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<(), Error> {
-        let version = rootlesskit
-            .version
-            .map_or_else(String::new, |version| format!(" {version}"));
-        let drivers = [
-            (
-                "network",
-                self.effective.driver.word(),
-                &rootlesskit.network_drivers,
-                "DOCKERD_ROOTLESS_ROOTLESSKIT_NET",
-            ),
-            (
-                "port",
-                self.effective.port_driver.word(),
-                &rootlesskit.port_drivers,
-                "DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER",
-            ),
-        ];
-        for (kind, word, known, variable) in drivers {
-            if !known.is_empty() && !known.iter().any(|name| word == name.as_str()) {
-                // `host` is known and would be refused in turn.
-                let offered: Vec<&str> = known
-                    .iter()
-                    .map(String::as_str)
-                    .filter(|name| *name != "host")
-                    .collect();
-                let what = format!(
-                    "rootlesskit{version} does not know {kind} driver `{}`, only {}",
-                    word.display(),
-                    offered.join(", ")
-                );
-                return Err(Error::new(Exit::Config, what).hint(format!(
-                    "choose one of these in {variable}, or install a later rootlesskit"
-                )));
-            }
-        }
+        let Some(rootlesskit) = tools.rootlesskit.known() else {
+            return Ok(());
+        };
         if self.effective.detach_netns
             && flags.switch("detach-netns").is_none()
             && !rootlesskit.flags.contains_key("detach-netns")
         {
             let what = format!(
-                "rootlesskit{version} does not know `--detach-netns`, which network.detach-netns asks for"
+                "rootlesskit{} does not know `--detach-netns`, which network.detach-netns asks for",
+                shown_version(rootlesskit)
             );
             return Err(Error::new(Exit::Config, what).hint(
                 "unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS, or install rootlesskit 2.0 or later",
@@ -295,7 +343,10 @@ impl Network {
     }
 
     /// Refuses a driver whose program is not installed.
-    fn refuse_missing_program(
+    ///
+    /// # Errors
+    /// Exit 4.
+    pub(crate) fn refuse_missing_program(
         &self,
         tools: &Tools,
         flags: &RootlesskitFlags<'_>,
@@ -325,6 +376,44 @@ impl Network {
             "{install}, or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET"
         )))
     }
+}
+
+fn refuse(what: String, hint: &str) -> Result<(), Error> {
+    Err(Error::new(Exit::Config, what).hint(hint))
+}
+
+fn shown_version(rootlesskit: &RootlesskitFacts) -> String {
+    rootlesskit
+        .version
+        .map_or_else(String::new, |version| format!(" {version}"))
+}
+
+/// Refuses the driver `word` if it is not among those that are `known`.
+fn refuse_unknown_driver(
+    kind: &str,
+    word: &OsStr,
+    rootlesskit: &RootlesskitFacts,
+    known: &[String],
+    variable: &str,
+) -> Result<(), Error> {
+    if known.is_empty() || known.iter().any(|name| word == name.as_str()) {
+        return Ok(());
+    }
+    // `host` is known and would be refused in turn.
+    let offered: Vec<&str> = known
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name != "host")
+        .collect();
+    let what = format!(
+        "rootlesskit{} does not know {kind} driver `{}`, only {}",
+        shown_version(rootlesskit),
+        word.display(),
+        offered.join(", ")
+    );
+    Err(Error::new(Exit::Config, what).hint(format!(
+        "choose one of these in {variable}, or install a later rootlesskit"
+    )))
 }
 
 /// The value that is stated, or else the one that `decide` finds; and why.

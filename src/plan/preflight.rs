@@ -13,34 +13,38 @@ pub const SOCKET_PATH_MAX: usize = 107;
 /// The user, the home and the runtime directory.
 ///
 /// # Errors
-/// Refuses root (exit 1), a missing home and every runtime directory that another user could
-/// tamper with (exit 4).
+/// Refuses root (exit 1), and what [`refuse_home`] and [`refuse_runtime_dir`] refuse.
 pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
-    if person.uid == 0 {
-        return Err(Error::new(
-            Exit::Failed,
-            "rootless Docker must be started by an unprivileged user, not by root (uid 0)",
-        )
-        .hint(
-            "log in as the user that is to own the daemon; `dockerd` itself is the daemon of root",
-        ));
-    }
-    let refuse = |what: String, hint: String| Err(Error::new(Exit::Prerequisite, what).hint(hint));
+    refuse_root(person)?;
+    refuse_home(person).map_err(|error| error.check("home"))?;
+    refuse_runtime_dir(person).map_err(|error| error.check("runtime-dir"))
+}
+
+/// The home must be there.
+///
+/// # Errors
+/// Exit 4.
+pub fn refuse_home(person: &Person) -> Result<(), Error> {
+    let refuse = |what: String, hint: &str| Err(Error::new(Exit::Prerequisite, what).hint(hint));
     match &person.home {
-        None => {
-            return refuse(
-                "HOME is not set".to_owned(),
-                "export HOME=/path/to/your/home".to_owned(),
-            );
-        }
-        Some((home, false)) => {
-            return refuse(
-                format!("HOME `{}` is not a directory", home.display()),
-                "create it, or set HOME to your home directory".to_owned(),
-            );
-        }
-        Some((_, true)) => {}
+        None => refuse(
+            "HOME is not set".to_owned(),
+            "export HOME=/path/to/your/home",
+        ),
+        Some((home, false)) => refuse(
+            format!("HOME `{}` is not a directory", home.display()),
+            "create it, or set HOME to your home directory",
+        ),
+        Some((_, true)) => Ok(()),
     }
+}
+
+/// The runtime directory, in which nobody else may write.
+///
+/// # Errors
+/// Refuses every directory that another user could tamper with (exit 4).
+pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
+    let refuse = |what: String, hint: String| Err(Error::new(Exit::Prerequisite, what).hint(hint));
     let uid = person.uid;
     let Some((path, directory)) = &person.runtime_dir else {
         return refuse(
@@ -95,16 +99,23 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
     }
 }
 
-/// Every socket that will be made must have a path that fits: rootlesskit would wait for ever.
-/// `daemon_sockets` have a limit each.
+/// Root, who has a daemon of his own.
 ///
 /// # Errors
-/// Names the path and its length (exit 78).
-pub fn refuse_long_paths(
-    state_dir: &Path,
-    network: &Effective,
-    daemon_sockets: &[(PathBuf, usize)],
-) -> Result<(), Error> {
+/// Exit 1.
+pub fn refuse_root(person: &Person) -> Result<(), Error> {
+    if person.uid != 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        Exit::Failed,
+        "rootless Docker must be started by an unprivileged user, not by root (uid 0)",
+    )
+    .hint("log in as the user that is to own the daemon; `dockerd` itself is the daemon of root"))
+}
+
+/// The sockets that rootlesskit will make, each with the bytes that its path may have.
+pub fn rootlesskit_sockets(state_dir: &Path, network: &Effective) -> Vec<(PathBuf, usize)> {
     let mut names = vec!["api.sock"];
     match network.port_driver {
         PortDriver::Builtin => names.push(".bp.sock"),
@@ -116,11 +127,20 @@ pub fn refuse_long_paths(
         NetworkDriver::GvisorTapVsock => names.push("gvisortapvsock/tap.sock"),
         _ => {}
     }
-    let of_rootlesskit = names
+    names
         .into_iter()
-        .map(|name| (state_dir.join(name), SOCKET_PATH_MAX));
-    let mut sockets = of_rootlesskit.chain(daemon_sockets.iter().cloned());
-    let Some((path, limit)) = sockets.find(|(path, limit)| path.as_os_str().len() > *limit) else {
+        .map(|name| (state_dir.join(name), SOCKET_PATH_MAX))
+        .collect()
+}
+
+/// Every socket that will be made must have a path that fits: rootlesskit would wait for ever.
+/// `sockets` have a limit in bytes each.
+///
+/// # Errors
+/// Names the path and its length (exit 78).
+pub fn refuse_long_paths(sockets: &[(PathBuf, usize)]) -> Result<(), Error> {
+    let too_long = |(path, limit): &&(PathBuf, usize)| path.as_os_str().len() > *limit;
+    let Some((path, limit)) = sockets.iter().find(too_long) else {
         return Ok(());
     };
     let (shown, length) = (path.display(), path.as_os_str().len());
@@ -215,7 +235,8 @@ pub fn refuse_second_instance(session: &Session) -> Result<(), Error> {
                 path.display()
             ),
         )
-        .hint("stop it first: systemctl --user stop containerd, or kill the PID")),
+        .hint("stop it first: systemctl --user stop containerd, or kill the PID")
+        .check("containerd-rootless")),
     }
 }
 

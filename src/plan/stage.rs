@@ -11,6 +11,9 @@ use crate::error::{Error, Exit};
 /// The first word of the stage's command line.
 pub const STAGE: &str = "namespace-stage";
 
+/// The first word of a trial's command line, which is the stage's otherwise.
+pub const TRIAL: &str = "namespace-trial";
+
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
