@@ -4,11 +4,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use tracing::info;
 
-use super::sockets;
+use super::{process, sockets};
 use crate::error::{Error, Exit};
 use crate::plan::LaunchPlan;
 
@@ -17,30 +17,51 @@ use crate::plan::LaunchPlan;
 /// # Errors
 /// Returns only if something fails.
 pub fn exec(plan: &LaunchPlan) -> Error {
+    match command(plan) {
+        Err(error) => error,
+        Ok(mut command) => exec_error(plan.rootlesskit.as_os_str(), &command.exec()),
+    }
+}
+
+/// Does what `plan` says and starts rootlesskit as a child, which ends with us.
+///
+/// # Errors
+/// Names what failed.
+pub fn spawn(plan: &LaunchPlan) -> Result<Child, Error> {
+    let mut command = command(plan)?;
+    // SAFETY: between fork and exec only this system call is made.
+    unsafe { command.pre_exec(|| process::die_with_parent().map_err(io::Error::from)) };
+    command
+        .spawn()
+        .map_err(|error| exec_error(plan.rootlesskit.as_os_str(), &error))
+}
+
+/// Removes what is stale, moves the sockets, and returns rootlesskit's command.
+fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for (path, why) in &plan.removals {
         info!("removing the stale file {}: {why}", path.display());
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Error::new(
+                return Err(Error::new(
                     Exit::Failed,
                     format!("the stale file `{}` cannot be removed", path.display()),
                 )
-                .because(&error);
+                .because(&error));
             }
             _ => {}
         }
     }
-    if let Some(fds) = &plan.sockets
-        && let Err(error) = sockets::shelter(fds)
-    {
-        return Error::new(
-            Exit::Failed,
-            format!(
-                "{} passed socket(s) cannot be moved to descriptor {}",
-                fds.count, fds.shelter
-            ),
-        )
-        .because(&error);
+    if let Some(fds) = &plan.sockets {
+        sockets::shelter(fds).map_err(|error| {
+            Error::new(
+                Exit::Failed,
+                format!(
+                    "{} passed socket(s) cannot be moved to descriptor {}",
+                    fds.count, fds.shelter
+                ),
+            )
+            .because(&error)
+        })?;
     }
     let mut command = Command::new(&plan.rootlesskit);
     command.args(&plan.words);
@@ -50,7 +71,7 @@ pub fn exec(plan: &LaunchPlan) -> Error {
     for (name, (value, _)) in &plan.environment.set {
         command.env(name, value);
     }
-    exec_error(plan.rootlesskit.as_os_str(), &command.exec())
+    Ok(command)
 }
 
 /// The error for a `program` that could not be executed, with the shell's exit codes.

@@ -2,10 +2,15 @@
 //! returns as plain data, and what it does it was told by a plan.
 
 pub mod ask;
+pub mod attend;
 pub mod files;
 pub mod launch;
 pub mod namespace;
 mod netfilter;
+mod netlink;
 pub mod probe;
+mod process;
 pub mod session;
 mod sockets;
+pub mod survey;
+pub mod trial;

@@ -50,7 +50,10 @@ pub fn perform(stage: &Stage, environment: &Environment) -> Error {
 }
 
 /// Performs the steps and returns the daemon's command.
-fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Error> {
+///
+/// # Errors
+/// Names the step that failed.
+pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Error> {
     prove_inside(stage.outside)?;
     let mut command = Command::new(&stage.daemon[0]);
     command.args(&stage.daemon[1..]);
@@ -239,7 +242,10 @@ fn climbs_out(directory: &Path, depth: usize) -> bool {
 
 /// Runs `act` in the containers' network namespace. A detached one is entered by a thread that
 /// ends with it: there is no way back into the host's (setns(2) would need its capabilities).
-fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
+///
+/// # Errors
+/// Names the namespace if it cannot be entered.
+pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
     let Some(path) = &stage.netns else {
         return Ok(act());
     };

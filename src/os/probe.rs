@@ -30,6 +30,8 @@ pub enum Thoroughness {
     Launch,
     /// What a person wants to see as well, such as versions. It decides nothing.
     Report,
+    /// The same, and no file is left that remembers the answers.
+    Traceless,
 }
 
 /// Everything about the host that decides a launch of `person` with these `words` for dockerd.
@@ -86,7 +88,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
-    let report = thoroughness == Thoroughness::Report;
+    let report = thoroughness != Thoroughness::Launch;
     let version_of = |path: &Option<PathBuf>, wanted: bool| {
         path.as_deref()
             .filter(|_| wanted)
@@ -144,7 +146,9 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
         iptables_legacy: find_named("iptables-legacy"),
         ip6tables_legacy: find_named("ip6tables-legacy"),
     };
-    asker.keep();
+    if thoroughness != Thoroughness::Traceless {
+        asker.keep();
+    }
     tools
 }
 

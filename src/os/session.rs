@@ -49,6 +49,13 @@ pub fn person(environment: &Environment) -> Person {
     }
 }
 
+/// `/run/user/UID`, if it is a directory of `uid` that nobody else can write.
+pub fn own_runtime_dir(uid: u32) -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/run/user/{uid}"));
+    let is_own = matches!(directory(&path), Directory::Present { owner, mode } if owner == uid && mode & 0o022 == 0);
+    is_own.then_some(path)
+}
+
 /// What a launch of `person` will meet. `rootlesskit` tells flags from values in its words.
 ///
 /// # Errors
@@ -106,6 +113,7 @@ pub fn session(
         state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
         containerd_rootless: (containerd_rootless, containerd_lock),
         pid_files,
+        data_root: places.data_root,
         daemon_json: (json_path, json),
         listen_fds: sockets::passed(environment),
         user_namespace,

@@ -1,0 +1,75 @@
+//! Processes of ours: tied to us, and bounded in time.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// How long a program may take that has little to do.
+const BRIEFLY: Duration = Duration::from_secs(3);
+
+/// How much of its output counts.
+const OUTPUT_MAX: usize = 1024 * 1024;
+
+/// Has the kernel kill this process when its parent ends.
+///
+/// # Errors
+/// What the kernel says.
+pub fn die_with_parent() -> nix::Result<()> {
+    // SAFETY: the call takes numbers and touches no memory.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}
+
+/// Runs `command`, which ends soon, and returns all that it says on both its outputs.
+///
+/// # Errors
+/// What the system says, or that it takes too long or says too much.
+pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
+    let (mut reader, writer) = io::pipe()?;
+    let mut child = command
+        // What it says is read by us as well.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .process_group(0)
+        .spawn()?;
+    // The command keeps the writing ends open otherwise.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let deadline = Instant::now() + BRIEFLY;
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    let complete = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(0) => break false,
+            Err(Errno::EINTR) => continue,
+            other => other?,
+        };
+        match reader.read(&mut buffer)? {
+            0 => break true,
+            count if text.len() + count > OUTPUT_MAX => break false,
+            count => text.extend_from_slice(&buffer[..count]),
+        }
+    };
+    if !complete && let Ok(group) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let status = child.wait()?;
+    match complete {
+        true => Ok((status, String::from_utf8_lossy(&text).into_owned())),
+        false => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("it did not end within {} s", BRIEFLY.as_secs()),
+        )),
+    }
+}

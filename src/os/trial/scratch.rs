@@ -1,0 +1,85 @@
+//! A directory for a trial, which is gone when the trial is over, and at the latest when the next
+//! one begins.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// The names of such directories begin so. It is short: rootlesskit's sockets in it must not have
+/// longer paths than those of a real launch.
+const PREFIX: &str = ".drl-";
+
+/// A directory of ours, locked as long as it is in use, removed with the value.
+pub struct Scratch {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Scratch {
+    /// The name of the directory that process `pid` makes in `parent`.
+    pub fn name(parent: &Path, pid: u32) -> PathBuf {
+        parent.join(format!("{PREFIX}{pid}"))
+    }
+
+    /// Makes the directory `path`, and removes those beside it that a process left which was
+    /// killed together with its watcher.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        sweep(path.parent().unwrap_or(Path::new("/")));
+        DirBuilder::new().mode(0o700).create(path)?;
+        let lock = File::open(path).and_then(|directory| {
+            Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, errno)| errno.into())
+        });
+        match lock {
+            Ok(lock) => Ok(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            }),
+            Err(error) => {
+                let _ = fs::remove_dir(path);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
+/// Removes the directories of dead trials in `parent`: ours, called so, and locked by nobody.
+fn sweep(parent: &Path) {
+    let own = super::super::session::uid();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_named = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
+        let path = entry.path();
+        let is_own =
+            || fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == own);
+        if is_named
+            && is_own()
+            && let Ok(directory) = File::open(&path)
+            && let Ok(_lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+        {
+            let _ = remove(&path);
+        }
+    }
+}
+
+/// Removes a directory that we made with all that is in it. The kernel makes an overlay's inner
+/// work directory with no permissions at all, not even for its owner.
+fn remove(path: &Path) -> io::Result<()> {
+    let attempts = ["a", "b"].map(|attempt| path.join(attempt).join("work/work"));
+    for inner in attempts.iter().filter(|inner| inner.is_dir()) {
+        fs::set_permissions(inner, fs::Permissions::from_mode(0o700))?;
+    }
+    fs::remove_dir_all(path)
+}
