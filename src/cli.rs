@@ -13,9 +13,9 @@ use tracing_subscriber::prelude::*;
 
 use crate::command::{self, run::Request};
 use crate::environment::Environment;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::plan::STAGE;
-use crate::report::Format;
+use crate::report::{Format, Whose};
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Starts rootless Docker")]
@@ -69,7 +69,42 @@ enum Command {
         #[command(flatten)]
         launch: Launch,
     },
-    /// Show and check settings
+    /// Find out what stands in the way of rootless Docker, and print the commands that mend it
+    ///
+    /// Ends with 4 if a check fails.
+    Check {
+        /// How to print
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        /// Print nothing but the commands that mend what was found: root's, yours, or both
+        #[arg(
+            long,
+            value_enum,
+            value_name = "WHOSE",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "both",
+            conflicts_with = "format"
+        )]
+        print_fix: Option<Whose>,
+        /// Only the check of this name; may be given several times
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        only: Vec<String>,
+        /// All but the check of this name; may be given several times
+        #[arg(
+            long,
+            value_name = "NAME",
+            value_delimiter = ',',
+            conflicts_with = "only"
+        )]
+        skip: Vec<String>,
+        /// Print the names of all checks and what they are about
+        #[arg(long, conflicts_with_all = ["print_fix", "only", "skip"])]
+        list: bool,
+        #[command(flatten)]
+        launch: Launch,
+    },
+    /// Show, check and change settings
     Config {
         #[command(flatten)]
         assignments: Assignments,
@@ -118,21 +153,46 @@ enum Config {
     Check,
     /// Print where configuration files are looked for
     Path,
+    /// Write a value into your configuration file
+    ///
+    /// VALUE is read as `--set KEY=VALUE` reads it. One that may be taken for an option of ours
+    /// stands behind `--`.
+    Set {
+        /// Such as network.driver
+        key: String,
+        /// Such as pasta
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
+    },
+    /// Take a key out of your configuration file
+    Unset {
+        /// Such as network.driver
+        key: String,
+    },
 }
 
 /// Runs what `words`, the program's name first, ask for.
 ///
 /// # Errors
 /// The error to print and to end with. A launch that succeeds does not return.
-pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error> {
+pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
     if words.get(1).is_some_and(|word| word == STAGE) {
         start_messages(&Messages::default(), environment);
-        return command::stage::run(&words[2..], environment);
+        return command::stage::run(&words[2..], environment).map(|()| Exit::Good);
+    }
+    if let Some(word) = words.get(1).and_then(|word| word.to_str())
+        && command::check::is_trial(word)
+    {
+        return command::check::run_trial(word, &words[2..], environment).map(|()| Exit::Good);
     }
     let name = words.first().and_then(|name| Path::new(name).file_name());
     if name == Some(OsStr::new("dockerd-rootless.sh")) {
         start_messages(&Messages::default(), environment);
         return command::drop_in::run(&words[1..], environment);
+    }
+    if name == Some(OsStr::new("dockerd-rootless-setuptool.sh")) {
+        start_messages(&Messages::default(), environment);
+        return command::setup_tool::run(&words, environment);
     }
     let command = Cli::command().color(colors_of_usage(&words));
     let parsed = command.try_get_matches_from(with_default_command(words));
@@ -141,15 +201,39 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error>
         Err(usage) => usage.exit(),
     };
     let level = start_messages(&cli.messages, environment);
+    let colored_results = colored(cli.messages.color, environment, &io::stdout());
     let request = |launch: Launch| Request {
         assignments: launch.assignments.assignments,
         words: launch.words,
         level,
     };
     match cli.command {
-        Command::Run { exec: _, launch } => command::run::run(environment, &request(launch)),
+        Command::Run { exec, launch } => {
+            return match exec {
+                true => command::run::exec(environment, &request(launch)),
+                false => command::run::run(environment, &request(launch)),
+            };
+        }
         Command::Plan { format, launch } => {
-            command::plan::run(environment, &request(launch), format)
+            command::plan::run(environment, &request(launch), format)?;
+        }
+        Command::Check {
+            format,
+            print_fix,
+            only,
+            skip,
+            list,
+            launch,
+        } => {
+            let choice = command::check::Choice::new(&only, &skip)?;
+            let output = match print_fix {
+                Some(whose) => command::check::Output::Fix(whose),
+                None => command::check::Output::Report(format, colored_results),
+            };
+            return match list {
+                true => command::check::list(format),
+                false => command::check::run(environment, &request(launch), &choice, output),
+            };
         }
         Command::Config {
             assignments: Assignments { assignments },
@@ -157,15 +241,22 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<(), Error>
             command,
         } => match command {
             Config::Show { origin } => {
-                command::config::show(environment, &assignments, origin, format)
+                command::config::show(environment, &assignments, origin, format)?;
             }
             Config::Explain { key } => {
-                command::config::explain(environment, &assignments, &key, format)
+                command::config::explain(environment, &assignments, &key, format)?;
             }
-            Config::Check => command::config::check(environment, &assignments, format),
-            Config::Path => command::config::path(environment, format),
+            Config::Check => command::config::check(environment, &assignments, format)?,
+            Config::Path => command::config::path(environment, format)?,
+            Config::Set { key, value } => {
+                command::config::edit(environment, &assignments, &key, Some(&value), format)?;
+            }
+            Config::Unset { key } => {
+                command::config::edit(environment, &assignments, &key, None, format)?;
+            }
         },
     }
+    Ok(Exit::Good)
 }
 
 /// What `--color` says before the words are understood: the errors about them have colours too.
@@ -208,6 +299,20 @@ fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
     words
 }
 
+/// Whether what goes to `stream` has colours.
+fn colored(color: Color, environment: &Environment, stream: &impl IsTerminal) -> bool {
+    match (
+        color,
+        environment.get("NO_COLOR"),
+        environment.get("CLICOLOR_FORCE"),
+    ) {
+        (Color::Always, ..) => true,
+        (Color::Never, ..) | (Color::Auto, Some(_), _) => false,
+        (Color::Auto, None, Some(force)) if force != "0" => true,
+        (Color::Auto, None, _) => stream.is_terminal(),
+    }
+}
+
 /// Sends messages to standard error. Returns the level if the user chose one on the command line.
 fn start_messages(messages: &Messages, environment: &Environment) -> Option<LevelFilter> {
     let chosen = messages.log_level.or(match messages.verbose {
@@ -226,19 +331,9 @@ fn start_messages(messages: &Messages, environment: &Environment) -> Option<Leve
         // The variable is not ours alone, and other programs read more into it.
         (None, Some((text, Err::<Targets, _>(error)))) => (default, Some((text, error))),
     };
-    let colored = match (
-        messages.color,
-        environment.get("NO_COLOR"),
-        environment.get("CLICOLOR_FORCE"),
-    ) {
-        (Color::Always, ..) => true,
-        (Color::Never, ..) | (Color::Auto, Some(_), _) => false,
-        (Color::Auto, None, Some(force)) if force != "0" => true,
-        (Color::Auto, None, _) => io::stderr().is_terminal(),
-    };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .with_ansi(colored)
+        .with_ansi(colored(messages.color, environment, &io::stderr()))
         .with_target(false);
     let registry = tracing_subscriber::registry();
     // The journal adds the time itself.

@@ -1,12 +1,15 @@
-//! `config`: show settings and where they come from.
+//! `config`: show settings and where they come from, and edit the user's file.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use super::{config_paths, layers, read_file};
+use tracing::warn;
+
+use super::{config_paths, layers, read_file, user_config};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::os::{files, session};
 use crate::report::{self, Format};
-use crate::settings::{Key, Settings};
+use crate::settings::{self, Key, Layer, Settings, statements};
 
 /// `config show [--origin]`.
 ///
@@ -35,9 +38,7 @@ pub fn explain(
     name: &str,
     format: Format,
 ) -> Result<(), Error> {
-    let key = Key::find(name).map_err(|nearest| {
-        Error::new(Exit::Usage, format!("unknown key `{name}`")).hint(nearest)
-    })?;
+    let key = find_key(name)?;
     let layers = layers(environment, assignments)?;
     let settings = Settings::resolve(&layers)?;
     report::print(match format {
@@ -77,4 +78,51 @@ pub fn path(environment: &Environment, format: Format) -> Result<(), Error> {
         Format::Text => report::paths_text(&paths),
         Format::Json => report::paths_json(&paths),
     })
+}
+
+/// `config set KEY VALUE`; without a value `config unset KEY`. The user's file alone is read and
+/// judged, so that it can be edited whatever is wrong elsewhere.
+///
+/// # Errors
+/// Exit 2 for an unknown key; whatever is wrong with the value or the file. The file is then what
+/// it was.
+pub fn edit(
+    environment: &Environment,
+    assignments: &[OsString],
+    name: &str,
+    value: Option<&OsStr>,
+    format: Format,
+) -> Result<(), Error> {
+    let key = find_key(name)?;
+    let path = user_config(environment).ok_or_else(|| {
+        let what = "there is no place for your configuration file: HOME is not set";
+        Error::new(Exit::Config, what).hint("export HOME=/path/to/your/home")
+    })?;
+    let above = [
+        Layer::from_environment(environment),
+        Layer::from_assignments(assignments)?,
+    ];
+    let before = files::read_config(&path, session::uid())?.unwrap_or_default();
+    let edited = settings::edit(&path, &before, key, value)?;
+    let changed = edited.text != before;
+    if changed {
+        files::write_config(&path, &edited.text, session::uid())?;
+    }
+    if let Some(winner) = statements(&above, key.name).last() {
+        warn!(
+            "`{name}`: what counts is the {}, not the file: see `dockerd-rootless config explain {name}`",
+            winner.origin
+        );
+    }
+    let value = edited.shown.as_deref();
+    report::print(match format {
+        Format::Text => report::edit_text(key, value, &path, changed),
+        Format::Json => report::edit_json(key, value, &path, changed),
+    })
+}
+
+/// The key called `name`, or the nearest as a hint.
+fn find_key(name: &str) -> Result<&'static Key, Error> {
+    Key::find(name)
+        .map_err(|nearest| Error::new(Exit::Usage, format!("unknown key `{name}`")).hint(nearest))
 }

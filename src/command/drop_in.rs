@@ -12,7 +12,7 @@ use crate::words;
 ///
 /// # Errors
 /// Returns only if the launch is refused or fails.
-pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
+pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
     if words
         .first()
         .is_some_and(|word| word == "check" || word == "install" || word == "uninstall")
@@ -31,5 +31,5 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
         words: words.to_vec(),
         ..Request::default()
     };
-    super::run::run(environment, &request)
+    super::run::exec(environment, &request)
 }

@@ -1,9 +1,11 @@
 //! The commands: here the pure rooms and the edge meet.
 
+pub mod check;
 pub mod config;
 pub mod drop_in;
 pub mod plan;
 pub mod run;
+pub mod setup_tool;
 pub mod stage;
 
 use std::ffi::OsString;
@@ -17,11 +19,15 @@ use crate::settings::Layer;
 /// The system's configuration file.
 const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
 
+/// The user's configuration file, wherever that is to be.
+fn user_config(environment: &Environment) -> Option<PathBuf> {
+    let home = environment.config_home()?;
+    Some(home.join("dockerd-rootless/config.toml"))
+}
+
 /// Where configuration files are looked for, lowest first.
 fn config_paths(environment: &Environment) -> Vec<PathBuf> {
-    let user = environment
-        .config_home()
-        .map(|home| home.join("dockerd-rootless/config.toml"));
+    let user = user_config(environment);
     std::iter::once(PathBuf::from(SYSTEM_CONFIG))
         .chain(user.filter(|path| path != Path::new(SYSTEM_CONFIG)))
         .collect()

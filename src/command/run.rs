@@ -1,4 +1,4 @@
-//! `run`: plan, then become rootlesskit.
+//! `run`: plan, then become rootlesskit, or stay with it.
 
 use std::ffi::OsString;
 
@@ -7,8 +7,9 @@ use tracing::{info, warn};
 
 use super::layers;
 use crate::environment::Environment;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::host::HostFacts;
+use crate::os::attend::attend;
 use crate::os::probe::{self, Thoroughness};
 use crate::os::{launch, session};
 use crate::plan::{self, LaunchPlan};
@@ -26,17 +27,34 @@ pub struct Request {
     pub level: Option<LevelFilter>,
 }
 
-/// Launches the daemon.
+/// Becomes the daemon's launcher: nothing of ours stays.
 ///
 /// # Errors
 /// Returns only if the launch is refused or fails.
-pub fn run(environment: &Environment, request: &Request) -> Result<(), Error> {
+pub fn exec(environment: &Environment, request: &Request) -> Result<Exit, Error> {
+    Err(launch::exec(&announced(environment, request)?))
+}
+
+/// Launches the daemon and stays with it. One that fails is explained by the checks.
+///
+/// # Errors
+/// The launch is refused, or the daemon failed.
+pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
+    let ended = attend(&announced(environment, request)?)?;
+    if ended.exit.code() == 0 || ended.asked_for {
+        return Ok(ended.exit);
+    }
+    Err(super::check::explain(environment, request, ended.exit))
+}
+
+/// The plan, with what is odd about it and what is decided said.
+fn announced(environment: &Environment, request: &Request) -> Result<LaunchPlan, Error> {
     let (plan, host) = prepare(environment, request, Thoroughness::Launch)?;
     for warning in &plan.warnings {
         warn!("{}", warning.0);
     }
     info!("{}", report::summary(&plan, &host));
-    Err(launch::exec(&plan))
+    Ok(plan)
 }
 
 /// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or

@@ -1,11 +1,13 @@
 //! Renders results, for people and for programs.
 #![forbid(unsafe_code)]
 
+mod check;
+
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -14,6 +16,9 @@ use crate::host::HostFacts;
 use crate::plan::LaunchPlan;
 use crate::settings::{Key, Layer, Origin, Settings, statements};
 use crate::words;
+pub use check::{
+    check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
+};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -22,6 +27,17 @@ pub enum Format {
     Text,
     /// One object, for programs.
     Json,
+}
+
+/// Whose commands are printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Whose {
+    /// Root's and the user's, to paste as they are.
+    Both,
+    /// Root's, for a shell of root.
+    Root,
+    /// The user's.
+    User,
 }
 
 /// The version of every object that is printed as JSON.
@@ -320,6 +336,25 @@ pub fn check_json(files: &[(PathBuf, bool)], warnings: &[Warning]) -> Vec<u8> {
         .map(|(path, exists)| json!({"path": json_word(path.as_os_str()), "exists": exists}));
     let warnings: Vec<&String> = warnings.iter().map(|warning| &warning.0).collect();
     json_line(json!({"schema": SCHEMA, "files": files.collect::<Vec<_>>(), "warnings": warnings}))
+}
+
+/// What the configuration file `path` says of a key after an edit.
+pub fn edit_text(key: &Key, value: Option<&str>, path: &Path, changed: bool) -> Vec<u8> {
+    let says = value.map_or("is not set".to_owned(), |value| format!("= {value}"));
+    let unchanged = if changed { "" } else { " (unchanged)" };
+    let (name, path) = (key.name, path.display());
+    format!("{name} {says} in {path}{unchanged}\n").into_bytes()
+}
+
+/// The same for programs.
+pub fn edit_json(key: &Key, value: Option<&str>, path: &Path, changed: bool) -> Vec<u8> {
+    json_line(json!({
+        "schema": SCHEMA,
+        "key": key.name,
+        "value": value.and_then(json_of_toml),
+        "path": json_word(path.as_os_str()),
+        "changed": changed,
+    }))
 }
 
 /// The configuration files, one a line.
