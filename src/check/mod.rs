@@ -16,6 +16,7 @@ mod storage;
 mod subids;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -150,10 +151,25 @@ pub type Named = (&'static str, Finding);
 
 /// Judges everything, in the order of [`CHECKS`].
 pub fn find_all(evidence: &Evidence<'_>) -> Vec<Named> {
-    CHECKS
-        .iter()
-        .map(|check| (check.name, (check.find)(evidence)))
-        .collect()
+    let find = |check: &Check| {
+        let mut finding = (check.find)(evidence);
+        for command in &mut finding.fix.user {
+            *command = by_path(command, &evidence.host.session.own_path);
+        }
+        (check.name, finding)
+    };
+    CHECKS.iter().map(find).collect()
+}
+
+/// `command` with this program's path in the place of its name: it need not be in PATH.
+fn by_path(command: &str, own_path: &Path) -> String {
+    match command.strip_prefix("dockerd-rootless ") {
+        None => command.to_owned(),
+        Some(words) => {
+            let program = crate::words::quote(own_path.as_os_str());
+            format!("{} {words}", program.display())
+        }
+    }
 }
 
 /// All checks, in the order in which a launch needs things.

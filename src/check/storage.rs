@@ -360,22 +360,21 @@ fn state(
         ));
     }
     let args = &evidence.settings.daemon_args;
-    let texts: Option<Vec<&str>> = args.value.iter().map(|word| word.to_str()).collect();
     let is_in_file = matches!(args.origin, Origin::Default | Origin::File(..));
-    let Some(mut texts) = texts.filter(|_| is_in_file) else {
+    let is_text = args.value.iter().all(|word| word.to_str().is_some());
+    if !is_in_file || !is_text {
         return finding.because(format!(
             "add `--{name}={value}` to daemon.args, which is set by: {}",
             args.origin
         ));
-    };
-    let word = format!("--{name}={value}");
-    texts.push(&word);
-    // A JSON array of strings is a TOML one.
-    let array = serde_json::json!(texts).to_string();
-    let array = crate::words::quote(array.as_ref());
+    }
+    let mut list = args.value.clone();
+    list.push(format!("--{name}={value}").into());
+    // One value that is a list, split as a shell splits words.
+    let list = crate::words::quote(&crate::words::join(&list));
     finding.user(format!(
-        "dockerd-rootless config set daemon.args {}",
-        array.display()
+        "dockerd-rootless config set daemon.args -- {}",
+        list.display()
     ))
 }
 
@@ -550,7 +549,8 @@ mod tests {
     #[test]
     fn a_file_system_without_overlays_is_left() {
         const MAKE: &str = "install -d -m 0700 -o 1000 -g 1000 /var/lib/dockerd-rootless/u";
-        const SET: &str = "dockerd-rootless config set daemon.args '[\"--data-root=/var/lib/dockerd-rootless/u\"]'";
+        const SET: &str =
+            "dockerd-rootless config set daemon.args -- --data-root=/var/lib/dockerd-rootless/u";
         let cases: &[Case] = &[
             (
                 "NFS",
@@ -603,7 +603,7 @@ mod tests {
                     "fall to `vfs`",
                     &[
                         MAKE,
-                        "dockerd-rootless config set daemon.args \"[\\\"--label=where=it's\\\",\\\"--data-root=/var/lib/dockerd-rootless/u\\\"]\"",
+                        "dockerd-rootless config set daemon.args -- \"\\\"--label=where=it's\\\" --data-root=/var/lib/dockerd-rootless/u\"",
                     ],
                 ),
             ),
@@ -655,7 +655,7 @@ mod tests {
                     "fall to `vfs`",
                     &[
                         "install -d -m 0700 -o 1000 -g 1000 /var/lib/dockerd-rootless/1000",
-                        "dockerd-rootless config set daemon.args '[\"--data-root=/var/lib/dockerd-rootless/1000\"]'",
+                        "dockerd-rootless config set daemon.args -- --data-root=/var/lib/dockerd-rootless/1000",
                     ],
                 ),
             ),
@@ -672,7 +672,7 @@ mod tests {
 
     #[test]
     fn old_kernels_get_what_their_distribution_has() {
-        const VFS: &str = "dockerd-rootless config set daemon.args '[\"--storage-driver=vfs\"]'";
+        const VFS: &str = "dockerd-rootless config set daemon.args -- --storage-driver=vfs";
         const FUSE: &str = "apt-get install -y fuse-overlayfs";
         let cases: &[(Case, &str)] = &[
             (
@@ -741,7 +741,7 @@ mod tests {
                         "fall to `native`",
                         &[
                             FUSE,
-                            "dockerd-rootless config set daemon.args '[\"--storage-driver=fuse-overlayfs\"]'",
+                            "dockerd-rootless config set daemon.args -- --storage-driver=fuse-overlayfs",
                         ],
                     ),
                 ),
@@ -867,7 +867,7 @@ mod tests {
                 (
                     Fail,
                     "several storage drivers have data: `fuse-overlayfs`, `overlay2`",
-                    &["dockerd-rootless config set daemon.args '[\"--storage-driver=overlay2\"]'"],
+                    &["dockerd-rootless config set daemon.args -- --storage-driver=overlay2"],
                 ),
             ),
             (
