@@ -17,6 +17,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::command::run;
 use support::process::Background;
+use support::user::PATH;
 use support::*;
 
 /// How often a daemon is started for each row of start-up times.
@@ -29,6 +30,7 @@ const SECONDS: u32 = 4;
 fn main() {
     println!("{}", versions());
     let user = TestUser::new();
+    checks(&user);
     instructions(&user);
     start_up(&user);
     memory(&user);
@@ -187,6 +189,42 @@ fn count_instructions(user: &TestUser, launcher: Launcher) -> u64 {
             );
         }
     }
+}
+
+// --- The check ---
+
+/// Upstream's setup tool, of which `check` is the part that is compared.
+const SETUP_TOOL: &str = "/usr/share/docker.io/contrib/dockerd-rootless-setuptool.sh";
+
+/// Times the whole check, both sides in turn. Upstream's looks for dockerd-rootless.sh in PATH, and
+/// without --skip-iptables for modules that a kernel may have built in.
+fn checks(user: &TestUser) {
+    let program = Launcher::Script.install(user);
+    let ours = Launcher::Run.install(user);
+    let path = format!(
+        "{}:{PATH}",
+        program.parent().expect("a directory").display()
+    );
+    let mut upstream = user.command(SETUP_TOOL);
+    upstream
+        .args(["check", "--skip-iptables"])
+        .env("PATH", path);
+    let mut ours = user.command(ours);
+    ours.arg("check");
+    let mut times: [Vec<f64>; 2] = Default::default();
+    for _ in 0..STARTS {
+        times[0].push(seconds(&mut upstream));
+        times[1].push(seconds(&mut ours));
+    }
+    let [upstream, ours] = times.map(median);
+    row("the whole check", "s", upstream, ours);
+}
+
+/// Seconds that a command takes, which must succeed.
+fn seconds(command: &mut Command) -> f64 {
+    let begin = Instant::now();
+    run(command);
+    begin.elapsed().as_secs_f64()
 }
 
 // --- From the launch to the first answer ---
