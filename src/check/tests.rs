@@ -190,3 +190,15 @@ pub fn assert_finding(check: fn(&Evidence<'_>) -> Finding, case: &Case) -> Findi
     assert_eq!(all, *commands, "{what}");
     finding
 }
+
+#[test]
+fn every_check_has_its_section_in_the_documentation() {
+    let page = include_str!("../../docs/checks.md");
+    let headings: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .filter(|heading| *heading != "How it is tried")
+        .collect();
+    let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
+    assert_eq!(headings, names);
+}
