@@ -12,6 +12,7 @@ pub mod http;
 pub mod launcher;
 pub mod leftovers;
 pub mod process;
+pub mod scene;
 pub mod user;
 pub mod user_manager;
 pub mod wait;

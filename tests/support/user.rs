@@ -21,7 +21,7 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 const PREFIX: &str = "drl";
 
 /// useradd and userdel rewrite the same five files; they queue up here rather than at each other's locks.
-const LOCK: &str = "/run/lock/dockerd-rootless-tests.lock";
+pub const LOCK: &str = "/run/lock/dockerd-rootless-tests.lock";
 
 const TUN: &str = "/dev/net/tun";
 

@@ -75,6 +75,11 @@ impl<'u> UserManager<'u> {
         manager
     }
 
+    /// The process id of the manager, whose mount namespace is its own.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Writes a unit file; `daemon-reload` is included.
     pub fn write_unit(&self, name: &str, text: &str) {
         self.user
