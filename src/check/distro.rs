@@ -67,6 +67,14 @@ pub fn install_for(finding: Finding, release: &Release, package: Package) -> Fin
         Package::Iptables => {
             "the package that brings it is called iptables or iptables-nft".to_owned()
         }
+        Package::Rootlesskit | Package::Dockerd | Package::DockerCli => format!(
+            "Docker's own package `{}` brings it (https://docs.docker.com/engine/install/)",
+            match package {
+                Package::Rootlesskit => "docker-ce-rootless-extras",
+                Package::Dockerd => "docker-ce",
+                _ => "docker-ce-cli",
+            }
+        ),
         _ => "no package of this system is known that brings it".to_owned(),
     })
 }

@@ -29,6 +29,14 @@ const MEANINGS: &[(&str, &str)] = &[
         "there are no subordinate group ids: see `subgid`",
     ),
     (
+        "open /etc/subuid",
+        "there are no subordinate user ids: see `subuid`",
+    ),
+    (
+        "open /etc/subgid",
+        "there are no subordinate group ids: see `subgid`",
+    ),
+    (
         "fork/exec",
         "the user namespace could not be made: see `user-namespaces` and `user-namespace-quota`",
     ),
@@ -629,12 +637,9 @@ fn refused_setting(
     set(finding, origin, key, value)
 }
 
-/// Adds root's command that installs `package`, where one is known.
+/// Adds what brings `package` here.
 pub(super) fn package_of(evidence: &Evidence<'_>, finding: Finding, package: Package) -> Finding {
-    match distro::install(&evidence.survey.release, package) {
-        Some(command) => finding.root(command),
-        None => finding,
-    }
+    distro::install_for(finding, &evidence.survey.release, package)
 }
 
 fn shown(version: Option<Version>) -> String {

@@ -1,25 +1,125 @@
 //! Whole hosts: trees of files as distributions have them below `tests/hosts`, what was tried on
 //! them, and the report that is expected.
 //!
-//! `tests/hosts/NAME/` holds `tree/` (the files), `host.json` (what differs from a host on which
-//! everything works: `tools`, `trials`, and `why`) and `report.txt`. `UPDATE_HOSTS=1 cargo test
-//! --lib hosts` writes the reports anew, to be read before they are committed.
+//! `tests/hosts/NAME/` holds `tree/` (the files), `host.json` (what the host is and what differs
+//! from one on which everything works) and `report.txt`. `UPDATE_HOSTS=1 cargo test --lib hosts`
+//! writes the reports anew, to be read before they are committed.
+//!
+//! Git keeps no owners and few modes: what is a directory in the tree belongs to the user there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::tests::Sample;
 use super::*;
-use crate::host::{Answer, Tool, Version};
+use crate::host::{
+    Answer, DaemonJson, Directory, DockerdFacts, HostFacts, Outcome, RootlesskitFacts,
+    Slirp4netnsFacts, Tool, Version,
+};
 use crate::os::survey::{Subject, survey};
+use crate::os::trial::namespace;
+use crate::plan::Trial;
 use crate::report;
+use crate::settings::Layer;
 
-/// Puts `changes` over `value`, objects key by key.
+/// `host.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Described {
+    /// What the host is, and what is wrong with it.
+    why: String,
+    #[serde(default)]
+    account: Account,
+    /// Variables, of which null takes one away.
+    #[serde(default)]
+    environment: BTreeMap<String, Option<String>>,
+    /// dockerd's words.
+    #[serde(default)]
+    words: Vec<String>,
+    /// The user's config.toml.
+    #[serde(default)]
+    settings: String,
+    #[serde(default)]
+    tools: Tools,
+    /// What differs in [`Trials`], object by object.
+    #[serde(default)]
+    trials: Map<String, Value>,
+}
+
+/// Whose session it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Account {
+    uid: u32,
+    gid: u32,
+    /// The name, if `/etc/passwd` does not have it.
+    name: Option<String>,
+    home: PathBuf,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            uid: 1000,
+            gid: 1000,
+            name: None,
+            home: "/home/u".into(),
+        }
+    }
+}
+
+/// The programs. Null is one that is not installed, and what is not named is Debian 12's.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Tools {
+    #[serde(deserialize_with = "stated")]
+    rootlesskit: Option<Option<Program>>,
+    #[serde(deserialize_with = "stated")]
+    dockerd: Option<Option<Program>>,
+    #[serde(deserialize_with = "stated")]
+    slirp4netns: Option<Option<Program>>,
+    /// The docker client, Debian's if it is not named.
+    #[serde(deserialize_with = "stated")]
+    docker: Option<Option<PathBuf>>,
+    pasta: Option<PathBuf>,
+    pasta_version: Option<String>,
+    vpnkit: Option<PathBuf>,
+    #[serde(deserialize_with = "stated")]
+    iptables: Option<Option<PathBuf>>,
+    #[serde(deserialize_with = "stated")]
+    iptables_legacy: Option<Option<PathBuf>>,
+}
+
+/// A program that tells its version.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Program {
+    version: String,
+    /// Where it is, if not where Debian has it.
+    path: Option<PathBuf>,
+}
+
+/// Tells null from nothing.
+fn stated<'de, D, T>(value: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(value).map(Some)
+}
+
+/// Puts `changes` over `value`, objects key by key but for those that are one of several variants.
 fn overlay(value: &mut Value, changes: Value) {
+    let is_variant = |object: &Map<String, Value>| {
+        let variants = ["fails", "not-tried", "Ok", "Err"];
+        variants.iter().any(|name| object.contains_key(*name))
+    };
     match (value, changes) {
-        (Value::Object(value), Value::Object(changes)) => {
+        (Value::Object(value), Value::Object(changes)) if !is_variant(&changes) => {
             for (key, change) in changes {
                 overlay(value.entry(key).or_insert(Value::Null), change);
             }
@@ -28,80 +128,214 @@ fn overlay(value: &mut Value, changes: Value) {
     }
 }
 
-/// The version that `tools` gives to a program: text, or null for one that is not installed.
-fn set_version<T>(
+/// What differs of `tool`, with the `facts` that its version brings.
+fn change<T>(
     tool: &mut Tool<T>,
-    stated: Option<&Value>,
-    version: fn(&mut T) -> &mut Option<Version>,
+    stated: Option<Option<Program>>,
+    facts: impl FnOnce(Version) -> T,
 ) {
-    match stated {
-        None => {}
-        Some(Value::String(text)) => {
-            if let Tool::Found {
-                answer: Answer::Known(facts),
-                ..
-            } = tool
-            {
-                *version(facts) = Version::find(text);
-            }
+    let Some(stated) = stated else { return };
+    let debian = tool.path().map(Path::to_owned);
+    *tool = stated.map_or(Tool::Absent, |program| Tool::Found {
+        path: program.path.or(debian).expect("a path"),
+        answer: Answer::Known(facts(Version::find(&program.version).expect("a version"))),
+    });
+}
+
+/// What a rootlesskit of this version says of itself (its `cmd/rootlesskit/main.go`).
+fn rootlesskit(version: Version) -> RootlesskitFacts {
+    let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let flag = |name: &str, takes_value| (name.to_owned(), takes_value);
+    let mut facts = RootlesskitFacts {
+        version: Some(version),
+        flags: [flag("net", true), flag("debug", false)].into(),
+        network_drivers: names("host slirp4netns vpnkit lxc-user-nic"),
+        port_drivers: names("none builtin slirp4netns"),
+    };
+    if version >= Version(2, 0, 0) {
+        facts.network_drivers.push("pasta".to_owned());
+        facts.port_drivers.push("implicit".to_owned());
+        facts.flags.extend([flag("detach-netns", false)]);
+    }
+    if version >= Version(3, 0, 0) {
+        facts.network_drivers.push("gvisor-tap-vsock".to_owned());
+        facts.port_drivers.push("gvisor-tap-vsock".to_owned());
+    }
+    facts
+}
+
+fn change_tools(host: &mut HostFacts, tools: Tools) {
+    let own = &mut host.tools;
+    change(&mut own.rootlesskit, tools.rootlesskit, rootlesskit);
+    change(&mut own.dockerd, tools.dockerd, |version| DockerdFacts {
+        version: Some(version),
+        flags: ["data-root", "exec-root", "host", "mtu", "storage-driver"]
+            .map(str::to_owned)
+            .into(),
+    });
+    change(&mut own.slirp4netns, tools.slirp4netns, |version| {
+        Slirp4netnsFacts {
+            version: Some(version),
+            netns_type: version >= Version(0, 4, 0),
         }
-        Some(_) => *tool = Tool::Absent,
+    });
+    own.pasta = tools.pasta;
+    own.pasta_version = tools.pasta_version;
+    own.vpnkit = tools.vpnkit;
+    if let Some(path) = tools.iptables {
+        own.iptables = path;
+    }
+    if let Some(path) = tools.iptables_legacy {
+        own.ip6tables_legacy = path
+            .as_ref()
+            .map(|path| path.with_file_name("ip6tables-legacy"));
+        own.iptables_legacy = path;
+    }
+}
+
+/// A session in the places that the tree has.
+fn enter(sample: &mut Sample, tree: &Path, account: &Account) {
+    let session = &mut sample.host.session;
+    let person = &mut session.person;
+    let there = |path: &Path| {
+        tree.join(path.strip_prefix("/").expect("absolute"))
+            .is_dir()
+    };
+    let own = PathBuf::from(format!("/run/user/{}", account.uid));
+    let stated = sample.environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    person.uid = account.uid;
+    person.home = Some((account.home.clone(), there(&account.home)));
+    person.runtime_dir_guessed = stated.is_none();
+    person.runtime_dir = stated
+        .or_else(|| there(&own).then(|| own.clone()))
+        .map(|path| {
+            let directory = match there(&path) {
+                false => Directory::Missing,
+                true => Directory::Present {
+                    owner: account.uid,
+                    mode: 0o700,
+                },
+            };
+            (path, directory)
+        });
+    let runtime_dir = person.runtime_dir.as_ref().map_or(&own, |(path, _)| path);
+    session.state_dir.path = runtime_dir.join("dockerd-rootless");
+    session.containerd_rootless.0 = runtime_dir.join("containerd-rootless");
+    let json = account.home.join(".config/docker/daemon.json");
+    let text = fs::read_to_string(tree.join(json.strip_prefix("/").expect("absolute")));
+    let parsed = text.map_or(DaemonJson::Absent, |text| DaemonJson::parse(&text));
+    let data_root = parsed.text("data-root").map(PathBuf::from);
+    session.data_root = data_root.unwrap_or_else(|| account.home.join(".local/share/docker"));
+    session.daemon_json = (json, parsed);
+}
+
+/// Takes out of the trials what such a host leaves no room for.
+fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, account: &Account) {
+    let trials = &mut sample.trials;
+    let is_stated = |name: &str| changes.contains_key(name);
+    let own = PathBuf::from(format!("/run/user/{}", account.uid));
+    for (name, place, outcome) in [
+        ("bus", "bus", &mut trials.bus),
+        ("manager", "systemd/private", &mut trials.manager),
+    ] {
+        let path = own.join(place);
+        if !is_stated(name)
+            && !tree
+                .join(path.strip_prefix("/").expect("absolute"))
+                .exists()
+        {
+            *outcome = Outcome::fails(format!("`{}` does not exist", path.display()));
+        }
+    }
+    if trials.user_namespace.failure().is_some() {
+        for outcome in [
+            &mut trials.capabilities,
+            &mut trials.uid_map,
+            &mut trials.gid_map,
+        ] {
+            *outcome = Outcome::NotTried(namespace::NONE.to_owned());
+        }
+    }
+    let built = Trial::build(
+        &sample.settings,
+        &sample.host,
+        &sample.environment,
+        &sample.words,
+        "/run/user/1000/trial/s".as_ref(),
+        "{}".into(),
+    );
+    if let Err(error) = built {
+        trials.rootlesskit = Outcome::NotTried(error.to_string());
+        trials.inside = None;
     }
 }
 
 /// The host that the directory describes.
 fn host(directory: &Path) -> Sample {
     let mut sample = Sample::healthy();
-    let read = |name: &str| {
-        fs::read_to_string(directory.join(name))
-            .unwrap_or_else(|error| panic!("{}: {error}", directory.join(name).display()))
-    };
-    let json: Value = serde_json::from_str(&read("host.json"))
-        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-    assert!(
-        json["why"].is_string(),
-        "{}: `why` is missing",
-        directory.display()
-    );
-    let mut trials = serde_json::to_value(&sample.trials).expect("trials");
-    if let Some(changes) = json.get("trials") {
-        overlay(&mut trials, changes.clone());
+    let shown = directory.display();
+    let text = fs::read_to_string(directory.join("host.json"))
+        .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let described: Described =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    assert!(!described.why.is_empty(), "{shown}: `why` is empty");
+    let tree = directory.join("tree");
+    let account = described.account;
+    let usual = [
+        ("HOME".to_owned(), account.home.display().to_string()),
+        (
+            "XDG_RUNTIME_DIR".to_owned(),
+            format!("/run/user/{}", account.uid),
+        ),
+    ];
+    let mut variables = BTreeMap::from(usual);
+    for (name, value) in described.environment {
+        match value {
+            Some(value) => variables.insert(name, value),
+            None => variables.remove(&name),
+        };
     }
-    sample.trials = serde_json::from_value(trials)
-        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
-    let tools = &mut sample.host.tools;
-    set_version(
-        &mut tools.rootlesskit,
-        json["tools"].get("rootlesskit"),
-        |facts| &mut facts.version,
+    sample.environment = variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    sample.words = described.words.into_iter().map(Into::into).collect();
+    let layer = Layer::from_toml(
+        &account.home.join(".config/dockerd-rootless/config.toml"),
+        &described.settings,
     );
-    set_version(&mut tools.dockerd, json["tools"].get("dockerd"), |facts| {
-        &mut facts.version
-    });
-    set_version(
-        &mut tools.slirp4netns,
-        json["tools"].get("slirp4netns"),
-        |facts| &mut facts.version,
-    );
-    let account = &sample.survey.account;
+    let layers = [layer.unwrap_or_else(|error| panic!("{shown}: {error}"))];
+    sample.settings = Settings::resolve(&layers).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let docker = described.tools.docker.clone();
+    change_tools(&mut sample.host, described.tools);
+    enter(&mut sample, &tree, &account);
+
+    let mut trials = serde_json::to_value(&sample.trials).expect("trials");
+    overlay(&mut trials, described.trials.clone().into());
+    sample.trials =
+        serde_json::from_value(trials).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    correct(&mut sample, &tree, &described.trials, &account);
+
+    let session = &sample.host.session;
+    let own = PathBuf::from(format!("/run/user/{}", account.uid));
     let subject = Subject {
         uid: account.uid,
         gid: account.gid,
-        name: None,
-        own_runtime_dir: directory
-            .join("tree/run/user/1000")
+        name: account.name,
+        own_runtime_dir: tree
+            .join(own.strip_prefix("/").expect("absolute"))
             .is_dir()
-            .then(|| PathBuf::from("/run/user/1000")),
-        data_root: sample.host.session.data_root.clone(),
-        daemon_json: sample.host.session.daemon_json.0.clone(),
-        containerd_rootless: sample.host.session.containerd_rootless.0.clone(),
-        docker_config: Some(PathBuf::from("/home/u/.docker")),
-        docker: Some(PathBuf::from("/usr/bin/docker")),
-        rootlesskit: tools.rootlesskit.path().map(Path::to_owned),
+            .then_some(own),
+        data_root: session.data_root.clone(),
+        daemon_json: session.daemon_json.0.clone(),
+        containerd_rootless: session.containerd_rootless.0.clone(),
+        docker_config: Some(account.home.join(".docker")),
+        docker: docker.unwrap_or_else(|| Some("/usr/bin/docker".into())),
+        rootlesskit: sample.host.tools.rootlesskit.path().map(Path::to_owned),
     };
-    sample.survey = survey(&directory.join("tree"), &subject);
-    sample.host.kernel.selinux = directory.join("tree/sys/fs/selinux/enforce").exists();
-    sample.host.kernel.ipv6 = directory.join("tree/proc/sys/net/ipv6").exists();
+    sample.survey = survey(&tree, &subject);
+    sample.host.kernel.selinux = tree.join("sys/fs/selinux/enforce").exists();
+    sample.host.kernel.ipv6 = tree.join("proc/sys/net/ipv6").exists();
     sample
 }
 

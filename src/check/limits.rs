@@ -122,7 +122,10 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
         Ok(_) => {}
     }
     match &trials.inside {
-        None => Finding::skip("no namespaces could be made to look into: see `user-namespaces`"),
+        None => {
+            let why = evidence.why_not_inside();
+            Finding::skip(format!("there is no namespace to look into: {why}"))
+        }
         Some(inside) if !inside.ipv6 => off(Finding::warn(
             "network.ipv6 is on, and a new network namespace has no IPv6",
         )
@@ -179,7 +182,12 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
     if let Some(max) = trials.open_files.filter(|max| *max < FEW_FILES) {
         scarce.push(format!("a process may open {max} files at most"));
         finding = finding.because("the daemon and its containers inherit it");
-        if let Some(name) = &survey.account.name {
+        if survey.release.is_like("alpine") {
+            finding = finding.because(
+                "Alpine's logins have no PAM that raises it: a service of OpenRC gets more by \
+                 `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d",
+            );
+        } else if let Some(name) = &survey.account.name {
             finding = finding
                 .because("a higher number counts from the next login on")
                 .root(file(

@@ -21,7 +21,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::environment::Environment;
-use crate::host::{HostFacts, Survey, Trials};
+use crate::host::{HostFacts, Outcome, Survey, Trials};
 use crate::settings::Settings;
 
 /// What the checks judge.
@@ -39,6 +39,22 @@ pub struct Evidence<'a> {
     pub survey: &'a Survey,
     /// What was tried.
     pub trials: &'a Trials,
+}
+
+impl Evidence<'_> {
+    /// Why nothing was tried in namespaces, as the end of a sentence.
+    fn why_not_inside(&self) -> String {
+        let trials = self.trials;
+        let refused = trials
+            .user_namespace
+            .failure()
+            .or_else(|| trials.capabilities.failure());
+        match (refused, &trials.rootlesskit) {
+            (None, Outcome::NotTried(why)) => why.clone(),
+            (None, Outcome::Fails(_)) => "see `rootlesskit`".to_owned(),
+            _ => "see `user-namespaces`".to_owned(),
+        }
+    }
 }
 
 /// How a check ended.

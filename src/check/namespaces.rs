@@ -82,10 +82,7 @@ fn explain(evidence: &Evidence<'_>, failure: &Failure, what: &str) -> Finding {
 /// ENOSPC, and EUSERS before Linux 4.9: a quota, or 32 namespaces one in another.
 fn exhausted(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let survey = evidence.survey;
-    let zero: Vec<&str> = QUOTAS
-        .into_iter()
-        .filter(|name| survey.sysctl_number(name) == Some(0))
-        .collect();
+    let zero = quotas_of_none(evidence);
     if !zero.is_empty() {
         return zero.into_iter().fold(finding, |finding, name| {
             raise(evidence, finding.because(format!("`{name}` is 0")), name)
@@ -110,10 +107,22 @@ fn exhausted(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     }
 }
 
-/// EINVAL and ENOSYS: the kernel has none.
+/// The quotas that are 0.
+fn quotas_of_none(evidence: &Evidence<'_>) -> Vec<&'static str> {
+    QUOTAS
+        .into_iter()
+        .filter(|name| evidence.survey.sysctl_number(name) == Some(0))
+        .collect()
+}
+
+/// EINVAL and ENOSYS: the kernel has none, or is RHEL 7's, which says EINVAL to a quota of 0 as well
+/// (moby/buildkit#1188).
 fn unsupported(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     if needs_boot_word(evidence) {
         return with_boot_word(evidence, finding);
+    }
+    if !quotas_of_none(evidence).is_empty() {
+        return exhausted(evidence, finding);
     }
     let finding = finding.because("the kernel has no user namespaces (CONFIG_USER_NS)");
     // WSL 1 says that it is Linux 4.4, and WSL 2 began with 4.19.
@@ -573,15 +582,22 @@ mod tests {
         );
         assert!(finding.fix.root[1].contains("= 28633"));
         sample.survey.boot_words = "ro user_namespace.enable=1 quiet".to_owned();
+        let finding = failed_with(&sample, "is 0");
+        assert!(finding.fix.root[0].starts_with("tee /etc/sysctl.d/"));
+        sample.survey.boot_words.clear();
+        sample.survey.kernel = "3.10.0-1160.el7.x86_64".to_owned();
+        for errno in ["EINVAL", "ENOSPC"] {
+            sample.trials.user_namespace = fails(errno);
+            let finding = failed_with(&sample, "is 0");
+            assert!(finding.fix.root[0].starts_with("tee /etc/sysctl.d/"));
+            assert_eq!(finding.reasons.len(), 1, "{finding:?}");
+        }
+        set(&mut sample, "user.max_user_namespaces", "28633");
+        sample.trials.user_namespace = fails("EINVAL");
         assert_eq!(
             failed_with(&sample, "CONFIG_USER_NS").fix,
             Default::default()
         );
-        sample.survey.boot_words.clear();
-        sample.survey.kernel = "3.10.0-1160.el7.x86_64".to_owned();
-        sample.trials.user_namespace = fails("ENOSPC");
-        let finding = failed_with(&sample, "is 0");
-        assert!(finding.fix.root[0].starts_with("tee /etc/sysctl.d/"));
     }
 
     #[test]

@@ -22,7 +22,8 @@ const MISSING: [&str; 7] = [
 /// `netfilter`: a bridge, a veth, and a rule of network address translation.
 pub fn netfilter(evidence: &Evidence<'_>) -> Finding {
     let Some(inside) = &evidence.trials.inside else {
-        return Finding::skip("there is no namespace to try it in; see `user-namespaces`");
+        let why = evidence.why_not_inside();
+        return Finding::skip(format!("there is no namespace to try it in: {why}"));
     };
     let words = crate::plan::stated_daemon_words(evidence.settings, evidence.words);
     if let Some(finding) = devices(evidence, inside) {
@@ -301,11 +302,21 @@ fn explain(
 fn enterprise_linux_10(evidence: &Evidence<'_>, finding: Finding, backend: Backend) -> Finding {
     let survey = evidence.survey;
     match backend {
-        Backend::Legacy => distro::install_for(
-            finding.because("RHEL 10 and later have no legacy tables, only nf_tables"),
-            &survey.release,
-            Package::Iptables,
-        ),
+        Backend::Legacy => {
+            let finding =
+                finding.because("RHEL 10 and later have no legacy tables, only nf_tables");
+            let in_the_way = evidence.host.tools.iptables.as_deref().filter(|program| {
+                !program.starts_with("/usr/sbin") && !program.starts_with("/usr/bin")
+            });
+            let finding = match in_the_way {
+                Some(program) => finding.because(format!(
+                    "`{}`, which PATH leads to first, has to go out of it",
+                    program.display()
+                )),
+                None => finding,
+            };
+            distro::install_for(finding, &survey.release, Package::Iptables)
+        }
         Backend::Nft => from_kernel(evidence, finding, "netfilter", backend.modules()),
         Backend::NftCompat => {
             let finding = finding
@@ -323,7 +334,7 @@ fn enterprise_linux_10(evidence: &Evidence<'_>, finding: Finding, backend: Backe
 }
 
 /// What brings modules into the kernel, by who owns the kernel.
-fn from_kernel(
+pub(super) fn from_kernel(
     evidence: &Evidence<'_>,
     finding: Finding,
     purpose: &str,

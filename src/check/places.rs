@@ -63,9 +63,11 @@ fn mend_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 /// Adds the way to a runtime directory other than the one that XDG_RUNTIME_DIR names.
 fn another_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let own = format!("/run/user/{}", evidence.survey.account.uid);
-    let finding = finding.because(
-        "`export` holds for this shell; a login through systemd-logind sets the variable by itself, and `su` and `sudo` may carry another user's over",
-    );
+    let finding = finding.because(if evidence.survey.systemd.booted {
+        "`export` holds for this shell; a login through systemd-logind sets the variable by itself, and `su` and `sudo` may carry another user's over"
+    } else {
+        "`export` holds for this shell: write it into your shell's start-up file as well"
+    });
     if evidence.survey.own_runtime_dir.is_some() {
         return finding.user(format!("export XDG_RUNTIME_DIR={own}"));
     }
@@ -346,7 +348,8 @@ fn disable_sandbox(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 /// relative links may break (rootlesskit#225).
 pub fn etc_links(evidence: &Evidence<'_>) -> Finding {
     let Some(inside) = &evidence.trials.inside else {
-        return Finding::skip("no namespaces could be made to look from");
+        let why = evidence.why_not_inside();
+        return Finding::skip(format!("there is no namespace to look from: {why}"));
     };
     if inside.certificates.is_empty() {
         let finding = Finding::warn("no CA certificates are installed: no registry can be trusted");
@@ -897,7 +900,7 @@ mod tests {
             (
                 "no namespaces",
                 |sample| sample.trials.inside = None,
-                (Skip, "no namespaces", &[]),
+                (Skip, "there is no namespace", &[]),
             ),
         ];
         for case in cases {

@@ -187,6 +187,11 @@ fn delegation(evidence: &Evidence<'_>) -> Finding {
 fn delegate(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let directory = "/etc/systemd/system/user@.service.d";
     let uid = evidence.survey.account.uid;
+    if evidence.survey.release.is_like("nixos") {
+        return finding.because(
+            "on NixOS, set `systemd.services.\"user@\".serviceConfig.Delegate = \"cpu cpuset io memory pids\";` in configuration.nix",
+        );
+    }
     finding
         .because(format!(
             "a drop-in counts when your user manager starts anew: at a login after all your sessions ended, with lingering after a reboot; `systemctl restart user@{uid}.service` does it now and ends everything that you run"
@@ -211,6 +216,11 @@ pub fn dbus(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
     if !survey.systemd.booted {
         return Finding::skip("this host was not booted with systemd, so nothing asks for a bus");
+    }
+    if has_no_user_managers(evidence) {
+        return Finding::skip(
+            "on RHEL and CentOS 7, no user manager runs that would want a bus; see `systemd-user`",
+        );
     }
     let failure = match &evidence.trials.bus {
         Outcome::Works => return Finding::ok("the user's bus answers"),
@@ -252,13 +262,11 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
     let shown = survey.account.shown();
     if !survey.systemd.booted {
-        let finding = Finding::skip(
-            "this host was not booted with systemd: start the daemon yourself with `dockerd-rootless run`",
-        );
+        let what = "this host was not booted with systemd: start the daemon yourself with `dockerd-rootless run`";
         return if survey.surroundings.wsl {
-            finding.because("WSL 0.67.6 and later boots systemd if `/etc/wsl.conf` says `systemd=true` below `[boot]`; `wsl.exe --shutdown` makes it look")
+            Finding::warn(what).because("WSL 0.67.6 and later boots systemd if `/etc/wsl.conf` says `systemd=true` below `[boot]`; `wsl.exe --shutdown` makes it look")
         } else {
-            finding
+            Finding::skip(what)
         };
     }
     let why = match &evidence.trials.manager {
@@ -281,12 +289,18 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
         "no user manager runs for `{shown}`: no unit can start the daemon"
     ))
     .because(why.clone());
-    if survey.release.is_like("rhel") && survey.release.version() < Some((8, 0)) {
+    if has_no_user_managers(evidence) {
         return finding.because("on RHEL and CentOS 7, `systemctl --user` does not work by default: start the daemon yourself with `dockerd-rootless run`");
     }
     finding
         .because("a login through systemd-logind starts it: by ssh, at the console, or with `machinectl shell`; `su` and `sudo` do not")
         .root(enable_linger(evidence))
+}
+
+/// RHEL 7 starts none, and lingering changes nothing about that.
+fn has_no_user_managers(evidence: &Evidence<'_>) -> bool {
+    let survey = evidence.survey;
+    distro::enterprise_linux(&survey.release) == Some(7) && !survey.systemd.manager
 }
 
 fn manager_answers(evidence: &Evidence<'_>) -> Finding {
@@ -308,6 +322,17 @@ pub fn linger(evidence: &Evidence<'_>) -> Finding {
         _ if !systemd.booted => Finding::skip("this host was not booted with systemd"),
         None => Finding::skip(format!("whether `{shown}` lingers cannot be known")),
         Some(true) => Finding::ok(format!("`{shown}` lingers: the daemon outlives the session")),
+        Some(false) if has_no_user_managers(evidence) => Finding::warn(format!(
+            "`{shown}` does not linger: the runtime directory goes when you log out"
+        ))
+        .because("the daemon's socket and its state are in it")
+        .root(enable_linger(evidence)),
+        Some(false) if evidence.survey.release.is_like("nixos") => Finding::warn(format!(
+            "`{shown}` does not linger: the daemon stops when you log out"
+        ))
+        .because(format!(
+            "on NixOS, set `users.users.{shown}.linger = true;` in configuration.nix"
+        )),
         Some(false) => Finding::warn(format!("`{shown}` does not linger: the daemon stops when you log out"))
             .because("the user manager ends with the last session, and starts with the first and not at boot")
             .root(enable_linger(evidence)),

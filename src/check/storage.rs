@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::distro::{self, Package};
+use super::netfilter::from_kernel;
 use super::places::quoted;
 use super::{Evidence, Finding, Status};
 use crate::host::{Failure, Mount, Outcome, Overlay, Version};
@@ -51,7 +52,10 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
         return unwritable(evidence);
     }
     let Some(inside) = &evidence.trials.inside else {
-        return Finding::skip("no namespaces could be made to try an overlay mount in");
+        let why = evidence.why_not_inside();
+        return Finding::skip(format!(
+            "there is no namespace to try an overlay mount in: {why}"
+        ));
     };
     let stated = stated_driver(evidence);
     let prior: Vec<&str> = with_data(evidence)
@@ -175,10 +179,8 @@ fn mend(evidence: &Evidence<'_>, failure: &Failure, finding: Finding) -> Finding
     let errno = failure.errno.as_deref();
     let kernel_is_old = evidence.survey.kernel_version() < Some(KERNEL_OVERLAY);
     if errno == Some("ENODEV") {
-        return finding
-            .because("the kernel's module is not loaded, or this kernel has none")
-            .root("modprobe overlay")
-            .root("tee /etc/modules-load.d/dockerd-rootless-overlay.conf >/dev/null <<'EOF'\noverlay\nEOF");
+        let finding = finding.because("the kernel's module is not loaded, or this kernel has none");
+        return from_kernel(evidence, finding, "overlay", &["overlay"]);
     }
     let is_kernels = kernel_is_old && errno == Some("EPERM");
     if !is_kernels && !is_on(evidence, &GOOD) {
@@ -203,15 +205,22 @@ fn old_kernel(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let mut finding = finding.because(format!(
         "kernel {kernel} lets users mount no overlays; 5.11 and later do"
     ));
-    let debian = survey.release.id == "debian";
-    if survey.release.id == "ubuntu" {
+    // It has Windows' kernel, and not the distribution's.
+    let wsl = survey.surroundings.wsl;
+    let debian = survey.release.id == "debian" && !wsl;
+    if wsl {
+        finding = finding.because(
+            "Windows brings the kernel: `wsl --update` and then `wsl --shutdown` there bring a later one",
+        );
+    }
+    if survey.release.id == "ubuntu" && !wsl {
         finding = finding
             .because("for Ubuntu before 22.04: Ubuntu's own kernels do, and this one is another");
     }
     if debian && survey.release.version() < Some((10, 0)) {
         finding = finding.because("for Debian 9: `overlay2` is not possible with its kernel");
     }
-    if debian && survey.release.version() >= Some((10, 0)) {
+    if debian && (Some((10, 0))..Some((12, 0))).contains(&survey.release.version()) {
         let state = survey.overlay_permit_mounts.as_deref().unwrap_or("not set");
         finding = finding.because(format!(
             "for Debian 10 and 11: `options overlay permit_mounts_in_userns=1` in /etc/modprobe.d allows them (it is {state}), for all users, and some images then fail to unpack (moby#42302): `fuse-overlayfs` is the better way"
@@ -221,14 +230,15 @@ fn old_kernel(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     if enterprise_7 {
         finding = finding.because("for RHEL and CentOS 7: `vfs` is the only storage driver");
     }
-    if survey.kernel_version() < Some(KERNEL_FUSE) {
-        finding = finding.because("`vfs`, stated, works everywhere, with a copy for every layer");
-        return state(evidence, finding, "storage-driver", Some(b's'), "vfs");
-    }
-    if is_before(evidence, FUSE_SINCE) {
-        return finding.because(format!(
+    let kernel_has_fuse = survey.kernel_version() >= Some(KERNEL_FUSE);
+    if kernel_has_fuse && is_before(evidence, FUSE_SINCE) {
+        finding = finding.because(format!(
             "dockerd {FUSE_SINCE} and later can use `fuse-overlayfs`"
         ));
+    }
+    if !kernel_has_fuse || is_before(evidence, FUSE_SINCE) {
+        finding = finding.because("`vfs`, stated, works everywhere, with a copy for every layer");
+        return state(evidence, finding, "storage-driver", Some(b's'), "vfs");
     }
     let finding = install_fuse(evidence, finding);
     if is_before(evidence, SNAPSHOTTERS_SINCE) && stated_driver(evidence).is_none() {
@@ -282,10 +292,7 @@ fn fuse_fault(evidence: &Evidence<'_>) -> Option<String> {
 /// Adds the program and the device that fuse-overlayfs lacks.
 fn install_fuse(evidence: &Evidence<'_>, mut finding: Finding) -> Finding {
     if evidence.trials.fuse_overlayfs.is_none() {
-        finding = match distro::install(&evidence.survey.release, Package::FuseOverlayfs) {
-            Some(command) => finding.root(command),
-            None => finding.because("install `fuse-overlayfs`"),
-        };
+        finding = distro::install_for(finding, &evidence.survey.release, Package::FuseOverlayfs);
     }
     match evidence
         .trials
@@ -538,7 +545,7 @@ mod tests {
             (
                 "no namespaces",
                 |sample| sample.trials.inside = None,
-                (Skip, "no namespaces", &[]),
+                (Skip, "there is no namespace", &[]),
             ),
         ];
         for case in cases {
@@ -755,8 +762,8 @@ mod tests {
                         Fail,
                         "fall to `vfs`",
                         &[
-                            "modprobe overlay",
-                            "tee /etc/modules-load.d/dockerd-rootless-overlay.conf >/dev/null <<'EOF'\noverlay\nEOF",
+                            "tee /etc/modules-load.d/rootless-overlay.conf >/dev/null <<'EOT'\noverlay\nEOT",
+                            "modprobe -a overlay",
                         ],
                     ),
                 ),

@@ -17,7 +17,10 @@ use crate::report;
 #[derive(Parser)]
 #[command(
     name = "dockerd-rootless-setuptool.sh",
-    about = "Sets up rootless Docker"
+    about = "Sets up rootless Docker",
+    // As getopt(1) reads them: a part that is clear is enough, and twice is once.
+    infer_long_args = true,
+    args_override_self = true
 )]
 struct SetupTool {
     /// Ignore rootful Docker (/var/run/docker.sock)
@@ -26,8 +29,8 @@ struct SetupTool {
     /// Ignore missing iptables
     #[arg(long)]
     skip_iptables: bool,
-    /// check: find out what is missing
-    command: Option<OsString>,
+    /// check: find out what is missing. Words behind it mean nothing
+    command: Vec<OsString>,
 }
 
 /// Runs what `words`, the program's name first, ask for.
@@ -52,7 +55,7 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error>
         Err(Error::new(Exit::Failed, what)
             .hint("`dockerd-rootless-setuptool.sh --help` shows the usage"))
     };
-    match &tool.command {
+    match tool.command.first() {
         None => wrong("no command is given".to_owned()),
         Some(command) if command == "check" => tool_check(&tool, environment),
         Some(command) => wrong(format!("unknown command `{}`", command.display())),

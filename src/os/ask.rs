@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tracing::{debug, warn};
 
-use super::files;
+use super::{files, process};
 use crate::environment::Environment;
 use crate::host::Answer;
 
@@ -138,7 +138,7 @@ impl Asker {
             .arg(question)
             .env("PATH", &self.search_path)
             .process_group(0);
-        let process = command
+        let process = process::tie(&mut command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

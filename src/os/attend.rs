@@ -4,8 +4,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 
-use nix::libc;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
@@ -23,11 +22,14 @@ const PASSED_ON: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
+/// Those of them that ask it to end.
+const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+
 /// How the daemon ended.
 pub struct Ended {
     /// Its code, or 128 and the signal's number.
     pub exit: Exit,
-    /// Whether somebody asked for it by a signal.
+    /// Whether somebody asked us for it by a signal.
     pub asked_for: bool,
 }
 
@@ -41,8 +43,8 @@ pub fn attend(plan: &LaunchPlan) -> Result<Ended, Error> {
     let mut signals = SigSet::from_iter(PASSED_ON);
     signals.add(Signal::SIGCHLD);
     // Before the child: none may be lost. A new process begins without the mask.
-    signals
-        .thread_block()
+    let mask = signals
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
         .map_err(|errno| failed(&errno.into()))?;
     let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)
         .map_err(|errno| failed(&errno.into()))?;
@@ -52,23 +54,22 @@ pub fn attend(plan: &LaunchPlan) -> Result<Ended, Error> {
         let info = receiver
             .read_signal()
             .map_err(|errno| failed(&errno.into()))?;
-        let Some(signal) = info.and_then(|info| Some((info, signal_of(info.ssi_signo)?))) else {
-            continue;
-        };
-        match signal {
-            (_, Signal::SIGCHLD) => {
+        match info.and_then(|info| signal_of(info.ssi_signo)) {
+            None => {}
+            Some(Signal::SIGCHLD) => {
                 if let Some(status) = child.try_wait().map_err(|error| failed(&error))? {
+                    if !asked_for {
+                        // Nobody is to wait for us on account of a daemon that is gone.
+                        mask.thread_set_mask()
+                            .map_err(|errno| failed(&errno.into()))?;
+                    }
                     let exit = Exit::Daemon(code(status));
                     return Ok(Ended { exit, asked_for });
                 }
             }
-            (info, signal) => {
-                asked_for = true;
-                // A terminal sends its signals to the whole foreground, rootlesskit included; a
-                // second one would hurry a daemon that stops in order.
-                if info.ssi_code != libc::SI_KERNEL {
-                    pass_on(&child, signal);
-                }
+            Some(signal) => {
+                asked_for |= ENDING.contains(&signal);
+                pass_on(&child, signal);
             }
         }
     }

@@ -23,15 +23,16 @@ pub fn exec(plan: &LaunchPlan) -> Error {
     }
 }
 
-/// Does what `plan` says and starts rootlesskit as a child, which ends with us.
+/// Does what `plan` says and starts rootlesskit as a child, which ends with us, in a process group
+/// of its own.
 ///
 /// # Errors
 /// Names what failed.
 pub fn spawn(plan: &LaunchPlan) -> Result<Child, Error> {
-    let mut command = command(plan)?;
-    // SAFETY: between fork and exec only this system call is made.
-    unsafe { command.pre_exec(|| process::die_with_parent().map_err(io::Error::from)) };
-    command
+    process::tie(&mut command(plan)?)
+        // A terminal and `kill %1` signal a whole group. What means the daemon is to reach it once,
+        // by us: rootlesskit passes on as well, and dockerd takes a third SIGINT for impatience.
+        .process_group(0)
         .spawn()
         .map_err(|error| exec_error(plan.rootlesskit.as_os_str(), &error))
 }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 /// How long a program may take that has little to do.
 const BRIEFLY: Duration = Duration::from_secs(3);
@@ -27,13 +27,28 @@ pub fn die_with_parent() -> nix::Result<()> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
+/// Has the kernel kill what `command` starts when this process ends, and starts nothing if it has
+/// ended meanwhile.
+pub fn tie(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let tie = move || {
+        die_with_parent()?;
+        match u32::try_from(getppid().as_raw()) == Ok(parent) {
+            true => Ok(()),
+            false => Err(Errno::ESRCH.into()),
+        }
+    };
+    // SAFETY: between fork and exec only two system calls are made.
+    unsafe { command.pre_exec(tie) }
+}
+
 /// Runs `command`, which ends soon, and returns all that it says on both its outputs.
 ///
 /// # Errors
 /// What the system says, or that it takes too long or says too much.
 pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     let (mut reader, writer) = io::pipe()?;
-    let mut child = command
+    let mut child = tie(command)
         // What it says is read by us as well.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

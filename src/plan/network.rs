@@ -479,9 +479,10 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
         let name = driver.word().to_string_lossy().into_owned();
         match path {
             None => passed_over.push(format!("no {name} in PATH")),
-            Some(_) if !knows(&name) => {
-                passed_over.push(format!("this rootlesskit does not know {name}"))
-            }
+            Some(_) if !knows(&name) => passed_over.push(match rootlesskit {
+                Some(_) => format!("this rootlesskit does not know {name}"),
+                None => format!("it is not known whether rootlesskit knows {name}"),
+            }),
             Some(path) => {
                 return Ok((
                     driver,

@@ -192,8 +192,8 @@ pub fn setup_instructions(findings: &[Named]) -> String {
     let user = script(findings, |finding| &finding.fix.user);
     let mut text = String::new();
     if !root.is_empty() {
-        // The frame's own shell reads the text first.
-        let escaped = root
+        // The frame's own shell reads the text first, and ends it at the first `EOF`.
+        let escaped = without_eof(&root)
             .replace('\\', "\\\\")
             .replace('$', "\\$")
             .replace('`', "\\`");
@@ -203,6 +203,15 @@ pub fn setup_instructions(findings: &[Named]) -> String {
         );
     }
     text + &user
+}
+
+/// `script` with another word at the ends of its own here-documents.
+fn without_eof(script: &str) -> String {
+    let line = |line: &str| match line {
+        "EOF" => "EOT\n".to_owned(),
+        other => other.replace("<<'EOF'", "<<'EOT'") + "\n",
+    };
+    script.lines().map(line).collect()
 }
 
 /// The commands that mend what was found. For both at once: to be pasted into the user's shell,

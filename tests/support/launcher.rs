@@ -9,6 +9,9 @@ use super::TestUser;
 use super::command::run;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_dockerd-rootless");
+/// Our other name, beside the program that [`Launcher::install`] returns.
+pub const SETUP_TOOL: &str = "dockerd-rootless-setuptool.sh";
+
 const UPSTREAM: &str = "/usr/share/docker.io/contrib/dockerd-rootless.sh";
 
 /// `E2E_LAUNCHER=upstream` puts upstream's script in the place of ours, to see which of the tests it passes.
@@ -40,7 +43,9 @@ impl Launcher {
         if !binary.exists() {
             user.make_dir(&bin);
             install(Path::new(BINARY), &binary);
-            symlink("dockerd-rootless", &script).expect("link dockerd-rootless.sh");
+            for name in ["dockerd-rootless.sh", SETUP_TOOL] {
+                symlink("dockerd-rootless", bin.join(name)).expect("link our other names");
+            }
         }
         if self == Self::Script { script } else { binary }
     }

@@ -1,6 +1,6 @@
 //! The oracle: what a daemon that was stopped has left behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -128,4 +128,138 @@ fn is_stack_dump(path: &Path) -> bool {
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     name.starts_with("containerd.") && name.ends_with(".stacks.log")
+}
+
+/// All that a program of `user` could leave: what there is of it at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<String, String>);
+
+/// Where any user may write, or where programs keep what they share.
+const SHARED: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run"];
+
+/// What the kernel counts for itself.
+const COUNTERS: [&str; 2] = ["nf_conntrack_count", "fib_multipath_hash_seed"];
+
+impl Snapshot {
+    /// Of the user's processes and their namespaces, of all mounts of the host's and those of the user in any namespace, of
+    /// the files in `directories`, and the user's in shared places, of the kernel's switches for networks and namespaces.
+    pub fn of<P: AsRef<Path>>(user: &TestUser, directories: impl IntoIterator<Item = P>) -> Self {
+        let mut all = BTreeMap::new();
+        for process in process::list(user.uid, &user.subordinate) {
+            let namespaces = ["user", "mnt", "net", "pid"].map(|kind| {
+                let link = fs::read_link(format!("/proc/{}/ns/{kind}", process.pid));
+                link.unwrap_or_default().display().to_string()
+            });
+            let value = format!("{} in {}", process.command, namespaces.join(" "));
+            all.insert(format!("process {}", process.pid), value);
+        }
+        // Not those by which root keeps network namespaces under names, as other tests do.
+        let table = read("/proc/self/mountinfo");
+        let of_host = table.lines().filter(|line| !line.contains("/run/netns"));
+        let of_host = of_host.map(|line| format!("mount {line}"));
+        all.extend(
+            of_host
+                .chain(mounts(user))
+                .map(|line| (line, String::new())),
+        );
+        for directory in directories {
+            files(directory.as_ref(), &mut all, |_| true);
+        }
+        let owned = |uid: u32| uid == user.uid || user.subordinate.contains(&uid);
+        for directory in SHARED {
+            files(Path::new(directory), &mut all, |found| owned(found.uid()));
+        }
+        for directory in ["/proc/sys/net", "/proc/sys/user"] {
+            switches(Path::new(directory), &mut all);
+        }
+        Self(all)
+    }
+
+    /// Of the user's home and runtime directory, and all else.
+    pub fn usual(user: &TestUser) -> Self {
+        Self::of(user, [&user.home, &user.runtime_dir])
+    }
+
+    /// What differs from `before`, a line each.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        let new = self
+            .0
+            .iter()
+            .filter(|(name, _)| !before.0.contains_key(*name));
+        let gone = before
+            .0
+            .iter()
+            .filter(|(name, _)| !self.0.contains_key(*name));
+        let changed = self.0.iter().filter_map(|(name, value)| {
+            let old = before.0.get(name).filter(|old| *old != value)?;
+            Some(format!("changed: {name}: {old} -> {value}"))
+        });
+        let new = new.map(|(name, value)| format!("new: {name} {value}"));
+        let gone = gone.map(|(name, value)| format!("gone: {name} {value}"));
+        new.chain(gone).chain(changed).collect()
+    }
+}
+
+/// Fails if `now` does not become what it was `before` until the last processes must be through.
+pub fn assert_unchanged(before: &Snapshot, what: &str, now: impl Fn() -> Snapshot) {
+    let mut differs = Vec::new();
+    wait::poll(GRACE, || {
+        differs = now().since(before);
+        differs.is_empty().then_some(())
+    });
+    assert!(differs.is_empty(), "{what}:\n  {}", differs.join("\n  "));
+}
+
+/// Notes all below `directory` whose owner counts. A directory changes its size and its time when something comes and goes.
+fn files(
+    directory: &Path,
+    all: &mut BTreeMap<String, String>,
+    counts: impl Fn(&fs::Metadata) -> bool + Copy,
+) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if counts(&found) {
+            let mut value = format!("{:o} {}:{}", found.mode(), found.uid(), found.gid());
+            if !found.is_dir() {
+                value += &format!(
+                    " {} bytes {}.{}",
+                    found.size(),
+                    found.mtime(),
+                    found.mtime_nsec()
+                );
+            }
+            all.insert(format!("file {}", path.display()), value);
+        }
+        if found.is_dir() {
+            files(&path, all, counts);
+        }
+    }
+}
+
+/// Notes the kernel's switches below `directory`, but those of single network devices, which others make and remove.
+fn switches(directory: &Path, all: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, name) = (
+            entry.path(),
+            entry.file_name().to_string_lossy().into_owned(),
+        );
+        let of_device = ["conf", "neigh"]
+            .iter()
+            .any(|parent| directory.ends_with(parent))
+            && !["all", "default", "lo"].contains(&name.as_str());
+        if of_device || COUNTERS.contains(&name.as_str()) {
+            continue;
+        }
+        match fs::read_to_string(&path) {
+            Ok(value) => drop(all.insert(format!("switch {}", path.display()), value)),
+            Err(_) => switches(&path, all),
+        }
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::ops::Range;
 
 use super::{Case, END, ENOUGH, Finding, Status, SubIdLine, SubIds, TextFile, Verdict, size};
+use crate::check::distro;
 use crate::words;
 
 /// useradd's first subordinate id (login.defs(5), `SUB_UID_MIN`).
@@ -72,8 +73,11 @@ impl Case<'_> {
         let survey = self.evidence.survey;
         let account = &survey.account;
         let local = account.users.get(&account.uid);
-        // Alpine has newuidmap without usermod; accounts of a directory are none for usermod.
-        if let Some(name) = local.filter(|_| !survey.release.is_like("alpine"))
+        // Alpine has newuidmap without usermod, and the one of RHEL 7.6 and older has no such option;
+        // accounts of a directory are none for usermod.
+        let old = distro::enterprise_linux_7_minor(&survey.release, &survey.kernel)
+            .is_some_and(|minor| minor <= 6);
+        if let Some(name) = local.filter(|_| !old && !survey.release.is_like("alpine"))
             && account.name.as_ref() == Some(name)
         {
             let add = self.add;

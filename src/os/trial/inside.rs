@@ -64,11 +64,13 @@ const NFT_RULES: &str = "table ip drcheck {
 /// # Errors
 /// Fails if this is not the inside of a namespace, or a step fails.
 pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
-    if let Some((_, words)) = words.split_first().filter(|(first, _)| *first == ALONE) {
+    let alone = words.split_first().filter(|(first, _)| *first == ALONE);
+    let mut stage = Stage::parse(alone.map_or(words, |(_, words)| words))?;
+    if alone.is_some() {
         enter()?;
-        return run(words, environment);
+        // rootlesskit would have made it.
+        stage.netns = None;
     }
-    let stage = Stage::parse(words)?;
     let fails = |what: &str, error: &dyn std::error::Error| {
         Error::new(Exit::Failed, what.to_owned()).because(error)
     };

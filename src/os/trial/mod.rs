@@ -390,13 +390,17 @@ fn tried_io(result: io::Result<()>) -> Outcome {
     }
 }
 
-/// Runs `command` and says what it complains of in its first line.
+/// Runs `command` and says what it complains of in its first line, behind what modprobe(8) says: a
+/// user's iptables calls it in vain, and goes on.
 fn succeeds(command: &mut Command) -> Outcome {
     match brief(command) {
         Err(error) => tried_io(Err(error)),
         Ok((status, _)) if status.success() => Outcome::Works,
         Ok((status, text)) => {
-            let said = text.lines().map(str::trim).find(|line| !line.is_empty());
+            let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+            let said = lines()
+                .find(|line| !line.starts_with("modprobe: "))
+                .or_else(|| lines().next());
             Outcome::fails(said.map_or_else(|| status.to_string(), str::to_owned))
         }
     }

@@ -18,6 +18,9 @@ use crate::os::process;
 /// The first word of the namespace's command line.
 pub const NAMESPACE: &str = "trial-namespace";
 
+/// Why nothing was tried in a namespace that could not be made.
+pub const NONE: &str = "no user namespace can be made";
+
 /// What comes of it.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Tried {
@@ -63,10 +66,12 @@ impl Namespace {
     /// # Errors
     /// What the system says, or that the process was killed.
     pub fn finish(mut self, map: impl FnOnce(u32) -> (Outcome, Outcome)) -> io::Result<Tried> {
-        let user_namespace: Outcome = self.answer()?;
+        let none = || Outcome::NotTried(NONE.to_owned());
         let mut tried = Tried {
-            user_namespace,
-            ..Tried::default()
+            user_namespace: self.answer()?,
+            capabilities: none(),
+            uid_map: none(),
+            gid_map: none(),
         };
         if tried.user_namespace.works() {
             (tried.uid_map, tried.gid_map) = map(self.process.id());

@@ -8,10 +8,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{AccessFlags, access};
 
 /// The names of such directories begin so. It is short: rootlesskit's sockets in it must not have
 /// longer paths than those of a real launch.
 const PREFIX: &str = ".drl-";
+
+/// How often to make a directory that others take for a dead one's.
+const ATTEMPTS: u8 = 16;
 
 /// A directory of ours, locked as long as it is in use, removed with the value.
 pub struct Scratch {
@@ -25,28 +29,32 @@ impl Scratch {
         parent.join(format!("{PREFIX}{pid}"))
     }
 
-    /// Makes the directory `path`, and removes those beside it that a process left which was
-    /// killed together with its watcher.
+    /// Makes the directory `path`, and removes those beside and above it that a process left which
+    /// was killed together with its watcher. Above: the data root may not have existed then.
     ///
     /// # Errors
     /// What the system says.
     pub fn new(path: &Path) -> io::Result<Self> {
-        sweep(path.parent().unwrap_or(Path::new("/")));
-        DirBuilder::new().mode(0o700).create(path)?;
-        let lock = File::open(path).and_then(|directory| {
-            Flock::lock(directory, FlockArg::LockExclusiveNonblock)
-                .map_err(|(_, errno)| errno.into())
-        });
-        match lock {
-            Ok(lock) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(error) => {
-                let _ = fs::remove_dir(path);
-                Err(error)
+        for ancestor in path.ancestors().skip(1) {
+            sweep(ancestor);
+        }
+        for _ in 0..ATTEMPTS {
+            DirBuilder::new().mode(0o700).create(path)?;
+            match lock(path) {
+                Ok(Some(lock)) => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        _lock: lock,
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = fs::remove_dir(path);
+                    return Err(error);
+                }
             }
         }
+        Err(io::Error::other("others remove it again and again"))
     }
 }
 
@@ -56,9 +64,28 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes the directories of dead trials in `parent`: ours, called so, and locked by nobody.
+/// Locks a directory just made; `None` if a trial that began at the same time took it for that of
+/// a dead one and removed it.
+fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    let directory = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    // Only such a trial can hold the lock, and not for long.
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let own = identity(lock.metadata()?);
+    let is_there = fs::symlink_metadata(path).is_ok_and(|found| identity(found) == own);
+    Ok(is_there.then_some(lock))
+}
+
+/// Removes the directories of dead trials in `parent`, if we can write there: those called so,
+/// ours, and locked by nobody.
 fn sweep(parent: &Path) {
     let own = super::super::session::uid();
+    if access(parent, AccessFlags::W_OK).is_err() {
+        return;
+    }
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_named = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
         let path = entry.path();

@@ -5,11 +5,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -33,8 +34,9 @@ const ENDING: Duration = Duration::from_secs(2);
 /// How long to wait before looking again, in milliseconds.
 const TICK: u8 = 2;
 
-/// How much of what a program says is kept.
+/// How much of what a program says is kept, and with how much it is through.
 const OUTPUT_MAX: usize = 64 * 1024;
+const FLOOD: usize = 16 * 1024 * 1024;
 
 /// What a watched program did.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,15 +79,17 @@ pub fn start(
 ///
 /// # Errors
 /// What the system says, or that the watcher was killed.
-pub fn finish(watcher: Child) -> io::Result<Watched> {
-    let stdin = watcher.stdin;
+pub fn finish(mut watcher: Child) -> io::Result<Watched> {
+    // It is what the watcher watches, and stays open until that is through.
+    let _stdin = watcher.stdin.take();
     let mut text = Vec::new();
     let mut stdout = watcher
         .stdout
+        .take()
         .ok_or_else(|| io::Error::other("it has no output"))?;
     // The watcher keeps its own deadlines.
     stdout.read_to_end(&mut text)?;
-    drop(stdin);
+    watcher.wait()?;
     serde_json::from_slice(&text).map_err(|_| io::Error::other("the watcher was killed"))
 }
 
@@ -112,26 +116,24 @@ pub fn run(words: &[OsString]) -> Result<(), Error> {
         .iter()
         .map(|path| Scratch::new(Path::new(path)))
         .collect();
-    let (output, errors) = (own.join("output"), own.join("errors"));
-    let start = || {
-        let mut command = Command::new(program);
-        command
-            .args(rest)
-            .env("TMPDIR", &own)
-            .stdin(Stdio::null())
-            .stdout(File::create(&output)?)
-            .stderr(File::create(&errors)?);
-        // SAFETY: between fork and exec only this system call is made.
-        unsafe { command.pre_exec(|| process::die_with_parent().map_err(io::Error::from)) };
-        command.spawn()
-    };
-    let status = start().and_then(watch);
+    let mut command = Command::new(program);
+    command
+        .args(rest)
+        .env("TMPDIR", &own)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let begin = SystemTime::now();
+    let child = process::tie(&mut command).spawn();
+    let watched = child.and_then(watch).unwrap_or_else(|error| Watched {
+        stdout: String::new(),
+        stderr: String::new(),
+        status: error.to_string(),
+    });
     end_descendants();
-    let watched = Watched {
-        stdout: tail(&output),
-        stderr: tail(&errors),
-        status: status.unwrap_or_else(|error| error.to_string()),
-    };
+    if !watched.status.is_empty() {
+        remove_bind_directories(begin);
+    }
     drop((first, others));
     let text = serde_json::to_vec(&watched).map_err(|error| fails(&error.into()))?;
     crate::report::print(text)
@@ -162,31 +164,103 @@ fn detach() -> nix::Result<()> {
     Ok(())
 }
 
-/// Waits until `child` is through, the deadline passes, or nobody waits any more. Says how it ended;
-/// nothing if well.
-fn watch(mut child: Child) -> io::Result<String> {
+/// Waits until `child` is through, the deadline passes, or nobody waits any more.
+fn watch(mut child: Child) -> io::Result<Watched> {
+    let mut outputs = [
+        Output::new(child.stdout.take().map(OwnedFd::from)),
+        Output::new(child.stderr.take().map(OwnedFd::from)),
+    ];
+    let status = wait(&mut child, &mut outputs)?;
+    let [stdout, stderr] = outputs.map(Output::end);
+    Ok(Watched {
+        stdout,
+        stderr,
+        status,
+    })
+}
+
+/// Says how `child` ended, or why it was ended; nothing if well.
+fn wait(child: &mut Child, outputs: &mut [Output; 2]) -> io::Result<String> {
     let deadline = Instant::now() + PATIENCE;
-    let stdin = io::stdin();
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             return Ok(describe(status));
         }
         if Instant::now() > deadline {
-            break format!(
-                "it was still at it after {} s, and was ended",
-                PATIENCE.as_secs()
-            );
+            break format!("it did not end within {} s", PATIENCE.as_secs());
         }
-        let mut closed = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
-        match poll(&mut closed, PollTimeout::from(TICK)) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => break "nobody waited for it any more".to_owned(),
-            Err(errno) => return Err(errno.into()),
+        if outputs.iter().any(|output| output.count > FLOOD) {
+            break format!("it did not stop talking after {} MiB", FLOOD >> 20);
+        }
+        if is_closed(&io::stdin(), outputs)? {
+            break "nobody waited for it any more".to_owned();
         }
     };
     child.kill()?;
     child.wait()?;
     Ok(ended)
+}
+
+/// Reads what comes within a tick. Says whether the other end of `listener` is closed.
+fn is_closed(listener: &impl AsFd, outputs: &mut [Output; 2]) -> io::Result<bool> {
+    let mut polled = vec![PollFd::new(listener.as_fd(), PollFlags::empty())];
+    let open = outputs.iter().filter_map(|output| output.stream.as_ref());
+    polled.extend(open.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
+    match poll(&mut polled, PollTimeout::from(TICK)) {
+        Err(Errno::EINTR) => return Ok(false),
+        other => other?,
+    };
+    let is_closed = polled[0].any() == Some(true);
+    for output in outputs {
+        output.take()?;
+    }
+    Ok(is_closed)
+}
+
+/// What a program says, from its end.
+struct Output {
+    stream: Option<File>,
+    text: Vec<u8>,
+    count: usize,
+}
+
+impl Output {
+    fn new(stream: Option<OwnedFd>) -> Self {
+        Self {
+            stream: stream.map(File::from),
+            text: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// Takes what is there now, at most as much as a pipe holds; says how much it was.
+    fn take(&mut self) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(0);
+        };
+        let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, PollTimeout::ZERO) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(0),
+            other => other?,
+        };
+        let mut buffer = [0; OUTPUT_MAX];
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            self.stream = None;
+        }
+        self.count += count;
+        self.text.extend_from_slice(&buffer[..count]);
+        self.text
+            .drain(..self.text.len().saturating_sub(OUTPUT_MAX));
+        Ok(count)
+    }
+
+    /// All of it. What a program of the background says later (pasta stays, and holds the stream)
+    /// is not waited for.
+    fn end(mut self) -> String {
+        while self.count <= FLOOD && self.take().is_ok_and(|count| count > 0) {}
+        String::from_utf8_lossy(&self.text).into_owned()
+    }
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -198,13 +272,6 @@ fn describe(status: ExitStatus) -> String {
         ),
         Some(signal) => format!("it was ended by signal {signal}"),
     }
-}
-
-/// What is in the file `path`, from its end.
-fn tail(path: &Path) -> String {
-    let bytes = fs::read(path).unwrap_or_default();
-    let from = bytes.len().saturating_sub(OUTPUT_MAX);
-    String::from_utf8_lossy(&bytes[from..]).into_owned()
 }
 
 /// Ends and reaps all that is still below this process. What a helper leaves behind by going into
@@ -221,6 +288,24 @@ fn end_descendants() {
                 let _ = poll(&mut [], PollTimeout::from(TICK));
             }
             _ => {}
+        }
+    }
+}
+
+/// Removes the empty directories that a rootlesskit which was killed left in /tmp: its copy-up makes
+/// them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and removes them a moment later.
+fn remove_bind_directories(begin: SystemTime) {
+    let own = crate::os::session::uid();
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let is_named = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(b"rootlesskit-b");
+        let is_new = |found: &fs::Metadata| {
+            found.uid() == own && found.modified().is_ok_and(|time| time >= begin)
+        };
+        if is_named && entry.metadata().is_ok_and(|found| is_new(&found)) {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }
