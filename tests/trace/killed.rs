@@ -138,7 +138,7 @@ fn entries(directories: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
 fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Command) {
     let end = usual_time(&command);
     let (scratch, others) = entries(directories);
-    assert_eq!(scratch, [PathBuf::new(); 0]);
+    assert_eq!(scratch, Vec::<PathBuf>::new());
     let outside = || Snapshot::of(user, [""; 0]);
     let without_scratch = |snapshot: &Snapshot, before: &Snapshot| {
         let news = snapshot.since(before);
