@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{AccessFlags, access};
@@ -13,6 +14,9 @@ use nix::unistd::{AccessFlags, access};
 /// The names of such directories begin so. It is short: rootlesskit's sockets in it must not have
 /// longer paths than those of a real launch.
 const PREFIX: &str = ".drl-";
+
+/// Longer than a trial takes, its deadlines included.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// How often to make a directory that others take for a dead one's.
 const ATTEMPTS: u8 = 16;
@@ -94,9 +98,30 @@ fn sweep(parent: &Path) {
         if is_named
             && is_own()
             && let Ok(directory) = File::open(&path)
-            && let Ok(_lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+            && let Ok(lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
         {
+            if let Ok(begin) = lock.metadata().and_then(|found| found.created()) {
+                remove_bind_directories(begin);
+            }
             let _ = remove(&path);
+        }
+    }
+}
+
+/// Removes the empty directories that a rootlesskit which was killed in a trial that began at
+/// `begin` left in /tmp: its copy-up makes them there whatever TMPDIR says
+/// (`pkg/copyup/tmpfssymlink`), and removes them a moment later. What was made after a trial's
+/// longest time is another's.
+pub fn remove_bind_directories(begin: SystemTime) {
+    let own = super::super::session::uid();
+    let times = begin..begin + LONGEST;
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let is_named = entry.file_name().as_bytes().starts_with(b"rootlesskit-b");
+        let is_trials = |found: &fs::Metadata| {
+            found.uid() == own && found.modified().is_ok_and(|time| times.contains(&time))
+        };
+        if is_named && entry.metadata().is_ok_and(|found| is_trials(&found)) {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

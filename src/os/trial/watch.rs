@@ -6,7 +6,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,7 +19,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 use crate::error::{Error, Exit};
 use crate::os::process;
 
@@ -132,7 +131,7 @@ pub fn run(words: &[OsString]) -> Result<(), Error> {
     });
     end_descendants();
     if !watched.status.is_empty() {
-        remove_bind_directories(begin);
+        scratch::remove_bind_directories(begin);
     }
     drop((first, others));
     let text = serde_json::to_vec(&watched).map_err(|error| fails(&error.into()))?;
@@ -288,24 +287,6 @@ fn end_descendants() {
                 let _ = poll(&mut [], PollTimeout::from(TICK));
             }
             _ => {}
-        }
-    }
-}
-
-/// Removes the empty directories that a rootlesskit which was killed left in /tmp: its copy-up makes
-/// them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and removes them a moment later.
-fn remove_bind_directories(begin: SystemTime) {
-    let own = crate::os::session::uid();
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let is_named = entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(b"rootlesskit-b");
-        let is_new = |found: &fs::Metadata| {
-            found.uid() == own && found.modified().is_ok_and(|time| time >= begin)
-        };
-        if is_named && entry.metadata().is_ok_and(|found| is_new(&found)) {
-            let _ = fs::remove_dir(entry.path());
         }
     }
 }
