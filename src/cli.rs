@@ -71,7 +71,9 @@ enum Command {
     },
     /// Find out what stands in the way of rootless Docker, and print the commands that mend it
     ///
-    /// Ends with 4 if a check fails.
+    /// Tries what a launch with these options would need, and leaves nothing behind. Each check ends
+    /// as `ok`, `warn` (works, with a drawback), `FAIL` (stands in the way) or `skip` (nothing to
+    /// look at, or no way to look). Ends with 4 if one fails, else with 0.
     Check {
         /// How to print
         #[arg(long, value_enum, default_value = "text")]
@@ -87,10 +89,10 @@ enum Command {
             conflicts_with = "format"
         )]
         print_fix: Option<Whose>,
-        /// Only the check of this name; may be given several times
+        /// Report only the checks of these names, with commas between them
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         only: Vec<String>,
-        /// All but the check of this name; may be given several times
+        /// Report all but the checks of these names, with commas between them
         #[arg(
             long,
             value_name = "NAME",
@@ -98,7 +100,7 @@ enum Command {
             conflicts_with = "only"
         )]
         skip: Vec<String>,
-        /// Print the names of all checks and what they are about
+        /// Print the names of all checks and what they are about, and check nothing
         #[arg(long, conflicts_with_all = ["print_fix", "only", "skip"])]
         list: bool,
         #[command(flatten)]

@@ -24,7 +24,7 @@ fn what_has_drawbacks_on_the_host_as_it_is_is_mended_too() {
     let scene = Scene::new(&user).on(Stage::Network);
     // Not what needs another boot or a login, or is the whole host's.
     let words = ["--skip", "cgroup,systemd-user,linger,dbus,limits"];
-    let story = scene.assert_mended("docker-context", "warn", "which is root's", &words);
+    let story = scene.assert_mended("docker-context", "warn", "looks for root's daemon", &words);
     story.before.assert("ping", "warn", "cannot ping");
     story.assert_content(&["docker-context", "ping"]);
 }
@@ -190,7 +190,7 @@ fn a_rootful_docker_that_the_user_can_write_is_taken_out_of_reach() {
              mount --bind \"$HOME/rootful.sock\" /mnt/run/docker.sock; mount -n --move /mnt/run /run
              chown root:root /run/docker.sock; chmod 0666 /run/docker.sock",
         )
-        .assert_mended_alone("rootful-docker", "warn", "this user can write `/var/run/docker.sock`");
+        .assert_mended_alone("rootful-docker", "warn", "you can write `/var/run/docker.sock`");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn both_scripts_in_one_are_pasted_by_a_user_with_sudo_and_by_one_without() {
         }
         let script = story.file("fix.both");
         assert!(script.starts_with(begins), "{script}");
-        assert!(script.contains(" <<'ROOT'\n"), "{script}");
+        assert!(script.contains("<<'ROOT'\n"), "{script}");
         story.assert_content(&faults);
     }
 }

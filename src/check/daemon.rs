@@ -127,7 +127,7 @@ fn parse(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
 fn not_json(path: &Path, text: &str, reason: &str) -> Finding {
     // Line and column as they are in the file, blank lines at its head included.
     let reason = parse(text).map_or_else(|error| error.to_string(), |_| reason.to_owned());
-    let finding = Finding::fail(format!("`{}` is not valid: {reason}", path.display()))
+    let finding = Finding::fail(format!("`{}` is not valid JSON: {reason}", path.display()))
         .because("dockerd does not start with a file that it does not understand");
     let commas = superfluous_commas(text);
     let mut mended = text.as_bytes().to_vec();
@@ -218,18 +218,22 @@ fn judge(evidence: &Evidence<'_>, path: &Path, object: &Map<String, Value>) -> F
     if problems.is_empty() {
         return Finding::ok(format!("`{shown}` is valid, and nothing in it needs root"));
     }
-    let what: Vec<&str> = problems
-        .iter()
-        .map(|problem| problem.what.as_str())
-        .collect();
-    let summary = format!("`{shown}`: {}", what.join("; "));
-    let finding = match problems.iter().any(|problem| problem.fatal) {
+    // A stable sort: what keeps dockerd from starting comes first.
+    problems.sort_by_key(|problem| !problem.fatal);
+    let (worst, rest) = (problems.remove(0), problems);
+    let more = match rest.len() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let summary = format!("`{shown}`: {}{more}", worst.what);
+    let finding = match worst.fatal {
         true => Finding::fail(summary),
         false => Finding::warn(summary),
     };
-    problems
-        .into_iter()
-        .fold(finding, |finding, problem| finding.because(problem.why))
+    rest.into_iter()
+        .fold(finding.because(worst.why), |finding, problem| {
+            finding.because(format!("{}: {}", problem.what, problem.why))
+        })
 }
 
 /// The options as dockerd counts them.
@@ -302,7 +306,7 @@ fn turned_to_root(object: &Map<String, Value>) -> Option<Problem> {
     (object.get("rootless") == Some(&Value::Bool(false))).then(|| {
         Problem::fatal(
             "`rootless` is false",
-            "dockerd does not start within rootlesskit then: take the key out",
+            "dockerd does not start inside of rootlesskit then: take the key out",
         )
     })
 }
@@ -341,7 +345,7 @@ fn drawbacks(evidence: &Evidence<'_>, object: &Map<String, Value>) -> Vec<Proble
         problems.push(Problem::drawback(
             "`userns-remap` maps ids a second time",
             "only ids of the daemon's own namespace can be mapped on (user_namespaces(7)), and those in \
-             /etc/subuid are mostly others; rootless containers are remapped already",
+             `/etc/subuid` are mostly others; rootless containers are remapped already",
         ));
     }
     if object.get("live-restore") == Some(&Value::Bool(true)) {
@@ -354,7 +358,7 @@ fn drawbacks(evidence: &Evidence<'_>, object: &Map<String, Value>) -> Vec<Proble
     if text("data-root").is_some_and(|root| !root.starts_with('/')) {
         problems.push(Problem::drawback(
             "`data-root` is no absolute path",
-            "images are then where the daemon happens to be started, and gone the next time",
+            "it counts from where the daemon happens to be started: the next time, images may be gone",
         ));
     }
     let runtime_dir = &evidence.host.session.person.runtime_dir;

@@ -425,6 +425,17 @@ mod tests {
     }
 
     #[test]
+    fn what_only_docker_packages_is_named() {
+        let finding = install_for(
+            Finding::fail("x"),
+            &release("ID=rhel\nVERSION_ID=9.6"),
+            Package::Rootlesskit,
+        );
+        assert!(finding.fix.root.is_empty());
+        assert!(finding.reasons[0].contains("docker-ce-rootless-extras"));
+    }
+
+    #[test]
     fn a_sysctl_and_modules_last_over_a_reboot() {
         let debian = release("ID=debian\nVERSION_ID=10");
         let finding = set_sysctl(Finding::fail("x"), &debian, "kernel.y", "1");

@@ -3,81 +3,110 @@
 use std::ffi::OsStr;
 
 use super::distro::{self, Package};
-use super::{Evidence, Finding};
+use super::{Evidence, Finding, cut, failing, see};
 use crate::error::{Error, Exit};
 use crate::host::{Answer, Outcome, Tool, Tools, Version};
 use crate::plan::{Network, RootlesskitFlags};
 use crate::settings::{Choice, NetworkDriver, Origin, PortDriver, Sourced};
 
-/// What rootlesskit's own errors mean: a part of the error in lowercase, and where to look. From
-/// the sources of rootlesskit (`pkg/parent`, `pkg/network`) and slirp4netns (`sandbox.c`).
-const MEANINGS: &[(&str, &str)] = &[
+/// How long a program's own words may get in a summary, and in a reason.
+const GIST: usize = 80;
+const SAID: usize = 480;
+
+/// What rootlesskit's own errors mean: a part of the error in lowercase, what it says, and the
+/// checks that look into it. From the sources of rootlesskit (`pkg/parent`, `pkg/network`) and
+/// slirp4netns (`sandbox.c`).
+const MEANINGS: &[(&str, &str, &[&str])] = &[
     (
         "newuidmap",
-        "the user ids could not be mapped: see `newuidmap` and `subuid`",
+        "the user ids could not be mapped",
+        &["newuidmap", "subuid"],
     ),
     (
         "newgidmap",
-        "the group ids could not be mapped: see `newgidmap` and `subgid`",
+        "the group ids could not be mapped",
+        &["newgidmap", "subgid"],
     ),
     (
         "no subuid",
-        "there are no subordinate user ids: see `subuid`",
+        "there are no subordinate user ids",
+        &["subuid"],
     ),
     (
         "no subgid",
-        "there are no subordinate group ids: see `subgid`",
+        "there are no subordinate group ids",
+        &["subgid"],
+    ),
+    (
+        "subuid/gid parsing",
+        "a line of the subordinate ids is not understood",
+        &["subuid", "subgid"],
     ),
     (
         "open /etc/subuid",
-        "there are no subordinate user ids: see `subuid`",
+        "there are no subordinate user ids",
+        &["subuid"],
     ),
     (
         "open /etc/subgid",
-        "there are no subordinate group ids: see `subgid`",
+        "there are no subordinate group ids",
+        &["subgid"],
     ),
     (
         "fork/exec",
-        "the user namespace could not be made: see `user-namespaces` and `user-namespace-quota`",
+        "the user namespace could not be made",
+        &["user-namespaces", "user-namespace-quota"],
     ),
     (
         "/dev/net/tun",
-        "the network driver could not open the tun device: see `tun-device`",
+        "the network driver could not open the tun device",
+        &["tun-device"],
+    ),
+    (
+        "failed to setup network",
+        "the network driver did not start",
+        &["network-driver", "tun-device"],
+    ),
+    (
+        "setting up tap",
+        "the network interface could not be made",
+        &["tun-device"],
     ),
     (
         "slirp4netns failed",
-        "the network driver ended at once: see `network-driver` and `tun-device`",
+        "the network driver ended at once",
+        &["network-driver", "tun-device"],
     ),
     (
         "pasta failed",
-        "the network driver ended at once: see `network-driver` and `tun-device`",
+        "the network driver ended at once",
+        &["network-driver", "tun-device"],
     ),
     (
         "flag provided but not defined",
-        "this rootlesskit does not know a flag that it is given: see `network-driver`, and \
-         `dockerd-rootless config explain rootlesskit.flags`",
+        "this rootlesskit does not know a flag that it is given, and \
+         `dockerd-rootless config explain rootlesskit.flags` shows who gives it",
+        &["network-driver"],
     ),
     (
         "another rootlesskit is running",
-        "the state directory is in use: rootless Docker runs already",
+        "rootless Docker runs already, with the same state directory",
+        &["state-dir"],
     ),
     (
         "bind: invalid argument",
-        "a socket's path is too long: see `socket-path`",
+        "a socket's path is too long",
+        &["socket-path"],
     ),
     (
         "no space left on device",
-        "a quota or a file system is full: see `user-namespace-quota` and `runtime-dir`",
+        "a quota or a file system is full",
+        &["user-namespace-quota", "runtime-dir"],
     ),
     (
-        "within",
-        "rootlesskit waits without a deadline when its child dies early or a socket's path is too \
-         long: see `user-namespaces`, `socket-path` and `runtime-dir`",
-    ),
-    (
-        "timed out",
-        "rootlesskit waits without a deadline when its child dies early or a socket's path is too \
-         long: see `user-namespaces`, `socket-path` and `runtime-dir`",
+        "did not end within",
+        "rootlesskit waits without a deadline when its child dies early or a socket's path is too long",
+        &["user-namespaces", "socket-path", "runtime-dir"],
     ),
 ];
 
@@ -104,34 +133,103 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
     let what = format!("rootlesskit{version} at `{path}`");
     let finding = match &trials.rootlesskit {
         Outcome::Works => Finding::ok(format!("{what} runs a command in its namespaces")),
-        Outcome::NotTried(why) => Finding::skip(format!("{what} was not tried: {why}")),
-        Outcome::Fails(failure) => {
-            let lines: Vec<&str> = failure.text.lines().map(str::trim).collect();
-            let last = lines.iter().rfind(|line| !line.is_empty());
-            let mut finding = Finding::fail(format!(
-                "{what} fails: {}",
-                last.unwrap_or(&"no word of why")
-            ));
-            for line in lines
-                .iter()
-                .filter(|line| Some(*line) != last && !line.is_empty())
-            {
-                finding = finding.because(format!("it also said: {line}"));
-            }
-            let text = failure.text.to_lowercase();
-            let mut meanings: Vec<&str> = MEANINGS
-                .iter()
-                .filter(|(part, _)| text.contains(part))
-                .map(|(_, meaning)| *meaning)
-                .collect();
-            meanings.dedup();
-            meanings.into_iter().fold(finding, Finding::because)
-        }
+        Outcome::NotTried(why) => not_tried(evidence, &what, why),
+        Outcome::Fails(failure) => fails(evidence, &what, &failure.text),
     };
     match silent {
         Some(reason) => finding.because(format!("it does not tell its version: {reason}")),
         None => finding,
     }
+}
+
+/// The checks whose failures are refusals of a launch: nothing is tried then.
+const REFUSALS: [&str; 5] = [
+    "runtime-dir",
+    "home",
+    "network-driver",
+    "port-driver",
+    "socket-path",
+];
+
+/// A trial that was not made: the check that fails says why.
+fn not_tried(evidence: &Evidence<'_>, what: &str, why: &str) -> Finding {
+    match &failing(evidence, &REFUSALS)[..] {
+        [] => Finding::skip(format!("{what} was not tried: {why}")),
+        culprits => Finding::skip(format!("{what} was not tried: {}", see(culprits))).because(why),
+    }
+}
+
+/// A trial that failed. Where another check fails for the same cause and mends it, this one only
+/// points there.
+fn fails(evidence: &Evidence<'_>, what: &str, text: &str) -> Finding {
+    let lower = text.to_lowercase();
+    let meanings = MEANINGS.iter().filter(|(part, ..)| lower.contains(part));
+    let mut checks: Vec<&str> = meanings
+        .clone()
+        .flat_map(|(.., checks)| *checks)
+        .copied()
+        .collect();
+    checks.sort_unstable();
+    checks.dedup();
+    let culprits = failing(evidence, &checks);
+    let gist = gist(text);
+    let said = cut(&without_values(text), SAID);
+    if !culprits.is_empty() {
+        return Finding::fail(format!("{what} does not get to work: {}", see(&culprits)))
+            .because(format!("it said: {said}"));
+    }
+    let mut finding = Finding::fail(format!("{what} fails: {gist}"));
+    if said != gist {
+        finding = finding.because(format!("it said: {said}"));
+    }
+    let mut meanings: Vec<String> = meanings
+        .map(|(_, meaning, checks)| format!("{meaning}: {}", see(checks)))
+        .collect();
+    meanings.dedup();
+    meanings.into_iter().fold(finding, Finding::because)
+}
+
+/// The telling part of what rootlesskit and its network driver say: the parent's error, or the last
+/// line, without the values that Go prints and within [`GIST`] characters.
+pub(super) fn gist(text: &str) -> String {
+    let parts: Vec<&str> = text
+        .split('\n')
+        .flat_map(|line| line.split("; [rootlesskit:"))
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect();
+    let is_parents = |part: &&&str| {
+        let part = part.trim_start_matches("[rootlesskit:");
+        part.starts_with("parent] error:") && !part.contains("child exited")
+    };
+    let told = parts.iter().find(is_parents).or(parts.last());
+    let told = told.map_or("no word of why", |part| {
+        part.split_once("] error: ")
+            .map_or(*part, |(_, error)| error)
+    });
+    let told = told.split(" (it ended with").next().unwrap_or(told);
+    cut(&without_values(told), GIST)
+}
+
+/// `text` without what Go prints of values, `&{…}` with all that is in it: rootlesskit names its
+/// network driver so.
+fn without_values(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, value)) = rest.split_once("&{") {
+        let mut depth = 1;
+        let end = value.find(|c| {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            depth == 0
+        });
+        kept.push_str(before.trim_end());
+        rest = end.map_or("", |at| &value[at + 1..]);
+    }
+    kept + rest
 }
 
 /// `dockerd`: there, and known.
@@ -176,13 +274,15 @@ fn not_there<T>(
         ),
     };
     if let Tool::NotExecutable(path) = tool {
-        let finding = Finding::fail(format!("`{}` cannot be executed", path.display()));
-        return set(finding, origin, key, program).because(format!("{key} names it ({origin})"));
+        let finding = Finding::fail(format!("`{}` cannot be executed", path.display()))
+            .because(format!("{key} names it ({origin})"));
+        return set(finding, origin, key, program);
     }
     match named.filter(|name| *name != program) {
         Some(name) => {
-            let finding = Finding::fail(format!("the program `{}` does not exist", name.display()));
-            set(finding, origin, key, program).because(format!("{key} names it ({origin})"))
+            let finding = Finding::fail(format!("the program `{}` does not exist", name.display()))
+                .because(format!("{key} names it ({origin})"));
+            set(finding, origin, key, program)
         }
         None => package_of(
             evidence,
@@ -222,11 +322,15 @@ pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
         .find(|reason| reason.key == "network.driver")
         .map(|reason| reason.why.clone());
     let word = driver.word().display().to_string();
-    let failure = evidence.trials.rootlesskit.failure();
-    if let Some(failure) = failure.filter(|failure| blames_network(&failure.text)) {
-        return network_failure(evidence, driver, &failure.text);
-    }
-    let finding = Finding::ok(format!("network driver `{word}`"));
+    let finding = match &evidence.trials.rootlesskit {
+        Outcome::Works => Finding::ok(format!("network driver `{word}` starts")),
+        Outcome::Fails(failure) if blames_network(&failure.text) => {
+            return network_failure(evidence, driver, &failure.text);
+        }
+        _ => Finding::skip(format!(
+            "network driver `{word}` is chosen and was not tried: see `rootlesskit`"
+        )),
+    };
     match why {
         Some(why) => finding.because(why),
         None => finding,
@@ -255,14 +359,16 @@ fn network_failure(evidence: &Evidence<'_>, driver: &NetworkDriver, text: &str) 
         ..
     } = evidence;
     let word = driver.word().display().to_string();
-    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    if trials.tun.failure().is_some() && needs_tun(driver) == Some(true) {
+        return Finding::skip(format!(
+            "network driver `{word}` cannot start without `/dev/net/tun`: see `tun-device`"
+        ));
+    }
     let finding = Finding::fail(format!(
         "network driver `{word}` does not start: {}",
-        last.unwrap_or("no word of why")
-    ));
-    if trials.tun.failure().is_some() && needs_tun(driver) == Some(true) {
-        return finding.because("it cannot open the tun device: see `tun-device`");
-    }
+        gist(text)
+    ))
+    .because(format!("rootlesskit said: {}", cut(text, SAID)));
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     match driver {
         NetworkDriver::Slirp4netns => {
@@ -401,7 +507,10 @@ pub fn tun_device(evidence: &Evidence<'_>) -> Finding {
     let container = evidence.survey.surroundings.container.as_deref();
     match (failure.errno.as_deref(), container) {
         (Some("EACCES"), _) => finding
-            .because("a kernel's default is mode 0666: it takes a privilege inside of the namespace to use it")
+            .because(
+                "mode 0666 is the kernel's own default: with the device alone, nobody can do anything to the host's \
+                 network",
+            )
             .root("chmod 0666 /dev/net/tun")
             .root(
                 "if [ -d /etc/udev/rules.d ]; then \
@@ -517,6 +626,15 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
     let Ok(network) = Network::decide(settings, &host.tools, &flags) else {
         return Finding::skip("no network driver is known to go with: see `network-driver`");
     };
+    // Its default follows the network driver, and goes with it.
+    if settings.port_driver.value == Choice::Auto
+        && flags.value("port-driver").is_none()
+        && network
+            .refuse_network(settings, &host.tools, &flags)
+            .is_err()
+    {
+        return Finding::skip("it follows a network driver that is refused: see `network-driver`");
+    }
     if let Err(error) = network.refuse_ports(&host.tools) {
         let finding = refused(&error);
         if flags.value("port-driver").is_some() || flags.value("net").is_some() {
@@ -585,7 +703,10 @@ pub(super) fn set(finding: Finding, origin: &Origin, key: &str, value: &str) -> 
             ))
             .user(format!("unset {name}")),
         Origin::CommandLine => {
-            return finding.because(format!("`--set {key}` sets it: leave that out"));
+            return finding.because(format!(
+                "`--set` sets it: say `--set {key}={}`",
+                value.display()
+            ));
         }
         Origin::Default | Origin::File(..) => finding,
     };
@@ -637,7 +758,7 @@ fn refused_setting(
     set(finding, origin, key, value)
 }
 
-/// Adds what brings `package` here.
+/// Adds what brings `package`.
 pub(super) fn package_of(evidence: &Evidence<'_>, finding: Finding, package: Package) -> Finding {
     distro::install_for(finding, &evidence.survey.release, package)
 }
@@ -713,7 +834,10 @@ mod tests {
                 dockerd(&evidence),
                 "dockerd 20.10.24 at `/usr/sbin/dockerd`",
             ),
-            (network_driver(&evidence), "network driver `slirp4netns`"),
+            (
+                network_driver(&evidence),
+                "network driver `slirp4netns` starts",
+            ),
             (tun_device(&evidence), "`/dev/net/tun` opens"),
             (
                 port_driver(&evidence),
@@ -795,10 +919,6 @@ mod tests {
                 "fork/exec /proc/self/exe: no space left on device",
                 "`user-namespace-quota`",
             ),
-            (
-                "waiting for ready fd (slirp4netns ...): slirp4netns failed",
-                "`network-driver`",
-            ),
             ("open(\"/dev/net/tun\"): Permission denied", "`tun-device`"),
             (
                 "flag provided but not defined: -detach-netns",
@@ -808,7 +928,7 @@ mod tests {
                 "listen unix /x/.bp.sock: bind: invalid argument",
                 "`socket-path`",
             ),
-            ("it did not end within 5 s", "`socket-path`"),
+            ("it did not end within 8 s", "`socket-path`"),
         ];
         for (text, check) in cases {
             let mut sample = Sample::healthy();
@@ -828,6 +948,80 @@ mod tests {
         let finding = rootlesskit(&sample.evidence());
         assert!(finding.summary.ends_with("fails: the moon is full"));
         assert!(finding.reasons.is_empty(), "{:?}", finding.reasons);
+    }
+
+    #[test]
+    fn a_cause_is_reported_once_and_pointed_at() {
+        type Spoil = fn(&mut Sample);
+        let network = "failed to setup network &{}: slirp4netns failed";
+        let cases: [(&str, Spoil, &str); 5] = [
+            (
+                network,
+                |sample| sample.trials.tun = Outcome::fails("x"),
+                "see `tun-device`",
+            ),
+            (network, |_| {}, "see `network-driver`"),
+            (
+                "newuidmap 7 [0 1000 1] failed: newuidmap: write to uid_map failed",
+                |sample| sample.trials.newuidmap = None,
+                "see `newuidmap`",
+            ),
+            (
+                "String to int conversion failed during subuid/gid parsing of /etc/subuid",
+                |sample| {
+                    sample.survey.subuid = crate::host::TextFile::Text("u:100000:x\n".to_owned());
+                },
+                "see `subuid`",
+            ),
+            (
+                "write /x: no space left on device",
+                |sample| sample.trials.runtime_dir_free = Some(0),
+                "see `runtime-dir`",
+            ),
+        ];
+        for (text, spoil, pointer) in cases {
+            let mut sample = Sample::healthy();
+            sample.trials.rootlesskit = Outcome::fails(text);
+            sample.trials.uid_map = Outcome::NotTried("x".to_owned());
+            spoil(&mut sample);
+            let finding = rootlesskit(&sample.evidence());
+            assert_eq!(finding.status, Status::Fail, "{text}");
+            assert!(finding.summary.ends_with(pointer), "{}", finding.summary);
+            let said = text.replace(" &{}", "");
+            assert!(finding.reasons[0].contains(&said), "{:?}", finding.reasons);
+        }
+        let mut sample = Sample::healthy();
+        sample.trials.rootlesskit = Outcome::NotTried("HOME is not set".to_owned());
+        sample.host.session.person.home = None;
+        let finding = rootlesskit(&sample.evidence());
+        assert!(
+            finding.summary.ends_with("not tried: see `home`"),
+            "{}",
+            finding.summary
+        );
+    }
+
+    #[test]
+    fn a_flood_of_words_becomes_a_sentence() {
+        let cases = [
+            (
+                "open: Permission denied; [rootlesskit:parent] error: failed to setup network &{logWriter:0xc0 \
+                 infoMu:{w:{state:0} readerWait:0} info:<nil>}: setting up tap tap0: exit status 1; \
+                 [rootlesskit:child ] error: parsing message from fd 3: EOF (it ended with exit code 1)",
+                "failed to setup network: setting up tap tap0: exit status 1",
+            ),
+            (
+                "cause: No space left on device; [rootlesskit:child ] error: command x exited; \
+                 [rootlesskit:parent] error: child exited: exit status 1 (it ended with exit code 1)",
+                "child exited: exit status 1",
+            ),
+            ("\n", "no word of why"),
+            ("half a value &{x", "half a value"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(gist(text), expected);
+        }
+        assert_eq!(gist(&"ä".repeat(200)).chars().count(), GIST);
     }
 
     #[test]
@@ -921,9 +1115,21 @@ mod tests {
         sample.trials.rootlesskit = Outcome::fails(failure);
         assert_eq!(network_driver(&sample.evidence()).fix, Default::default());
         sample.trials.tun = Outcome::fails("permission denied");
-        assert!(network_driver(&sample.evidence()).reasons[0].contains("`tun-device`"));
+        let finding = network_driver(&sample.evidence());
+        assert_eq!(finding.status, Status::Skip);
+        assert!(
+            finding.summary.ends_with("see `tun-device`"),
+            "{}",
+            finding.summary
+        );
         sample.trials.rootlesskit = Outcome::fails("newuidmap failed");
-        assert_eq!(network_driver(&sample.evidence()).status, Status::Ok);
+        let finding = network_driver(&sample.evidence());
+        assert_eq!(finding.status, Status::Skip);
+        assert!(
+            finding.summary.ends_with("see `rootlesskit`"),
+            "{}",
+            finding.summary
+        );
     }
 
     #[test]
@@ -942,7 +1148,12 @@ mod tests {
             let mut sample = pasta(Version(3, 0, 0), "pasta 2026_05_07.1afd4ed");
             sample.trials.rootlesskit = Outcome::fails(text);
             let finding = network_driver(&sample.evidence());
-            assert!(finding.reasons[0].contains(source), "{:?}", finding.reasons);
+            let explains = |reason: &String| reason.contains(source);
+            assert!(
+                finding.reasons.iter().any(explains),
+                "{:?}",
+                finding.reasons
+            );
             assert_eq!(finding.fix.root, ["apt-get install -y slirp4netns"]);
             sample.host.tools.slirp4netns = Sample::healthy().host.tools.slirp4netns;
             sample.settings = settings(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "pasta")]);

@@ -1,5 +1,6 @@
 //! What is in short supply or is cut off: ports, ping, IPv6, keys, files, a proxy on the loopback.
 
+use super::distro::{load_modules, set_sysctl, write_file};
 use super::engine::{flags, network, set};
 use super::{Evidence, Finding};
 use crate::host::Version;
@@ -42,10 +43,11 @@ pub fn privileged_ports(evidence: &Evidence<'_>) -> Finding {
         )),
         None => finding,
     };
-    sysctls(
-        finding.because("the setting below opens lower ports for every user of this host"),
-        "ports",
-        &[(name, "0".to_owned())],
+    set_sysctl(
+        finding.because("the kernel's setting opens lower ports for every user of this host"),
+        &evidence.survey.release,
+        name,
+        "0",
     )
 }
 
@@ -78,10 +80,10 @@ pub fn ping(evidence: &Evidence<'_>) -> Finding {
         ));
     }
     let finding = Finding::warn(format!(
-        "containers cannot ping other hosts: group {gid} is not in `{name}`, {first} to {last}"
+        "containers cannot ping other hosts: `{name}` ({first} to {last}) leaves out your group {gid}"
     ))
-    .because("the network driver sends their pings by sockets of this user");
-    sysctls(finding, "ping", &[(name, "0 2147483647".to_owned())])
+    .because("the network driver sends their pings by sockets of yours");
+    set_sysctl(finding, &evidence.survey.release, name, "0 2147483647")
 }
 
 /// `ipv6`: what was asked for can be had.
@@ -150,22 +152,15 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
             ));
             // podman#13363
             finding = finding.because(
-                "each container takes a key; the end looks like `disk quota exceeded` on start",
+                "each container takes a key; without one left, a start fails with `disk quota exceeded`",
             );
-            finding = sysctls(
-                finding,
-                "keys",
-                &[
-                    (
-                        "kernel.keys.maxkeys",
-                        (max_keys * 10).max(2_000).to_string(),
-                    ),
-                    (
-                        "kernel.keys.maxbytes",
-                        (max_bytes * 10).max(200_000).to_string(),
-                    ),
-                ],
-            );
+            for (name, max, least) in [
+                ("kernel.keys.maxkeys", max_keys, 2_000),
+                ("kernel.keys.maxbytes", max_bytes, 200_000),
+            ] {
+                let more = max.saturating_mul(10).max(least).to_string();
+                finding = set_sysctl(finding, &survey.release, name, &more);
+            }
         }
     }
     let instances = "fs.inotify.max_user_instances";
@@ -177,7 +172,7 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
         finding = finding.because(format!(
             "all containers share it; the kernel's default is {INOTIFY_INSTANCES}"
         ));
-        finding = sysctls(finding, "inotify", &[(instances, "1024".to_owned())]);
+        finding = set_sysctl(finding, &survey.release, instances, "1024");
     }
     if let Some(max) = trials.open_files.filter(|max| *max < FEW_FILES) {
         scarce.push(format!("a process may open {max} files at most"));
@@ -190,7 +185,7 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
         } else if let Some(name) = &survey.account.name {
             finding = finding
                 .because("a higher number counts from the next login on")
-                .root(file(
+                .root(write_file(
                     "/etc/security/limits.d/90-dockerd-rootless.conf",
                     &format!("{name} hard nofile 524288"),
                 ));
@@ -216,18 +211,15 @@ fn isolation(evidence: &Evidence<'_>) -> Option<Finding> {
     if !asked || filtered.is_some() {
         return None;
     }
-    Some(
-        Finding::fail("`icc` is false, and the kernel's module `br_netfilter` is not loaded")
-            .because(
-                "dockerd keeps containers apart by it, cannot load it without root, and does not start \
-                 (moby#41913)",
-            )
-            .root("modprobe br_netfilter")
-            .root(
-                "mkdir -p /etc/modules-load.d && \
-                 echo br_netfilter >/etc/modules-load.d/dockerd-rootless-br_netfilter.conf",
-            ),
+    let finding = Finding::fail(
+        "`icc` is false, and the kernel's module `br_netfilter` is not loaded",
     )
+    .because(
+        "dockerd keeps containers apart by it, cannot load it without root, and does not start \
+             (moby#41913)",
+    );
+    let release = &evidence.survey.release;
+    Some(load_modules(finding, release, "icc", &["br_netfilter"]))
 }
 
 /// `selinux`: whether it is in the way of what a launch does about it.
@@ -415,23 +407,6 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Adds root's commands that set kernel settings now and at each start.
-fn sysctls(finding: Finding, topic: &str, values: &[(&str, String)]) -> Finding {
-    let path = format!("/etc/sysctl.d/90-dockerd-rootless-{topic}.conf");
-    let lines: Vec<String> = values
-        .iter()
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    finding
-        .root(file(&path, &lines.join("\n")))
-        .root(format!("sysctl -p {path}"))
-}
-
-/// The command that writes a file.
-fn file(path: &str, text: &str) -> String {
-    format!("tee {path} >/dev/null <<'CONF'\n{text}\nCONF")
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -451,7 +426,7 @@ mod tests {
         }
     }
 
-    fn set_sysctl(sample: &mut Sample, name: &str, value: &str) {
+    fn spoil_sysctl(sample: &mut Sample, name: &str, value: &str) {
         sample
             .survey
             .sysctls
@@ -483,10 +458,8 @@ mod tests {
         assert_eq!(
             finding.fix.root,
             [
-                format!(
-                    "tee /etc/sysctl.d/90-dockerd-rootless-ports.conf >/dev/null <<'CONF'\n{name} = 0\nCONF"
-                ),
-                "sysctl -p /etc/sysctl.d/90-dockerd-rootless-ports.conf".to_owned()
+                format!("tee /etc/sysctl.d/99-zz-{name}.conf >/dev/null <<'EOT'\n{name} = 0\nEOT"),
+                format!("sysctl -p /etc/sysctl.d/99-zz-{name}.conf")
             ]
         );
         assert!(
@@ -494,7 +467,7 @@ mod tests {
                 |reason| reason.contains("setcap cap_net_bind_service=ep /usr/bin/rootlesskit")
             )
         );
-        set_sysctl(&mut sample, name, "0");
+        spoil_sysctl(&mut sample, name, "0");
         let finding = privileged_ports(&sample.evidence());
         assert!(finding.summary.starts_with("every port"));
         assert_eq!(finding.fix, Default::default());
@@ -511,7 +484,7 @@ mod tests {
         ];
         for (range, summary, has_fix) in cases {
             let mut sample = Sample::healthy();
-            set_sysctl(&mut sample, name, range);
+            spoil_sysctl(&mut sample, name, range);
             let finding = ping(&sample.evidence());
             let status = if has_fix { Status::Warn } else { Status::Ok };
             assert_eq!(finding.status, status, "{range}");
@@ -570,7 +543,7 @@ mod tests {
             (
                 |sample| sample.survey.keys = Some((160, 200, 0, 20_000)),
                 "160 of 200 kernel keys",
-                "kernel.keys.maxkeys = 2000\nkernel.keys.maxbytes = 200000",
+                "kernel.keys.maxkeys = 2000",
             ),
             (
                 |sample| sample.survey.keys = Some((1, 200, 16_000, 20_000)),
@@ -578,7 +551,7 @@ mod tests {
                 "kernel.keys.maxbytes = 200000",
             ),
             (
-                |sample| set_sysctl(sample, "fs.inotify.max_user_instances", "127"),
+                |sample| spoil_sysctl(sample, "fs.inotify.max_user_instances", "127"),
                 "`fs.inotify.max_user_instances` is 127",
                 "fs.inotify.max_user_instances = 1024",
             ),
@@ -595,7 +568,7 @@ mod tests {
             assert_eq!(finding.status, Status::Warn, "{summary}");
             assert!(finding.summary.contains(summary), "{}", finding.summary);
             assert!(
-                finding.fix.root[0].contains(command),
+                finding.fix.root.concat().contains(command),
                 "{:?}",
                 finding.fix.root
             );
@@ -614,8 +587,8 @@ mod tests {
         sample.host.session.daemon_json.1 = DaemonJson::parse(r#"{"icc": false}"#);
         let finding = limits(&sample.evidence());
         assert_eq!(finding.status, Status::Fail);
-        assert_eq!(finding.fix.root[0], "modprobe br_netfilter");
-        set_sysctl(&mut sample, "net.bridge.bridge-nf-call-iptables", "1");
+        assert_eq!(finding.fix.root[1], "modprobe -a br_netfilter");
+        spoil_sysctl(&mut sample, "net.bridge.bridge-nf-call-iptables", "1");
         assert_eq!(limits(&sample.evidence()).status, Status::Ok);
         let mut sample = Sample::healthy();
         sample.words = vec![OsString::from("--icc=false")];

@@ -16,7 +16,6 @@ mod storage;
 mod subids;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -169,23 +168,64 @@ pub type Named = (&'static str, Finding);
 pub fn find_all(evidence: &Evidence<'_>) -> Vec<Named> {
     let find = |check: &Check| {
         let mut finding = (check.find)(evidence);
-        for command in &mut finding.fix.user {
-            *command = by_path(command, &evidence.host.session.own_path);
-        }
+        name_ourselves(evidence, &mut finding.fix.user);
         (check.name, finding)
     };
     CHECKS.iter().map(find).collect()
 }
 
-/// `command` with this program's path in the place of its name: it need not be in PATH.
-fn by_path(command: &str, own_path: &Path) -> String {
-    match command.strip_prefix("dockerd-rootless ") {
-        None => command.to_owned(),
-        Some(words) => {
-            let program = crate::words::quote(own_path.as_os_str());
-            format!("{} {words}", program.display())
+/// Puts our own path in front of the commands that are ours, unless a shell finds us by name:
+/// whoever tries a download out pastes them too.
+fn name_ourselves(evidence: &Evidence<'_>, commands: &mut [String]) {
+    const NAME: &str = "dockerd-rootless";
+    let own = &evidence.host.session.own_path;
+    // Without PATH, shells look where distributions put programs.
+    let path = evidence.environment.get("PATH");
+    let path = path.unwrap_or("/usr/local/bin:/usr/bin:/bin".as_ref());
+    if std::env::split_paths(path).any(|directory| directory.join(NAME) == *own) {
+        return;
+    }
+    let own = crate::words::quote(own.as_os_str());
+    for command in commands {
+        if let Some(words) = command.strip_prefix("dockerd-rootless ") {
+            *command = format!("{} {words}", own.display());
         }
     }
+}
+
+/// Those of the checks called `names` that fail. What is only a consequence of theirs
+/// points at them.
+fn failing(evidence: &Evidence<'_>, names: &[&'static str]) -> Vec<&'static str> {
+    let fails = |name: &&str| {
+        let check = CHECKS.iter().find(|check| check.name == *name);
+        check.is_some_and(|check| (check.find)(evidence).status == Status::Fail)
+    };
+    names.iter().copied().filter(fails).collect()
+}
+
+/// The names of checks for a sentence: "see `a` and `b`".
+fn see(names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match &names[..] {
+        [] => String::new(),
+        [one] => format!("see {one}"),
+        [first @ .., last] => format!("see {} and {last}", first.join(", ")),
+    }
+}
+
+/// `text` on one line and not longer than `max` characters.
+fn cut(text: &str, max: usize) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    if line.chars().count() <= max {
+        return line;
+    }
+    line.chars()
+        .take(max - 1)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+        + "…"
 }
 
 /// All checks, in the order in which a launch needs things.
@@ -197,11 +237,11 @@ pub const CHECKS: &[Check] = &[
     ),
     Check::new(
         "user-namespace-quota",
-        "how many namespaces a user may make",
+        "how many namespaces you may make",
         namespaces::user_namespace_quota,
     ),
-    Check::new("subuid", "the user's subordinate user ids", subids::subuid),
-    Check::new("subgid", "the user's subordinate group ids", subids::subgid),
+    Check::new("subuid", "your subordinate user ids", subids::subuid),
+    Check::new("subgid", "your subordinate group ids", subids::subgid),
     Check::new(
         "newuidmap",
         "the program that maps subordinate user ids",
@@ -225,7 +265,7 @@ pub const CHECKS: &[Check] = &[
     ),
     Check::new(
         "tun-device",
-        "/dev/net/tun, which network drivers open",
+        "whether `/dev/net/tun` opens, which network drivers need",
         engine::tun_device,
     ),
     Check::new(
@@ -248,11 +288,7 @@ pub const CHECKS: &[Check] = &[
         "whether limits of CPU, memory and processes hold",
         session::cgroup,
     ),
-    Check::new(
-        "dbus",
-        "whether dockerd reaches the user's bus",
-        session::dbus,
-    ),
+    Check::new("dbus", "whether dockerd reaches your bus", session::dbus),
     Check::new(
         "systemd-user",
         "whether a user manager can start the daemon",
@@ -295,15 +331,15 @@ pub const CHECKS: &[Check] = &[
     ),
     Check::new(
         "rootful-docker",
-        "root's daemon within this user's reach",
+        "whether root's daemon is within your reach",
         neighbours::rootful_docker,
     ),
     Check::new(
         "containerd-rootless",
-        "a rootless containerd of the same user",
+        "whether a rootless containerd of yours is in the way",
         neighbours::containerd_rootless,
     ),
-    Check::new("docker-cli", "the docker client", neighbours::docker_cli),
+    Check::new("docker-cli", "the program `docker`", neighbours::docker_cli),
     Check::new(
         "docker-context",
         "which daemon a plain `docker` reaches",
@@ -311,7 +347,7 @@ pub const CHECKS: &[Check] = &[
     ),
     Check::new(
         "daemon-config",
-        "the daemon's daemon.json",
+        "whether dockerd takes its `daemon.json`",
         daemon::daemon_config,
     ),
     Check::new(
@@ -323,7 +359,7 @@ pub const CHECKS: &[Check] = &[
     Check::new("ipv6", "IPv6 for containers", limits::ipv6),
     Check::new(
         "limits",
-        "keys, files and other things that run out",
+        "kernel keys, open files and inotify instances",
         limits::limits,
     ),
     Check::new("selinux", "what SELinux changes", limits::selinux),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::distro::{self, set_sysctl, write_file};
+use super::engine::gist;
 use super::{Evidence, Finding};
 use crate::host::{Failure, Outcome};
 
@@ -59,7 +60,10 @@ pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
             && stopped_by_apparmor(failure)
     });
     if let Some(failure) = stopped {
-        let what = format!("rootlesskit makes no user namespace: {}", failure.text);
+        let what = format!(
+            "rootlesskit makes no user namespace: {}",
+            gist(&failure.text)
+        );
         return apparmor(evidence, Finding::fail(what));
     }
     match (&trials.user_namespace, &trials.capabilities) {

@@ -21,15 +21,17 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
     } = socket;
     let path = socket.path.display();
     if !socket.writable {
-        return Finding::ok(format!("`{path}` is not for this user"));
+        return Finding::ok(format!("you cannot write `{path}`"));
     }
     let account = &evidence.survey.account;
-    let mut finding = Finding::warn(format!("this user can write `{path}`"))
-        .because("whoever writes it is as good as root on this host")
-        .because(
-            "a `docker` without a context reaches root's daemon instead of this user's, and upstream's \
-             setup tool refuses to go on",
-        );
+    let mut finding = Finding::warn(format!(
+        "you can write `{path}`: root's daemon obeys you, and may be taken for yours"
+    ))
+    .because("whoever can write it is as good as root on this host")
+    .because(
+        "a `docker` without a context reaches root's daemon instead of yours, and upstream's setup \
+         tool refuses to go on",
+    );
     let by_group = mode & 0o020 != 0 && account.groups.contains(group);
     let before = finding.fix.clone();
     if *owner == account.uid && *owner != 0 {
@@ -46,7 +48,7 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
         };
         finding = finding
             .because(format!(
-                "membership in group `{group}` gives it; sessions keep the group until the next login"
+                "your membership in group `{group}` lets you; sessions keep a group until the next login"
             ))
             .root(format!(
                 "if id -nG {name} | tr ' ' '\\n' | grep -Fqx {group}; then {leave}; fi"
@@ -54,7 +56,7 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
     }
     if finding.fix == before {
         finding = finding.because(format!(
-            "neither its owner nor its mode gives it (an access list may: `getfacl {path}`)"
+            "neither its owner nor its mode lets you; an access list may: `getfacl {path}`"
         ));
     }
     finding
@@ -71,7 +73,7 @@ pub fn containerd_rootless(evidence: &Evidence<'_>) -> Finding {
         Lock::Held(pid) => Finding::fail(format!(
             "containerd-rootless is running (PID {pid}) on `{shown}`"
         ))
-        .because("it does not go with a daemon of the same user (moby#52171)")
+        .because("a user cannot have both it and rootless Docker (moby#52171)")
         .because("its containers end with it")
         .user("systemctl --user stop containerd.service || true")
         // The PID is only good as long as the lock is held.
@@ -104,11 +106,11 @@ pub fn containerd_rootless(evidence: &Evidence<'_>) -> Finding {
 /// `docker-cli`: the client is installed.
 pub fn docker_cli(evidence: &Evidence<'_>) -> Finding {
     match &evidence.survey.docker_client.program {
-        Some(program) => Finding::ok(format!("`{}`", program.display())),
+        Some(program) => Finding::ok(format!("`docker` is at `{}`", program.display())),
         None => package_of(
             evidence,
             Finding::warn("no program `docker` is in PATH")
-                .because("the daemon runs without it, but nobody can give it orders"),
+                .because("the daemon runs without it; other programs may use its socket"),
             Package::DockerCli,
         ),
     }
@@ -136,8 +138,9 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
             return Finding::ok(format!("`DOCKER_HOST` leads to `{ours}`"));
         }
         let finding = Finding::warn(format!(
-            "a plain `docker` reaches `{address}`, which `DOCKER_HOST` says, and not `{ours}`"
-        ));
+            "a plain `docker` reaches `{address}`, which `DOCKER_HOST` says, and not your daemon"
+        ))
+        .because(format!("your daemon is at `{ours}`"));
         return point_at(evidence, &ours, unset(finding, "DOCKER_HOST"));
     }
     if let Some(fault) = &client.config_fault {
@@ -154,15 +157,17 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
         ),
     };
     let finding = match (name.as_str(), client.contexts.get(&name)) {
-        ("" | "default", _) => Finding::warn(format!(
-            "a plain `docker` reaches `{ROOTFUL}`, which is root's, and not `{ours}`"
-        )),
+        ("" | "default", _) => {
+            Finding::warn("a plain `docker` looks for root's daemon, and not for yours")
+                .because(format!("root's is at `{ROOTFUL}`, yours at `{ours}`"))
+        }
         (_, Some(address)) if is_ours(address) => {
             return Finding::ok(format!("context `{name}` leads to `{ours}`"));
         }
         (_, Some(address)) => Finding::warn(format!(
-            "context `{name}`, which {from} says, leads to `{address}`, and not to `{ours}`"
-        )),
+            "context `{name}`, which {from} says, leads to `{address}`, and not to your daemon"
+        ))
+        .because(format!("your daemon is at `{ours}`")),
         (_, None) => Finding::warn(format!(
             "context `{name}`, which {from} says, does not exist"
         )),
@@ -306,7 +311,10 @@ mod tests {
     #[test]
     fn a_missing_client_is_a_drawback() {
         let mut sample = Sample::healthy();
-        assert_eq!(docker_cli(&sample.evidence()).summary, "`/usr/bin/docker`");
+        assert_eq!(
+            docker_cli(&sample.evidence()).summary,
+            "`docker` is at `/usr/bin/docker`"
+        );
         sample.survey.docker_client.program = None;
         let finding = docker_cli(&sample.evidence());
         assert_eq!(finding.status, Status::Warn);

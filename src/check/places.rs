@@ -53,18 +53,24 @@ fn mend_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
             finding.root(enable_linger(evidence))
         }
         Directory::Missing if *path == own => finding.root(make),
-        Directory::Missing if path.is_absolute() && !path.starts_with("/run/user") => {
+        Directory::Missing if is_at_home(evidence, path) => {
             finding.user(format!("mkdir -p -m 0700 {}", quoted(path)))
         }
         _ => another_runtime_dir(evidence, finding),
     }
 }
 
+fn is_at_home(evidence: &Evidence<'_>, path: &Path) -> bool {
+    let home = &evidence.host.session.person.home;
+    home.as_ref()
+        .is_some_and(|(home, _)| path.starts_with(home))
+}
+
 /// Adds the way to a runtime directory other than the one that XDG_RUNTIME_DIR names.
 fn another_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let own = format!("/run/user/{}", evidence.survey.account.uid);
     let finding = finding.because(if evidence.survey.systemd.booted {
-        "`export` holds for this shell; a login through systemd-logind sets the variable by itself, and `su` and `sudo` may carry another user's over"
+        "`export` holds for this shell; a login through systemd-logind sets the variable by itself, and after `su` or `sudo` it may be another user's"
     } else {
         "`export` holds for this shell: write it into your shell's start-up file as well"
     });
@@ -169,11 +175,11 @@ fn unwritable_home(evidence: &Evidence<'_>, path: &Path) -> Finding {
 pub fn socket_path(evidence: &Evidence<'_>) -> Finding {
     let session = &evidence.host.session;
     let Some((runtime_dir, _)) = &session.person.runtime_dir else {
-        return Finding::skip("there is no runtime directory");
+        return Finding::skip("there is no runtime directory: see `runtime-dir`");
     };
     let network = match decide_network(evidence) {
         Ok(network) => network,
-        Err(error) => return Finding::skip(format!("no network driver is decided: {error}")),
+        Err(_) => return Finding::skip("no network driver is decided: see `network-driver`"),
     };
     let sockets = plan::sockets(
         evidence.settings,
@@ -212,7 +218,7 @@ fn decide_network(evidence: &Evidence<'_>) -> Result<Network, crate::error::Erro
 pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
     let session = &evidence.host.session;
     if session.person.runtime_dir.is_none() {
-        return Finding::skip("there is no runtime directory");
+        return Finding::skip("there is no runtime directory: see `runtime-dir`");
     }
     let path = session.state_dir.path.display();
     if let Lock::Held(pid) = session.state_dir.lock {
@@ -270,7 +276,7 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
                 hop.display()
             ))
             .because(format!(
-                "the sandbox holds /etc and /run only, and the links lead out of them: {shown}"
+                "the sandbox holds `/etc` and `/run` only, and the links lead out of them: {shown}"
             )),
         );
     }
@@ -288,8 +294,8 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
         0 => Finding::warn(format!("`{}` names no nameserver", end.display())).because(
             "names are then asked of 127.0.0.1 (resolv.conf(5)), where a resolver is rarely found",
         ),
-        1 => Finding::ok("/etc/resolv.conf names a nameserver"),
-        count => Finding::ok(format!("/etc/resolv.conf names {count} nameservers")),
+        1 => Finding::ok("`/etc/resolv.conf` names a nameserver"),
+        count => Finding::ok(format!("`/etc/resolv.conf` names {count} nameservers")),
     }
 }
 
@@ -353,10 +359,7 @@ pub fn etc_links(evidence: &Evidence<'_>) -> Finding {
     };
     if inside.certificates.is_empty() {
         let finding = Finding::warn("no CA certificates are installed: no registry can be trusted");
-        return match distro::install(&evidence.survey.release, Package::CaCertificates) {
-            Some(command) => finding.root(command),
-            None => finding,
-        };
+        return distro::install_for(finding, &evidence.survey.release, Package::CaCertificates);
     }
     let broken: Vec<String> = inside
         .certificates
@@ -368,8 +371,8 @@ pub fn etc_links(evidence: &Evidence<'_>) -> Finding {
         return Finding::ok("CA certificates open in the namespace");
     }
     Finding::fail(format!("{} does not open in the namespace: no registry is trusted", broken.join(", ")))
-        .because("rootlesskit puts links in place of the entries of /etc, and a link in there that leads out of /etc by a relative path breaks")
-        .because("`dockerd-rootless config set rootlesskit.copy-up '[\"/run\"]'` leaves /etc as it is; names may then fail after the host changes its network")
+        .because("rootlesskit puts links in place of the entries of `/etc`, and a link in there that leads out of `/etc` by a relative path breaks (rootlesskit#225)")
+        .because("`dockerd-rootless config set rootlesskit.copy-up '[\"/run\"]'` leaves `/etc` as it is; names may then fail after the host changes its network")
 }
 
 /// `path` for a command to paste.
@@ -660,7 +663,7 @@ mod tests {
                 |sample| sample.host.tools.slirp4netns = Tool::Absent,
                 (
                     Skip,
-                    "no network driver is decided: no network driver can be used",
+                    "no network driver is decided: see `network-driver`",
                     &[],
                 ),
             ),

@@ -612,6 +612,16 @@ mod tests {
                 (Skip, "not booted with systemd", &[]),
             ),
             (
+                "CentOS 7, which has no user managers",
+                |sample| {
+                    no_bus(sample);
+                    sample.survey.cgroup.version = Some(1);
+                    sample.survey.systemd.manager = false;
+                    release(sample, "ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7");
+                },
+                (Skip, "no user manager runs that would want a bus", &[]),
+            ),
+            (
                 "not tried",
                 |sample| sample.trials.bus = Outcome::NotTried("no time".to_owned()),
                 (Skip, "not tried: no time", &[]),
@@ -678,6 +688,15 @@ mod tests {
                 (Skip, "not tried: no time", &[]),
             ),
             (
+                "WSL without systemd",
+                |sample| {
+                    no_manager(sample);
+                    sample.survey.systemd.booted = false;
+                    sample.survey.surroundings.wsl = true;
+                },
+                (Warn, "start the daemon yourself", &[]),
+            ),
+            (
                 "no systemd",
                 |sample| {
                     no_manager(sample);
@@ -726,6 +745,27 @@ mod tests {
                     "stops when you log out",
                     &["loginctl enable-linger u"],
                 ),
+            ),
+            (
+                "not, on CentOS 7, where it keeps no more than a directory",
+                |sample| {
+                    sample.survey.systemd.linger = Some(false);
+                    sample.survey.systemd.manager = false;
+                    release(sample, "ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7");
+                },
+                (
+                    Warn,
+                    "the runtime directory goes when you log out",
+                    &["loginctl enable-linger u"],
+                ),
+            ),
+            (
+                "not, on NixOS, which takes it back",
+                |sample| {
+                    sample.survey.systemd.linger = Some(false);
+                    release(sample, "ID=nixos\nVERSION_ID=25.05");
+                },
+                (Warn, "stops when you log out", &[]),
             ),
             (
                 "unknown",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::distro::{self, Package};
 use super::netfilter::from_kernel;
 use super::places::quoted;
-use super::{Evidence, Finding, Status};
+use super::{Evidence, Finding, Status, failing};
 use crate::host::{Failure, Mount, Outcome, Overlay, Version};
 use crate::plan::{self, DockerdWords};
 use crate::settings::Origin;
@@ -429,6 +429,20 @@ fn vanished(evidence: &Evidence<'_>, driver: Option<&str>, finding: Finding) -> 
 fn unwritable(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
     let (path, base) = (&survey.data_root.path, &survey.data_root.base);
+    let home = evidence.environment.absolute("HOME");
+    let is_at_home = home.is_none_or(|home| path.starts_with(home));
+    if is_at_home && !failing(evidence, &["home"]).is_empty() {
+        return Finding::skip(format!(
+            "the data root `{}` was not tried, since there is no home: see `home`",
+            path.display()
+        ));
+    }
+    if path.is_relative() {
+        return Finding::skip(format!(
+            "the data root `{}` is no absolute path, and was not tried",
+            path.display()
+        ));
+    }
     let finding = Finding::fail(format!(
         "the data root `{}` cannot be written",
         path.display()
@@ -437,8 +451,6 @@ fn unwritable(evidence: &Evidence<'_>) -> Finding {
     {
         return finding.because(format!("{} is mounted read-only", place(evidence)));
     }
-    let home = evidence.environment.absolute("HOME");
-    let is_at_home = home.is_some_and(|home| path.starts_with(home));
     // What is there already may be another daemon's, and a home another user's.
     if path == base || is_at_home {
         return finding.because(format!(
@@ -753,6 +765,38 @@ mod tests {
                     ),
                 ),
                 "5.11 and later do",
+            ),
+            (
+                (
+                    "Debian 11 with Windows' kernel",
+                    |sample| {
+                        failing(sample, "EPERM");
+                        system(
+                            sample,
+                            "5.10.16.3-microsoft-standard-WSL2",
+                            "ID=debian\nVERSION_ID=11",
+                        );
+                        sample.survey.surroundings.wsl = true;
+                    },
+                    (Fail, "fall to `vfs`", &[FUSE]),
+                ),
+                "`wsl --update`",
+            ),
+            (
+                (
+                    "dockerd 19.03, which knows no fuse-overlayfs",
+                    |sample| {
+                        failing(sample, "EPERM");
+                        system(sample, "5.3.7-301.fc31.x86_64", "ID=fedora\nVERSION_ID=31");
+                        dockerd(sample, Version(19, 3, 15));
+                    },
+                    (
+                        Fail,
+                        "fall to `vfs`",
+                        &["dockerd-rootless config set daemon.args -- --storage-driver=vfs"],
+                    ),
+                ),
+                "20.10.0 and later can use",
             ),
             (
                 (

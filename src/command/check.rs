@@ -162,9 +162,10 @@ pub fn run(
         }
         Output::Fix(whose) => {
             let (path, _) = plan::search_path(environment);
+            // su asks for the password on standard input, which the script must leave alone.
             let elevate = match which::which_in("sudo", Some(path), "/") {
-                Ok(_) => "sudo sh -eux",
-                Err(_) => "su root -c 'sh -eux'",
+                Ok(_) => "sudo sh -eux <<",
+                Err(_) => "su root -c 'sh -eux <&3' 3<<",
             };
             report::print(report::fix_script(&findings, whose, elevate))?;
         }

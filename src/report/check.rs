@@ -215,7 +215,7 @@ fn without_eof(script: &str) -> String {
 }
 
 /// The commands that mend what was found. For both at once: to be pasted into the user's shell,
-/// which runs `elevate`, such as `sudo sh -eux`, for root's.
+/// which runs `elevate`, such as `sudo sh -eux <<`, for root's.
 pub fn fix_script(findings: &[Named], whose: Whose, elevate: &str) -> String {
     let root = script(findings, |finding| &finding.fix.root);
     let user = script(findings, |finding| &finding.fix.user);
@@ -223,7 +223,7 @@ pub fn fix_script(findings: &[Named], whose: Whose, elevate: &str) -> String {
         Whose::Root => root,
         Whose::User => user,
         Whose::Both if root.is_empty() => user,
-        Whose::Both => format!("{elevate} <<'ROOT'\n{root}ROOT\n{user}"),
+        Whose::Both => format!("{elevate}'ROOT'\n{root}ROOT\n{user}"),
     }
 }
 

@@ -269,6 +269,14 @@ fn grants_without_usermod_where_that_cannot_be() {
             "grep -qxF -e u:100000:65536 /etc/subuid || printf '%s\\n' u:100000:65536 >>/etc/subuid"
         ]
     );
+    // usermod of RHEL 7.6 has no such option either.
+    let commands = finding.fix.root;
+    sample.survey.release = Release::parse("ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7");
+    for (kernel, is_appended) in [("3.10.0-957.el7", true), ("3.10.0-1062.el7", false)] {
+        sample.survey.kernel = kernel.to_owned();
+        let own = subuid(&sample.evidence()).fix.root;
+        assert_eq!(own == commands, is_appended, "{kernel}: {own:?}");
+    }
 
     sample.survey.release = Release::parse("ID=nixos");
     let finding = subuid(&sample.evidence());
