@@ -5,6 +5,8 @@ mod support;
 
 use std::os::unix::net::UnixListener;
 
+use std::process::Command;
+
 use support::command::run;
 use support::scene::{Report, Scene, Stage};
 use support::*;
@@ -52,9 +54,14 @@ fn a_thousand_ids_become_enough() {
 #[test]
 fn a_line_that_stands_twice_is_taken_back() {
     let user = TestUser::new();
+    // rootlesskit drops exact repetitions from 1.1.1 on.
+    let status = match run(Command::new("rootlesskit").arg("--version")).contains(" 1.1.0") {
+        true => "fail",
+        false => "warn",
+    };
     Scene::new(&user)
         .fault("grep \"^$USER:\" /etc/subuid >/mnt/line; cat /mnt/line >>/etc/subuid")
-        .assert_mended_alone("subuid", "fail", "repeats line");
+        .assert_mended_alone("subuid", status, "repeats line");
 }
 
 #[test]

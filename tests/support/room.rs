@@ -5,11 +5,15 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::TestUser;
+use super::{TestUser, user};
 
-/// Gives the room an `/etc`, `/usr/bin` and `/usr/sbin` of its own, which show the host's until they are written to.
+/// Gives the room a copy of `/etc`, made while no other test changes the users there, and a `/usr/bin` and `/usr/sbin` of
+/// its own, which show the host's until they are written to.
 pub const OWN_PLACES: &str = "mount -t tmpfs tmpfs /mnt
-for place in etc usr/bin usr/sbin; do
+mkdir /mnt/etc
+flock --timeout 60 \"$LOCK\" cp -a /etc/. /mnt/etc
+mount --bind /mnt/etc /etc
+for place in usr/bin usr/sbin; do
     mkdir -p /mnt/$place/upper /mnt/$place/work
     mount -t overlay overlay -o lowerdir=/$place,upperdir=/mnt/$place/upper,workdir=/mnt/$place/work /$place
 done
@@ -31,10 +35,11 @@ pub struct Room<'u> {
 
 impl<'u> Room<'u> {
     /// Makes a namespace and has root run the shell script `prepare` in it.
-    pub fn new(user: &'u TestUser, prepare: &str) -> Self {
+    pub fn new(owner: &'u TestUser, prepare: &str) -> Self {
         let mut keeper = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-ec"])
             .arg(format!("{prepare}\necho ready\nexec sleep infinity"))
+            .env("LOCK", user::LOCK)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -43,7 +48,10 @@ impl<'u> Room<'u> {
         BufReader::new(keeper.stdout.take().expect("a pipe"))
             .read_line(&mut line)
             .expect("read what the script says");
-        let room = Self { user, keeper };
+        let room = Self {
+            user: owner,
+            keeper,
+        };
         assert_eq!(line, "ready\n", "the script failed: {prepare}");
         room
     }
