@@ -19,11 +19,11 @@ use crate::report::{Format, Whose};
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Starts rootless Docker")]
-struct Cli {
+struct Cli<C: Subcommand> {
     #[command(flatten)]
     messages: Messages,
     #[command(subcommand)]
-    command: Command,
+    command: C,
 }
 
 /// How much is said, and how.
@@ -48,8 +48,9 @@ enum Color {
     Never,
 }
 
+/// The one command that is in a hurry: the others' options need not be known to understand it.
 #[derive(Subcommand)]
-enum Command {
+enum Launching {
     /// Launch the daemon (the default)
     ///
     /// Our options come first. From the first word that is none of them, or from `--` on, all
@@ -61,6 +62,12 @@ enum Command {
         #[command(flatten)]
         launch: Launch,
     },
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Launching(Launching),
     /// Print what `run` would execute, and why
     Plan {
         /// How to print
@@ -131,6 +138,16 @@ struct Launch {
     words: Vec<OsString>,
 }
 
+impl Launch {
+    fn request(self, level: Option<LevelFilter>) -> Request {
+        Request {
+            assignments: self.assignments.assignments,
+            words: self.words,
+            level,
+        }
+    }
+}
+
 #[derive(Args)]
 struct Assignments {
     /// Set a key over all other places that set it
@@ -196,28 +213,19 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
         start_messages(&Messages::default(), environment);
         return command::setup_tool::run(&words, environment);
     }
-    let command = Cli::command().color(colors_of_usage(&words));
-    let parsed = command.try_get_matches_from(with_default_command(words));
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(usage) => usage.exit(),
-    };
-    let level = start_messages(&cli.messages, environment);
-    let colored_results = colored(cli.messages.color, environment, &io::stdout());
-    let request = |launch: Launch| Request {
-        assignments: launch.assignments.assignments,
-        words: launch.words,
-        level,
-    };
-    match cli.command {
-        Command::Run { exec, launch } => {
-            return match exec {
-                true => command::run::exec(environment, &request(launch)),
-                false => command::run::run(environment, &request(launch)),
-            };
-        }
+    let (words, command) = with_default_command(words);
+    if command.is_some_and(|command| command == "run") {
+        let Cli { messages, command } = parse::<Launching>(words);
+        let level = start_messages(&messages, environment);
+        return launch(command, environment, level);
+    }
+    let Cli { messages, command } = parse::<Command>(words);
+    let level = start_messages(&messages, environment);
+    let colored_results = colored(messages.color, environment, &io::stdout());
+    match command {
+        Command::Launching(command) => return launch(command, environment, level),
         Command::Plan { format, launch } => {
-            command::plan::run(environment, &request(launch), format)?;
+            command::plan::run(environment, &launch.request(level), format)?;
         }
         Command::Check {
             format,
@@ -234,7 +242,7 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
             };
             return match list {
                 true => command::check::list(format),
-                false => command::check::run(environment, &request(launch), &choice, output),
+                false => command::check::run(environment, &launch.request(level), &choice, output),
             };
         }
         Command::Config {
@@ -261,6 +269,28 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
     Ok(Exit::Good)
 }
 
+/// Understands `words`, or ends with what is wrong about them, or with the help that they ask for.
+fn parse<C: Subcommand>(words: Vec<OsString>) -> Cli<C> {
+    let command = Cli::<C>::command().color(colors_of_usage(&words));
+    let parsed = command.try_get_matches_from(words);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(usage) => usage.exit(),
+    }
+}
+
+fn launch(
+    Launching::Run { exec, launch }: Launching,
+    environment: &Environment,
+    level: Option<LevelFilter>,
+) -> Result<Exit, Error> {
+    let request = launch.request(level);
+    match exec {
+        true => command::run::exec(environment, &request),
+        false => command::run::run(environment, &request),
+    }
+}
+
 /// What `--color` says before the words are understood: the errors about them have colours too.
 fn colors_of_usage(words: &[OsString]) -> ColorChoice {
     let ours = words
@@ -280,25 +310,28 @@ fn colors_of_usage(words: &[OsString]) -> ColorChoice {
 ///
 /// Options on messages may come before a command, which is looked for behind them: nobody who
 /// types `-v plan` wants to start a daemon with the word `plan`.
-fn with_default_command(mut words: Vec<OsString>) -> Vec<OsString> {
-    let mut rest = words.iter().skip(1).map(|word| word.as_bytes());
+///
+/// Returns the words, and the command if they name one.
+fn with_default_command(mut words: Vec<OsString>) -> (Vec<OsString>, Option<OsString>) {
+    let mut rest = words.iter().skip(1);
     let first = loop {
         match rest.next() {
-            Some(b"-v" | b"-vv" | b"--verbose") => {}
-            Some(b"--log-level" | b"--color") => drop(rest.next()),
-            Some(word) if word.starts_with(b"--log-level=") || word.starts_with(b"--color=") => {}
-            other => break other,
+            Some(word) => match word.as_bytes() {
+                b"-v" | b"-vv" | b"--verbose" => {}
+                b"--log-level" | b"--color" => drop(rest.next()),
+                word if word.starts_with(b"--log-level=") || word.starts_with(b"--color=") => {}
+                b"-h" | b"--help" | b"-V" | b"--version" => return (words, None),
+                word if word.starts_with(b"-") => break None,
+                _ => break Some(word.clone()),
+            },
+            None => break None,
         }
     };
-    let has_command = match first {
-        None => false,
-        Some(b"-h" | b"--help" | b"-V" | b"--version") => true,
-        Some(word) => !word.starts_with(b"-"),
-    };
-    if !has_command {
+    let command = first.unwrap_or_else(|| {
         words.insert(words.len().min(1), "run".into());
-    }
-    words
+        "run".into()
+    });
+    (words, Some(command))
 }
 
 /// Whether what goes to `stream` has colours.
@@ -361,17 +394,19 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::ffi::OsStringExt;
 
-    fn parse(words: &[&str]) -> Cli {
+    fn understand<C: Subcommand>(words: &[&str]) -> C {
         let words = std::iter::once("dockerd-rootless")
             .chain(words.iter().copied())
             .map(OsString::from)
             .collect();
-        Cli::try_parse_from(with_default_command(words)).unwrap_or_else(|error| panic!("{error}"))
+        let (words, _) = with_default_command(words);
+        let understood = Cli::try_parse_from(words);
+        understood.unwrap_or_else(|error| panic!("{error}")).command
     }
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::<Command>::command().debug_assert();
     }
 
     #[test]
@@ -404,17 +439,17 @@ mod tests {
             ),
         ];
         for (words, expected_exec, expected_words) in cases {
-            let Command::Run { exec, launch } = parse(words).command else {
+            let expected = expected_words.iter().map(OsString::from).collect();
+            let Command::Launching(among_all) = understand(words) else {
                 panic!("{words:?} is `run`")
             };
-            assert_eq!(
-                (exec, launch.words),
-                (
-                    *expected_exec,
-                    expected_words.iter().map(OsString::from).collect()
-                ),
-                "{words:?}"
-            );
+            for Launching::Run { exec, launch } in [among_all, understand(words)] {
+                assert_eq!(
+                    (exec, &launch.words),
+                    (*expected_exec, &expected),
+                    "{words:?}"
+                );
+            }
         }
     }
 
@@ -426,11 +461,11 @@ mod tests {
             &["--log-level", "debug", "plan"],
         ] {
             assert!(
-                matches!(parse(words).command, Command::Plan { .. }),
+                matches!(understand(words), Command::Plan { .. }),
                 "{words:?}"
             );
         }
-        assert!(matches!(parse(&["-v"]).command, Command::Run { .. }));
+        assert!(matches!(understand(&["-v"]), Command::Launching(_)));
     }
 
     proptest! {
@@ -440,8 +475,7 @@ mod tests {
         ) {
             let words: Vec<OsString> = words.into_iter().map(OsString::from_vec).collect();
             let line = ["dockerd-rootless", "run", "--"].map(OsString::from).into_iter().chain(words.clone());
-            let cli = Cli::try_parse_from(line).unwrap();
-            let Command::Run { launch, .. } = cli.command else { panic!("not `run`") };
+            let Launching::Run { launch, .. } = Cli::try_parse_from(line).unwrap().command;
             prop_assert_eq!(launch.words, words);
         }
     }
