@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -267,16 +268,20 @@ fn read_stdout(child: &mut Child, deadline: Instant) -> io::Result<String> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let ready = poll(
+        match poll(
             &mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)],
             timeout,
-        )?;
-        if ready == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("it did not answer within {} s", DEADLINE.as_secs()),
-            ));
-        }
+        ) {
+            // The supervisor is told when a child ends.
+            Err(Errno::EINTR) => continue,
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("it did not answer within {} s", DEADLINE.as_secs()),
+                ));
+            }
+            other => other?,
+        };
         match stdout.read(&mut buffer)? {
             0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
             count => text.extend_from_slice(&buffer[..count]),
