@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -70,6 +71,9 @@ enum Command {
     Launching(Launching),
     /// Print what `run` would execute, and why
     Plan {
+        /// What `run --exec` would execute
+        #[arg(long)]
+        exec: bool,
         /// How to print
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
@@ -113,6 +117,23 @@ enum Command {
         #[command(flatten)]
         launch: Launch,
     },
+    /// Tell how the daemon is: its state, processes, versions, restarts
+    ///
+    /// Ends with 0 if it is ready, and with 3 if it is not.
+    Status {
+        /// How to print
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        /// Wait until it is ready, for at most so many seconds (60)
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "60"
+        )]
+        wait: Option<u32>,
+    },
     /// Show, check and change settings
     Config {
         #[command(flatten)]
@@ -139,8 +160,9 @@ struct Launch {
 }
 
 impl Launch {
-    fn request(self, level: Option<LevelFilter>) -> Request {
+    fn request(self, exec: bool, level: Option<LevelFilter>) -> Request {
         Request {
+            exec,
             assignments: self.assignments.assignments,
             words: self.words,
             level,
@@ -197,7 +219,7 @@ enum Config {
 pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
     if words.get(1).is_some_and(|word| word == STAGE) {
         start_messages(&Messages::default(), environment);
-        return command::stage::run(&words[2..], environment).map(|()| Exit::Good);
+        return command::stage::run(&words[2..], environment);
     }
     if let Some(word) = words.get(1).and_then(|word| word.to_str())
         && command::check::is_trial(word)
@@ -224,8 +246,12 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
     let colored_results = colored(messages.color, environment, &io::stdout());
     match command {
         Command::Launching(command) => return launch(command, environment, level),
-        Command::Plan { format, launch } => {
-            command::plan::run(environment, &launch.request(level), format)?;
+        Command::Plan {
+            exec,
+            format,
+            launch,
+        } => {
+            command::plan::run(environment, &launch.request(exec, level), format)?;
         }
         Command::Check {
             format,
@@ -242,8 +268,14 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
             };
             return match list {
                 true => command::check::list(format),
-                false => command::check::run(environment, &launch.request(level), &choice, output),
+                false => {
+                    command::check::run(environment, &launch.request(false, level), &choice, output)
+                }
             };
+        }
+        Command::Status { format, wait } => {
+            let wait = wait.map(|seconds| Duration::from_secs(seconds.into()));
+            return command::status::run(environment, wait, format);
         }
         Command::Config {
             assignments: Assignments { assignments },
@@ -284,11 +316,7 @@ fn launch(
     environment: &Environment,
     level: Option<LevelFilter>,
 ) -> Result<Exit, Error> {
-    let request = launch.request(level);
-    match exec {
-        true => command::run::exec(environment, &request),
-        false => command::run::run(environment, &request),
-    }
+    command::run::run(environment, &launch.request(exec, level))
 }
 
 /// What `--color` says before the words are understood: the errors about them have colours too.

@@ -13,6 +13,8 @@ pub enum Exit {
     Failed,
     /// The command line is off: 2.
     Usage,
+    /// Nothing is running that could be asked: 3.
+    NotRunning,
     /// A prerequisite of the host or the session is missing: 4.
     Prerequisite,
     /// Another instance holds what this one needs: 5.
@@ -34,6 +36,7 @@ impl Exit {
             Self::Good => 0,
             Self::Failed => 1,
             Self::Usage => 2,
+            Self::NotRunning => 3,
             Self::Prerequisite => 4,
             Self::AlreadyRunning => 5,
             Self::Config => 78,

@@ -179,28 +179,25 @@ pub fn run(
     })
 }
 
-/// The error for a daemon that ended with `exit`: the checks that fail are its causes.
-pub fn explain(environment: &Environment, request: &Request, exit: Exit) -> Error {
-    let error = Error::new(
-        exit,
-        format!("rootless Docker ended with exit code {}", exit.code()),
-    );
-    let examination = match Examination::new(environment, request) {
-        Ok(examination) => examination,
-        Err(other) => return error.because(&other),
-    };
-    let findings = check::find_all(&examination.evidence(environment));
-    let failed = findings
-        .iter()
-        .filter(|(_, finding)| finding.status == Status::Fail);
-    let error = failed.clone().fold(error, |error, (name, finding)| {
-        error.because(&io::Error::other(format!(
-            "check `{name}`: {}",
-            finding.summary
-        )))
+/// The checks that fail.
+///
+/// # Errors
+/// Whatever is wrong with the settings.
+pub fn failures(environment: &Environment, request: &Request) -> Result<Vec<Named>, Error> {
+    let examination = Examination::new(environment, request)?;
+    let mut findings = check::find_all(&examination.evidence(environment));
+    findings.retain(|(_, finding)| finding.status == Status::Fail);
+    Ok(findings)
+}
+
+/// `error`, with the checks that fail as its causes.
+pub fn explained(error: Error, failures: &[Named]) -> Error {
+    let error = failures.iter().fold(error, |error, (name, finding)| {
+        let cause = format!("check `{name}`: {}", finding.summary);
+        error.because(&io::Error::other(cause))
     });
-    match failed.count() {
-        0 => error.hint("no check finds what explains it: its own last words above may"),
+    match failures {
+        [] => error.hint("no check finds what explains it: the daemon's own last words may"),
         _ => error.hint("dockerd-rootless check --print-fix"),
     }
 }

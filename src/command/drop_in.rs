@@ -28,8 +28,9 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error>
         )));
     }
     let request = Request {
+        exec: true,
         words: words.to_vec(),
         ..Request::default()
     };
-    super::run::exec(environment, &request)
+    super::run::run(environment, &request)
 }

@@ -7,6 +7,7 @@ pub mod plan;
 pub mod run;
 pub mod setup_tool;
 pub mod stage;
+pub mod status;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

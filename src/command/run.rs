@@ -1,24 +1,31 @@
 //! `run`: plan, then become rootlesskit, or stay with it.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
+use std::io;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use super::layers;
+use super::{check, layers};
+use crate::check::Named;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::HostFacts;
-use crate::os::attend::attend;
 use crate::os::probe::{self, Thoroughness};
-use crate::os::{launch, session};
-use crate::plan::{self, LaunchPlan};
+use crate::os::supervisor::{self, Outcome, RunDir, Task};
+use crate::os::{launch, session, sockets};
+use crate::plan::{self, Api, LaunchPlan};
 use crate::report;
 use crate::settings::Settings;
+use crate::supervise::{How, Verdict};
 
 /// What a launch is asked for on the command line.
 #[derive(Debug, Default)]
 pub struct Request {
+    /// Whether nothing of ours is to stay, whatever the settings say.
+    pub exec: bool,
     /// The `KEY=VALUE` words of `--set`.
     pub assignments: Vec<OsString>,
     /// The daemon's words.
@@ -27,34 +34,110 @@ pub struct Request {
     pub level: Option<LevelFilter>,
 }
 
-/// Becomes the daemon's launcher: nothing of ours stays.
+/// Launches the daemon: stays with it as its supervisor, or becomes its launcher.
 ///
 /// # Errors
-/// Returns only if the launch is refused or fails.
-pub fn exec(environment: &Environment, request: &Request) -> Result<Exit, Error> {
-    Err(launch::exec(&announced(environment, request)?))
-}
-
-/// Launches the daemon and stays with it. One that fails is explained by the checks.
-///
-/// # Errors
-/// The launch is refused, or the daemon failed.
+/// The launch is refused, or the daemon failed for good.
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
-    let ended = attend(&announced(environment, request)?)?;
-    if ended.exit.code() == 0 || ended.asked_for {
-        return Ok(ended.exit);
+    let person = session::person(environment);
+    let runtime_dir = plan::refuse_person(&person)?.to_owned();
+    let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
+    let prepare = || prepare(environment, request, Thoroughness::Launch);
+    if request.exec || !settings.supervise.value {
+        let (plan, host) = prepare()?;
+        announce(&plan, &host);
+        return Err(launch::exec(&plan));
     }
-    Err(super::check::explain(environment, request, ended.exit))
+    let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
+    let first = prepare()?;
+    announce(&first.0, &first.1);
+    let passed = sockets::address(&first.1.session);
+    let api = Api::decide(
+        &settings,
+        &first.1.session,
+        &request.words,
+        &runtime_dir,
+        passed,
+    );
+    let faults = RefCell::new(Vec::new());
+    let outcome = supervisor::run(Task {
+        run_dir,
+        shutdown: plan::shutdown_timeout(&settings, &first.1.session, &request.words),
+        first,
+        prepare: &prepare,
+        find_fault: &|| {
+            let found = check::failures(environment, request).unwrap_or_default();
+            let exit = fault_exit(&found);
+            faults.replace(found);
+            exit
+        },
+        api,
+        start: Duration::from_secs(settings.start_timeout.value.0.into()),
+        probe: Duration::from_secs(settings.probe_interval.value.0.into()),
+        idle: Some(Duration::from_secs(settings.idle_timeout.value.0.into()))
+            .filter(|time| !time.is_zero()),
+    })?;
+    conclude(outcome, &faults.into_inner())
 }
 
-/// The plan, with what is odd about it and what is decided said.
-fn announced(environment: &Environment, request: &Request) -> Result<LaunchPlan, Error> {
-    let (plan, host) = prepare(environment, request, Thoroughness::Launch)?;
+/// The code for a fault of the host that does not go away by itself.
+fn fault_exit(faults: &[Named]) -> Option<Exit> {
+    match faults {
+        [] => None,
+        _ if faults.iter().any(|(name, _)| *name == "daemon-config") => Some(Exit::Config),
+        _ => Some(Exit::Prerequisite),
+    }
+}
+
+/// The end of the supervisor, as its caller gets to know it.
+fn conclude(outcome: Outcome, faults: &[Named]) -> Result<Exit, Error> {
+    let ended = match outcome.how {
+        Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
+        Some(how) => format!("rootless Docker was ended by {how}"),
+        None => "rootless Docker was not started".to_owned(),
+    };
+    let error = match outcome.verdict {
+        Verdict::Stopped | Verdict::Idle => return Ok(Exit::Good),
+        Verdict::Permanent(exit) => match outcome.refusal {
+            Some(refusal) => return Err(refusal),
+            None => Error::new(exit, ended),
+        },
+        Verdict::Failed(exit) => Error::new(exit, ended),
+        Verdict::TimedOut => Error::new(
+            Exit::Failed,
+            format!(
+                "rootless Docker did not start in its time: {}",
+                outcome.phase
+            ),
+        )
+        .hint("dockerd-rootless config explain supervise.start-timeout"),
+        Verdict::Forced => {
+            return Err(Error::new(
+                Exit::Failed,
+                "the daemon did not end in its time, and was killed with its containers",
+            )
+            .hint("dockerd-rootless run -- --shutdown-timeout=60"));
+        }
+        Verdict::Survivors => {
+            return Err(Error::new(
+                Exit::Failed,
+                "processes of rootless Docker survive SIGKILL",
+            )
+            .hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
+        }
+    };
+    let error = outcome.log.iter().fold(error, |error, line| {
+        error.because(&io::Error::other(format!("the daemon said: {line}")))
+    });
+    Err(check::explained(error, faults))
+}
+
+/// Says what is odd about a plan, and what is decided.
+fn announce(plan: &LaunchPlan, host: &HostFacts) {
     for warning in &plan.warnings {
         warn!("{}", warning.0);
     }
-    info!("{}", report::summary(&plan, &host));
-    Ok(plan)
+    info!("{}", report::summary(plan, host));
 }
 
 /// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or
@@ -70,8 +153,13 @@ pub fn prepare(
     let person = session::person(environment);
     plan::refuse_person(&person)?;
     let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
-    let host = probe::host(&settings, environment, &request.words, person, thoroughness)?;
-    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words)?;
+    let supervised = !request.exec && settings.supervise.value;
+    let mut host = probe::host(&settings, environment, &request.words, person, thoroughness)?;
+    if supervised && !plan::has_hosts(&settings, &host.session, &request.words) {
+        let passed = host.session.listen_fds.take();
+        host.session.listen_fds = passed.or_else(sockets::own);
+    }
+    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words, supervised)?;
     if let Some(level) = request.level {
         let why = "so that the namespace stage says as much".to_owned();
         plan.environment

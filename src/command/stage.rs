@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 
 use crate::environment::Environment;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::os::namespace;
 use crate::plan::Stage;
 
-/// Performs the stage that `words` describe and becomes the daemon.
+/// Performs the stage that `words` describe and becomes the daemon, or stays as its parent.
 ///
 /// # Errors
-/// Returns only if a step fails, or if this is not the inside of a namespace.
-pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
-    Err(namespace::perform(&Stage::parse(words)?, environment))
+/// A step fails, or this is not the inside of a namespace.
+pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
+    namespace::perform(&Stage::parse(words)?, environment)
 }

@@ -22,6 +22,8 @@ pub enum DaemonJson {
         off: BTreeSet<String>,
         /// The keys at the top that hold text, such as `data-root`.
         texts: BTreeMap<String, String>,
+        /// The keys at the top that hold a whole number, such as `shutdown-timeout`.
+        numbers: BTreeMap<String, i64>,
     },
 }
 
@@ -48,6 +50,10 @@ impl DaemonJson {
                 .map(|(key, _)| (*key).clone())
                 .collect(),
             texts: object.iter().filter_map(text_of).collect(),
+            numbers: object
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), value.as_i64()?)))
+                .collect(),
         }
     }
 
@@ -69,6 +75,16 @@ impl DaemonJson {
     pub fn text(&self, key: &str) -> Option<&str> {
         match self {
             Self::Keys { texts, .. } => texts.get(key).map(String::as_str),
+            Self::Absent | Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl DaemonJson {
+    /// The whole number that the file gives to `key`.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        match self {
+            Self::Keys { numbers, .. } => numbers.get(key).copied(),
             Self::Absent | Self::Unknown(_) => None,
         }
     }

@@ -67,6 +67,7 @@ pub fn debian_12() -> HostFacts {
             containerd_rootless: ("/run/user/1000/containerd-rootless".into(), Lock::Free),
             pid_files: Vec::new(),
             data_root: "/home/u/.local/share/docker".into(),
+            exec_root: "/run/user/1000/docker".into(),
             daemon_json: (
                 "/home/u/.config/docker/daemon.json".into(),
                 DaemonJson::Absent,

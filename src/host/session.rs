@@ -34,6 +34,8 @@ pub struct Session {
     pub pid_files: Vec<PidFile>,
     /// The daemon's data root.
     pub data_root: PathBuf,
+    /// Where the daemon keeps its state while it runs.
+    pub exec_root: PathBuf,
     /// The daemon's configuration file.
     pub daemon_json: (PathBuf, DaemonJson),
     /// Sockets that a service manager passed.
@@ -156,6 +158,8 @@ pub struct ListenFds {
     pub count: u32,
     /// The first of as many free descriptors, high enough to cross rootlesskit.
     pub shelter: u32,
+    /// Whether it is the supervisor that keeps them, and no service manager.
+    pub is_own: bool,
 }
 
 impl StateDir {

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use tracing::info;
 
@@ -17,27 +18,47 @@ use crate::plan::LaunchPlan;
 /// # Errors
 /// Returns only if something fails.
 pub fn exec(plan: &LaunchPlan) -> Error {
-    match command(plan) {
+    let sheltered = plan.sockets.iter().try_for_each(|fds| {
+        sockets::shelter(fds).map_err(|error| {
+            let what = format!(
+                "{} passed socket(s) cannot be moved to descriptor {}",
+                fds.count, fds.shelter
+            );
+            Error::new(Exit::Failed, what).because(&error)
+        })
+    });
+    match sheltered.and_then(|()| command(plan)) {
         Err(error) => error,
         Ok(mut command) => exec_error(plan.rootlesskit.as_os_str(), &command.exec()),
     }
 }
 
 /// Does what `plan` says and starts rootlesskit as a child, which ends with us, in a process group
-/// of its own.
+/// of its own. It gets `listeners`, and writes its messages to `stderr`.
 ///
 /// # Errors
 /// Names what failed.
-pub fn spawn(plan: &LaunchPlan) -> Result<Child, Error> {
-    process::tie(&mut command(plan)?)
+pub fn spawn(
+    plan: &LaunchPlan,
+    listeners: &[BorrowedFd<'_>],
+    stderr: Stdio,
+) -> Result<Child, Error> {
+    let mut command = command(plan)?;
+    if let Some(fds) = &plan.sockets {
+        let give = sockets::hand_over(listeners, fds);
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(give) };
+    }
+    process::tie(&mut command)
         // A terminal and `kill %1` signal a whole group. What means the daemon is to reach it once,
         // by us: rootlesskit passes on as well, and dockerd takes a third SIGINT for impatience.
         .process_group(0)
+        .stderr(stderr)
         .spawn()
         .map_err(|error| exec_error(plan.rootlesskit.as_os_str(), &error))
 }
 
-/// Removes what is stale, moves the sockets, and returns rootlesskit's command.
+/// Removes what is stale, and returns rootlesskit's command.
 fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for (path, why) in &plan.removals {
         info!("removing the stale file {}: {why}", path.display());
@@ -51,18 +72,6 @@ fn command(plan: &LaunchPlan) -> Result<Command, Error> {
             }
             _ => {}
         }
-    }
-    if let Some(fds) = &plan.sockets {
-        sockets::shelter(fds).map_err(|error| {
-            Error::new(
-                Exit::Failed,
-                format!(
-                    "{} passed socket(s) cannot be moved to descriptor {}",
-                    fds.count, fds.shelter
-                ),
-            )
-            .because(&error)
-        })?;
     }
     let mut command = Command::new(&plan.rootlesskit);
     command.args(&plan.words);

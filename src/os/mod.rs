@@ -2,8 +2,8 @@
 //! returns as plain data, and what it does it was told by a plan.
 
 pub mod ask;
-pub mod attend;
 pub mod files;
+mod keeper;
 pub mod launch;
 pub mod namespace;
 mod netfilter;
@@ -11,6 +11,7 @@ mod netlink;
 pub mod probe;
 mod process;
 pub mod session;
-mod sockets;
+pub mod sockets;
+pub mod supervisor;
 pub mod survey;
 pub mod trial;

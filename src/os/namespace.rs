@@ -35,18 +35,25 @@ const LINK_DEPTH: usize = 3;
 /// give (moby#41230).
 const IPTABLES_LABEL: &str = "system_u:object_r:iptables_var_run_t:s0";
 
-/// Performs `stage` and executes the daemon.
+/// Performs `stage` and executes the daemon, or stays as its parent and ends as it does.
 ///
 /// # Errors
-/// Returns only if a step or the execution fails.
-pub fn perform(stage: &Stage, environment: &Environment) -> Error {
-    match prepare(stage, environment) {
-        Err(error) => error,
-        Ok(mut command) => {
-            let program = stage.daemon[0].clone();
-            launch::exec_error(&program, &command.exec())
-        }
+/// A step or the execution fails.
+pub fn perform(stage: &Stage, environment: &Environment) -> Result<Exit, Error> {
+    let command = prepare(stage, environment)?;
+    match stage.stays {
+        true => super::keeper::keep(command, environment),
+        false => Err(execute(command)),
     }
+}
+
+/// Becomes the daemon.
+pub fn execute(mut command: Command) -> Error {
+    if command.get_envs().any(|(name, _)| name == "LISTEN_FDS") {
+        command.env("LISTEN_PID", std::process::id().to_string());
+    }
+    let program = command.get_program().to_owned();
+    launch::exec_error(&program, &command.exec())
 }
 
 /// Performs the steps and returns the daemon's command.
@@ -92,10 +99,8 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Erro
             }
             Step::TakeSockets { count, from } => {
                 sockets::take(*count, *from).map_err(|error| failed(&error))?;
-                // The daemon keeps our PID: it takes this process over.
-                command
-                    .env("LISTEN_FDS", count.to_string())
-                    .env("LISTEN_PID", std::process::id().to_string());
+                // LISTEN_PID is set by the process that becomes the daemon.
+                command.env("LISTEN_FDS", count.to_string());
             }
         }
     }

@@ -114,6 +114,7 @@ pub fn session(
         containerd_rootless: (containerd_rootless, containerd_lock),
         pid_files,
         data_root: places.data_root,
+        exec_root: places.exec_root,
         daemon_json: (json_path, json),
         listen_fds: sockets::passed(environment),
         user_namespace,

@@ -4,14 +4,17 @@
 //! its child. Go's runtime leaves other descriptors alone, so the sockets wait on high ones while
 //! rootlesskit starts, and the namespace stage moves them back.
 
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::socket::{UnixAddr, getsockname};
 
 use crate::environment::Environment;
-use crate::host::ListenFds;
+use crate::host::{ListenFds, Session};
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
@@ -19,6 +22,15 @@ const FIRST: RawFd = 3;
 /// Descriptors from here on are sheltered. When Go starts a program it uses some just above the
 /// highest that it hands over, which are its first few, so keep a distance.
 const SHELTER: RawFd = 200;
+
+/// The socket of a supervisor that keeps it: one, which no service manager has passed.
+pub fn own() -> Option<ListenFds> {
+    Some(ListenFds {
+        count: 1,
+        shelter: shelter_for(1)?,
+        is_own: true,
+    })
+}
 
 /// The sockets that were passed to this very process, and where they can wait. Variables that
 /// were meant for another process (`LISTEN_PID`) count as none.
@@ -29,16 +41,63 @@ pub fn passed(environment: &Environment) -> Option<ListenFds> {
     if pid != std::process::id() || (FIRST..FIRST.saturating_add(width)).any(|fd| !is_open(fd)) {
         return None;
     }
+    Some(ListenFds {
+        count,
+        shelter: shelter_for(width)?,
+        is_own: false,
+    })
+}
+
+/// The first of `width` free descriptors, high enough to cross rootlesskit.
+fn shelter_for(width: RawFd) -> Option<u32> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX);
     let highest = limit.saturating_sub(width);
     let lowest = SHELTER.min(highest);
     let is_free = |first: &RawFd| (*first..*first + width).all(|fd| !is_open(fd));
-    let shelter = (lowest..=highest).find(is_free)?;
-    Some(ListenFds {
-        count,
-        shelter: u32::try_from(shelter).ok()?,
-    })
+    u32::try_from((lowest..=highest).find(is_free)?).ok()
+}
+
+/// Where the first of the sockets that a service manager passed is, if it has a path.
+pub fn address(session: &Session) -> Option<PathBuf> {
+    session.listen_fds.as_ref().filter(|fds| !fds.is_own)?;
+    let address = getsockname::<UnixAddr>(FIRST).ok()?;
+    address.path().map(PathBuf::from)
+}
+
+/// Takes the passed sockets over: they stay at their numbers, and only those that are handed over
+/// survive `exec`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
+    let width = RawFd::try_from(count).map_err(|_| Errno::EBADF)?;
+    (FIRST..FIRST.saturating_add(width))
+        .map(|fd| {
+            // SAFETY: the call takes numbers and touches no memory.
+            Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+            // SAFETY: it is open, and nothing in this program owns it: the service manager passed it
+            // by number.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        })
+        .collect()
+}
+
+/// What `exec` is preceded by so that `listeners` are in their shelter behind it.
+pub fn hand_over(
+    listeners: &[BorrowedFd<'_>],
+    fds: &ListenFds,
+) -> impl FnMut() -> io::Result<()> + Send + Sync + 'static {
+    let from: Vec<RawFd> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+    let first = fds.shelter;
+    move || {
+        for (to, from) in (first..).zip(&from) {
+            let to = RawFd::try_from(to).map_err(|_| Errno::EBADF)?;
+            // SAFETY: dup2 takes numbers and touches no memory.
+            Errno::result(unsafe { libc::dup2(*from, to) })?;
+        }
+        Ok(())
+    }
 }
 
 /// Moves the passed sockets to their shelter, where they survive `exec`.

@@ -2,7 +2,9 @@
 //! the iptables backend. Whatever the user says himself, in words or in `daemon.json`, stands.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Reason;
 use super::flags::DockerdWords;
@@ -20,6 +22,10 @@ const DOCKERD_MTU: u32 = 1500;
 
 /// The longest socket path in bytes that containerd takes (`sys.CreateUnixSocket`).
 const CONTAINERD_SOCKET_PATH_MAX: usize = 104;
+
+/// dockerd's own `--shutdown-timeout` in seconds, and the longest that we wait for.
+const SHUTDOWN_TIMEOUT: u64 = 15;
+const SHUTDOWN_TIMEOUT_MAX: u64 = 86_400;
 
 /// What is decided of the daemon.
 pub struct Daemon {
@@ -163,9 +169,97 @@ fn hosts(
         vec!["-H".into(), "fd://".into()],
         reason(
             "fd://",
-            format!("the service manager passes {} socket(s)", fds.count),
+            match fds.is_own {
+                true => "the supervisor keeps the socket while the daemon restarts".to_owned(),
+                false => format!("the service manager passes {} socket(s)", fds.count),
+            },
         ),
     )
+}
+
+/// The daemon's socket, and who keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// The supervisor, at this path.
+    Own(PathBuf),
+    /// The service manager, at this path if it is one.
+    Passed(Option<PathBuf>),
+    /// The daemon, as its user said where to listen: at this path, if it is one.
+    Daemon(Option<PathBuf>),
+}
+
+impl Api {
+    /// Decides. `words` are the daemon's of the command line, and `passed` is where the first socket
+    /// of the service manager is.
+    pub fn decide(
+        settings: &Settings,
+        session: &Session,
+        words: &[OsString],
+        runtime_dir: &Path,
+        passed: Option<PathBuf>,
+    ) -> Self {
+        let words = super::stated_daemon_words(settings, words);
+        let user = DockerdWords(&words);
+        let stated = user.value("host", Some(b'H'));
+        let is_passed = session.listen_fds.as_ref().is_some_and(|fds| !fds.is_own);
+        match stated.map(OsStr::as_bytes) {
+            Some(host) if is_passed && host.starts_with(b"fd:") => Self::Passed(passed),
+            Some(host) => {
+                let path = host.strip_prefix(b"unix://").map(OsStr::from_bytes);
+                Self::Daemon(path.map(PathBuf::from))
+            }
+            None if session.daemon_json.1.may_set("hosts") => Self::Daemon(None),
+            None if is_passed => Self::Passed(passed),
+            None => Self::Own(runtime_dir.join("docker.sock")),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Own(path) => Some(path),
+            Self::Passed(path) | Self::Daemon(path) => path.as_deref(),
+        }
+    }
+
+    /// Where it is if it is the supervisor's.
+    pub fn own(&self) -> Option<&Path> {
+        match self {
+            Self::Own(path) => Some(path),
+            Self::Passed(_) | Self::Daemon(_) => None,
+        }
+    }
+
+    /// Who keeps it.
+    pub fn keeper(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "supervisor",
+            Self::Passed(_) => "service manager",
+            Self::Daemon(_) => "dockerd",
+        }
+    }
+}
+
+/// Whether the user says where the daemon listens.
+pub fn has_hosts(session: &Session, user: DockerdWords<'_>) -> bool {
+    user.has_hosts() || session.daemon_json.1.may_set("hosts")
+}
+
+/// What dockerd itself gives containers to end when it does, before their own times count.
+pub fn shutdown_timeout(session: &Session, user: DockerdWords<'_>) -> Duration {
+    let stated = user
+        .long("shutdown-timeout")
+        .flatten()
+        .and_then(OsStr::to_str);
+    let seconds = match stated {
+        Some(text) => text.parse().ok(),
+        None => session.daemon_json.1.number("shutdown-timeout"),
+    };
+    // Less than none is for ever to dockerd.
+    let seconds = seconds.map_or(SHUTDOWN_TIMEOUT, |seconds: i64| {
+        u64::try_from(seconds).unwrap_or(SHUTDOWN_TIMEOUT_MAX)
+    });
+    Duration::from_secs(seconds.min(SHUTDOWN_TIMEOUT_MAX))
 }
 
 /// The steps that choose dockerd's iptables, and why.
@@ -262,7 +356,8 @@ pub fn sockets(
     let daemon_json = &session.daemon_json.1;
     let places = Places::find(user, daemon_json, environment, runtime_dir);
     let mut sockets = Vec::new();
-    if session.listen_fds.is_none() && !user.has_hosts() && !daemon_json.may_set("hosts") {
+    let is_made = session.listen_fds.as_ref().is_none_or(|fds| fds.is_own);
+    if is_made && !has_hosts(session, user) {
         sockets.push((runtime_dir.join("docker.sock"), SOCKET_PATH_MAX));
     }
     if user.long("containerd").is_none() && !daemon_json.may_set("containerd") {

@@ -14,6 +14,7 @@ mod trial;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
@@ -21,6 +22,7 @@ use crate::host::{
     HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts, Session, Tool, Tools,
 };
 use crate::settings::{Origin, Settings};
+pub use daemon::Api;
 pub use flags::{DockerdWords, RootlesskitFlags};
 pub use network::Network;
 pub use places::{Places, daemon_json};
@@ -52,6 +54,10 @@ pub struct LaunchPlan {
     pub stage: Stage,
     /// Where passed sockets wait while rootlesskit starts.
     pub sockets: Option<ListenFds>,
+    /// Where the daemon keeps its state while it runs.
+    pub exec_root: PathBuf,
+    /// Whether a process carries the packets between the namespace and the host.
+    pub has_helper: bool,
     /// Why it is so.
     pub reasons: Vec<Reason>,
     /// What is odd.
@@ -88,8 +94,22 @@ impl Reason {
     }
 }
 
+/// The name of our own directory below the runtime directory.
+const RUN_DIR: &str = "dockerd-rootless.run";
+
+/// Our own directory while a supervisor runs.
+pub fn run_dir(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join(RUN_DIR)
+}
+
+/// Where the daemon tells the supervisor that it is ready.
+pub fn notify_socket(runtime_dir: &Path) -> PathBuf {
+    run_dir(runtime_dir).join("notify")
+}
+
 impl LaunchPlan {
-    /// Decides everything. `words` are the daemon's words of the command line.
+    /// Decides everything. `words` are the daemon's words of the command line; `supervised` whether
+    /// a supervisor stays.
     ///
     /// # Errors
     /// Every refusal: see [`preflight`], [`Network::decide`] and [`Network::refuse_impossible`].
@@ -98,6 +118,7 @@ impl LaunchPlan {
         host: &HostFacts,
         environment: &Environment,
         words: &[OsString],
+        supervised: bool,
     ) -> Result<Self, Error> {
         let HostFacts { tools, session, .. } = host;
         let runtime_dir = preflight::refuse_person(&session.person)?;
@@ -110,7 +131,10 @@ impl LaunchPlan {
         let network = Network::decide(settings, tools, &flags)?;
         let daemon = daemon::Daemon::decide(settings, host, &network.effective, words)
             .map_err(|error| error.check("netfilter"))?;
-        let sockets = sockets(settings, session, &network, environment, words, runtime_dir);
+        let mut sockets = sockets(settings, session, &network, environment, words, runtime_dir);
+        if supervised {
+            sockets.push((notify_socket(runtime_dir), preflight::SOCKET_PATH_MAX));
+        }
         preflight::refuse_long_paths(&sockets).map_err(|error| error.check("socket-path"))?;
         preflight::refuse_foreign_state_dir(&session.state_dir, session.person.uid)
             .map_err(|error| error.check("state-dir"))?;
@@ -124,6 +148,7 @@ impl LaunchPlan {
 
         let stage = Stage {
             outside: session.user_namespace,
+            stays: supervised,
             netns: network
                 .effective
                 .detach_netns
@@ -162,12 +187,34 @@ impl LaunchPlan {
                 stage.words(),
             ]
             .concat(),
-            environment: environment_changes(settings, host, environment, runtime_dir),
+            environment: environment_changes(settings, host, environment, runtime_dir, supervised),
             stage,
             sockets: session.listen_fds.clone(),
+            exec_root: session.exec_root.clone(),
+            has_helper: network.effective.has_helper(),
             reasons: network.reasons.into_iter().chain(daemon.reasons).collect(),
             warnings,
         })
+    }
+}
+
+/// Whether the user says where the daemon listens. `words` are the daemon's of the command line.
+pub fn has_hosts(settings: &Settings, session: &Session, words: &[OsString]) -> bool {
+    let words = stated_daemon_words(settings, words);
+    daemon::has_hosts(session, DockerdWords(&words))
+}
+
+/// What dockerd itself gives containers to end when it does, before their own times count.
+pub fn shutdown_timeout(settings: &Settings, session: &Session, words: &[OsString]) -> Duration {
+    let words = stated_daemon_words(settings, words);
+    daemon::shutdown_timeout(session, DockerdWords(&words))
+}
+
+impl LaunchPlan {
+    /// What is decided of the setting `key`.
+    pub fn decided(&self, key: &str) -> Option<String> {
+        let reason = self.reasons.iter().find(|reason| reason.key == key);
+        reason.map(|reason| reason.value.clone())
     }
 }
 
@@ -287,8 +334,14 @@ fn environment_changes(
     host: &HostFacts,
     environment: &Environment,
     runtime_dir: &Path,
+    supervised: bool,
 ) -> EnvironmentChanges {
     let mut changes = EnvironmentChanges::default();
+    if supervised {
+        let why = "the supervisor passes on what the daemon tells".to_owned();
+        let socket = notify_socket(runtime_dir).into_os_string();
+        changes.set.insert("NOTIFY_SOCKET", (socket, why));
+    }
     let (path, missing) = search_path(environment);
     if !missing.is_empty() {
         changes.set.insert(
@@ -332,7 +385,8 @@ fn environment_changes(
                 .insert(name, (value.clone(), origin.to_string()));
         }
     }
-    let sockets = match host.session.listen_fds {
+    let sockets = match &host.session.listen_fds {
+        Some(fds) if fds.is_own => "the supervisor's own socket takes their place",
         Some(_) => "the sockets wait on high descriptors, out of rootlesskit's way",
         None => "it is meant for another process, or names sockets that are not there",
     };
@@ -348,9 +402,15 @@ fn environment_changes(
             "upstream's mark of its child; it means nothing here",
         ),
     ];
+    let watchdog = "the service manager's watchdog is the supervisor's";
+    let gone = gone.into_iter().chain(
+        ["WATCHDOG_USEC", "WATCHDOG_PID"]
+            .map(|name| (name, watchdog))
+            .into_iter()
+            .filter(|_| supervised),
+    );
     changes.unset.extend(
-        gone.into_iter()
-            .filter(|(name, _)| environment.has(name))
+        gone.filter(|(name, _)| environment.has(name))
             .map(|(name, why)| (name, why.to_owned())),
     );
     changes

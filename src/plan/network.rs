@@ -42,6 +42,16 @@ pub struct Effective {
     pub detach_netns: bool,
 }
 
+impl Effective {
+    /// Whether a process of its own carries the packets between the namespace and the host.
+    pub fn has_helper(&self) -> bool {
+        matches!(
+            self.driver,
+            NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Vpnkit
+        )
+    }
+}
+
 impl Network {
     /// Decides.
     ///

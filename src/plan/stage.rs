@@ -14,11 +14,17 @@ pub const STAGE: &str = "namespace-stage";
 /// The first word of a trial's command line, which is the stage's otherwise.
 pub const TRIAL: &str = "namespace-trial";
 
+/// The word that has the stage stay.
+const STAYS: &str = "stay";
+
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// The inode of the user namespace outside. The stage touches nothing when it is still in it.
     pub outside: u64,
+    /// Whether the stage stays as the daemon's parent, so that the supervisor gets to know how it
+    /// ended: rootlesskit makes 255 of every signal.
+    pub stays: bool,
     /// The detached network namespace, when the containers' network is not the stage's own.
     pub netns: Option<PathBuf>,
     /// What to do, in this order.
@@ -161,7 +167,7 @@ impl Step {
                 }
             ),
             Self::TakeSockets { count, from } => {
-                format!("move {count} socket(s) of the service manager from descriptor {from} to 3")
+                format!("move {count} socket(s) that were handed over from descriptor {from} to 3")
             }
         }
     }
@@ -172,6 +178,7 @@ impl Stage {
     pub fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> =
             vec![STAGE.into(), format!("outside={}", self.outside).into()];
+        words.extend(self.stays.then(|| STAYS.into()));
         words.extend(
             self.netns
                 .iter()
@@ -202,11 +209,16 @@ impl Stage {
         }
         let mut stage = Self {
             outside: 0,
+            stays: false,
             netns: None,
             steps: Vec::new(),
             daemon,
         };
         for word in &words[..end] {
+            if word == STAYS {
+                stage.stays = true;
+                continue;
+            }
             let unknown = || wrong(&format!("unknown word `{}`", word.display()));
             let bytes = word.as_bytes();
             let equals = bytes
@@ -275,11 +287,12 @@ mod tests {
         #[test]
         fn the_stage_reads_back_what_the_plan_wrote(
             outside in 1u64..,
+            stays in any::<bool>(),
             netns in proptest::option::of(any_word().prop_map(PathBuf::from)),
             steps in proptest::collection::vec(any_step(), 0..8),
             daemon in proptest::collection::vec(any_word(), 1..6),
         ) {
-            let stage = Stage { outside, netns, steps, daemon };
+            let stage = Stage { outside, stays, netns, steps, daemon };
             let words = stage.words();
             prop_assert_eq!(&words[0], STAGE);
             prop_assert_eq!(Stage::parse(&words[1..]).unwrap(), stage);

@@ -51,7 +51,7 @@ fn plan(host: &HostFacts, assignments: &[&str], line: &str) -> Result<LaunchPlan
     let assignments: Vec<OsString> = assignments.iter().map(OsString::from).collect();
     let settings = Settings::resolve(&[Layer::from_assignments(&assignments)?])?;
     let environment = Environment::from_iter([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]);
-    LaunchPlan::build(&settings, host, &environment, &words(line))
+    LaunchPlan::build(&settings, host, &environment, &words(line), false)
 }
 
 fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
@@ -467,6 +467,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     host.session.listen_fds = Some(ListenFds {
         count: 1,
         shelter: 200,
+        is_own: false,
     });
     let environment = Environment::from_iter([
         ("PATH", "/usr/sbin:/sbin"),
@@ -475,7 +476,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     ]);
     let settings = Settings::resolve(&[]).unwrap();
     let plan_of = |host: &HostFacts, line| {
-        LaunchPlan::build(&settings, host, &environment, &words(line)).unwrap()
+        LaunchPlan::build(&settings, host, &environment, &words(line), false).unwrap()
     };
 
     let plan = plan_of(&host, "-D");
@@ -778,7 +779,7 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
         ("LISTEN_PID", ""),
     ]);
     let settings = Settings::resolve(&[layer, Layer::from_environment(&variables)]).unwrap();
-    let changes = LaunchPlan::build(&settings, &host, &variables, &[])
+    let changes = LaunchPlan::build(&settings, &host, &variables, &[], false)
         .unwrap()
         .environment;
     let set: Vec<(&str, &str)> = changes
@@ -803,7 +804,7 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
     let variables =
         Environment::from_iter([("HTTP_PROXY", "http://mine"), ("PATH", "/sbin:/usr/sbin")]);
     let settings = Settings::resolve(&[Layer::from_environment(&variables)]).unwrap();
-    let changes = LaunchPlan::build(&settings, &debian_12(), &variables, &[])
+    let changes = LaunchPlan::build(&settings, &debian_12(), &variables, &[], false)
         .unwrap()
         .environment;
     assert_eq!(
@@ -863,11 +864,11 @@ proptest! {
         ]).unwrap();
         let settings = Settings::resolve(&[layer]).unwrap();
         let environment = Environment::from_iter([("PATH", "/usr/sbin:/sbin")]);
-        let plan = LaunchPlan::build(&settings, &host, &environment, &daemon_words).unwrap();
+        let plan = LaunchPlan::build(&settings, &host, &environment, &daemon_words, false).unwrap();
         prop_assert_eq!(&plan.words[0], &OsString::from(format!("--state-dir={state_dir}")));
         prop_assert_eq!(&plan.words[2], &OsString::from(format!("--mtu={mtu}")));
         prop_assert!(plan.words.ends_with(&daemon_words));
-        let plain = LaunchPlan::build(&settings, &host, &environment, &[]).unwrap();
+        let plain = LaunchPlan::build(&settings, &host, &environment, &[], false).unwrap();
         // A daemon's word may be `--mtu`, and then ours goes; nothing else may come or go.
         let added = plan.words.len() - daemon_words.len();
         prop_assert!(added == plain.words.len() || added + 1 == plain.words.len());

@@ -57,6 +57,7 @@ impl Trial {
         let mut steps = steps(settings, host, &daemon);
         steps.retain(|step| !matches!(step, Step::TakeSockets { .. }));
         let stage = Stage {
+            stays: false,
             outside: session.user_namespace,
             netns: network
                 .effective

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod status;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use crate::words;
 pub use check::{
     check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
 };
+pub use status::{status_json, status_text};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -15,7 +15,7 @@ pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
     Choice, Directories, Input, Iptables, Mtu, NetworkDriver, PortDriver, Propagation, ProxyUrl,
-    Switch, Value,
+    Seconds, Switch, Value,
 };
 
 /// A value and the place that it comes from.
@@ -181,6 +181,18 @@ settings! {
     iptables: Iptables = "daemon.iptables", ["DOCKERD_ROOTLESS_IPTABLES"],
         Iptables::Auto, "auto: legacy where the namespace's kernel has it, else what PATH has",
         "Which iptables backend dockerd finds first in its PATH.";
+    supervise: bool = "supervise.enable", ["DOCKERD_ROOTLESS_SUPERVISE_ENABLE"],
+        true, "true",
+        "Whether a supervisor stays, which keeps the daemon and its network alive; otherwise `run` becomes rootlesskit, as `run --exec` does.";
+    idle_timeout: Seconds<0> = "supervise.idle-timeout", ["DOCKERD_ROOTLESS_SUPERVISE_IDLE_TIMEOUT"],
+        Seconds(0), "0",
+        "After how many seconds without containers and clients everything ends, until the service manager's socket is used again; 0 for never.";
+    start_timeout: Seconds<1> = "supervise.start-timeout", ["DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT"],
+        Seconds(60), "60",
+        "How many seconds the daemon may take to answer.";
+    probe_interval: Seconds<1> = "supervise.probe-interval", ["DOCKERD_ROOTLESS_SUPERVISE_PROBE_INTERVAL"],
+        Seconds(30), "30",
+        "Every how many seconds the daemon is asked how it is.";
     http_proxy: Option<ProxyUrl> = "proxy.http", ["HTTP_PROXY", "http_proxy"],
         None, "none",
         "The proxy of the daemon's own http requests.";

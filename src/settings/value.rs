@@ -296,6 +296,39 @@ impl Value for Mtu {
     }
 }
 
+/// The longest time in seconds that a setting takes: a day.
+const SECONDS_MAX: u32 = 86_400;
+
+/// A time in seconds, `MIN` or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds<const MIN: u32>(pub u32);
+
+impl<const MIN: u32> Value for Seconds<MIN> {
+    const EXPECTED: &'static str = match MIN {
+        0 => "a whole number of seconds from 0 to 86400",
+        _ => "a whole number of seconds from 1 to 86400",
+    };
+
+    fn read(input: &Input) -> Result<Self, Option<String>> {
+        let number = match input {
+            Input::Integer(number) => u32::try_from(*number).ok(),
+            Input::Text(text) => text
+                .to_str()
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|text| text.parse().ok()),
+            _ => None,
+        };
+        number
+            .filter(|number| (MIN..=SECONDS_MAX).contains(number))
+            .map(Self)
+            .ok_or(None)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.0.to_string())
+    }
+}
+
 impl<T: Value> Value for Choice<T> {
     const EXPECTED: &'static str = T::EXPECTED;
 

@@ -1,0 +1,104 @@
+//! The socket on which the daemon tells that it is ready (sd_notify(3)), and who it is that tells.
+
+use std::ffi::OsStr;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
+};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+/// What the namespace stage tells when it becomes the daemon.
+const DAEMON: &str = "X_DOCKERD_ROOTLESS_DAEMON=1";
+
+/// The longest message that counts.
+const MESSAGE_MAX: usize = 4096;
+
+/// The receiving end.
+pub struct Receiver(UnixDatagram);
+
+/// A message, and the process that the kernel says has sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The PID, as we see it.
+    pub pid: u32,
+    /// The assignments, a line each.
+    pub text: String,
+}
+
+impl Message {
+    /// Whether it tells that its sender becomes the daemon.
+    pub fn is_daemon(&self) -> bool {
+        self.text == DAEMON
+    }
+
+    /// Whether the daemon is ready.
+    pub fn is_ready(&self) -> bool {
+        self.text.lines().any(|line| line == "READY=1")
+    }
+}
+
+impl Receiver {
+    /// Binds the socket, in the place of one that is there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(path)?;
+        setsockopt(&socket, PassCred, &true)?;
+        Ok(Self(socket))
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn next(&self) -> io::Result<Message> {
+        loop {
+            self.0.readable().await?;
+            match self.0.try_io(Interest::READABLE, || self.receive()) {
+                Ok(Some(message)) => return Ok(message),
+                // One that does not say whose it is counts for nothing.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn receive(&self) -> io::Result<Option<Message>> {
+        let mut buffer = [0; MESSAGE_MAX];
+        let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+        let (pid, length) = {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let received =
+                recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+            let pid = received.cmsgs()?.find_map(|message| match message {
+                ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
+                _ => None,
+            });
+            (pid, received.bytes)
+        };
+        Ok(pid.map(|pid| Message {
+            pid,
+            text: String::from_utf8_lossy(&buffer[..length]).into_owned(),
+        }))
+    }
+}
+
+/// Tells the supervisor, at its socket `path`, that this process becomes the daemon.
+///
+/// # Errors
+/// What the system says.
+pub fn announce(path: &OsStr) -> io::Result<()> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.send_to(DAEMON.as_bytes(), Path::new(path)).map(drop)
+}

@@ -1,0 +1,214 @@
+//! Our own directory while we run: the lock, the notify socket and the status; and the API socket.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+use nix::sys::stat::{Mode, fchmod};
+
+use crate::error::{Error, Exit};
+use crate::supervise::Status;
+
+/// The names in our directory.
+const LOCK: &str = "lock";
+const NOTIFY: &str = "notify";
+const STATUS: &str = "status.json";
+const STATUS_NEW: &str = "status.json.new";
+
+/// How many connections may wait while the daemon restarts.
+const BACKLOG: i32 = 4096;
+
+/// Our directory, locked.
+pub struct RunDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl RunDir {
+    /// Makes `path` if it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// Fails if it is not ours alone (exit 4), and if another instance holds the lock (exit 5).
+    pub fn take(path: &Path) -> Result<Self, Error> {
+        let failed = |what: &str, error: &io::Error| {
+            Error::new(Exit::Failed, format!("`{}` {what}", path.display()))
+                .because(error)
+                .check("runtime-dir")
+        };
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("cannot be made", &error));
+            }
+            _ => {}
+        }
+        let found = fs::symlink_metadata(path).map_err(|error| failed("cannot be read", &error))?;
+        let is_ours = found.is_dir() && found.uid() == crate::os::session::uid();
+        if !is_ours || found.mode() & 0o077 != 0 {
+            return Err(Error::new(
+                Exit::Prerequisite,
+                format!("`{}` is not a directory of yours alone", path.display()),
+            )
+            .hint(format!("rm -r {}", path.display())));
+        }
+        let file = path.join(LOCK);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&file)
+            .map_err(|error| failed("cannot be locked", &error))?;
+        let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(already_running(path)),
+            Err((_, errno)) => return Err(failed("cannot be locked", &errno.into())),
+        };
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(|error| failed("cannot be written", &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the daemon tells that it is ready.
+    pub fn notify(&self) -> PathBuf {
+        self.path.join(NOTIFY)
+    }
+
+    /// Writes the status. A reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write(&self, status: &Status) -> io::Result<()> {
+        let new = self.path.join(STATUS_NEW);
+        fs::write(&new, serde_json::to_vec(status)?)?;
+        fs::rename(new, self.path.join(STATUS))
+    }
+
+    /// Whether the lock is still the one that others find.
+    pub fn is_there(&self) -> bool {
+        self.path.join(LOCK).exists() && self.path.join(NOTIFY).exists()
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        for name in [STATUS, STATUS_NEW, NOTIFY, LOCK] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// The status of the instance that runs, if one does.
+pub fn read_status(path: &Path) -> Option<Status> {
+    let lock = File::open(path.join(LOCK)).ok()?;
+    match Flock::lock(lock, FlockArg::LockSharedNonblock) {
+        // Nobody holds it: what is there was left.
+        Ok(_) => None,
+        Err(_) => serde_json::from_slice(&fs::read(path.join(STATUS)).ok()?).ok(),
+    }
+}
+
+/// The error for a second instance.
+fn already_running(path: &Path) -> Error {
+    let pid = fs::read_to_string(path.join(LOCK)).unwrap_or_default();
+    let pid = match pid.trim() {
+        "" => String::new(),
+        pid => format!(" (PID {pid})"),
+    };
+    Error::new(
+        Exit::AlreadyRunning,
+        format!(
+            "dockerd-rootless is running already{pid}: it holds `{}`",
+            path.join(LOCK).display()
+        ),
+    )
+    .hint("dockerd-rootless status")
+}
+
+/// Listens at `path`, for us alone or stricter. A socket at which nobody listens any more goes.
+///
+/// # Errors
+/// Fails if somebody listens there (exit 5), or if something else is there.
+pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+    let failed = |error: io::Error| {
+        Error::new(
+            Exit::Failed,
+            format!("the socket `{}` cannot be made", path.display()),
+        )
+        .because(&error)
+        .check("socket-path")
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(Error::new(
+                Exit::Failed,
+                format!("`{}` is in the way, and is no socket", path.display()),
+            )
+            .hint(format!("move it away: mv {0} {0}.old", path.display())));
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(Error::new(
+                    Exit::AlreadyRunning,
+                    format!("another daemon listens on `{}`", path.display()),
+                )
+                .hint("stop it: systemctl --user stop docker"));
+            }
+            Err(_) => fs::remove_file(path).map_err(failed)?,
+        },
+    }
+    let listen = || -> nix::Result<OwnedFd> {
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        // Before it has a name, so that at no time others can connect.
+        fchmod(&fd, Mode::from_bits_truncate(0o660))?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+        Ok(fd)
+    };
+    listen().map_err(|errno| failed(errno.into()))
+}
+
+/// Watches the directories in which what the daemon needs has its name.
+///
+/// # Errors
+/// What the system says.
+pub fn watch(directories: &[&Path]) -> io::Result<OwnedFd> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let flags = AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_UNMOUNT
+        | AddWatchFlags::IN_ONLYDIR;
+    for directory in directories {
+        inotify.add_watch(*directory, flags)?;
+    }
+    inotify.as_fd().try_clone_to_owned()
+}

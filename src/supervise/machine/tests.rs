@@ -1,0 +1,256 @@
+use super::*;
+use proptest::prelude::*;
+
+/// A death that leads to another start.
+const BY_SIGNAL: Death = Death {
+    how: How::Signal(9),
+    healthy: Duration::ZERO,
+    permanent: None,
+    dice: 128,
+};
+
+/// A daemon that says what is wrong and ends.
+const BY_CODE: Death = Death {
+    how: How::Code(1),
+    ..BY_SIGNAL
+};
+
+/// One that ends as it should.
+const IN_ORDER: Death = Death {
+    how: How::Code(0),
+    ..BY_SIGNAL
+};
+
+/// One that a check explains.
+const PERMANENT: Death = Death {
+    permanent: Some(Exit::Config),
+    ..BY_CODE
+};
+
+const EVENTS: [Event; 20] = [
+    Event::Answered,
+    Event::DaemonDied,
+    Event::Ended(BY_SIGNAL),
+    Event::Ended(BY_CODE),
+    Event::Ended(PERMANENT),
+    Event::Ended(IN_ORDER),
+    Event::Cleared,
+    Event::Stop,
+    Event::Reload,
+    Event::Dump,
+    Event::Healthy,
+    Event::NoEngine,
+    Event::NoAnswer,
+    Event::HelperDied,
+    Event::HelperBack,
+    Event::HelperFailed,
+    Event::PlacesGone,
+    Event::Idle,
+    Event::StillUsed,
+    Event::Deadline,
+];
+
+fn machine(state: State, has_answered: bool) -> Machine {
+    let (machine, _) = Machine::start();
+    Machine {
+        state,
+        has_answered,
+        ..machine
+    }
+}
+
+/// Every state that differs in what follows from it.
+fn states() -> Vec<(&'static str, Machine)> {
+    let pause = Duration::from_millis(200);
+    let up = |state| machine(state, true);
+    vec![
+        (
+            "starting for the first time",
+            machine(State::Starting, false),
+        ),
+        ("starting again", up(State::Starting)),
+        ("ready", up(State::Ready)),
+        ("degraded", up(State::Degraded)),
+        ("healing for the first time", up(State::Healing(1))),
+        ("healing for the last time", up(State::Healing(2))),
+        ("falling", up(State::Falling)),
+        (
+            "stopping",
+            up(State::Stopping(Then::Leave(Verdict::Stopped))),
+        ),
+        (
+            "stopping as idle",
+            up(State::Stopping(Then::Leave(Verdict::Idle))),
+        ),
+        (
+            "stopping to start again",
+            up(State::Stopping(Then::Again(Duration::ZERO))),
+        ),
+        (
+            "clearing to leave",
+            up(State::Clearing(Then::Leave(Verdict::Stopped), 0)),
+        ),
+        (
+            "clearing to start at once",
+            up(State::Clearing(Then::Again(Duration::ZERO), 1)),
+        ),
+        (
+            "clearing to start later",
+            up(State::Clearing(Then::Again(pause), 3)),
+        ),
+        ("waiting", up(State::Waiting)),
+        ("over", up(State::Over)),
+    ]
+}
+
+/// The table, a line for each cell in which something follows, and one for those in which nothing
+/// does.
+fn table() -> String {
+    let mut text = String::new();
+    for (name, before) in states() {
+        text += &format!("{name}\n");
+        let mut ignored = Vec::new();
+        for event in EVENTS.iter() {
+            let mut after = before.clone();
+            let effects = after.on(*event);
+            let label = match event {
+                Event::Ended(death) => format!("Ended({:?}, {:?})", death.how, death.permanent),
+                other => format!("{other:?}"),
+            };
+            if after == before && effects.is_empty() {
+                ignored.push(label);
+                continue;
+            }
+            let effects: Vec<String> = effects.iter().map(|effect| format!("{effect:?}")).collect();
+            let mut counts = Vec::new();
+            if after.restarts != before.restarts {
+                counts.push("a restart counts");
+            }
+            if after.heals != before.heals {
+                counts.push("a heal counts");
+            }
+            if after.owes_reload != before.owes_reload {
+                counts.push("a reload is owed");
+            }
+            text += &format!("  {label} -> {:?}", after.state);
+            for part in effects.iter().map(String::as_str).chain(counts) {
+                text += &format!(", {part}");
+            }
+            text.push('\n');
+        }
+        text += &format!("  nothing follows from {}\n", ignored.join(", "));
+    }
+    text
+}
+
+/// `UPDATE_TABLE=1` writes the table anew, to be read by whoever changed the machine.
+#[test]
+fn every_cell_of_the_table_is_as_it_was_agreed() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/supervise/machine/table.txt"
+    );
+    if std::env::var_os("UPDATE_TABLE").is_some() {
+        std::fs::write(path, table()).expect("write the table");
+    }
+    let agreed = std::fs::read_to_string(path).expect("read the table");
+    for (line, (own, agreed)) in table().lines().zip(agreed.lines()).enumerate() {
+        assert_eq!(own, agreed, "line {}", line + 1);
+    }
+    assert_eq!(table(), agreed);
+}
+
+#[test]
+fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
+    let (mut machine, _) = Machine::start();
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        machine.state = State::Ready;
+        machine.has_answered = true;
+        let effects = machine.on(Event::Ended(BY_SIGNAL));
+        pauses.extend(effects.into_iter().find_map(|effect| match effect {
+            Effect::Tell(Notice::Restarting(pause)) => Some(pause.as_secs_f64()),
+            _ => None,
+        }));
+    }
+    let expected = [
+        0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0,
+    ];
+    assert_eq!(pauses.len(), expected.len());
+    for (pause, expected) in pauses.iter().zip(expected) {
+        assert!((pause - expected).abs() <= expected * 0.01, "{pauses:?}");
+    }
+    assert_eq!(machine.restarts, 12);
+    let death = Death {
+        healthy: SETTLED,
+        ..BY_SIGNAL
+    };
+    machine.state = State::Ready;
+    let effects = machine.on(Event::Ended(death));
+    assert!(effects.contains(&Effect::Tell(Notice::Restarting(Duration::ZERO))));
+}
+
+#[test]
+fn the_dice_move_a_pause_by_a_quarter_at_most() {
+    let machine = Machine {
+        failures: 2,
+        ..machine(State::Ready, true)
+    };
+    assert_eq!(machine.pause(0), Duration::from_millis(150));
+    assert_eq!(machine.pause(255), Duration::from_millis(250));
+}
+
+#[test]
+fn a_code_above_128_is_a_signal_that_was_passed_on() {
+    for (code, how) in [
+        (0, How::Code(0)),
+        (1, How::Code(1)),
+        (128, How::Code(128)),
+        (137, How::Signal(9)),
+        (143, How::Signal(15)),
+        (255, How::Code(255)),
+    ] {
+        assert_eq!(How::passed_on(code), how);
+        assert_eq!(how.code(), code);
+    }
+    assert_eq!(How::Signal(9).to_string(), "SIGKILL");
+    assert_eq!(How::Signal(42).to_string(), "signal 42");
+    assert_eq!(How::Code(3).to_string(), "exit code 3");
+}
+
+proptest! {
+    /// Whatever happens in whatever order: who waits has a deadline, everything is started once and
+    /// cleared before it is started again, and two requests to stop lead to the end.
+    #[test]
+    fn no_order_of_events_leaves_it_waiting_for_ever(order in proptest::collection::vec(0..EVENTS.len(), 0..60)) {
+        let (mut machine, effects) = Machine::start();
+        let mut is_armed = effects.iter().any(|effect| matches!(effect, Effect::Arm(_)));
+        let mut left = 0;
+        for event in order.into_iter().map(|at| EVENTS[at]) {
+            let before = machine.state;
+            if event == Event::Deadline {
+                if !is_armed {
+                    continue;
+                }
+                is_armed = false;
+            }
+            let effects = machine.on(event);
+            for effect in &effects {
+                match effect {
+                    Effect::Arm(_) => is_armed = true,
+                    Effect::Disarm => is_armed = false,
+                    Effect::Leave(_) => left += 1,
+                    Effect::Launch => prop_assert!(matches!(before, State::Clearing(..) | State::Waiting)),
+                    _ => {}
+                }
+            }
+            let waits = !matches!(machine.state, State::Ready | State::Over);
+            prop_assert!(is_armed || !waits, "{before:?} on {event:?}: {:?}", machine.state);
+            prop_assert_eq!(left, u32::from(machine.state == State::Over));
+        }
+        for event in [Event::Stop, Event::Stop, Event::Ended(BY_SIGNAL), Event::Cleared] {
+            machine.on(event);
+        }
+        prop_assert_eq!(machine.state, State::Over);
+    }
+}

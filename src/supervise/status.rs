@@ -1,0 +1,67 @@
+//! What the supervisor knows, in the file that `status` reads.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// All that `status` tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// `starting`, `ready`, `degraded`, `healing`, `stopping`, `restarting` or `waiting`.
+    pub state: String,
+    /// Since when it is in this state, in seconds since 1970.
+    pub since: u64,
+    /// The PID of the supervisor.
+    pub supervisor: u32,
+    /// The PID of rootlesskit.
+    pub rootlesskit: Option<u32>,
+    /// The PID of the daemon.
+    pub dockerd: Option<u32>,
+    /// The PID of the daemon's containerd.
+    pub containerd: Option<u32>,
+    /// The PID of the network helper.
+    pub helper: Option<u32>,
+    /// The daemon's socket, if it is known.
+    pub socket: Option<PathBuf>,
+    /// Who keeps that socket: `supervisor`, `service manager` or `dockerd`.
+    pub socket_of: String,
+    /// The network driver.
+    pub network_driver: String,
+    /// The port driver.
+    pub port_driver: String,
+    /// What the daemon says of its version.
+    pub dockerd_version: Option<String>,
+    /// rootlesskit's version.
+    pub rootlesskit_version: Option<String>,
+    /// How often the daemon was started again.
+    pub restarts: u32,
+    /// How often the network helper was started again.
+    pub heals: u32,
+    /// Why the daemon ended the last time, or the network helper.
+    pub last_failure: Option<String>,
+    /// When that was, in seconds since 1970.
+    pub last_failure_at: Option<u64>,
+    /// The files of the programs that run.
+    pub programs: Vec<ProgramFile>,
+}
+
+impl Status {
+    /// Whether the daemon takes orders: what is degraded or healing does.
+    pub fn is_ready(&self) -> bool {
+        ["ready", "degraded", "healing"].contains(&self.state.as_str())
+    }
+}
+
+/// A program's file, as it was when it was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// The file system that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// When it was last changed, in nanoseconds since 1970.
+    pub changed: i128,
+}
