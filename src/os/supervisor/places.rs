@@ -30,7 +30,7 @@ const BACKLOG: i32 = 4096;
 /// Our directory, locked.
 pub struct RunDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Option<Flock<File>>,
 }
 
 impl RunDir {
@@ -39,48 +39,21 @@ impl RunDir {
     /// # Errors
     /// Fails if it is not ours alone (exit 4), and if another instance holds the lock (exit 5).
     pub fn take(path: &Path) -> Result<Self, Error> {
-        let failed = |what: &str, error: &io::Error| {
-            Error::new(Exit::Failed, format!("`{}` {what}", path.display()))
-                .because(error)
-                .check("runtime-dir")
-        };
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("cannot be made", &error));
-            }
-            _ => {}
-        }
-        let found = fs::symlink_metadata(path).map_err(|error| failed("cannot be read", &error))?;
-        let is_ours = found.is_dir() && found.uid() == crate::os::session::uid();
-        if !is_ours || found.mode() & 0o077 != 0 {
-            return Err(Error::new(
-                Exit::Prerequisite,
-                format!("`{}` is not a directory of yours alone", path.display()),
-            )
-            .hint(format!("rm -r {}", path.display())));
-        }
-        let file = path.join(LOCK);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(&file)
-            .map_err(|error| failed("cannot be locked", &error))?;
-        let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(already_running(path)),
-            Err((_, errno)) => return Err(failed("cannot be locked", &errno.into())),
-        };
-        lock.set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(|error| failed("cannot be written", &error))?;
         Ok(Self {
+            lock: Some(lock(path)?),
             path: path.to_owned(),
-            _lock: lock,
         })
+    }
+
+    /// The same once more, after somebody has removed it or what is in it.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn renew(&mut self) -> Result<(), Error> {
+        // The one that is held may still have its name.
+        self.lock = None;
+        self.lock = Some(lock(&self.path)?);
+        Ok(())
     }
 
     /// Where it is.
@@ -111,11 +84,57 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        if self.lock.is_none() {
+            // Another instance has it.
+            return;
+        }
         for name in [STATUS, STATUS_NEW, NOTIFY, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Makes the directory `path` if it is missing, and takes the lock in it.
+fn lock(path: &Path) -> Result<Flock<File>, Error> {
+    let failed = |what: &str, error: &io::Error| {
+        Error::new(Exit::Failed, format!("`{}` {what}", path.display()))
+            .because(error)
+            .check("runtime-dir")
+    };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("cannot be made", &error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path).map_err(|error| failed("cannot be read", &error))?;
+    let is_ours = found.is_dir() && found.uid() == crate::os::session::uid();
+    if !is_ours || found.mode() & 0o077 != 0 {
+        return Err(Error::new(
+            Exit::Prerequisite,
+            format!("`{}` is not a directory of yours alone", path.display()),
+        )
+        .hint(format!("rm -r {}", path.display())));
+    }
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path.join(LOCK))
+        .map_err(|error| failed("cannot be locked", &error))?;
+    let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, Errno::EWOULDBLOCK)) => return Err(already_running(path)),
+        Err((_, errno)) => return Err(failed("cannot be locked", &errno.into())),
+    };
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .map_err(|error| failed("cannot be written", &error))?;
+    Ok(lock)
 }
 
 /// The status of the instance that runs, if one does.

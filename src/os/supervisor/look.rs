@@ -1,0 +1,187 @@
+//! Looks after a daemon that runs: how it is, and whether its processes and places are there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use super::health::Health;
+use super::helper::Helper;
+use super::{ASK_AGAIN, Input, Supervisor, Who, health, idle, places, tree, wait_on};
+use crate::plan::Api;
+use crate::supervise::{Event, State};
+
+impl Supervisor<'_> {
+    /// Begins to ask the daemon how it is.
+    pub(super) fn look_after(&mut self) {
+        let (number, interval, inputs) = (self.number, self.task.probe, self.inputs.clone());
+        let api = self.api_path();
+        let (poke, mut poked) = mpsc::unbounded_channel();
+        self.launch.poke = Some(poke);
+        self.launch.tasks.spawn(async move {
+            loop {
+                let health = match api.as_deref().filter(|path| path.exists()) {
+                    Some(path) => health::ask(path).await,
+                    None => Health::Good(None),
+                };
+                let pause = match health {
+                    Health::Good(_) => interval,
+                    _ => ASK_AGAIN,
+                };
+                if inputs.send(Input::Health(number, health)).is_err() {
+                    return;
+                }
+                // Whether the time is over or somebody wants to know: it is asked.
+                let _ = timeout(pause, poked.recv()).await;
+            }
+        });
+        if let (Some(after), Api::Passed(Some(path))) = (self.task.idle, &self.task.api) {
+            let listeners = self
+                .listeners
+                .iter()
+                .filter_map(|fd| fd.try_clone().ok())
+                .collect();
+            let inputs = self.inputs.clone();
+            let watch = idle::watch(path.clone(), listeners, after, move || {
+                let _ = inputs.send(Input::Idle(number));
+            });
+            self.launch.tasks.spawn(watch);
+        }
+    }
+
+    /// Where the daemon's socket is, for us.
+    pub(super) fn api_path(&self) -> Option<PathBuf> {
+        match &self.task.api {
+            Api::Own(path) | Api::Passed(Some(path)) => Some(path.clone()),
+            Api::Daemon(Some(path)) => {
+                // It may be in a directory of the namespace's own.
+                let pid = self.launch.daemon_pid()?;
+                let inside = path.strip_prefix("/").ok()?;
+                Some(PathBuf::from(format!("/proc/{pid}/root")).join(inside))
+            }
+            Api::Passed(None) | Api::Daemon(None) => None,
+        }
+    }
+
+    pub(super) fn judge(&mut self, health: Health) {
+        if self.launch.answered.is_none() && health != Health::NoAnswer {
+            self.launch.answered = Some(Instant::now());
+            self.launch.phase = "dockerd answers";
+            self.find_processes();
+            self.watch_places();
+            self.raise(Event::Answered);
+            if self.launch.wants_helper && self.launch.helper.is_none() {
+                self.raise(Event::HelperDied);
+            }
+        }
+        match health {
+            Health::Good(version) => {
+                self.find_processes();
+                if let Some(version) =
+                    version.filter(|new| self.status.dockerd_version.as_ref() != Some(new))
+                {
+                    self.status.dockerd_version = Some(version);
+                    self.write_status();
+                }
+                if self.carrier_is_lost() {
+                    self.launch.helper_is_gone();
+                    self.raise(Event::HelperDied);
+                }
+                self.raise(Event::Healthy);
+            }
+            Health::NoEngine => self.raise(Event::NoEngine),
+            Health::NoAnswer => self.raise(Event::NoAnswer),
+        }
+    }
+
+    /// Finds the processes that matter, and watches them.
+    pub(super) fn find_processes(&mut self) {
+        if self.launch.containerd.is_some()
+            && (self.launch.helper.is_some() || !self.launch.wants_helper)
+        {
+            return;
+        }
+        let processes = tree::descendants();
+        let daemon = self.launch.daemon_pid();
+        if self.launch.containerd.is_none() {
+            let containerd = processes.iter().find(|process| {
+                process.name == "containerd" && Some(process.parent) == daemon && !process.zombie
+            });
+            if let Some(process) = containerd {
+                self.launch.containerd = Some(process.identity.pid);
+                self.watch(process.identity, Who::Containerd);
+            }
+        }
+        if self.launch.helper.is_none()
+            && self.launch.healing.is_none()
+            && let Some(helper) = Helper::find(&processes)
+        {
+            self.watch(helper.identity, Who::Helper);
+            self.launch.helper = Some(helper);
+        }
+        self.write_status();
+    }
+
+    /// Says when the process has ended.
+    pub(super) fn watch(&mut self, identity: tree::Identity, who: Who) {
+        let (number, inputs) = (self.number, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            if let Ok(fd) = tree::open(identity).and_then(wait_on) {
+                let _ = fd.readable().await;
+            }
+            let _ = inputs.send(Input::Gone(number, who));
+        });
+    }
+
+    /// Whether the namespace's interface has lost its helper, which for some time only the kernel
+    /// knows.
+    pub(super) fn carrier_is_lost(&self) -> bool {
+        let Some(pid) = self
+            .launch
+            .daemon_pid()
+            .filter(|_| self.launch.wants_helper)
+        else {
+            return false;
+        };
+        let carrier = fs::read_to_string(format!("/proc/{pid}/root/sys/class/net/tap0/carrier"));
+        self.machine.state == State::Ready && carrier.is_ok_and(|text| text.trim() == "0")
+    }
+
+    /// Watches the names of what the daemon needs.
+    pub(super) fn watch_places(&mut self) {
+        let runtime_dir = self.task.run_dir.path().parent().map(Path::to_owned);
+        let directories: Vec<&Path> = runtime_dir
+            .as_deref()
+            .into_iter()
+            .chain([self.task.run_dir.path()])
+            .collect();
+        let inputs = self.inputs.clone();
+        let watch = places::watch(&directories).and_then(wait_on);
+        match watch {
+            Ok(watch) => {
+                let task = tokio::spawn(async move {
+                    while let Ok(mut guard) = watch.readable().await {
+                        // What happened does not count: somebody looks.
+                        while nix::unistd::read(watch.get_ref(), &mut [0; 4096]).is_ok() {}
+                        guard.clear_ready();
+                        if inputs.send(Input::Places).is_err() {
+                            return;
+                        }
+                    }
+                });
+                if let Some(old) = self.watched.replace(task) {
+                    old.abort();
+                }
+            }
+            Err(error) => warn!("the runtime directory cannot be watched: {error}"),
+        }
+    }
+
+    pub(super) fn places_are_gone(&self) -> bool {
+        let socket = self.task.api.own().is_some_and(|path| !path.exists());
+        let state = !self.task.first.1.session.state_dir.path.exists();
+        socket || state || !self.task.run_dir.is_there()
+    }
+}
