@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use crate::error::Exit;
 
-/// A daemon that was healthy for so long and dies has a failure of its own, not the last one again.
-const SETTLED: Duration = Duration::from_secs(60);
-
 /// The pause before the second restart in a row; the first comes at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
@@ -78,8 +75,6 @@ pub enum Verdict {
 pub struct Death {
     /// How rootlesskit ended, with the daemon's own end in its code.
     pub how: How,
-    /// How long the daemon had been answering.
-    pub healthy: Duration,
     /// The code to end with if a check finds a cause that does not go away by itself.
     pub permanent: Option<Exit>,
     /// For the jitter of the pause, from 0 to 255.
@@ -118,6 +113,8 @@ impl How {
 pub enum Event {
     /// The daemon has said READY and has answered a request.
     Answered,
+    /// It has done well for a minute: a failure from now on is no repetition.
+    Settled,
     /// The daemon has ended.
     DaemonDied,
     /// rootlesskit has ended, and with it the daemon.
@@ -338,7 +335,7 @@ impl Machine {
                 Vec::new()
             }
             Event::PlacesGone => {
-                let then = self.again(Duration::ZERO);
+                let then = self.again(self.pause(0));
                 self.kill(Notice::PlacesGone, then)
             }
             Event::Deadline => {
@@ -348,7 +345,8 @@ impl Machine {
                 };
                 self.kill(Notice::StartTimedOut, then)
             }
-            Event::Cleared
+            Event::Settled
+            | Event::Cleared
             | Event::Healthy
             | Event::NoEngine
             | Event::NoAnswer
@@ -367,10 +365,14 @@ impl Machine {
             (_, Event::DaemonDied) => self.fall(),
             (_, Event::Stop) => self.stop(),
             (_, Event::Dump) => self.dump(),
+            (_, Event::Settled) => {
+                self.failures = 0;
+                Vec::new()
+            }
             (_, Event::Reload) => vec![Effect::Ask(Ask::Reload)],
             (_, Event::PlacesGone) => self.restart(Notice::PlacesGone),
             (_, Event::NoAnswer) => {
-                self.state = State::Clearing(self.again(Duration::ZERO), 0);
+                self.state = State::Clearing(self.again(self.pause(0)), 0);
                 vec![
                     Effect::Tell(Notice::Hung),
                     Effect::Ask(Ask::Dump),
@@ -525,9 +527,6 @@ impl Machine {
 
     /// The daemon ended by itself.
     fn died(&mut self, death: Death) -> Vec<Effect> {
-        if death.healthy >= SETTLED {
-            self.failures = 0;
-        }
         let exit = Exit::Daemon(death.how.code());
         let then = match (death.permanent, death.how) {
             // In order, as `--version` does, or because somebody has asked dockerd itself to end.
@@ -570,7 +569,7 @@ impl Machine {
 
     /// Ends the daemon in order, to start it again.
     fn restart(&mut self, why: Notice) -> Vec<Effect> {
-        self.state = State::Stopping(self.again(Duration::ZERO));
+        self.state = State::Stopping(self.again(self.pause(0)));
         vec![
             Effect::Tell(why),
             Effect::Ask(Ask::End),

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::health::Health;
 use super::helper::Helper;
-use super::{ASK_AGAIN, Input, Supervisor, Who, health, idle, places, tree, wait_on};
+use super::{ASK_AGAIN, Input, SETTLED, Supervisor, Who, health, idle, places, tree, wait_on};
 use crate::plan::Api;
 use crate::supervise::{Event, State};
 
@@ -66,14 +66,15 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn judge(&mut self, health: Health) {
-        if self.launch.answered.is_none() && health != Health::NoAnswer {
-            self.launch.answered = Some(Instant::now());
+        if !self.launch.has_answered && health != Health::NoAnswer {
+            self.launch.has_answered = true;
             self.launch.phase = "dockerd answers";
             self.find_processes();
             self.watch_places();
             self.raise(Event::Answered);
+            self.later(SETTLED, Input::Settled(self.number));
             if self.launch.wants_helper && self.launch.helper.is_none() {
-                self.raise(Event::HelperDied);
+                warn!("the network helper is not found: it cannot be looked after");
             }
         }
         match health {

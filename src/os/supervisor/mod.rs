@@ -51,6 +51,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// When everything goes, one part goes first: how long to wait before that is news.
 const MOMENT: Duration = Duration::from_millis(20);
 
+/// A daemon that did well for so long and dies has a failure of its own, not the last one again.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// What the daemon gets for its containerd, for a dump, and what is killed to be gone.
 const ENGINE: Duration = Duration::from_secs(15);
 const HEAL: Duration = Duration::from_secs(5);
@@ -127,6 +130,7 @@ enum Input {
     Places,
     PlacesLater(u32),
     Idle(u32),
+    Settled(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +151,7 @@ struct Launch {
     wants_helper: bool,
     healing: Option<u32>,
     is_ready: bool,
-    answered: Option<Instant>,
+    has_answered: bool,
     phase: &'static str,
     poke: Option<mpsc::UnboundedSender<()>>,
     /// Ended with the launch.
@@ -324,25 +328,24 @@ impl<'a> Supervisor<'a> {
                     self.poke();
                 }
                 // It may only be the first of all to go.
-                Who::Helper => self.later(Input::HelperStaysGone(number)),
+                Who::Helper => self.later(MOMENT, Input::HelperStaysGone(number)),
             },
             Input::HelperStaysGone(number) if number == self.number => {
                 self.launch.helper_is_gone();
                 self.raise(Event::HelperDied);
             }
-            Input::Places => self.later(Input::PlacesLater(self.number)),
+            Input::Places => self.later(MOMENT, Input::PlacesLater(self.number)),
             Input::Health(number, health) if number == self.number => self.judge(health),
             Input::HelperReady(pid, is_ready) if self.launch.healing == Some(pid) => {
                 self.healed(is_ready);
             }
             Input::PlacesLater(number)
-                if number == self.number
-                    && self.launch.answered.is_some()
-                    && self.places_are_gone() =>
+                if number == self.number && self.launch.has_answered && self.places_are_gone() =>
             {
                 self.raise(Event::PlacesGone);
             }
             Input::Idle(number) if number == self.number => self.raise(Event::Idle),
+            Input::Settled(number) if number == self.number => self.raise(Event::Settled),
             _ => {}
         }
     }
@@ -371,11 +374,11 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Has `input` arrive a moment later, when whatever belongs to it has arrived too.
-    fn later(&mut self, input: Input) {
+    /// Has `input` arrive later, unless the launch is over by then.
+    fn later(&mut self, time: Duration, input: Input) {
         let inputs = self.inputs.clone();
         self.launch.tasks.spawn(async move {
-            sleep(MOMENT).await;
+            sleep(time).await;
             let _ = inputs.send(input);
         });
     }
@@ -410,7 +413,7 @@ impl<'a> Supervisor<'a> {
             self.machine.state,
             State::Stopping(_) | State::Clearing(..) | State::Over
         );
-        let has_answered = self.launch.answered.is_some();
+        let has_answered = self.launch.has_answered;
         let permanent = match how {
             _ if is_expected || has_answered || how == How::Code(0) => None,
             // The namespace stage has said why.
@@ -426,10 +429,6 @@ impl<'a> Supervisor<'a> {
         self.last = Some(how);
         let death = Death {
             how,
-            healthy: self
-                .launch
-                .answered
-                .map_or(Duration::ZERO, |since| since.elapsed()),
             permanent,
             dice: dice(),
         };

@@ -66,7 +66,6 @@ impl Supervisor<'_> {
             let exit = error.exit();
             let death = Death {
                 how: How::Code(exit.code()),
-                healthy: Duration::ZERO,
                 permanent: Some(exit).filter(|exit| *exit != Exit::Failed),
                 dice: dice(),
             };
@@ -144,7 +143,7 @@ impl Supervisor<'_> {
             tree::signal_all(&tree::descendants(), Signal::SIGKILL);
         }
         let mut longest = self.task.shutdown;
-        if let Some(path) = self.api_path().filter(|_| self.launch.answered.is_some()) {
+        if let Some(path) = self.api_path().filter(|_| self.launch.has_answered) {
             // dockerd allows five seconds more than a container.
             match health::stop_timeout(&path).await {
                 Some(seconds) => longest = longest.max(Duration::from_secs(seconds + 5)),

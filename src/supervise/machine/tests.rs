@@ -4,7 +4,6 @@ use proptest::prelude::*;
 /// A death that leads to another start.
 const BY_SIGNAL: Death = Death {
     how: How::Signal(9),
-    healthy: Duration::ZERO,
     permanent: None,
     dice: 128,
 };
@@ -27,8 +26,9 @@ const PERMANENT: Death = Death {
     ..BY_CODE
 };
 
-const EVENTS: [Event; 20] = [
+const EVENTS: [Event; 21] = [
     Event::Answered,
+    Event::Settled,
     Event::DaemonDied,
     Event::Ended(BY_SIGNAL),
     Event::Ended(BY_CODE),
@@ -181,12 +181,9 @@ fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
         assert!((pause - expected).abs() <= expected * 0.01, "{pauses:?}");
     }
     assert_eq!(machine.restarts, 12);
-    let death = Death {
-        healthy: SETTLED,
-        ..BY_SIGNAL
-    };
     machine.state = State::Ready;
-    let effects = machine.on(Event::Ended(death));
+    machine.on(Event::Settled);
+    let effects = machine.on(Event::Ended(BY_SIGNAL));
     assert!(effects.contains(&Effect::Tell(Notice::Restarting(Duration::ZERO))));
 }
 
