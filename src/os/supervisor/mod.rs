@@ -174,6 +174,8 @@ struct Supervisor<'a> {
     writer: PipeWriter,
     status: Status,
     last: Option<How>,
+    /// How the last launch ended, in words.
+    death: String,
     refusal: Option<Error>,
     over: Option<Verdict>,
     watched: Option<JoinHandle<()>>,
@@ -215,6 +217,7 @@ impl<'a> Supervisor<'a> {
             log,
             writer,
             last: None,
+            death: String::new(),
             refusal: None,
             over: None,
             watched: None,
@@ -404,10 +407,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// rootlesskit has ended.
-    fn ended(&mut self, how: How) {
-        let how = match how {
+    fn ended(&mut self, end: How) {
+        let how = match end {
             How::Code(code) => How::passed_on(code),
-            How::Signal(_) => how,
+            How::Signal(_) => end,
         };
         let is_expected = matches!(
             self.machine.state,
@@ -423,8 +426,9 @@ impl<'a> Supervisor<'a> {
             How::Code(127) => Some(Exit::NotFound),
             _ => (self.task.find_fault)(),
         };
+        self.death = news::death_of(end);
         if !is_expected && how != How::Code(0) {
-            self.note_failure(news::death_of(how));
+            self.note_failure(self.death.clone());
         }
         self.last = Some(how);
         let death = Death {

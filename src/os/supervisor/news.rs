@@ -15,7 +15,7 @@ impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
         let text = match notice {
             Notice::Up => "rootless Docker is ready".to_owned(),
-            Notice::Died(how) => death_of(how),
+            Notice::Died(_) => self.death.clone(),
             Notice::StartTimedOut => format!(
                 "the start is given up after {} s: {}",
                 self.task.start.as_secs(),
@@ -108,10 +108,20 @@ pub(super) fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-pub(super) fn death_of(how: How) -> String {
-    match how {
-        How::Code(_) => format!("the daemon ended with {how}"),
-        How::Signal(_) => format!("the daemon was ended by {how}"),
+/// rootlesskit's code if a signal ended its child. The keeper tells of dockerd's signals otherwise.
+const FLATTENED: u8 = 255;
+
+/// How the daemon ended, or what took it along, by the way in which rootlesskit ended.
+pub(super) fn death_of(end: How) -> String {
+    match end {
+        How::Signal(_) => format!("rootlesskit was ended by {end}, and the daemon with it"),
+        How::Code(FLATTENED) => {
+            "rootlesskit's child was ended by a signal, and the daemon with it".to_owned()
+        }
+        How::Code(code) => match How::passed_on(code) {
+            how @ How::Code(_) => format!("the daemon ended with {how}"),
+            how @ How::Signal(_) => format!("the daemon was ended by {how}"),
+        },
     }
 }
 

@@ -62,7 +62,8 @@ impl Supervisor<'_> {
             ..Launch::default()
         };
         if let Err(error) = self.try_launch() {
-            warn!("{error}");
+            self.death = format!("the launch is refused: {error}");
+            self.note_failure(self.death.clone());
             let exit = error.exit();
             let death = Death {
                 how: How::Code(exit.code()),
@@ -173,11 +174,14 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Ends what is left of a launch that is over: first in a friendly way, and soon in the other.
+    /// Ends what is left of a launch that is over: first in a friendly way, and soon in the other; at
+    /// once where nobody makes use of the time.
     pub(super) fn clear(&mut self) {
         let left = tree::descendants();
+        let exec_root = &self.task.first.0.exec_root;
+        let can_end = |process| remains::can_end_in_order(process, exec_root);
         tree::signal_all(&left, Signal::SIGTERM);
-        if !left.is_empty() {
+        if left.iter().any(can_end) {
             self.grace = Some(Instant::now() + GRACE);
         }
         self.look_whether_clear();

@@ -4,13 +4,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::warn;
 
 use super::tree::{self, Process};
@@ -26,6 +31,18 @@ const STATE_FILES: [&str; 8] = [
     ".s4nn.sock",
     "pasta.pid",
 ];
+
+/// What dockerd leaves in its directory.
+const EXEC_ROOT: [&str; 5] = [
+    "libnetwork",
+    "netns",
+    "runtime-runc",
+    "plugins",
+    "metrics.sock",
+];
+
+/// What its containerd leaves in a directory in there.
+const CONTAINERD: [&str; 3] = ["daemon", "containerd.pid", "containerd.sock"];
 
 /// Kills what runs in the user namespaces of daemons that are gone: those with a process that has
 /// its root on a container's file system below `data_root`, or that is a shim of the containerd in
@@ -87,6 +104,14 @@ fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
 /// `_IO(0xb7, 0x4)` of linux/nsfs.h.
 const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 
+/// Whether `process`, which a daemon has left, would do something about SIGTERM: one of a container's
+/// that has a handler, for a shim has nothing to save, and the first process of a container without a
+/// handler does not even end.
+pub fn can_end_in_order(process: &Process, exec_root: &Path) -> bool {
+    let pid = process.identity.pid;
+    !process.zombie && tree::catches(pid, Signal::SIGTERM) && !is_shim(pid, exec_root)
+}
+
 /// Whether a process is a shim of the containerd below `exec_root`.
 fn is_shim(pid: u32, exec_root: &Path) -> bool {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -116,38 +141,134 @@ fn is_container(pid: u32, data_root: &Path) -> bool {
 /// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give, and
 /// follows no link. `exec_root` counts only if it is the one below `runtime_dir`.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path) {
-    for name in STATE_FILES {
-        forget(&state_dir.join(name), fs::remove_file(state_dir.join(name)));
+    if let Some(directory) = Directory::open(state_dir) {
+        for name in STATE_FILES {
+            directory.forget_file(name);
+        }
+        forget(state_dir, fs::remove_dir(state_dir));
     }
-    forget(state_dir, fs::remove_dir(state_dir));
-    if exec_root != runtime_dir.join("docker") || exec_root.is_symlink() {
+    let Some(runtime) = Directory::open(runtime_dir) else {
+        return;
+    };
+    if exec_root != runtime_dir.join("docker") {
         return;
     }
-    for name in [
-        "containerd/daemon",
-        "libnetwork",
-        "netns",
-        "runtime-runc",
-        "plugins",
-        "metrics.sock",
-        "containerd/containerd.pid",
-    ] {
-        let path = exec_root.join(name);
-        let removed = match path.symlink_metadata() {
-            // dockerd makes some that even their owner cannot enter.
-            Ok(found) if found.is_dir() => {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
-                    .and_then(|()| fs::remove_dir_all(&path))
+    if let Some(exec_root) = runtime.enter("docker") {
+        for name in EXEC_ROOT {
+            exec_root.forget(name);
+        }
+        if let Some(containerd) = exec_root.enter("containerd") {
+            for name in CONTAINERD {
+                containerd.forget(name);
             }
-            Ok(_) => fs::remove_file(&path),
-            Err(error) => Err(error),
-        };
-        forget(&path, removed);
+            // The pipes of containers, each in a directory that has the container's name.
+            for name in containerd
+                .names()
+                .iter()
+                .filter(|name| is_container_id(name))
+            {
+                containerd.forget(name);
+            }
+        }
     }
-    forget(
-        &runtime_dir.join("docker.pid"),
-        fs::remove_file(runtime_dir.join("docker.pid")),
-    );
+    runtime.forget_file("docker.pid");
+}
+
+fn is_container_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A directory that is ours, entered by its name alone: what a link leads to is never touched.
+struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+    device: u64,
+}
+
+impl Directory {
+    fn open(path: &Path) -> Option<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(path, flags, Mode::empty());
+        Self::judge(opened, path.to_owned())
+    }
+
+    /// The directory `name` in this one, if it is no mount. dockerd makes some that even their owner
+    /// cannot enter.
+    fn enter(&self, name: &str) -> Option<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || openat(&self.fd, name, flags, Mode::empty());
+        let opened = match open() {
+            Err(Errno::EACCES) => self.make_enterable(name).and_then(|()| open()),
+            other => other,
+        };
+        Self::judge(opened, self.path.join(name)).filter(|inner| inner.device == self.device)
+    }
+
+    fn judge(opened: nix::Result<OwnedFd>, path: PathBuf) -> Option<Self> {
+        let opened = opened.and_then(|fd| Ok((fstat(&fd)?, fd)));
+        match opened {
+            Ok((found, fd)) => Some(Self {
+                fd,
+                path,
+                device: found.st_dev,
+            }),
+            Err(errno) => {
+                forget(&path, Err(errno.into()));
+                None
+            }
+        }
+    }
+
+    fn make_enterable(&self, name: &str) -> nix::Result<()> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        // What a descriptor of this kind is of, chmod(2) finds by its link alone.
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        fchmodat(
+            AT_FDCWD,
+            link.as_str(),
+            Mode::S_IRWXU,
+            FchmodatFlags::FollowSymlink,
+        )
+    }
+
+    fn names(&self) -> Vec<String> {
+        let Ok(mut listing) = Dir::openat(
+            &self.fd,
+            ".",
+            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        ) else {
+            return Vec::new();
+        };
+        let names = listing.iter().flatten();
+        names
+            .filter_map(|entry| Some(entry.file_name().to_str().ok()?.to_owned()))
+            .filter(|name| name != "." && name != "..")
+            .collect()
+    }
+
+    /// Removes a file, whatever it is, but no directory.
+    fn forget_file(&self, name: &str) {
+        let removed = unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir);
+        forget(&self.path.join(name), removed.map_err(io::Error::from));
+    }
+
+    /// Removes a file, or a directory with all that is in it and on the same file system.
+    fn forget(&self, name: &str) {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => {
+                if let Some(inner) = self.enter(name) {
+                    for name in inner.names() {
+                        inner.forget(&name);
+                    }
+                }
+                let removed = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
+                forget(&self.path.join(name), removed.map_err(io::Error::from));
+            }
+            removed => forget(&self.path.join(name), removed.map_err(io::Error::from)),
+        }
+    }
 }
 
 /// Tells of a file that stays, but not of one that was not there.
@@ -157,5 +278,65 @@ fn forget(path: &Path, removed: io::Result<()>) {
             tracing::debug!("{} stays: {error}", path.display());
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn known_names_go_and_what_links_lead_to_stays() {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |name: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, "").expect("a file");
+        };
+        let id = "0123456789abcdef".repeat(4);
+        for name in [
+            "run/dockerd-rootless/lock",
+            "run/docker/netns/a",
+            "run/docker/libnetwork/deep/a",
+            "run/docker/stays",
+            "run/docker/containerd/containerd.sock",
+            "run/docker/containerd/stays",
+            "run/docker.pid",
+            "precious/lock",
+            "precious/daemon/photo",
+        ] {
+            write(name);
+        }
+        write(&format!("run/docker/containerd/{id}/init-stdout"));
+        let run = root.path().join("run");
+        let precious = root.path().join("precious");
+        let closed = run.join("docker/runtime-runc");
+        fs::create_dir(&closed).expect("a directory");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
+        symlink(&precious, run.join("docker/plugins")).expect("a link");
+        symlink(&precious, run.join("docker/netns/link")).expect("a link");
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run);
+        let left = |directory: &Path| {
+            let mut names: Vec<_> = fs::read_dir(directory)
+                .expect("a directory")
+                .map(|entry| entry.expect("an entry").file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(&run), ["docker"]);
+        assert_eq!(left(&run.join("docker")), ["containerd", "stays"]);
+        assert_eq!(left(&run.join("docker/containerd")), ["stays"]);
+        assert_eq!(left(&precious), ["daemon", "lock"]);
+
+        // Directories that became links.
+        fs::remove_dir_all(run.join("docker/containerd")).expect("removed");
+        symlink(&precious, run.join("docker/containerd")).expect("a link");
+        symlink(&precious, run.join("dockerd-rootless")).expect("a link");
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run);
+        assert_eq!(left(&precious), ["daemon", "lock"]);
+        assert!(precious.join("daemon/photo").exists());
     }
 }

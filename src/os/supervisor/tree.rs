@@ -91,6 +91,18 @@ fn below(root: u32, processes: Vec<Process>) -> Vec<Process> {
     found
 }
 
+/// Whether a process has a handler for `signal`, by the mask of proc_pid_status(5).
+pub fn catches(pid: u32, signal: Signal) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    caught(&text) & 1 << (signal as i32 - 1) != 0
+}
+
+fn caught(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
 /// The program that a process runs, without what the kernel adds when the file is gone.
 pub fn program(pid: u32) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -188,6 +200,13 @@ mod tests {
         for line in ["", "7 (a", "7 (a) Z", "7 a Z 3"] {
             assert_eq!(parse(7, line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_mask_counts_signals_from_one() {
+        let status = "SigIgn:\t0000000000000004\nSigCgt:\t0000000000004000\nCapInh:\t0\n";
+        assert_eq!(caught(status), 1 << (Signal::SIGTERM as i32 - 1));
+        assert_eq!(caught("SigIgn:\t4\n"), 0);
     }
 
     #[test]
