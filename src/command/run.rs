@@ -48,6 +48,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         announce(&plan, &host);
         return Err(launch::exec(&plan));
     }
+    supervisor::hold_signals()?;
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
     let first = prepare()?;
     announce(&first.0, &first.1);

@@ -15,6 +15,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often a network helper is started again before everything is.
 const HEAL_ATTEMPTS: u8 = 2;
 
+/// How often the daemon gets time to mend its containerd before everything starts again.
+const ENGINE_ATTEMPTS: u8 = 2;
+
 /// How often everything is killed before the survivors are reported.
 const KILL_ATTEMPTS: u8 = 3;
 
@@ -25,8 +28,9 @@ pub enum State {
     Starting,
     /// The daemon answers, its containerd too, and the network has its helper.
     Ready,
-    /// The daemon answers, and its containerd does not.
-    Degraded,
+    /// The daemon answers, and its containerd does not: the daemon has its time to mend that, for
+    /// the attempt of this number.
+    Degraded(u8),
     /// The network helper is being started again, for the attempt of this number.
     Healing(u8),
     /// The daemon has ended, and rootlesskit is about to: what goes with it is no news.
@@ -164,6 +168,8 @@ pub enum Effect {
     Clear,
     /// Start the network helper again.
     Heal,
+    /// Kill the daemon's containerd, if it is still there.
+    KillEngine,
     /// Say [`Event::Deadline`] when the time is over, instead of any time given before.
     Arm(Limit),
     /// Forget the time that was given.
@@ -221,6 +227,8 @@ pub enum Notice {
     Hung,
     /// Its containerd does not answer.
     EngineLost,
+    /// Its containerd is killed, if it is still there.
+    EngineHung,
     /// Its containerd answers again.
     EngineBack,
     /// Its containerd did not come back.
@@ -305,7 +313,7 @@ impl Machine {
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         match self.state {
             State::Starting => self.while_starting(event),
-            State::Ready | State::Degraded | State::Healing(_) => self.while_up(event),
+            State::Ready | State::Degraded(_) | State::Healing(_) => self.while_up(event),
             State::Falling => self.while_falling(event),
             State::Stopping(then) => self.while_stopping(then, event),
             State::Clearing(then, kills) => self.while_clearing(then, kills, event),
@@ -381,7 +389,7 @@ impl Machine {
             }
             (State::Ready, Event::Healthy) => vec![Effect::Alive],
             (State::Ready, Event::NoEngine) => {
-                self.state = State::Degraded;
+                self.state = State::Degraded(1);
                 vec![Effect::Tell(Notice::EngineLost), Effect::Arm(Limit::Engine)]
             }
             (State::Ready, Event::Idle) => {
@@ -392,7 +400,7 @@ impl Machine {
                     Effect::Arm(Limit::Stop),
                 ]
             }
-            (State::Degraded, Event::Healthy) => {
+            (State::Degraded(_), Event::Healthy) => {
                 self.state = State::Ready;
                 vec![
                     Effect::Disarm,
@@ -400,8 +408,22 @@ impl Machine {
                     Effect::Alive,
                 ]
             }
-            (State::Degraded, Event::Deadline) => self.restart(Notice::EngineGivenUp),
-            (State::Ready | State::Degraded, Event::HelperDied) => {
+            // dockerd waits for its containerd to end, and so does not mend one that hangs. No
+            // container ends with it.
+            (State::Degraded(attempt), Event::Deadline) if attempt < ENGINE_ATTEMPTS => {
+                self.state = State::Degraded(attempt + 1);
+                vec![
+                    Effect::Tell(Notice::EngineHung),
+                    Effect::KillEngine,
+                    Effect::Arm(Limit::Engine),
+                ]
+            }
+            // Without it nobody can stop a container: to ask for that would be in vain.
+            (State::Degraded(_), Event::Deadline) => {
+                let then = self.again(Duration::ZERO);
+                self.kill(Notice::EngineGivenUp, then)
+            }
+            (State::Ready | State::Degraded(_), Event::HelperDied) => {
                 self.state = State::Healing(1);
                 vec![
                     Effect::Tell(Notice::HelperLost),

@@ -16,11 +16,14 @@ use crate::supervise::{Event, State};
 impl Supervisor<'_> {
     /// Begins to ask the daemon how it is.
     pub(super) fn look_after(&mut self) {
-        let (number, interval, inputs) = (self.number, self.task.probe, self.inputs.clone());
+        let (number, inputs) = (self.number, self.inputs.clone());
+        // The service manager hears of us when the daemon has answered.
+        let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
+        let interval = watchdog.map_or(self.task.probe, |time| time.min(self.task.probe));
         let api = self.api_path();
         let (poke, mut poked) = mpsc::unbounded_channel();
         self.launch.poke = Some(poke);
-        self.launch.tasks.spawn(async move {
+        let asking = self.launch.tasks.spawn(async move {
             loop {
                 let health = match api.as_deref().filter(|path| path.exists()) {
                     Some(path) => health::ask(path).await,
@@ -37,6 +40,7 @@ impl Supervisor<'_> {
                 let _ = timeout(pause, poked.recv()).await;
             }
         });
+        self.launch.asking = vec![asking];
         if let (Some(after), Api::Passed(Some(path))) = (self.task.idle, &self.task.api) {
             let listeners = self
                 .listeners
@@ -47,7 +51,16 @@ impl Supervisor<'_> {
             let watch = idle::watch(path.clone(), listeners, after, move || {
                 let _ = inputs.send(Input::Idle(number));
             });
-            self.launch.tasks.spawn(watch);
+            let asking = self.launch.tasks.spawn(watch);
+            self.launch.asking.push(asking);
+        }
+    }
+
+    /// Asks the daemon nothing any more. A connection that nobody accepts stays with the service
+    /// manager's socket, and would start the daemon again.
+    pub(super) fn stop_asking(&mut self) {
+        for task in self.launch.asking.drain(..) {
+            task.abort();
         }
     }
 

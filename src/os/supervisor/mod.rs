@@ -19,12 +19,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -60,6 +60,15 @@ const HEAL: Duration = Duration::from_secs(5);
 const FALL: Duration = Duration::from_secs(1);
 const DUMP: Duration = Duration::from_secs(1);
 const CLEAR: Duration = Duration::from_secs(5);
+
+/// What can be sent to the supervisor.
+const SIGNALS: [Signal; 5] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+];
 
 /// What the supervisor is to do.
 pub struct Task<'a> {
@@ -118,6 +127,16 @@ pub fn run(task: Task<'_>) -> Result<Outcome, Error> {
     })
 }
 
+/// Has the signals that the supervisor takes wait until it can: the host is looked at before.
+///
+/// # Errors
+/// What the kernel says.
+pub fn hold_signals() -> Result<(), Error> {
+    SigSet::from_iter(SIGNALS)
+        .thread_block()
+        .map_err(|errno| Error::new(Exit::Failed, "signals cannot be held back").because(&errno))
+}
+
 /// What happens outside.
 enum Input {
     Signal(Signal),
@@ -154,6 +173,8 @@ struct Launch {
     has_answered: bool,
     phase: &'static str,
     poke: Option<mpsc::UnboundedSender<()>>,
+    /// What connects to the daemon.
+    asking: Vec<AbortHandle>,
     /// Ended with the launch.
     tasks: JoinSet<()>,
 }
@@ -179,6 +200,7 @@ struct Supervisor<'a> {
     refusal: Option<Error>,
     over: Option<Verdict>,
     watched: Option<JoinHandle<()>>,
+    messages: Option<JoinHandle<()>>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -221,6 +243,7 @@ impl<'a> Supervisor<'a> {
             refusal: None,
             over: None,
             watched: None,
+            messages: None,
         };
         supervisor
             .listen()
@@ -230,28 +253,22 @@ impl<'a> Supervisor<'a> {
 
     /// Has signals and the daemon's messages arrive.
     fn listen(&mut self) -> io::Result<()> {
-        let kinds = [
-            (SignalKind::terminate(), Signal::SIGTERM),
-            (SignalKind::interrupt(), Signal::SIGINT),
-            (SignalKind::hangup(), Signal::SIGHUP),
-            (SignalKind::quit(), Signal::SIGQUIT),
-            (SignalKind::user_defined1(), Signal::SIGUSR1),
-            (SignalKind::child(), Signal::SIGCHLD),
-        ];
-        for (kind, name) in kinds {
-            let mut stream = signal(kind)?;
+        for name in SIGNALS.into_iter().chain([Signal::SIGCHLD]) {
+            let mut stream = signal(SignalKind::from_raw(name as i32))?;
             let inputs = self.inputs.clone();
             tokio::spawn(async move {
                 while stream.recv().await.is_some() && inputs.send(Input::Signal(name)).is_ok() {}
             });
         }
+        // Those that were held back come now.
+        SigSet::from_iter(SIGNALS).thread_unblock()?;
         self.receive_messages()
     }
 
     fn receive_messages(&mut self) -> io::Result<()> {
         let receiver = notify::Receiver::bind(&self.task.run_dir.notify())?;
         let inputs = self.inputs.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 match receiver.next().await {
                     Ok(message) => {
@@ -266,6 +283,9 @@ impl<'a> Supervisor<'a> {
                 }
             }
         });
+        if let Some(old) = self.messages.replace(task) {
+            old.abort();
+        }
         Ok(())
     }
 

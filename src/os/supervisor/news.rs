@@ -23,6 +23,9 @@ impl Supervisor<'_> {
             ),
             Notice::Hung => "dockerd does not answer any more: it is asked for a dump and killed".to_owned(),
             Notice::EngineLost => "dockerd answers, but its containerd does not".to_owned(),
+            Notice::EngineHung => {
+                "containerd is still not back: it is killed if it hangs".to_owned()
+            }
             Notice::EngineBack => "containerd answers again".to_owned(),
             Notice::EngineGivenUp => "containerd did not come back: everything starts again".to_owned(),
             Notice::HelperLost => "the network helper ended: it is started again".to_owned(),
@@ -66,7 +69,7 @@ impl Supervisor<'_> {
             State::Starting if self.machine.restarts > 0 => "restarting",
             State::Starting => "starting",
             State::Ready => "ready",
-            State::Degraded => "degraded",
+            State::Degraded(_) => "degraded",
             State::Healing(_) => "healing",
             State::Stopping(Then::Leave(_)) => "stopping",
             State::Falling | State::Stopping(_) | State::Clearing(..) | State::Waiting => {

@@ -31,6 +31,10 @@ impl Supervisor<'_> {
                 Effect::Kill => tree::signal_all(&tree::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
                 Effect::Heal => self.heal(),
+                Effect::KillEngine => {
+                    let engine = self.launch.containerd.and_then(tree::read);
+                    tree::signal_all(engine.as_slice(), Signal::SIGKILL);
+                }
                 // The end of the daemon arms it, when the containers were asked.
                 Effect::Arm(Limit::Stop) => {}
                 Effect::Arm(limit) => self.deadline = Some(Instant::now() + self.length(limit)),
@@ -78,9 +82,7 @@ impl Supervisor<'_> {
     pub(super) fn try_launch(&mut self) -> Result<(), Error> {
         if self.number > 1 {
             self.task.first = (self.task.prepare)()?;
-            if !self.task.run_dir.is_there() {
-                self.remake_places()?;
-            }
+            self.remake_places()?;
         }
         let (plan, host) = &self.task.first;
         let exec_root = &plan.exec_root;
@@ -109,12 +111,14 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Makes our directory and our socket again, of which somebody has removed the names.
+    /// Makes our directory and our socket again, if somebody has removed their names.
     pub(super) fn remake_places(&mut self) -> Result<(), Error> {
-        self.task.run_dir.renew()?;
-        self.receive_messages().map_err(|error| {
-            Error::new(Exit::Failed, "messages cannot be received").because(&error)
-        })?;
+        if !self.task.run_dir.is_there() {
+            self.task.run_dir.renew()?;
+            self.receive_messages().map_err(|error| {
+                Error::new(Exit::Failed, "messages cannot be received").because(&error)
+            })?;
+        }
         if let Api::Own(path) = &self.task.api
             && !path.exists()
         {
@@ -161,6 +165,7 @@ impl Supervisor<'_> {
     /// Asks an idle daemon to end. It is stopped for a moment, in which nobody who is connected can
     /// be overlooked, and cannot open anything from then on: a connection stays with the socket.
     pub(super) async fn retire(&mut self) {
+        self.stop_asking();
         let is_free = match (&self.launch.daemon, &self.task.api) {
             (Some((pid, fd)), Api::Passed(Some(path))) => idle::retire(*pid, fd, path).await,
             _ => false,
@@ -170,7 +175,10 @@ impl Supervisor<'_> {
                 self.deadline = Some(Instant::now() + self.length(Limit::Stop));
                 news::tell(&[NotifyState::Stopping]);
             }
-            false => self.raise(Event::StillUsed),
+            false => {
+                self.look_after();
+                self.raise(Event::StillUsed);
+            }
         }
     }
 

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
@@ -30,7 +31,7 @@ const BACKLOG: i32 = 4096;
 /// Our directory, locked.
 pub struct RunDir {
     path: PathBuf,
-    lock: Option<Flock<File>>,
+    lock: Option<File>,
 }
 
 impl RunDir {
@@ -96,19 +97,62 @@ impl Drop for RunDir {
 }
 
 /// Makes the directory `path` if it is missing, and takes the lock in it.
-fn lock(path: &Path) -> Result<Flock<File>, Error> {
+fn lock(path: &Path) -> Result<File, Error> {
     let failed = |what: &str, error: &io::Error| {
         Error::new(Exit::Failed, format!("`{}` {what}", path.display()))
             .because(error)
             .check("runtime-dir")
     };
+    loop {
+        make_own(path, failed)?;
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path.join(LOCK));
+        let mut lock = match opened {
+            Ok(lock) => lock,
+            // Another instance has just ended, and removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("cannot be locked", &error)),
+        };
+        match fcntl(&lock, FcntlArg::F_SETLK(&exclusive())) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => match holder(&lock) {
+                Some(pid) => return Err(already_running(path, pid)),
+                None => continue,
+            },
+            Err(errno) => return Err(failed("cannot be locked", &errno.into())),
+        }
+        // One who ends removes the file while it holds the lock: it may be nobody's by now.
+        let found = fs::symlink_metadata(path.join(LOCK)).map(|found| found.ino());
+        let own = lock.metadata().map(|own| own.ino());
+        if found.ok() != own.ok() {
+            continue;
+        }
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(|error| failed("cannot be written", &error))?;
+        return Ok(lock);
+    }
+}
+
+/// Makes the directory `path` if it is missing, and sees that it is ours alone.
+fn make_own(path: &Path, failed: impl Fn(&str, &io::Error) -> Error) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(failed("cannot be made", &error));
         }
         _ => {}
     }
-    let found = fs::symlink_metadata(path).map_err(|error| failed("cannot be read", &error))?;
+    let found = match fs::symlink_metadata(path) {
+        // Another instance has just ended, and removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|error| failed("cannot be read", &error))?,
+    };
     let is_ours = found.is_dir() && found.uid() == crate::os::session::uid();
     if !is_ours || found.mode() & 0o077 != 0 {
         return Err(Error::new(
@@ -117,47 +161,40 @@ fn lock(path: &Path) -> Result<Flock<File>, Error> {
         )
         .hint(format!("rm -r {}", path.display())));
     }
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(path.join(LOCK))
-        .map_err(|error| failed("cannot be locked", &error))?;
-    let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Err(already_running(path)),
-        Err((_, errno)) => return Err(failed("cannot be locked", &errno.into())),
-    };
-    lock.set_len(0)
-        .and_then(|()| writeln!(lock, "{}", std::process::id()))
-        .map_err(|error| failed("cannot be written", &error))?;
-    Ok(lock)
+    Ok(())
 }
 
-/// The status of the instance that runs, if one does.
-pub fn read_status(path: &Path) -> Option<Status> {
-    let lock = File::open(path.join(LOCK)).ok()?;
-    match Flock::lock(lock, FlockArg::LockSharedNonblock) {
-        // Nobody holds it: what is there was left.
-        Ok(_) => None,
-        Err(_) => serde_json::from_slice(&fs::read(path.join(STATUS)).ok()?).ok(),
+/// A lock on a whole file. It is a process's (fcntl(2)): the kernel tells whose, before anything is
+/// written, and whoever asks takes nothing.
+fn exclusive() -> flock {
+    flock {
+        l_type: F_WRLCK as i16,
+        l_whence: SEEK_SET as i16,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
+/// The process that has the lock, if one does.
+fn holder(lock: &File) -> Option<i32> {
+    let mut found = exclusive();
+    fcntl(lock, FcntlArg::F_GETLK(&mut found)).ok()?;
+    (i32::from(found.l_type) != F_UNLCK).then_some(found.l_pid)
+}
+
+/// The status of the instance that runs, if one does; what is there otherwise was left.
+pub fn read_status(path: &Path) -> Option<Status> {
+    holder(&File::open(path.join(LOCK)).ok()?)?;
+    serde_json::from_slice(&fs::read(path.join(STATUS)).ok()?).ok()
+}
+
 /// The error for a second instance.
-fn already_running(path: &Path) -> Error {
-    let pid = fs::read_to_string(path.join(LOCK)).unwrap_or_default();
-    let pid = match pid.trim() {
-        "" => String::new(),
-        pid => format!(" (PID {pid})"),
-    };
+fn already_running(path: &Path, pid: i32) -> Error {
     Error::new(
         Exit::AlreadyRunning,
         format!(
-            "dockerd-rootless is running already{pid}: it holds `{}`",
+            "dockerd-rootless is running already (PID {pid}): it holds `{}`",
             path.join(LOCK).display()
         ),
     )
