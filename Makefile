@@ -5,12 +5,12 @@
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
 
-# The suites check, e2e and systemd make throw-away users and run daemons as them, and so does the
-# benchmark: only root can. For anybody else sudo runs these binaries, and nothing but these.
+# The suites check, trace, e2e, supervise and systemd make throw-away users and run daemons as them,
+# and so does the benchmark: only root can. For anybody else sudo runs these binaries, and nothing but these.
 ifneq ($(shell id -u),0)
-SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/systemd-*|*/launch-*) \
+SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/supervise-*|*/systemd-*|*/launch-*) \
 	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
-SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, systemd and launch'
+SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, supervise, systemd and launch'
 endif
 
 help:    ## this list

@@ -192,15 +192,10 @@ impl Directory {
         Self::judge(opened, path.to_owned())
     }
 
-    /// The directory `name` in this one, if it is no mount. dockerd makes some that even their owner
-    /// cannot enter.
+    /// The directory `name` in this one, if it is on the same file system.
     fn enter(&self, name: &str) -> Option<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || openat(&self.fd, name, flags, Mode::empty());
-        let opened = match open() {
-            Err(Errno::EACCES) => self.make_enterable(name).and_then(|()| open()),
-            other => other,
-        };
+        let opened = openat(&self.fd, name, flags, Mode::empty());
         Self::judge(opened, self.path.join(name)).filter(|inner| inner.device == self.device)
     }
 
@@ -219,10 +214,11 @@ impl Directory {
         }
     }
 
-    fn make_enterable(&self, name: &str) -> nix::Result<()> {
+    /// dockerd makes directories that even their owner cannot enter.
+    fn open_up(&self, name: &str) -> nix::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::empty())?;
-        // What a descriptor of this kind is of, chmod(2) finds by its link alone.
+        // With a descriptor of this kind chmod(2) works by its link alone.
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         fchmodat(
             AT_FDCWD,
@@ -258,6 +254,9 @@ impl Directory {
     fn forget(&self, name: &str) {
         match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => {
+                if let Err(errno) = self.open_up(name) {
+                    forget(&self.path.join(name), Err(errno.into()));
+                }
                 if let Some(inner) = self.enter(name) {
                     for name in inner.names() {
                         inner.forget(&name);
