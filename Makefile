@@ -1,16 +1,17 @@
 # `make run` is all it takes on Debian or Ubuntu with Rust; see `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test bench build fmt lint
+.PHONY: help run test faults bench build fmt lint
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
 
-# The suites check, trace, e2e, supervise and systemd make throw-away users and run daemons as them,
-# and so does the benchmark: only root can. For anybody else sudo runs these binaries, and nothing but these.
+# The suites check, trace, e2e, faults, supervise and systemd make throw-away users and run daemons
+# as them, and so does the benchmark: only root can. For anybody else sudo runs these binaries, and
+# nothing but these.
 ifneq ($(shell id -u),0)
-SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/supervise-*|*/systemd-*|*/launch-*) \
+SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/supervise-*|*/systemd-*|*/launch-*) \
 	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
-SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, supervise, systemd and launch'
+SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, supervise, systemd and launch'
 endif
 
 help:    ## this list
@@ -26,6 +27,13 @@ test:    ## install what is missing, build, run every test suite
 	@$(MAKE) --no-print-directory build
 	$(SAY_SUDO)
 	cargo test --locked --no-fail-fast $(SUDO)
+
+faults:  ## install what is missing, build, play every fault (ours and upstream's), write docs/faults.md
+	install/packages.sh test
+	@$(MAKE) --no-print-directory build
+	$(SAY_SUDO)
+	FAULTS_TABLE='$(CURDIR)/docs/faults.md' cargo test --locked $(SUDO) --test faults -- --include-ignored --test-threads=1
+	cargo test --locked $(SUDO) --test supervise -- --ignored
 
 bench:   ## install what is missing, build, measure against upstream's script
 	install/packages.sh bench

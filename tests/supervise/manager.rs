@@ -77,7 +77,7 @@ fn a_manager_is_told_when_the_daemon_is_ready_that_it_is_well_and_when_it_stops(
     let alive = |message: &String| message.contains("WATCHDOG=1");
     assert!(!before.iter().any(alive), "{before:#?}");
 
-    // More often than every 4 s, though the daemon is asked every 30 s: PATIENCE is that long.
+    // By itself the daemon is asked every 30 s, which is also how long is waited here for each.
     for _ in 0..4 {
         manager.wait("WATCHDOG=1");
     }

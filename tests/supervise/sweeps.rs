@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -28,63 +29,51 @@ fn a_signal_at_any_moment_of_the_start_ends_it() {
 
 fn sweep(step: Duration) {
     let user = TestUser::new();
-    let mut starts = 0;
+    let (mut starts, mut early) = (0, 0);
     for signal in [
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGHUP,
         Signal::SIGQUIT,
     ] {
-        let moments = (0..).map(|n| step * n).take_while(|moment| *moment <= END);
-        for moment in moments {
+        for moment in (0..).map(|n| step * n).take_while(|moment| *moment <= END) {
             let what = format!("{signal} after {moment:?}");
             let mut daemon = run(&user).start();
             sleep(moment);
-            // Root's child is setpriv first.
-            if daemon.ended().is_none() {
-                daemon.signal(signal);
-            }
-            let by_signal = |code: Option<i32>, number: Option<i32>| {
-                // Before the program has begun, nobody can take it for it.
-                number == Some(signal as i32) && code.is_none()
+            daemon.signal(signal);
+            let status = match signal {
+                Signal::SIGHUP => end_after_reload(&mut daemon, &what),
+                _ => daemon.wait_exit(),
             };
-            if signal == Signal::SIGHUP {
-                let ended = wait::until(&what, || match daemon.ended() {
-                    Some(status) => Some(Some(status)),
-                    None => daemon.docker.answers().then_some(None),
-                });
-                if let Some(status) = ended {
-                    assert!(
-                        by_signal(status.code(), status.signal()),
-                        "{what}: {status}: {}",
-                        daemon.log()
-                    );
-                } else {
-                    daemon.signal(Signal::SIGTERM);
-                    assert_eq!(
-                        daemon.wait_exit().code(),
-                        Some(0),
-                        "{what}: {}",
-                        daemon.log()
-                    );
-                }
-            } else {
-                let status = daemon.wait_exit();
-                assert!(
-                    status.code() == Some(0) || by_signal(status.code(), status.signal()),
-                    "{what}: {status}: {}",
-                    daemon.log()
-                );
-            }
+            // Before the supervisor has begun, the signal ends what it was sent to.
+            let is_early = status.signal() == Some(signal as i32);
+            assert!(
+                status.code() == Some(0) || is_early,
+                "{what}: {status}: {}",
+                daemon.log()
+            );
             remove_dumps(&user);
             assert_nothing_left(&user);
             starts += 1;
+            early += i32::from(is_early);
         }
     }
-    println!("{starts} starts");
+    println!("{starts} starts, {early} ended before the supervisor had begun");
     let mut daemon = run(&user).ready();
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
+}
+
+/// Waits until it is ready or has ended, and stops it.
+fn end_after_reload(daemon: &mut Daemon, what: &str) -> ExitStatus {
+    let ended = wait::until(what, || match daemon.ended() {
+        Some(status) => Some(Some(status)),
+        None => daemon.docker.answers().then_some(None),
+    });
+    ended.unwrap_or_else(|| {
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait_exit()
+    })
 }
 
 /// What dockerd writes on SIGQUIT, where it wants it.

@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{Mode, fchmod, umask};
 
 use crate::error::{Error, Exit};
 use crate::supervise::Status;
@@ -77,16 +77,24 @@ impl RunDir {
         fs::rename(new, self.path.join(STATUS))
     }
 
-    /// Whether the lock is still the one that others find.
+    /// Whether the lock is still the one that others find, and the daemon finds where to tell.
     pub fn is_there(&self) -> bool {
-        self.path.join(LOCK).exists() && self.path.join(NOTIFY).exists()
+        self.is_ours() && self.path.join(NOTIFY).exists()
+    }
+
+    /// Whether the lock's name leads to what we have locked: the directory may have been removed,
+    /// and made again by another instance.
+    fn is_ours(&self) -> bool {
+        let held = self.lock.as_ref().and_then(|lock| lock.metadata().ok());
+        let named = fs::symlink_metadata(self.path.join(LOCK)).ok();
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        held.is_some() && held.map(identity) == named.map(identity)
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if self.lock.is_none() {
-            // Another instance has it.
+        if !self.is_ours() {
             return;
         }
         for name in [STATUS, STATUS_NEW, NOTIFY, LOCK] {
@@ -242,9 +250,14 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
-        // Before it has a name, so that at no time others can connect.
-        fchmod(&fd, Mode::from_bits_truncate(0o660))?;
-        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // Before it has a name, so that at no time others can connect. The name gets what the mask
+        // leaves of this mode.
+        let mode = Mode::from_bits_truncate(0o660);
+        fchmod(&fd, mode)?;
+        let usual = umask(Mode::all() & !mode);
+        let bound = UnixAddr::new(path).and_then(|address| bind(fd.as_raw_fd(), &address));
+        umask(usual);
+        bound?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
         Ok(fd)
     };

@@ -1,0 +1,475 @@
+//! Something is wrong with the files and directories that the daemon needs.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::sys::signal::Signal;
+
+use super::play;
+use super::scene::{
+    Busy, LOOK, Part, empty, find_all, last_words, refusal, start_upstream, status, until_reaped,
+};
+use super::support::command::run;
+use super::support::process::Background;
+use super::support::*;
+use super::table::{Side, Time};
+
+/// Kills everything of a user at one moment, and puts his runtime directory back as it was just before.
+fn lose_power(user: &TestUser) {
+    let copy = user.home.join("runtime-dir");
+    run(Command::new("cp")
+        .arg("-a")
+        .args([&user.runtime_dir, &copy]));
+    let immortal = process::kill_all(user.uid, &user.subordinate);
+    assert!(immortal.is_empty(), "{immortal:?}");
+    empty(&user.runtime_dir);
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(copy.join("."))
+        .arg(&user.runtime_dir));
+}
+
+#[test]
+fn f10_power_loss() {
+    play(
+        10,
+        "power loss: everything killed, pid files, lock, sockets and state directory left",
+        |user| {
+            let busy = Busy::new(user, Launcher::Run);
+            lose_power(user);
+            drop(busy);
+            let moment = Instant::now();
+            let daemon = Launch::new(user, Launcher::Run).ready();
+            let recovered = Time::After(moment.elapsed());
+            let log = daemon.log();
+            assert!(log.contains("removing the stale file"), "{log}");
+            let busy = Busy::adopt(user, daemon);
+            busy.assert_whole();
+            busy.over();
+            Side {
+                happened: "what is stale is named and removed; it starts, with the container"
+                    .to_owned(),
+                detected: Time::NoMatter,
+                recovered,
+            }
+        },
+        Some(|user| {
+            let busy = Busy::new(user, Launcher::Upstream);
+            let dockerd = busy.pid(Part::Dockerd);
+            lose_power(user);
+            drop(busy);
+            until_reaped(dockerd);
+            start_upstream(&Launch::new(user, Launcher::Upstream)).1
+        }),
+    );
+}
+
+/// Lets both pid files name a process that is another.
+fn recycle(user: &TestUser, pid: u32) {
+    for file in ["docker.pid", "docker/containerd/containerd.pid"] {
+        user.write(&user.runtime_dir.join(file), pid.to_string());
+    }
+}
+
+#[test]
+fn f11_recycled_pids() {
+    play(
+        11,
+        "docker.pid and containerd.pid name another process that runs",
+        |user| {
+            let other = Background::start(user.command("sleep").arg("infinity"));
+            let mut recovered = Time::NoMatter;
+            for pid in [1, other.pid()] {
+                recycle(user, pid);
+                let moment = Instant::now();
+                let mut daemon = Launch::new(user, Launcher::Run).ready();
+                recovered = Time::After(moment.elapsed());
+                let log = daemon.log();
+                assert!(log.contains(&format!("process {pid}")), "{log}");
+                assert_eq!(daemon.stop().code(), Some(0), "{log}");
+            }
+            drop(other);
+            Side {
+                happened: "recognised as another program's, named and removed".to_owned(),
+                detected: Time::NoMatter,
+                recovered,
+            }
+        },
+        Some(|user| {
+            let other = Background::start(user.command("sleep").arg("infinity"));
+            recycle(user, other.pid());
+            start_upstream(&Launch::new(user, Launcher::Upstream)).1
+        }),
+    );
+}
+
+#[test]
+fn f12_a_full_runtime_directory() {
+    fn full<'u>(user: &'u TestUser, launcher: Launcher) -> Launch<'u> {
+        Launch::new(user, launcher).prepare(format!(
+            "mount -t tmpfs -o size=4k,mode=0700,uid={0},gid={0} tmpfs {1}",
+            user.uid,
+            user.runtime_dir.display()
+        ))
+    }
+    play(
+        12,
+        "no space in the runtime directory (a tmpfs of 4 KiB)",
+        |user| {
+            let (code, log, time) = refusal(&full(user, Launcher::Run));
+            assert_ne!(code, Some(0), "{log}");
+            let path = user.runtime_dir.display().to_string();
+            let names =
+                |line: &str| line.to_lowercase().contains("no space left") && line.contains(&path);
+            assert!(log.lines().any(names), "{log}");
+            Side::refused("ends with the path and the cause", time)
+        },
+        Some(|user| start_upstream(&full(user, Launcher::Upstream)).1),
+    );
+}
+
+#[test]
+fn f13_a_full_data_root() {
+    fn small<'u>(user: &'u TestUser, launcher: Launcher, size: &str) -> Launch<'u> {
+        let data = user.home.join(".local/share/docker");
+        user.make_dir(&data);
+        Launch::new(user, launcher).prepare(format!(
+            "mount -t tmpfs -o size={size},mode=0710,uid={0},gid={0} tmpfs {1}",
+            user.uid,
+            data.display()
+        ))
+    }
+    play(
+        13,
+        "no space in the data root, from the start (64 KiB) and later (24 MiB)",
+        |user| {
+            let (code, log, time) = refusal(&small(user, Launcher::Run, "64k"));
+            // A check finds the cause too.
+            assert_eq!(code, Some(4), "{log}");
+            let said = log.lines().any(|line| {
+                line.contains("the daemon said: ") && line.contains("no space left on device")
+            });
+            assert!(said, "{log}");
+            assert_eq!(log.matches("msg=\"Starting up\"").count(), 1, "{log}");
+            assert_nothing_left(user);
+
+            let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
+            let filled = user
+                .brief_command("/usr/bin/docker")
+                .args(["exec", "web", "sh", "-c", "yes >/big"])
+                .env(
+                    "DOCKER_HOST",
+                    format!("unix://{}", busy.daemon.docker.socket().display()),
+                )
+                .output()
+                .expect("docker(1)");
+            let message = String::from_utf8_lossy(&filled.stderr);
+            assert!(message.contains("No space left on device"), "{message}");
+            busy.assert_whole();
+            assert_eq!(busy.status()["restarts"], 0);
+            busy.over();
+            Side::refused(
+                "at the start: ends with dockerd's words and the check that explains them (exit 4), no storm; later: the container gets the error and the daemon stays",
+                time,
+            )
+        },
+        Some(|user| start_upstream(&small(user, Launcher::Upstream, "64k")).1),
+    );
+}
+
+#[test]
+fn f14_a_read_only_home() {
+    fn read_only<'u>(user: &'u TestUser, launcher: Launcher) -> Launch<'u> {
+        let data = user.home.join("data");
+        user.make_dir(&data);
+        Launch::new(user, launcher)
+            .prepare(format!(
+                "mount --bind {0} {0}; mount --bind {0}/data {0}/data; mount -o remount,bind,ro {0}",
+                user.home.display()
+            ))
+            .env("XDG_CONFIG_HOME", data.join("config"))
+            .args(["--data-root", data.to_str().expect("a plain path")])
+    }
+    play(
+        14,
+        "a read-only home, the data elsewhere",
+        |user| {
+            let moment = Instant::now();
+            let daemon = read_only(user, Launcher::Run).ready();
+            let recovered = Time::After(moment.elapsed());
+            let busy = Busy::of(user, daemon);
+            busy.assert_whole();
+            busy.over();
+            Side {
+                happened: "it starts".to_owned(),
+                detected: Time::NoMatter,
+                recovered,
+            }
+        },
+        Some(|user| start_upstream(&read_only(user, Launcher::Upstream)).1),
+    );
+}
+
+#[test]
+#[ignore = "slow: make faults runs it"]
+fn f15_an_emptied_runtime_directory() {
+    play(
+        15,
+        "`rm -rf` of all that is in the runtime directory",
+        |user| {
+            let busy = Busy::new(user, Launcher::Run);
+            let moment = Instant::now();
+            fs::remove_file(busy.daemon.docker.socket()).expect("it is there");
+            busy.until_said("somebody has removed files", moment);
+            busy.until_answers(moment);
+            busy.assert_whole();
+            busy.over();
+
+            let busy = Busy::adopt(user, Launch::new(user, Launcher::Run).ready());
+            let moment = Instant::now();
+            empty(&user.runtime_dir);
+            let detected = busy.until_said("somebody has removed files", moment);
+            let recovered = busy.until_answers(moment);
+            busy.assert_whole();
+            busy.assert_told("somebody has removed files", 1, 0);
+            busy.over();
+            Side {
+                happened: "stopped in order and started again, with the container".to_owned(),
+                detected,
+                recovered,
+            }
+        },
+        Some(|user| {
+            let mut busy = Busy::new(user, Launcher::Upstream);
+            empty(&user.runtime_dir);
+            let back = wait::poll(LOOK, || busy.daemon.docker.answers().then_some(()));
+            let runs = busy.find(Part::Dockerd).is_some();
+            let code = busy.daemon.stop().code();
+            Side {
+                happened: format!(
+                    "dockerd runs on: {runs}; its API answers: {}; a stop ends with {code:?}",
+                    back.is_some()
+                ),
+                detected: Time::NotWithin(LOOK),
+                recovered: Time::NotWithin(LOOK),
+            }
+        }),
+    );
+}
+
+#[test]
+fn f16_a_runtime_directory_of_others() {
+    play(
+        16,
+        "the runtime directory is open to all (1777), or root's",
+        |user| {
+            let open = |mode| {
+                fs::set_permissions(&user.runtime_dir, Permissions::from_mode(mode))
+                    .expect("change the mode");
+            };
+            let own = |uid| chown(&user.runtime_dir, Some(uid), None).expect("change the owner");
+            let refused = || {
+                let (code, log, time) = refusal(&Launch::new(user, Launcher::Run));
+                assert_eq!(code, Some(4), "{log}");
+                assert!(
+                    log.contains("XDG_RUNTIME_DIR") && log.contains("hint: "),
+                    "{log}"
+                );
+                time
+            };
+            open(0o1777);
+            let time = refused();
+            open(0o700);
+            own(0);
+            refused();
+            own(user.uid);
+            Side::refused("refused with a hint (exit 4)", time)
+        },
+        Some(|user| {
+            fs::set_permissions(&user.runtime_dir, Permissions::from_mode(0o1777))
+                .expect("change the mode");
+            start_upstream(&Launch::new(user, Launcher::Upstream)).1
+        }),
+    );
+}
+
+/// The daemon fails at each start, after which its remains are removed while somebody swaps directories in there for
+/// links to a place of value.
+#[test]
+#[ignore = "slow: make faults runs it"]
+fn f31_links_in_the_way() {
+    play(
+        31,
+        "directories that are cleared are swapped for links to another place meanwhile",
+        |user| {
+            const NAMES: [&str; 3] = ["docker/containerd", "docker/libnetwork", "docker/netns"];
+            let precious = user.home.join("precious");
+            let canaries = ["daemon/photo", "photo", "containerd.sock"];
+            for name in canaries {
+                user.write(&precious.join(name), "");
+            }
+            for name in NAMES {
+                user.write(&user.runtime_dir.join(name).join("remains"), "");
+                let link = user.home.join(name.replace('/', "-"));
+                symlink(&precious, link).expect("make a link");
+            }
+            let done = AtomicBool::new(false);
+            let mut cleared = 0;
+            let swapped = thread::scope(|scope| {
+                let swapper = scope.spawn(|| {
+                    let mut swaps = 0_u32;
+                    while !done.load(Ordering::Relaxed) {
+                        for name in NAMES {
+                            let one = user.runtime_dir.join(name);
+                            let other = user.home.join(name.replace('/', "-"));
+                            // Fails while another name leads elsewhere.
+                            if renameat2(
+                                AT_FDCWD,
+                                &one,
+                                AT_FDCWD,
+                                &other,
+                                RenameFlags::RENAME_EXCHANGE,
+                            )
+                            .is_ok()
+                            {
+                                swaps += 1;
+                            }
+                        }
+                    }
+                    swaps
+                });
+                let launch = Launch::new(user, Launcher::Run).env("DOCKERD", "false");
+                for _ in 0..20 {
+                    let (code, log) = launch.refusal();
+                    assert_ne!(code, Some(0), "{log}");
+                    cleared += u32::from(log.contains("rootless Docker ended"));
+                }
+                done.store(true, Ordering::Relaxed);
+                swapper.join().expect("swap")
+            });
+            assert!(swapped > 100, "{swapped} swaps");
+            assert!(cleared > 0, "nothing was ever cleared");
+            for name in canaries {
+                assert!(precious.join(name).exists(), "{name} is gone");
+            }
+            empty(&user.runtime_dir);
+            Side {
+                happened: format!(
+                    "{cleared} starts were cleared through {swapped} swaps; what the links led to is whole"
+                ),
+                detected: Time::NoMatter,
+                recovered: Time::NoMatter,
+            }
+        },
+        None,
+    );
+}
+
+#[test]
+fn f40_the_sockets_permissions() {
+    fn seen(busy: &Busy) -> (u32, u32, u32) {
+        let found = fs::metadata(busy.daemon.docker.socket()).expect("a socket");
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    }
+    play(
+        40,
+        "who may open the socket",
+        |user| {
+            let busy = Busy::new(user, Launcher::Run);
+            assert_eq!(seen(&busy), (0o660, user.uid, user.uid));
+            let above = fs::metadata(&user.runtime_dir).expect("a directory").mode();
+            assert_eq!(above & 0o7777, 0o700);
+            busy.over();
+            Side {
+                happened: "mode 0660, the user's and the user's group".to_owned(),
+                detected: Time::NoMatter,
+                recovered: Time::NoMatter,
+            }
+        },
+        Some(|user| {
+            let busy = Busy::new(user, Launcher::Upstream);
+            let (mode, _, gid) = seen(&busy);
+            let whose = match user.subordinate.contains(&gid) {
+                true => "a subordinate group of the namespace",
+                false => "the user's group",
+            };
+            Side {
+                happened: format!("mode {mode:04o}, {whose}"),
+                detected: Time::NoMatter,
+                recovered: Time::NoMatter,
+            }
+        }),
+    );
+}
+
+/// A start while the last daemon is still on its way out.
+#[test]
+fn f19_a_start_before_the_end() {
+    play(
+        19,
+        "a start while the old daemon still ends",
+        |user| {
+            let mut busy = Busy::new(user, Launcher::Run);
+            let moment = Instant::now();
+            busy.daemon.signal(Signal::SIGTERM);
+            let mut refused = 0;
+            let launch = Launch::new(user, Launcher::Run);
+            let daemon = wait::until("the old one makes room", || {
+                let mut daemon = launch.start();
+                let ended = wait::until("it answers or ends", || {
+                    let ended = daemon.ended();
+                    let ready = status(user)["supervisor"] == daemon.pid().as_raw();
+                    ended.map(Some).or(ready.then_some(None))
+                });
+                match ended {
+                    Some(status) => {
+                        assert_eq!(status.code(), Some(5), "{}", daemon.log());
+                        refused += 1;
+                        None
+                    }
+                    None => Some(daemon),
+                }
+            });
+            assert_eq!(busy.daemon.wait_exit().code(), Some(0));
+            let mut next = daemon;
+            next.wait_ready();
+            let recovered = Time::After(moment.elapsed());
+            assert_eq!(find_all(user, Part::Dockerd).len(), 1);
+            let next = Busy::adopt(user, next);
+            next.assert_whole();
+            next.over();
+            assert!(refused > 0, "the old one was not there any more");
+            Side {
+                happened:
+                    "refused (exit 5) until the old one is gone, then it starts; never two daemons"
+                        .to_owned(),
+                detected: Time::NoMatter,
+                recovered,
+            }
+        },
+        Some(|user| {
+            let busy = Busy::new(user, Launcher::Upstream);
+            busy.daemon.signal(Signal::SIGTERM);
+            let launch = Launch::new(user, Launcher::Upstream);
+            let moment = Instant::now();
+            let mut daemon = launch.start();
+            let end = wait::poll(LOOK, || daemon.ended());
+            let happened = match end {
+                Some(status) => {
+                    format!("{status}, and the log says: {}", last_words(&daemon.log()))
+                }
+                None => format!("it starts; its API answers: {}", daemon.docker.answers()),
+            };
+            Side {
+                happened,
+                detected: Time::After(moment.elapsed()),
+                recovered: Time::NoMatter,
+            }
+        }),
+    );
+}

@@ -1,0 +1,118 @@
+//! The table of what happened, written anew with each row that is done: `FAULTS_TABLE` names the file.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::sync::Mutex;
+use std::time::Duration;
+
+const FILE: &str = "FAULTS_TABLE";
+
+const HEAD: &str = "\
+# Faults, and what came of them
+
+`make faults` plays these faults and writes this page. Each row was played with the real programs: an
+unprivileged user's daemon, with a container that publishes a port where the row is about a daemon that
+runs. Each ended in a stop after which no process, mount, directory, socket or descriptor was left, and
+in a start that ran a container. \"Upstream\" is the `dockerd-rootless.sh` of the installed packages, put
+through the same fault in the same run, without a service manager, as ours was.
+
+Detected: from the fault to the message that names it. Recovered: from the fault to the next answer of
+the API, or of what had failed. \"Not within\" is how long somebody looked.
+
+| | Fault | | What happened | Detected after | Recovered after |
+|---|---|---|---|---|---|
+";
+
+const TAIL: &str = "
+What is not played here:
+
+- F17, a logout without linger: it takes a booted systemd with logind. `check` warns (`linger`), and the
+  stop by SIGTERM that a logout is to the daemon is in every row.
+- F32 to F39 are faults of the installer and of the unit that it writes.
+";
+
+static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());
+
+/// A fault, and what came of it.
+pub struct Row {
+    pub number: u8,
+    pub fault: String,
+    pub ours: Side,
+    pub upstream: Option<Side>,
+}
+
+/// What came of a fault with one launcher.
+pub struct Side {
+    pub happened: String,
+    pub detected: Time,
+    pub recovered: Time,
+}
+
+/// When something came.
+#[derive(Clone, Copy)]
+pub enum Time {
+    After(Duration),
+    /// It did not come while somebody looked for so long.
+    NotWithin(Duration),
+    /// There is nothing that could come.
+    NoMatter,
+}
+
+impl Side {
+    /// A launch that was refused after this time.
+    pub fn refused(happened: impl Into<String>, after: Duration) -> Self {
+        Self {
+            happened: happened.into(),
+            detected: Time::After(after),
+            recovered: Time::NoMatter,
+        }
+    }
+}
+
+/// Whether somebody wants the table.
+pub fn is_wanted() -> bool {
+    env::var_os(FILE).is_some()
+}
+
+/// Adds a row.
+pub fn write(row: Row) {
+    let file = env::var_os(FILE).expect("a table is wanted");
+    let mut rows = ROWS.lock().expect("no other row has failed to be written");
+    rows.insert(row.number, row.to_string());
+    let body: String = rows.values().map(String::as_str).collect();
+    fs::write(&file, format!("{HEAD}{body}{TAIL}"))
+        .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "| F{} | {} | ours | {} |",
+            self.number, self.fault, self.ours
+        )?;
+        match &self.upstream {
+            Some(upstream) => writeln!(out, "| | | upstream | {upstream} |"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let happened = self.happened.replace('|', "\\|").replace('\n', " ");
+        write!(out, "{happened} | {} | {}", self.detected, self.recovered)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(time) => write!(out, "{:.2} s", time.as_secs_f64()),
+            Self::NotWithin(time) => write!(out, "not within {} s", time.as_secs()),
+            Self::NoMatter => write!(out, "–"),
+        }
+    }
+}
