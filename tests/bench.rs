@@ -1,9 +1,13 @@
-//! `make bench`: upstream's script and ours in turn, on the same host, in one run. Prints medians and ratios; judges
-//! nothing.
+//! `make bench`: upstream's script and ours in turn, on the same host, in one run. Prints medians and ratios, and for the
+//! supervisor whether its bars hold; fails for none of them. `cargo bench --bench launch -- supervisor` measures what is
+//! named alone.
 //!
 //! It needs root: for throw-away users, and for a network namespace that stands for another host.
 
 mod support;
+
+#[path = "bench/supervisor.rs"]
+mod supervisor;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -27,14 +31,28 @@ const STARTS: usize = 15;
 const TRANSFERS: usize = 3;
 const SECONDS: u32 = 4;
 
+/// What is measured, by name.
+const SECTIONS: [(&str, fn()); 6] = [
+    ("check", || checks(&TestUser::new())),
+    ("instructions", || instructions(&TestUser::new())),
+    ("start", || start_up(&TestUser::new())),
+    ("memory", || memory(&TestUser::new())),
+    ("throughput", || throughput(&TestUser::new())),
+    ("supervisor", supervisor::measure),
+];
+
 fn main() {
+    // cargo adds an option of its own.
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .collect();
     println!("{}", versions());
-    let user = TestUser::new();
-    checks(&user);
-    instructions(&user);
-    start_up(&user);
-    memory(&user);
-    throughput(&user);
+    for (name, measure) in SECTIONS {
+        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            measure();
+        }
+    }
 }
 
 /// What was measured, and on what.
@@ -78,6 +96,11 @@ fn row(what: &str, unit: &str, upstream: f64, ours: f64) {
         "{what:<58} upstream {upstream:>10.3} {unit:<6} ours {ours:>10.3} {unit:<6} ratio {:.3}",
         ours / upstream
     );
+}
+
+/// One row of figures of which upstream's may be nothing.
+fn plain_row(what: &str, unit: &str, upstream: f64, ours: f64) {
+    println!("{what:<58} upstream {upstream:>10.1} {unit:<6} ours {ours:>10.1} {unit}");
 }
 
 // --- Instructions until rootlesskit is executed ---
@@ -309,10 +332,7 @@ fn memory(user: &TestUser) {
         daemon.stop();
         f64::from(shares)
     });
-    println!(
-        "{:<58} upstream {:>10.0} KiB    ours {:>10.0} KiB",
-        "memory that stays the launcher's", kib[0], kib[1]
-    );
+    plain_row("memory that stays the launcher's", "KiB", kib[0], kib[1]);
 }
 
 /// The proportional set size of a process in KiB.

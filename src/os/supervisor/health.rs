@@ -9,10 +9,10 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use super::quiet::Connection;
 
 /// How long a healthy daemon may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -146,8 +146,7 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> io::Result<T> {
 /// The body of a good answer.
 async fn get(socket: &Path, path: &str) -> io::Result<Bytes> {
     CONNECTED.store(true, Ordering::Relaxed);
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = http1::handshake(Connection::open(socket)?)
         .await
         .map_err(io::Error::other)?;
     let request = Request::get(path)

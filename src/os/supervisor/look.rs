@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::health::Health;
 use super::helper::Helper;
-use super::{ASK_AGAIN, Input, SETTLED, Supervisor, Who, health, idle, places, tree, wait_on};
+use super::{
+    ASK_AGAIN, Input, SETTLED, Supervisor, Who, health, idle, places, quiet, tree, wait_on,
+};
 use crate::plan::Api;
 use crate::supervise::{Event, State};
 
@@ -37,7 +39,10 @@ impl Supervisor<'_> {
                     return;
                 }
                 // Whether the time is over or somebody wants to know: it is asked.
-                let _ = timeout(pause, poked.recv()).await;
+                tokio::select! {
+                    over = quiet::sleep(pause) => if over.is_err() { sleep(pause).await },
+                    _ = poked.recv() => {}
+                }
             }
         });
         self.launch.asking = vec![asking];

@@ -10,6 +10,7 @@ mod news;
 pub mod notify;
 mod perform;
 mod places;
+mod quiet;
 mod remains;
 mod tree;
 

@@ -1,0 +1,92 @@
+//! A timer and a connection that wake us for what is awaited and for nothing else: a supervisor that
+//! has nothing to do must not keep a laptop's processor awake.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
+};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::io::unix::AsyncFd;
+
+/// Waits for a long `time`. Tokio wakes up to two times before the end of one, whenever its wheel of
+/// timers turns.
+///
+/// # Errors
+/// What the system says.
+pub async fn sleep(time: Duration) -> io::Result<()> {
+    let timer = TimerFd::new(
+        ClockId::CLOCK_MONOTONIC,
+        TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
+    )?;
+    let once = Expiration::OneShot(TimeSpec::from_duration(time));
+    timer.set(once, TimerSetTimeFlags::empty())?;
+    super::wait_on(OwnedFd::from(timer))?
+        .readable()
+        .await
+        .map(drop)
+}
+
+/// A connection to the daemon, for hyper. It waits for what there is to read alone: tokio's own is
+/// woken as well when the daemon has read what was written.
+pub struct Connection(AsyncFd<OwnedFd>);
+
+impl Connection {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        super::wait_on(fd).map(Self)
+    }
+}
+
+impl Read for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        let wanted = bytes.len().min(buffer.remaining());
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(context))?;
+            let read =
+                guard.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), &mut bytes[..wanted])?));
+            if let Ok(read) = read {
+                buffer.put_slice(&bytes[..read?]);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Write for Connection {
+    /// A request is small and the first thing on its connection: there is room for it.
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let sent = send(self.0.get_ref().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL);
+        Poll::Ready(Ok(sent?))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
