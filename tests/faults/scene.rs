@@ -266,14 +266,16 @@ pub fn find(user: &TestUser, part: Part) -> Option<Pid> {
     find_all(user, part).into_iter().next()
 }
 
-/// All processes of a user that are `part`.
+/// All processes of a user that are `part`, but what one of them has forked and what has yet to become another program.
 pub fn find_all(user: &TestUser, part: Part) -> Vec<Pid> {
-    let named = |pid: &i32| {
+    let is_part = |pid: i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| part.is_named(name.trim()))
     };
+    let is_first = |pid: &i32| stat(*pid).is_some_and(|(parent, _)| !is_part(parent));
     let all = process::list(user.uid, &user.subordinate);
-    let pids = all.iter().map(|process| process.pid).filter(named);
-    pids.map(Pid::from_raw).collect()
+    let pids = all.iter().map(|process| process.pid);
+    let found = pids.filter(|pid| is_part(*pid)).filter(is_first);
+    found.map(Pid::from_raw).collect()
 }
 
 /// Whether a process has not ended, nor is a zombie.
