@@ -102,8 +102,8 @@ fn f4_slirp4netns() {
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
             assert!(busy.has_network());
-            busy.kill(Part::Slirp4netns);
-            let back = wait::poll(LOOK, || busy.has_network().then_some(()));
+            let moment = busy.kill(Part::Slirp4netns);
+            let back = wait::poll(LOOK, || busy.has_network().then(|| moment.elapsed()));
             let answers = busy.daemon.docker.answers();
             let helper = find(user, Part::Slirp4netns);
             Side {
@@ -112,8 +112,8 @@ fn f4_slirp4netns() {
                     helper.is_some(),
                     back.is_some()
                 ),
-                detected: Time::NotWithin(LOOK),
-                recovered: Time::NotWithin(LOOK),
+                detected: Time::NoMatter,
+                recovered: back.map_or(Time::NotWithin(LOOK), Time::After),
             }
         }),
     );

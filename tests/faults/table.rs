@@ -16,10 +16,10 @@ const HEAD: &str = "\
 unprivileged user's daemon, with a container that publishes a port where the row is about a daemon that
 runs. Each ended in a stop after which no process, mount, directory, socket or descriptor was left, and
 in a start that ran a container. \"Upstream\" is the `dockerd-rootless.sh` of the installed packages, put
-through the same fault in the same run, without a service manager, as ours was.
+through the same fault in the same run; neither had a service manager, but in F41.
 
 Detected: from the fault to the message that names it. Recovered: from the fault to the next answer of
-the API, or of what had failed. \"Not within\" is how long somebody looked.
+the API, or of what had failed. \"Not within\" is how long somebody looked. Single measurements.
 
 | | Fault | | What happened | Detected after | Recovered after |
 |---|---|---|---|---|---|
