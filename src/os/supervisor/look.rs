@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::health::Health;
@@ -40,7 +40,7 @@ impl Supervisor<'_> {
                 }
                 // Whether the time is over or somebody wants to know: it is asked.
                 tokio::select! {
-                    over = quiet::sleep(pause) => if over.is_err() { sleep(pause).await },
+                    () = quiet::sleep(pause) => {}
                     _ = poked.recv() => {}
                 }
             }
@@ -90,7 +90,7 @@ impl Supervisor<'_> {
             self.find_processes();
             self.watch_places();
             self.raise(Event::Answered);
-            self.later(SETTLED, Input::Settled(self.number));
+            self.launch.settles = Some(Instant::now() + SETTLED);
             if self.launch.wants_helper && self.launch.helper.is_none() {
                 warn!("the network helper is not found: it cannot be looked after");
             }

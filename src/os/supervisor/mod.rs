@@ -26,7 +26,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::sockets;
@@ -150,7 +150,6 @@ enum Input {
     Places,
     PlacesLater(u32),
     Idle(u32),
-    Settled(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +171,8 @@ struct Launch {
     healing: Option<u32>,
     is_ready: bool,
     has_answered: bool,
+    /// When it will have done well for long.
+    settles: Option<Instant>,
     phase: &'static str,
     poke: Option<mpsc::UnboundedSender<()>>,
     /// What connects to the daemon.
@@ -326,6 +327,15 @@ impl<'a> Supervisor<'a> {
     }
 
     async fn tell_machine(&mut self, event: Event) {
+        // Nobody has to wake for that before it matters.
+        if self
+            .launch
+            .settles
+            .take_if(|time| *time <= Instant::now())
+            .is_some()
+        {
+            self.machine.on(Event::Settled);
+        }
         let before = self.machine.state;
         let effects = self.machine.on(event);
         if before != self.machine.state {
@@ -369,7 +379,6 @@ impl<'a> Supervisor<'a> {
                 self.raise(Event::PlacesGone);
             }
             Input::Idle(number) if number == self.number => self.raise(Event::Idle),
-            Input::Settled(number) if number == self.number => self.raise(Event::Settled),
             _ => {}
         }
     }
@@ -402,7 +411,7 @@ impl<'a> Supervisor<'a> {
     fn later(&mut self, time: Duration, input: Input) {
         let inputs = self.inputs.clone();
         self.launch.tasks.spawn(async move {
-            sleep(time).await;
+            quiet::sleep(time).await;
             let _ = inputs.send(input);
         });
     }

@@ -16,22 +16,23 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
 
-/// Waits for a long `time`. Tokio wakes up to two times before the end of one, whenever its wheel of
-/// timers turns.
-///
-/// # Errors
-/// What the system says.
-pub async fn sleep(time: Duration) -> io::Result<()> {
+/// Waits for `time`. Tokio wakes up to two times before the end of a long one, whenever its wheel of
+/// timers turns; it is asked only if the kernel has no timer for us.
+pub async fn sleep(time: Duration) {
+    match timer(time).and_then(super::wait_on) {
+        Ok(timer) => drop(timer.readable().await),
+        Err(_) => tokio::time::sleep(time).await,
+    }
+}
+
+fn timer(time: Duration) -> io::Result<OwnedFd> {
     let timer = TimerFd::new(
         ClockId::CLOCK_MONOTONIC,
         TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
     )?;
     let once = Expiration::OneShot(TimeSpec::from_duration(time));
     timer.set(once, TimerSetTimeFlags::empty())?;
-    super::wait_on(OwnedFd::from(timer))?
-        .readable()
-        .await
-        .map(drop)
+    Ok(timer.into())
 }
 
 /// A connection to the daemon, for hyper. It waits for what there is to read alone: tokio's own is
