@@ -163,20 +163,27 @@ pub struct ListenFds {
 }
 
 impl StateDir {
-    /// Whether rootlesskit makes an entry of this name and kind (`d`irectory, regular `f`ile,
-    /// `p`ipe, `s`ocket) in its state directory; from 0.14 to 3.1.
+    /// What rootlesskit makes in its state directory, from 0.14 to 3.1: names and kinds, a
+    /// `d`irectory, regular `f`ile, `p`ipe or `s`ocket. Its lock goes last.
+    pub const ENTRIES: [(&str, char); 11] = [
+        ("child_pid", 'f'),
+        ("netns", 'f'),
+        ("resolv.conf", 'f'),
+        ("hosts", 'f'),
+        ("api.sock", 's'),
+        (".bp.sock", 's'),
+        (".s4nn.sock", 's'),
+        ("vpnkit-ethernet.sock", 's'),
+        (".bp-ready.pipe", 'p'),
+        ("gvisortapvsock", 'd'),
+        ("lock", 'f'),
+    ];
+
+    /// Whether rootlesskit makes an entry of this name and kind in its state directory.
     pub fn is_rootlesskits(name: &OsStr, kind: char) -> bool {
-        matches!(
-            (name.as_bytes(), kind),
-            (
-                b"lock" | b"child_pid" | b"netns" | b"resolv.conf" | b"hosts",
-                'f'
-            ) | (
-                b"api.sock" | b".bp.sock" | b".s4nn.sock" | b"vpnkit-ethernet.sock",
-                's'
-            ) | (b".bp-ready.pipe", 'p')
-                | (b"gvisortapvsock", 'd')
-        )
+        Self::ENTRIES
+            .iter()
+            .any(|(own, own_kind)| name == *own && kind == *own_kind)
     }
 
     /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,

@@ -459,7 +459,10 @@ impl Machine {
             }
             // rootlesskit does not notice.
             Event::Deadline => {
-                let then = self.again(self.pause(0));
+                let then = match self.has_answered {
+                    true => self.again(self.pause(0)),
+                    false => Then::Leave(Verdict::Failed(Exit::Failed)),
+                };
                 self.state = State::Clearing(then, 1);
                 vec![Effect::Kill, Effect::Arm(Limit::Clear)]
             }

@@ -10,10 +10,13 @@ use tracing::warn;
 use super::health::Health;
 use super::helper::Helper;
 use super::{
-    ASK_AGAIN, Input, SETTLED, Supervisor, Who, health, idle, places, quiet, tree, wait_on,
+    ASK_AGAIN, Input, MOMENT, SETTLED, Supervisor, Who, health, idle, places, quiet, tree, wait_on,
 };
 use crate::plan::Api;
 use crate::supervise::{Event, State};
+
+/// rootlesskit starts itself again, as /proc/self/exe.
+const CHILD: &str = "exe";
 
 impl Supervisor<'_> {
     /// Begins to ask the daemon how it is.
@@ -141,6 +144,24 @@ impl Supervisor<'_> {
             self.launch.helper = Some(helper);
         }
         self.write_status();
+    }
+
+    /// Finds rootlesskit's process in the namespaces, and watches it. If it ends early, rootlesskit
+    /// waits for a word of it for ever.
+    pub(super) fn find_child(&mut self, rootlesskit: u32) {
+        let (number, inputs) = (self.number, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            while let Some(parent) = tree::read(rootlesskit).filter(|parent| !parent.zombie) {
+                let child = tree::all()
+                    .into_iter()
+                    .find(|process| process.parent == parent.identity.pid && process.name == CHILD);
+                if let Some(child) = child {
+                    let _ = inputs.send(Input::Child(number, child.identity));
+                    return;
+                }
+                quiet::sleep(MOMENT).await;
+            }
+        });
     }
 
     /// Says when the process has ended.

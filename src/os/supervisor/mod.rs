@@ -142,6 +142,8 @@ pub fn hold_signals() -> Result<(), Error> {
 enum Input {
     Signal(Signal),
     Message(Message),
+    /// rootlesskit's own child is there.
+    Child(u32, tree::Identity),
     /// A process of this launch has ended.
     Gone(u32, Who),
     Health(u32, Health),
@@ -355,6 +357,9 @@ impl<'a> Supervisor<'a> {
             Input::Signal(Signal::SIGQUIT) => self.raise(Event::Dump),
             Input::Signal(_) => self.ask(Ask::Dump),
             Input::Message(message) => self.hear(&message),
+            Input::Child(number, identity) if number == self.number => {
+                self.watch(identity, Who::Daemon);
+            }
             Input::Gone(number, who) if number == self.number => match who {
                 Who::Daemon => self.raise(Event::DaemonDied),
                 Who::Containerd => {

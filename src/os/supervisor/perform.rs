@@ -107,6 +107,7 @@ impl Supervisor<'_> {
             .known()
             .and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
+        self.find_child(child.id());
         self.write_status();
         Ok(())
     }

@@ -19,18 +19,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::warn;
 
 use super::tree::{self, Process};
-
-/// rootlesskit's files in its state directory, with those of its port drivers.
-const STATE_FILES: [&str; 8] = [
-    "lock",
-    "api.sock",
-    "child_pid",
-    ".bp.sock",
-    ".bp-ready.pipe",
-    "netns",
-    ".s4nn.sock",
-    "pasta.pid",
-];
+use crate::host::StateDir;
 
 /// What dockerd leaves in its directory.
 const EXEC_ROOT: [&str; 5] = [
@@ -142,8 +131,8 @@ fn is_container(pid: u32, data_root: &Path) -> bool {
 /// follows no link. `exec_root` counts only if it is the one below `runtime_dir`.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path) {
     if let Some(directory) = Directory::open(state_dir) {
-        for name in STATE_FILES {
-            directory.forget_file(name);
+        for (name, _) in StateDir::ENTRIES {
+            directory.forget(name);
         }
         forget(state_dir, fs::remove_dir(state_dir));
     }
@@ -297,6 +286,7 @@ mod tests {
         let id = "0123456789abcdef".repeat(4);
         for name in [
             "run/dockerd-rootless/lock",
+            "run/dockerd-rootless/hosts",
             "run/docker/netns/a",
             "run/docker/libnetwork/deep/a",
             "run/docker/stays",
