@@ -297,10 +297,10 @@ fn zombies_of(parent: Pid) -> Vec<i32> {
         .collect()
 }
 
-/// What the launcher's process has open when it has found all that it watches: the daemon, by which it also signals it,
-/// containerd and the network helper.
+/// What the launcher's process has open when it has found all that it watches: rootlesskit's child, the daemon, by which it
+/// also signals it, containerd and the network helper.
 fn settled_descriptors(user: &TestUser, daemon: &Daemon) -> Vec<String> {
-    const WATCHED: usize = 4;
+    const WATCHED: usize = 5;
     // Upstream's has no status, and becomes rootlesskit.
     let is_ours = status(user)["state"] != "not running";
     wait::until("the launcher watches the daemon's parts", || {
