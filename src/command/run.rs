@@ -12,7 +12,7 @@ use super::{check, layers};
 use crate::check::Named;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::host::HostFacts;
+use crate::host::{HostFacts, Person};
 use crate::os::probe::{self, Thoroughness};
 use crate::os::supervisor::{self, Outcome, RunDir, Task};
 use crate::os::{launch, session, sockets};
@@ -39,18 +39,17 @@ pub struct Request {
 /// # Errors
 /// The launch is refused, or the daemon failed for good.
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
-    let person = session::person(environment);
+    let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
-    let prepare = || prepare(environment, request, Thoroughness::Launch);
+    let depth = Thoroughness::Launch;
     if request.exec || !settings.supervise.value {
-        let (plan, host) = prepare()?;
+        let (plan, host) = plan_for(environment, request, person, &settings, depth)?;
         announce(&plan, &host);
         return Err(launch::exec(&plan));
     }
     supervisor::hold_signals()?;
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
-    let first = prepare()?;
+    let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
     let passed = sockets::address(&first.1.session);
     let api = Api::decide(
@@ -65,7 +64,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         run_dir,
         shutdown: plan::shutdown_timeout(&settings, &first.1.session, &request.words),
         first,
-        prepare: &prepare,
+        prepare: &|| prepare(environment, request, depth),
         find_fault: &|| {
             let found = check::failures(environment, request).unwrap_or_default();
             let exit = fault_exit(&found);
@@ -151,16 +150,32 @@ pub fn prepare(
     request: &Request,
     thoroughness: Thoroughness,
 ) -> Result<(LaunchPlan, HostFacts), Error> {
+    let (person, settings) = settle(environment, request)?;
+    plan_for(environment, request, person, &settings, thoroughness)
+}
+
+/// Who asks, and for what: refuses those for whom nothing is to be looked at.
+fn settle(environment: &Environment, request: &Request) -> Result<(Person, Settings), Error> {
     let person = session::person(environment);
     plan::refuse_person(&person)?;
     let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
+    Ok((person, settings))
+}
+
+fn plan_for(
+    environment: &Environment,
+    request: &Request,
+    person: Person,
+    settings: &Settings,
+    thoroughness: Thoroughness,
+) -> Result<(LaunchPlan, HostFacts), Error> {
     let supervised = !request.exec && settings.supervise.value;
-    let mut host = probe::host(&settings, environment, &request.words, person, thoroughness)?;
-    if supervised && !plan::has_hosts(&settings, &host.session, &request.words) {
+    let mut host = probe::host(settings, environment, &request.words, person, thoroughness)?;
+    if supervised && !plan::has_hosts(settings, &host.session, &request.words) {
         let passed = host.session.listen_fds.take();
         host.session.listen_fds = passed.or_else(sockets::own);
     }
-    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words, supervised)?;
+    let mut plan = LaunchPlan::build(settings, &host, environment, &request.words, supervised)?;
     if let Some(level) = request.level {
         let why = "so that the namespace stage says as much".to_owned();
         plan.environment

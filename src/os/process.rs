@@ -27,6 +27,15 @@ pub fn die_with_parent() -> nix::Result<()> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
+/// Has orphans below us become our children.
+///
+/// # Errors
+/// What the kernel says.
+pub fn adopt_orphans() -> nix::Result<()> {
+    // SAFETY: the call takes numbers and touches no memory.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
+}
+
 /// Has the kernel kill what `command` starts when this process ends, and starts nothing if it has
 /// ended meanwhile.
 pub fn tie(command: &mut Command) -> &mut Command {

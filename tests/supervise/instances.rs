@@ -12,17 +12,22 @@ fn of_two_launches_at_once_one_wins_and_the_other_names_it() {
     let user = TestUser::new();
     let launch = run(&user);
     for round in 0..20 {
-        let mut both = vec![launch.start(), launch.start()];
-        let (loser, ended) = wait::until("one gives up", || {
-            both.iter_mut()
-                .enumerate()
-                .find_map(|(n, daemon)| Some((n, daemon.ended()?)))
-        });
-        let said = both.remove(loser).log();
-        assert_refused(&both[0], ended, &said, round);
-        stop(&mut both[0], round);
-        assert_nothing_left(&user);
+        assert_one_wins(&user, &launch, round);
     }
+}
+
+/// Two at once: the one that gives up names the other, which leaves nothing when it is stopped.
+fn assert_one_wins(user: &TestUser, launch: &Launch<'_>, round: u32) {
+    let mut both = vec![launch.start(), launch.start()];
+    let (loser, ended) = wait::until("one gives up", || {
+        both.iter_mut()
+            .enumerate()
+            .find_map(|(n, daemon)| Some((n, daemon.ended()?)))
+    });
+    let said = both.remove(loser).log();
+    assert_refused(&both[0], ended, &said, round);
+    stop(&mut both[0], round);
+    assert_nothing_left(user);
 }
 
 /// A lock that names who is dead, and then whoever got it first.
@@ -38,16 +43,7 @@ fn what_a_killed_supervisor_has_left_names_nobody() {
                 .then_some(())
         });
         first.kill();
-        let mut both = vec![launch.start(), launch.start()];
-        let (loser, ended) = wait::until("one gives up", || {
-            both.iter_mut()
-                .enumerate()
-                .find_map(|(n, daemon)| Some((n, daemon.ended()?)))
-        });
-        let said = both.remove(loser).log();
-        assert_refused(&both[0], ended, &said, round);
-        stop(&mut both[0], round);
-        assert_nothing_left(&user);
+        assert_one_wins(&user, &launch, round);
     }
 }
 

@@ -201,7 +201,7 @@ impl Supervisor<'_> {
         let watch = places::watch(&directories).and_then(wait_on);
         match watch {
             Ok(watch) => {
-                let task = tokio::spawn(async move {
+                self.launch.tasks.spawn(async move {
                     while let Ok(mut guard) = watch.readable().await {
                         // What happened does not count: somebody looks.
                         while nix::unistd::read(watch.get_ref(), &mut [0; 4096]).is_ok() {}
@@ -211,9 +211,6 @@ impl Supervisor<'_> {
                         }
                     }
                 });
-                if let Some(old) = self.watched.replace(task) {
-                    old.abort();
-                }
             }
             Err(error) => warn!("the runtime directory cannot be watched: {error}"),
         }

@@ -29,7 +29,7 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::sockets;
+use super::{process, sockets};
 use crate::error::{Error, Exit};
 use crate::host::HostFacts;
 use crate::plan::{Api, LaunchPlan};
@@ -115,7 +115,7 @@ pub struct Outcome {
 pub fn run(task: Task<'_>) -> Result<Outcome, Error> {
     let failed =
         |what: &str, error: &io::Error| Error::new(Exit::Failed, what.to_owned()).because(error);
-    tree::adopt_orphans().map_err(|errno| failed("orphans cannot be adopted", &errno.into()))?;
+    process::adopt_orphans().map_err(|errno| failed("orphans cannot be adopted", &errno.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -203,7 +203,6 @@ struct Supervisor<'a> {
     death: String,
     refusal: Option<Error>,
     over: Option<Verdict>,
-    watched: Option<JoinHandle<()>>,
     messages: Option<JoinHandle<()>>,
 }
 
@@ -246,7 +245,6 @@ impl<'a> Supervisor<'a> {
             death: String::new(),
             refusal: None,
             over: None,
-            watched: None,
             messages: None,
         };
         supervisor

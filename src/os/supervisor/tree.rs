@@ -36,15 +36,6 @@ pub struct Process {
     pub zombie: bool,
 }
 
-/// Has orphans below us become our children.
-///
-/// # Errors
-/// What the kernel says.
-pub fn adopt_orphans() -> nix::Result<()> {
-    // SAFETY: the call takes numbers and touches no memory.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
-}
-
 /// All processes of the host.
 pub fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

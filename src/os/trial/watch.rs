@@ -141,8 +141,7 @@ pub fn run(words: &[OsString]) -> Result<(), Error> {
 /// Leaves the session and survives what ends the others, until all is cleaned up.
 fn detach() -> nix::Result<()> {
     setsid()?;
-    // SAFETY: the call takes numbers and touches no memory.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) })?;
+    process::adopt_orphans()?;
     extern "C" fn nothing(_: libc::c_int) {}
     // A handler, since what is ignored would be ignored by the program as well.
     let action = SigAction::new(
