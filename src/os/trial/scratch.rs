@@ -15,6 +15,9 @@ use nix::unistd::{AccessFlags, access};
 /// longer paths than those of a real launch.
 const PREFIX: &str = ".drl-";
 
+/// How the names of rootlesskit's directories in /tmp begin: of its copy-up, and of its sysfs.
+const OWN_NAMES: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
+
 /// Longer than a trial takes, its deadlines included.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -116,7 +119,8 @@ pub fn remove_bind_directories(begin: SystemTime) {
     let own = super::super::session::uid();
     let times = begin..begin + LONGEST;
     for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let is_named = entry.file_name().as_bytes().starts_with(b"rootlesskit-b");
+        let name = entry.file_name();
+        let is_named = OWN_NAMES.iter().any(|own| name.as_bytes().starts_with(own));
         let is_trials = |found: &fs::Metadata| {
             found.uid() == own && found.modified().is_ok_and(|time| times.contains(&time))
         };
