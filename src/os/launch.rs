@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{self, SigHandler, Signal};
 use tracing::info;
 
 use super::{process, sockets};
@@ -49,6 +50,17 @@ pub fn spawn(
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(give) };
     }
+    // nohup(1) and background jobs of scripts ignore these, which is inherited: dockerd would never
+    // hear of a reload.
+    let listen = || {
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: the default action is no code of ours.
+            unsafe { signal::signal(signal, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(listen) };
     process::tie(&mut command)
         // A terminal and `kill %1` signal a whole group. What means the daemon is to reach it once,
         // by us: rootlesskit passes on as well, and dockerd takes a third SIGINT for impatience.

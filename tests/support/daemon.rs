@@ -2,11 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, SigHandler, Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::run;
@@ -66,6 +66,16 @@ impl<'u> Launch<'u> {
         let output = File::create_new(&log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
         let errors = output.try_clone().expect("duplicate the log's descriptor");
         let mut command = self.command();
+        // A script that runs the suite in the background has it ignore these.
+        let listen = || {
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: the default action is no code of ours.
+                unsafe { signal::signal(signal, SigHandler::SigDfl) }?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(listen) };
         let child = command
             .stdin(Stdio::null())
             .stdout(output)
