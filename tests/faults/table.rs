@@ -12,14 +12,15 @@ const FILE: &str = "FAULTS_TABLE";
 const HEAD: &str = "\
 # Faults, and what came of them
 
-`make faults` plays these faults and writes this page. Each row was played with the real programs: an
-unprivileged user's daemon, with a container that publishes a port where the row is about a daemon that
-runs. Each ended in a stop after which no process, mount, directory, socket or descriptor was left, and
-in a start that ran a container. \"Upstream\" is the `dockerd-rootless.sh` of the installed packages, put
-through the same fault in the same run; neither had a service manager, but in F41.
+`make faults` plays these faults and writes this page. Each row was played with the real programs:
+an unprivileged user's daemon, with a container that publishes a port where the row is about a
+daemon that runs. Each ended in a stop after which no process, mount, directory, socket or
+descriptor was left, and in a start that ran a container. \"Upstream\" is the `dockerd-rootless.sh` of
+the installed packages, put through the same fault in the same run; neither had a service manager,
+but in F41.
 
-Detected: from the fault to the message that names it. Recovered: from the fault to the next answer of
-the API, or of what had failed. \"Not within\" is how long somebody looked. Single measurements.
+Detected: from the fault to the message that names it. Recovered: from the fault to the next answer
+of the API, or of what had failed. \"Not within\" is how long somebody looked. Single measurements.
 
 | | Fault | | What happened | Detected after | Recovered after |
 |---|---|---|---|---|---|
@@ -28,8 +29,8 @@ the API, or of what had failed. \"Not within\" is how long somebody looked. Sing
 const TAIL: &str = "
 What is not played here:
 
-- F17, a logout without linger: it takes a booted systemd with logind. `check` warns (`linger`), and the
-  stop by SIGTERM that a logout is to the daemon is in every row.
+- F17, a logout without linger: it takes a booted systemd with logind. `check` warns (`linger`), and
+  the stop by SIGTERM that a logout is to the daemon is in every row.
 - F32 to F39 are faults of the installer and of the unit that it writes.
 ";
 
