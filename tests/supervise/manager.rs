@@ -74,6 +74,13 @@ fn a_manager_is_told_when_the_daemon_is_ready_that_it_is_well_and_when_it_stops(
         before.iter().any(|message| message.contains("STATUS=")),
         "{before:#?}"
     );
+    // The unit's own limit does not know `supervise.start-timeout`, which is 60 s.
+    assert!(
+        before
+            .iter()
+            .any(|message| message.contains("EXTEND_TIMEOUT_USEC=90000000")),
+        "{before:#?}"
+    );
     let alive = |message: &String| message.contains("WATCHDOG=1");
     assert!(!before.iter().any(alive), "{before:#?}");
 

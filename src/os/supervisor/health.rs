@@ -128,6 +128,24 @@ async fn stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
     Ok(times)
 }
 
+/// Whether a daemon answers at `socket`, for one who has no event loop.
+pub fn answers(socket: &Path) -> bool {
+    let ping = async { timeout(PATIENCE, get(socket, "/_ping")).await };
+    matches!(wait_for(ping), Some(Ok(Ok(_))))
+}
+
+/// As [`is_busy`], for one who has no event loop.
+pub fn runs_containers(socket: &Path) -> bool {
+    wait_for(is_busy(socket.to_owned())).unwrap_or(true)
+}
+
+fn wait_for<T>(what: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.ok().map(|runtime| runtime.block_on(what))
+}
+
 /// Whether any container runs, is paused or restarts. A daemon that does not say counts as busy.
 pub async fn is_busy(socket: PathBuf) -> bool {
     let filter = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";

@@ -35,6 +35,7 @@ use crate::host::HostFacts;
 use crate::plan::{Api, LaunchPlan};
 use crate::supervise::{Ask, Death, Effect, Event, How, Machine, State, Status, Verdict};
 use health::Health;
+pub use health::{answers, runs_containers};
 use helper::Helper;
 pub use news::{has_newer_programs, wait_until_ready};
 use notify::Message;
@@ -42,6 +43,9 @@ pub use places::{RunDir, read_status};
 
 /// How long containers that a dead daemon leaves may take to end by themselves.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// What the service manager allows beyond the time for a start, for us to clear up.
+const START_MARGIN: Duration = Duration::from_secs(30);
 
 /// What a daemon may need beyond its containers' time, to end.
 const STOP_MARGIN: Duration = Duration::from_secs(10);

@@ -13,8 +13,8 @@ use tracing::{debug, warn};
 
 use super::super::launch;
 use super::{
-    CLEAR, DUMP, ENGINE, FALL, GRACE, HEAL, Input, Launch, STOP_MARGIN, Supervisor, dice, health,
-    helper, idle, news, places, remains, tree,
+    CLEAR, DUMP, ENGINE, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, STOP_MARGIN, Supervisor,
+    dice, health, helper, idle, news, places, remains, tree,
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
@@ -94,7 +94,17 @@ impl Supervisor<'_> {
         let child = launch::spawn(plan, &listeners, errors.into())?;
         self.launch.rootlesskit = Some(child.id());
         self.launch.wants_helper = plan.has_helper;
-        let programs = [&plan.rootlesskit, Path::new(&plan.stage.daemon[0])];
+        if self.number == 1 {
+            // A unit's own limit does not know the setting.
+            let limit = self.task.start + START_MARGIN;
+            let usec = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+            news::tell(&[NotifyState::ExtendTimeoutUsec(usec)]);
+        }
+        let programs = [
+            &plan.rootlesskit,
+            Path::new(&plan.stage.daemon[0]),
+            &host.session.own_path,
+        ];
         self.status.programs = programs
             .into_iter()
             .filter_map(news::program_file)
