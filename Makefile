@@ -5,13 +5,13 @@
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
 
-# The suites check, trace, e2e, faults, supervise and systemd make throw-away users and run daemons
+# The suites check, trace, e2e, faults, install, supervise and systemd make throw-away users and run daemons
 # as them, and so does the benchmark: only root can. For anybody else sudo runs these binaries, and
 # nothing but these.
 ifneq ($(shell id -u),0)
-SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/supervise-*|*/systemd-*|*/launch-*) \
+SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/install-*|*/supervise-*|*/systemd-*|*/launch-*) \
 	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
-SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, supervise, systemd and launch'
+SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, install, supervise, systemd and launch'
 endif
 
 help:    ## this list

@@ -12,6 +12,9 @@ use tracing::warn;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
+use crate::command::install::InstallOptions;
+use crate::command::uninstall::UninstallOptions;
+use crate::command::upgrade::UpgradeOptions;
 use crate::command::{self, run::Request};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -134,6 +137,27 @@ enum Command {
         )]
         wait: Option<u32>,
     },
+    /// Install the units, start the daemon, and have the docker client find it
+    ///
+    /// What is so already is left alone. A unit that you have edited is kept, and ours laid beside
+    /// it.
+    Install(InstallOptions),
+    /// Bring the installed units to what this version writes
+    ///
+    /// The daemon restarts if no container runs. Drop-ins and edited units are left alone.
+    Upgrade(UpgradeOptions),
+    /// Remove what `install` has made; data, edited files and programs stay
+    Uninstall(UninstallOptions),
+    /// Run a command, or your shell, in the namespaces of the daemon
+    Nsenter {
+        /// The command
+        #[arg(
+            value_name = "COMMAND",
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        words: Vec<OsString>,
+    },
     /// Show, check and change settings
     Config {
         #[command(flatten)]
@@ -235,6 +259,7 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
         start_messages(&Messages::default(), environment);
         return command::setup_tool::run(&words, environment);
     }
+    let called = words.first().cloned().unwrap_or_default();
     let (words, command) = with_default_command(words);
     if command.is_some_and(|command| command == "run") {
         let Cli { messages, command } = parse::<Launching>(words);
@@ -277,6 +302,16 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
             let wait = wait.map(|seconds| Duration::from_secs(seconds.into()));
             return command::status::run(environment, wait, format);
         }
+        Command::Install(options) => {
+            return command::install::run(environment, &called, &options);
+        }
+        Command::Upgrade(options) => {
+            return command::upgrade::run(environment, &called, &options);
+        }
+        Command::Uninstall(options) => {
+            return command::uninstall::run(environment, &called, &options);
+        }
+        Command::Nsenter { words } => return command::nsenter::run(environment, &words),
         Command::Config {
             assignments: Assignments { assignments },
             format,

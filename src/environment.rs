@@ -47,6 +47,12 @@ impl Environment {
             .or_else(|| Some(self.absolute("HOME")?.join(below_home)))
     }
 
+    /// The same variables, and `name` with this `value`.
+    pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
     /// Whether `name` is there at all, be it empty.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(OsStr::new(name))

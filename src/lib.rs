@@ -17,6 +17,8 @@ pub mod plan;
 
 pub mod check;
 
+pub mod setup;
+
 pub mod supervise;
 
 pub mod report;

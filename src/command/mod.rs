@@ -3,11 +3,16 @@
 pub mod check;
 pub mod config;
 pub mod drop_in;
+pub mod install;
+pub mod nsenter;
 pub mod plan;
 pub mod run;
+mod setup;
 pub mod setup_tool;
 pub mod stage;
 pub mod status;
+pub mod uninstall;
+pub mod upgrade;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

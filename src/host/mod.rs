@@ -6,6 +6,7 @@ mod daemon_json;
 #[cfg(test)]
 pub mod samples;
 mod session;
+mod setup;
 mod subids;
 mod survey;
 mod tools;
@@ -15,6 +16,7 @@ pub use daemon_json::DaemonJson;
 pub use session::{
     Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
+pub use setup::{DaemonFacts, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
 pub use subids::{Flaw, SubIdLine, SubIds};
 pub use survey::{
     Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mount, Mounts, Release,

@@ -132,6 +132,21 @@ pub fn write_config(path: &Path, text: &str, uid: u32) -> Result<(), Error> {
         })
 }
 
+/// Writes the file `path`, whole or not at all, and makes the directories above it. A new file can
+/// be read by everybody; another keeps its mode.
+///
+/// # Errors
+/// What the system says; the file is then what it was.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let old = fs::symlink_metadata(path).ok();
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    replace(path, old.as_ref(), bytes)?;
+    match old {
+        Some(_) => Ok(()),
+        None => fs::set_permissions(path, Permissions::from_mode(0o644)),
+    }
+}
+
 /// The path to which the links lead that begin with `path`, be there a file or not.
 fn end_of_links(path: &Path) -> PathBuf {
     let mut end = path.to_owned();

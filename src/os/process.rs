@@ -56,6 +56,14 @@ pub fn tie(command: &mut Command) -> &mut Command {
 /// # Errors
 /// What the system says, or that it takes too long or says too much.
 pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
+    within(command, BRIEFLY)
+}
+
+/// The same for a command that may take `time`.
+///
+/// # Errors
+/// As [`brief`].
+pub fn within(command: &mut Command, time: Duration) -> io::Result<(ExitStatus, String)> {
     let (mut reader, writer) = io::pipe()?;
     let mut child = tie(command)
         // What it says is read by us as well.
@@ -67,7 +75,7 @@ pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
         .spawn()?;
     // The command keeps the writing ends open otherwise.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let deadline = Instant::now() + BRIEFLY;
+    let deadline = Instant::now() + time;
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     let complete = loop {
@@ -93,7 +101,7 @@ pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
         true => Ok((status, String::from_utf8_lossy(&text).into_owned())),
         false => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("it did not end within {} s", BRIEFLY.as_secs()),
+            format!("it did not end within {} s", time.as_secs()),
         )),
     }
 }

@@ -109,7 +109,8 @@ pub fn survey(root: &Path, subject: &Subject) -> Survey {
         systemd: tree.systemd(subject.uid, account.name.as_deref()),
         resolv_conf: tree.links(Path::new("/etc/resolv.conf")),
         data_root: tree.data_root(&subject.data_root),
-        docker_client: tree.docker_client(subject),
+        docker_client: tree
+            .docker_client(subject.docker.as_deref(), subject.docker_config.as_deref()),
         keys: tree.keys(subject.uid),
         daemon_json_text: tree.text(&subject.daemon_json),
         containerd_rootless_exists: tree.exists(&subject.containerd_rootless),
@@ -117,6 +118,11 @@ pub fn survey(root: &Path, subject: &Subject) -> Survey {
         sysctls,
         account,
     }
+}
+
+/// Reads the settings of the docker client `program` in `directory`.
+pub fn docker_client(program: Option<&Path>, directory: Option<&Path>) -> DockerClient {
+    Tree("/".as_ref()).docker_client(program, directory)
 }
 
 /// A tree of files that stands for the host's.
@@ -402,12 +408,12 @@ impl Tree<'_> {
         }
     }
 
-    fn docker_client(&self, subject: &Subject) -> DockerClient {
+    fn docker_client(&self, program: Option<&Path>, directory: Option<&Path>) -> DockerClient {
         let mut client = DockerClient {
-            program: subject.docker.clone(),
+            program: program.map(Path::to_owned),
             ..DockerClient::default()
         };
-        let Some(directory) = &subject.docker_config else {
+        let Some(directory) = directory else {
             return client;
         };
         match self.read(directory.join("config.json")) {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod setup;
 mod status;
 
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use crate::words;
 pub use check::{
     check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
 };
+pub use setup::{setup_json, setup_text};
 pub use status::{status_json, status_text};
 
 /// How results are printed.

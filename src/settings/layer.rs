@@ -47,6 +47,16 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The keys that variables set, and which.
+    pub fn variables(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.values
+            .iter()
+            .filter_map(|(key, (_, origin))| match origin {
+                Origin::Variable(name) => Some((*key, *name)),
+                _ => None,
+            })
+    }
+
     /// Reads upstream's variables and ours.
     pub fn from_environment(environment: &Environment) -> Self {
         let mut layer = Self::default();

@@ -30,6 +30,11 @@ pub struct UserManager<'u> {
 impl<'u> UserManager<'u> {
     /// Starts the manager and returns when it takes orders.
     pub fn start(user: &'u TestUser) -> Self {
+        Self::start_with(user, Path::new("/usr/lib/systemd/user"))
+    }
+
+    /// The same with units of packages in `packaged`.
+    pub fn start_with(user: &'u TestUser, packaged: &Path) -> Self {
         assert!(
             Path::new(SYSTEMD).exists(),
             "{SYSTEMD} is missing: apt-get install systemd"
@@ -52,7 +57,13 @@ impl<'u> UserManager<'u> {
             format!("mount -t tmpfs tmpfs /run/systemd; mkdir /run/systemd/system\n{join}");
         let output = File::create(log_file(user)).expect("create the manager's log");
         // Not /etc/systemd/user: sockets of other packages (gpg-agent, debconf) are none of ours.
-        let units = format!("{}:/usr/lib/systemd/user", user.home.join(UNITS).display());
+        let units = [
+            &user.home.join(UNITS),
+            packaged,
+            Path::new("/usr/lib/systemd/user"),
+        ]
+        .map(|path| path.display().to_string())
+        .join(":");
         let process = user
             .command_after(&prepare, SYSTEMD)
             .arg("--user")

@@ -1,0 +1,85 @@
+//! What `install`, `upgrade` and `uninstall` have in common: print the plan, or carry it out.
+
+use std::ffi::OsStr;
+
+use tracing::{info, warn};
+
+use super::{files, user_config};
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::host::SetupFacts;
+use crate::os::session;
+use crate::os::setup::Installer;
+use crate::report::{self, Format};
+use crate::settings::{self, Key};
+use crate::setup::{Action, SetupPlan};
+
+/// How it is done and told.
+#[derive(Clone, Copy, clap::Args)]
+pub struct Manner {
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// Carries out `plan`, calling `announce` before each action.
+///
+/// # Errors
+/// That of the action that fails.
+pub fn carry_out(
+    environment: &Environment,
+    facts: &SetupFacts,
+    plan: &SetupPlan,
+    announce: &dyn Fn(&Action),
+) -> Result<(), Error> {
+    let installer = Installer {
+        environment,
+        facts,
+        set: &|key, value| set(environment, key, value),
+    };
+    for action in &plan.actions {
+        announce(action);
+        installer.perform(action)?;
+    }
+    Ok(())
+}
+
+/// Says on standard error what is done.
+pub fn say(action: &Action) {
+    info!("{}", action.explain());
+}
+
+/// Prints `plan`, which was carried out unless it is only to be printed, with `result`: the sentence
+/// for people when all is done.
+///
+/// # Errors
+/// Fails only if standard output does.
+pub fn report(plan: &SetupPlan, manner: Manner, result: &str) -> Result<(), Error> {
+    match manner.format {
+        Format::Json => report::print(report::setup_json(plan, manner.dry_run)),
+        Format::Text => {
+            for note in &plan.notes {
+                warn!("{note}");
+            }
+            report::print(report::setup_text(plan, manner.dry_run, result))
+        }
+    }
+}
+
+/// Sets a key in the user's configuration file.
+fn set(environment: &Environment, key: &str, value: &str) -> Result<(), Error> {
+    let unplaced = || {
+        Error::new(
+            Exit::Config,
+            "there is no place for your configuration file",
+        )
+    };
+    let path = user_config(environment).ok_or_else(unplaced)?;
+    let key = Key::find(key).map_err(|hint| Error::new(Exit::Usage, hint))?;
+    let before = files::read_config(&path, session::uid())?.unwrap_or_default();
+    let edited = settings::edit(&path, &before, key, Some(OsStr::new(value)))?;
+    files::write_config(&path, &edited.text, session::uid())
+}

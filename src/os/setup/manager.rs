@@ -1,0 +1,77 @@
+//! Talks to the user manager through systemctl(1), which is what stays the same between versions of
+//! systemd.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use crate::os::process;
+
+/// How long the manager may take for what starts and stops nothing.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// How long a unit may take to start or to stop, for which it has limits of its own; containers may
+/// have long times to stop.
+pub const LATER: Duration = Duration::from_secs(900);
+
+/// A way to the user manager.
+pub struct UserManager {
+    /// The program systemctl.
+    pub systemctl: PathBuf,
+    /// The directory in which the manager listens, `/run/user/UID`.
+    pub runtime_dir: PathBuf,
+}
+
+impl UserManager {
+    /// Runs `systemctl --user` with `words`, and returns what it says.
+    ///
+    /// # Errors
+    /// What the system says, or that it takes longer than `time`.
+    pub fn systemctl<S: AsRef<OsStr>>(
+        &self,
+        words: impl IntoIterator<Item = S>,
+        time: Duration,
+    ) -> io::Result<(ExitStatus, String)> {
+        process::within(
+            self.command(&self.systemctl).arg("--user").args(words),
+            time,
+        )
+    }
+
+    /// A program that asks this manager, whatever the shell's variables name.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("XDG_RUNTIME_DIR", &self.runtime_dir)
+            .env_remove("DBUS_SESSION_BUS_ADDRESS");
+        command
+    }
+
+    /// `properties` of `units`, a list of values for each unit in that order; `None` if no manager
+    /// answers.
+    pub fn show(&self, units: &[&str], properties: &[&str]) -> Option<Vec<Vec<String>>> {
+        let mut words = vec!["show".to_owned()];
+        words.extend(properties.iter().map(|name| format!("--property={name}")));
+        words.extend(units.iter().map(|name| (*name).to_owned()));
+        let (status, text) = self.systemctl(words, SOON).ok()?;
+        if !status.success() {
+            return None;
+        }
+        // A unit a paragraph, and the properties in an order of the manager's.
+        let value = |paragraph: &str, name: &str| {
+            let mut lines = paragraph.lines();
+            lines.find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix('=')
+                    .map(str::to_owned)
+            })
+        };
+        let units = text.split("\n\n").map(|paragraph| {
+            let values = properties.iter().map(|name| value(paragraph, name));
+            values.map(Option::unwrap_or_default).collect()
+        });
+        Some(units.collect())
+    }
+}

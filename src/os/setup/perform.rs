@@ -1,0 +1,320 @@
+//! Carries out what was decided, one action after the other.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::manager::{LATER, SOON, UserManager};
+use super::purge;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::host::{Kept, SetupFacts};
+use crate::os::{files, process, supervisor};
+use crate::plan;
+use crate::setup::{self, Action, CONTEXT, SOCKET};
+
+/// Where an installation's notes are, below the user's data.
+pub const KEPT: &str = "dockerd-rootless/setup.json";
+
+/// How long a user manager may take to come, and a daemon whose unit is there to answer.
+const MANAGER: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long to look again.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// How many of the last lines of the journal tell why a unit did not start.
+const LINES: &str = "--lines=20";
+
+/// What a setting is changed with.
+pub type SetSetting<'a> = &'a dyn Fn(&str, &str) -> Result<(), Error>;
+
+/// One who installs.
+pub struct Installer<'a> {
+    /// The environment of a login.
+    pub environment: &'a Environment,
+    /// What there is.
+    pub facts: &'a SetupFacts,
+    /// Changes a setting.
+    pub set: SetSetting<'a>,
+}
+
+impl Installer<'_> {
+    /// Carries out `action`.
+    ///
+    /// # Errors
+    /// Names what failed and what its program said. Actions before it stay done: the next
+    /// installation goes on from there.
+    pub fn perform(&self, action: &Action) -> Result<(), Error> {
+        let what = action.explain();
+        match action {
+            Action::EnableLinger => self.enable_linger(),
+            Action::WriteUnit { path, text } => files::write_whole(path, text.as_bytes())
+                .map_err(|error| file_error(&what, &error, path)),
+            Action::RemoveUnit(path) => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(file_error(&what, &error, path))
+                }
+                _ => Ok(()),
+            },
+            Action::Reload => self.systemctl(&what, &["daemon-reload"], SOON),
+            Action::Enable(unit) => self.systemctl(&what, &["enable", unit], SOON),
+            Action::Disable(unit) => self.systemctl(&what, &["disable", unit], SOON),
+            Action::Stop(unit) => self.systemctl(&what, &["stop", unit], LATER),
+            Action::Start(unit) => self.start(&what, "start", unit),
+            Action::Restart(unit) => self.start(&what, "restart", unit),
+            Action::Set(key, value) => (self.set)(key, value),
+            Action::KeepContext(name) => self.keep(name),
+            Action::CreateContext(host) => {
+                let endpoint = format!("host={host}");
+                let words = ["context", "create", CONTEXT, "--docker", &endpoint];
+                self.docker(
+                    &what,
+                    &[&words[..], &["--description", "Rootless mode"]].concat(),
+                )
+            }
+            Action::UpdateContext(host) => {
+                let endpoint = format!("host={host}");
+                self.docker(
+                    &what,
+                    &["context", "update", CONTEXT, "--docker", &endpoint],
+                )
+            }
+            Action::UseContext(name) => self.docker(&what, &["context", "use", name]),
+            Action::RemoveContext => self.docker(&what, &["context", "rm", "-f", CONTEXT]),
+            Action::Forget => {
+                // The directory may hold more than this.
+                let _ = self.kept_path().map(fs::remove_file);
+                Ok(())
+            }
+            Action::DeleteData { root, entries } => purge::delete(self.facts, root, entries),
+        }
+    }
+
+    fn enable_linger(&self) -> Result<(), Error> {
+        let failed = |error: &dyn std::error::Error| {
+            let what = format!("`{}` cannot be made to linger", self.facts.user);
+            let root = setup::enable_linger(self.facts);
+            Error::new(Exit::Prerequisite, what)
+                .because(error)
+                .hint(format!("have root do it: sudo {root}"))
+        };
+        let mut loginctl = Command::new(self.find("loginctl").map_err(|error| failed(&error))?);
+        let words = ["--no-ask-password", "enable-linger", &self.facts.user];
+        match process::within(loginctl.args(words), SOON) {
+            Ok((status, _)) if status.success() => Ok(()),
+            Ok((_, said)) => Err(failed(&io::Error::other(said.trim().to_owned()))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Starts or restarts a unit, and waits until the daemon answers.
+    fn start(&self, what: &str, word: &str, unit: &str) -> Result<(), Error> {
+        let manager = self.manager()?;
+        // A unit that has failed too often is not started again before that is forgotten.
+        let _ = manager.systemctl(["reset-failed", unit], SOON);
+        let started = manager.systemctl([word, unit], LATER);
+        let said = match started {
+            Ok((status, _)) if status.success() => {
+                // A unit that somebody has written may be active before its daemon is.
+                let socket = self.facts.runtime_dir.join("docker.sock");
+                let deadline = Instant::now() + ANSWER;
+                while Instant::now() < deadline {
+                    if supervisor::answers(&socket) {
+                        return Ok(());
+                    }
+                    std::thread::sleep(MOMENT);
+                }
+                format!("nobody answers at `{}`", socket.display())
+            }
+            Ok((_, said)) => said,
+            Err(error) => error.to_string(),
+        };
+        Err(self.why(what, unit, &said))
+    }
+
+    /// Why a unit does not start, in the words of the manager, the unit and its journal.
+    fn why(&self, what: &str, unit: &str, said: &str) -> Error {
+        // The service fails when its socket starts it.
+        let service = setup::SERVICE;
+        let manager = self.manager().ok();
+        let code = manager.as_ref().and_then(|manager| {
+            let shown = manager.show(&[service], &["ExecMainStatus"])?;
+            shown.first()?.first()?.parse().ok()
+        });
+        let exit = match code {
+            Some(4) => Exit::Prerequisite,
+            Some(5) => Exit::AlreadyRunning,
+            Some(78) => Exit::Config,
+            _ => Exit::Failed,
+        };
+        let journal =
+            manager
+                .zip(self.find("journalctl").ok())
+                .and_then(|(manager, journalctl)| {
+                    let mut journalctl = manager.command(&journalctl);
+                    let words = [
+                        "--user",
+                        "--unit",
+                        service,
+                        "--no-pager",
+                        "--quiet",
+                        "--output=cat",
+                        LINES,
+                    ];
+                    process::brief(journalctl.args(words)).ok()
+                });
+        let lines = journal
+            .filter(|(status, _)| status.success())
+            .map(|(_, text)| text);
+        let error = Error::new(exit, format!("could not {what}"));
+        let error = said
+            .lines()
+            .chain(lines.as_deref().unwrap_or_default().lines())
+            .filter(|line| !line.trim().is_empty())
+            .fold(error, |error, line| {
+                error.because(&io::Error::other(line.to_owned()))
+            });
+        let hint = match unit == SOCKET {
+            true => format!("systemctl --user status {SOCKET} {service}"),
+            false => "dockerd-rootless check".to_owned(),
+        };
+        error.hint(format!("journalctl --user --unit {service}; {hint}"))
+    }
+
+    fn systemctl(&self, what: &str, words: &[&str], time: Duration) -> Result<(), Error> {
+        let error = |said: &dyn std::error::Error| {
+            let line = format!("systemctl --user {}", words.join(" "));
+            Error::new(Exit::Failed, format!("could not {what}"))
+                .because(said)
+                .hint(line)
+        };
+        match self.manager()?.systemctl(words, time) {
+            Ok((status, _)) if status.success() => Ok(()),
+            Ok((_, said)) => Err(error(&io::Error::other(said.trim().to_owned()))),
+            Err(failure) => Err(error(&failure)),
+        }
+    }
+
+    /// Runs the docker client, which must not ask the daemon that variables name.
+    fn docker(&self, what: &str, words: &[&str]) -> Result<(), Error> {
+        let program = self
+            .facts
+            .client
+            .program
+            .as_deref()
+            .unwrap_or(Path::new("docker"));
+        let mut docker = Command::new(program);
+        docker
+            .arg("--context=default")
+            .args(words)
+            .env("HOME", &self.facts.home)
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT");
+        let error = |said: &dyn std::error::Error| {
+            let line = format!("docker {}", words.join(" "));
+            Error::new(Exit::Failed, format!("could not {what}"))
+                .because(said)
+                .hint(line)
+        };
+        match process::within(&mut docker, SOON) {
+            Ok((status, _)) if status.success() => Ok(()),
+            Ok((_, said)) => Err(error(&io::Error::other(said.trim().to_owned()))),
+            Err(failure) => Err(error(&failure)),
+        }
+    }
+
+    fn keep(&self, context: &str) -> Result<(), Error> {
+        let kept = Kept {
+            previous_context: Some(context.to_owned()),
+        };
+        let path = self.kept_path().unwrap_or_default();
+        serde_json::to_vec(&kept)
+            .map_err(io::Error::from)
+            .and_then(|text| files::write_whole(&path, &text))
+            .map_err(|error| file_error("note the docker context", &error, &path))
+    }
+
+    fn kept_path(&self) -> Option<PathBuf> {
+        Some(self.environment.data_home()?.join(KEPT))
+    }
+
+    fn manager(&self) -> Result<UserManager, Error> {
+        let systemctl = self.find("systemctl").map_err(|error| {
+            Error::new(Exit::NotFound, "the program `systemctl` is not found").because(&error)
+        })?;
+        Ok(UserManager {
+            systemctl,
+            runtime_dir: self.facts.runtime_dir.clone(),
+        })
+    }
+
+    fn find(&self, program: &str) -> Result<PathBuf, which::Error> {
+        which::which_in(program, Some(&self.facts.search_path), "/")
+    }
+}
+
+fn file_error(what: &str, error: &io::Error, path: &Path) -> Error {
+    let place = path.parent().unwrap_or(path);
+    Error::new(Exit::Failed, format!("could not {what}"))
+        .because(error)
+        .hint(format!(
+            "ls -ld {}",
+            crate::words::quote(place.as_os_str()).display()
+        ))
+}
+
+/// Shows how the service is and what the docker client says of itself and the daemon, in their own
+/// words. What they cannot show is no failure.
+pub fn show_service(facts: &SetupFacts) {
+    let find = |name: &str| which::which_in(name, Some(&facts.search_path), "/").ok();
+    if let Some(systemctl) = find("systemctl") {
+        let manager = UserManager {
+            systemctl,
+            runtime_dir: facts.runtime_dir.clone(),
+        };
+        let mut status = manager.command(&manager.systemctl);
+        let words = ["--user", "--no-pager", "--full", "status", setup::SERVICE];
+        let _ = process::tie(status.args(words)).status();
+    }
+    if let Some(docker) = &facts.client.program {
+        let socket = facts.runtime_dir.join("docker.sock");
+        let host = format!("unix://{}", socket.display());
+        let mut version = Command::new(docker);
+        let _ = process::tie(version.arg("version").env("DOCKER_HOST", host)).status();
+    }
+}
+
+/// Waits until the user's manager, which was told to come, takes orders.
+///
+/// # Errors
+/// Exit 4 if it does not.
+pub fn wait_for_manager(facts: &SetupFacts, environment: &Environment) -> Result<(), Error> {
+    let (search_path, _) = plan::search_path(environment);
+    let systemctl = which::which_in("systemctl", Some(search_path), "/").ok();
+    let deadline = Instant::now() + MANAGER;
+    while Instant::now() < deadline {
+        let runtime_dir = crate::os::session::own_runtime_dir(crate::os::session::uid());
+        let manager = systemctl.clone().zip(runtime_dir);
+        let manager = manager.map(|(systemctl, runtime_dir)| UserManager {
+            systemctl,
+            runtime_dir,
+        });
+        if manager.is_some_and(|manager| manager.show(&[setup::SERVICE], &["Id"]).is_some()) {
+            return Ok(());
+        }
+        std::thread::sleep(MOMENT);
+    }
+    let what = format!(
+        "the user manager of `{}` has not come within {} s",
+        facts.user,
+        MANAGER.as_secs()
+    );
+    let hint = format!(
+        "systemctl status user@{}.service",
+        crate::os::session::uid()
+    );
+    Err(Error::new(Exit::Prerequisite, what).hint(hint))
+}

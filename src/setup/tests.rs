@@ -1,0 +1,440 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::plan::*;
+use super::unit::*;
+use crate::error::Exit;
+use crate::host::{DaemonFacts, DockerClient, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
+
+const HOST: &str = "unix:///run/user/1000/docker.sock";
+
+/// The unit that upstream's setup tool writes, as of 20.10 to 27.
+const UPSTREAMS: &str = "[Unit]
+Description=Docker Application Container Engine (Rootless)
+Documentation=https://docs.docker.com/go/rootless/
+
+[Service]
+Environment=PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files
+ExecStart=/home/u/bin/dockerd-rootless.sh --iptables=false
+ExecReload=/bin/kill -s HUP $MAINPID
+TimeoutSec=0
+RestartSec=2
+Restart=always
+StartLimitBurst=3
+StartLimitInterval=60s
+LimitNOFILE=infinity
+LimitNPROC=infinity
+LimitCORE=infinity
+TasksMax=infinity
+Delegate=yes
+Type=simple
+KillMode=mixed
+
+[Install]
+WantedBy=default.target
+";
+
+/// A login of a user with nothing installed.
+fn bare() -> SetupFacts {
+    SetupFacts {
+        user: "u".to_owned(),
+        home: "/home/u".into(),
+        runtime_dir: "/run/user/1000".into(),
+        manager: Manager::Answers,
+        linger: Some(true),
+        has_dbus: true,
+        program: "/home/u/bin/dockerd-rootless".into(),
+        search_path: "/usr/bin:/bin".into(),
+        unit_dir: "/home/u/.config/systemd/user".into(),
+        service: UnitFacts::default(),
+        socket: UnitFacts::default(),
+        daemon: DaemonFacts::default(),
+        client: DockerClient {
+            program: Some("/usr/bin/docker".into()),
+            ..DockerClient::default()
+        },
+        kept: Kept::default(),
+    }
+}
+
+fn install(facts: &SetupFacts) -> SetupPlan {
+    SetupPlan::install(facts, &InstallRequest::default()).expect("a plan")
+}
+
+/// What is there when `plan` has been carried out, and the daemon runs.
+fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
+    let dir = facts.unit_dir.clone();
+    for action in &plan.actions {
+        match action {
+            Action::WriteUnit { path, text } => {
+                let file = UnitFile::Text(text.clone());
+                match path {
+                    path if *path == dir.join(SERVICE) => facts.service.own = file,
+                    path if *path == dir.join(SOCKET) => facts.socket.own = file,
+                    path if *path == beside(&dir.join(SERVICE)) => facts.service.beside = file,
+                    other => panic!("{}", other.display()),
+                }
+            }
+            Action::Enable(name) | Action::Disable(name) => {
+                let is_on = matches!(action, Action::Enable(_));
+                let links = vec![dir.join("x.wants").join(name)];
+                let unit = named(&mut facts, name);
+                unit.enabled = is_on;
+                unit.links = links.into_iter().filter(|_| is_on).collect();
+            }
+            Action::Start(name) | Action::Stop(name) | Action::Restart(name) => {
+                named(&mut facts, name).active = !matches!(action, Action::Stop(_));
+                facts.daemon.answers = facts.service.active;
+                facts.daemon.outdated = false;
+            }
+            Action::CreateContext(host) | Action::UpdateContext(host) => {
+                facts
+                    .client
+                    .contexts
+                    .insert(CONTEXT.to_owned(), host.clone());
+            }
+            Action::UseContext(name) => facts.client.current_context = Some(name.clone()),
+            Action::KeepContext(name) => facts.kept.previous_context = Some(name.clone()),
+            _ => {}
+        }
+    }
+    facts
+}
+
+fn named<'f>(facts: &'f mut SetupFacts, name: &str) -> &'f mut UnitFacts {
+    match name {
+        SERVICE => &mut facts.service,
+        _ => &mut facts.socket,
+    }
+}
+
+fn explained(plan: &SetupPlan) -> Vec<String> {
+    plan.actions.iter().map(Action::explain).collect()
+}
+
+fn installed() -> SetupFacts {
+    let facts = bare();
+    let plan = install(&facts);
+    after(facts, &plan)
+}
+
+#[test]
+fn a_first_installation_starts_before_it_enables_and_a_second_has_nothing_to_do() {
+    let facts = bare();
+    let plan = install(&facts);
+    let unit = "/home/u/.config/systemd/user/docker";
+    assert_eq!(
+        explained(&plan),
+        [
+            format!("write `{unit}.service`"),
+            format!("write `{unit}.socket`"),
+            "let the user manager read its units anew".to_owned(),
+            "start docker.service".to_owned(),
+            "enable docker.service".to_owned(),
+            format!("create the docker context `rootless` for {HOST}"),
+            "note that the docker context was `default`".to_owned(),
+            "use the docker context `rootless`".to_owned(),
+        ]
+    );
+    assert!(plan.notes.is_empty(), "{:?}", plan.notes);
+    assert_eq!(install(&after(facts, &plan)), SetupPlan::default());
+}
+
+#[test]
+fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_back() {
+    let on_demand = |facts: &SetupFacts, on| {
+        let request = InstallRequest {
+            on_demand: on,
+            never_idle: true,
+            no_context: true,
+            ..InstallRequest::default()
+        };
+        SetupPlan::install(facts, &request).expect("a plan")
+    };
+    let first = on_demand(&bare(), Some(true));
+    assert_eq!(
+        explained(&first)[3..],
+        [
+            "set supervise.idle-timeout to 300 in your configuration file",
+            "start docker.socket",
+            "enable docker.socket"
+        ]
+    );
+    let facts = after(bare(), &first);
+    assert_eq!(
+        explained(&on_demand(&facts, None)),
+        ["set supervise.idle-timeout to 300 in your configuration file"]
+    );
+
+    let mut used = facts.clone();
+    used.service.active = true;
+    used.daemon.answers = true;
+    let back = on_demand(&used, Some(false));
+    assert_eq!(
+        explained(&back),
+        [
+            "stop docker.socket",
+            "stop docker.service",
+            "start docker.service",
+            "disable docker.socket",
+            "enable docker.service"
+        ]
+    );
+    used.daemon.busy = true;
+    let busy = on_demand(&used, Some(false));
+    assert_eq!(
+        explained(&busy),
+        ["disable docker.socket", "enable docker.service"]
+    );
+    assert!(
+        busy.notes[0].starts_with("containers run"),
+        "{:?}",
+        busy.notes
+    );
+}
+
+#[test]
+fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
+    let mut facts = installed();
+    let UnitFile::Text(text) = facts.service.own.clone() else {
+        panic!("a text")
+    };
+    facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
+    let upgrade =
+        |facts: &SetupFacts| SetupPlan::upgrade(facts, UpgradeRequest::default()).expect("a plan");
+    for plan in [install(&facts), upgrade(&facts)] {
+        assert_eq!(
+            explained(&plan),
+            ["write `/home/u/.config/systemd/user/docker.service.new`"]
+        );
+        assert!(plan.notes[0].contains("diff "), "{:?}", plan.notes);
+        assert_eq!(explained(&install(&after(facts.clone(), &plan))), [""; 0]);
+    }
+    let facts = after(facts.clone(), &install(&facts));
+    let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
+    let removed: Vec<_> = explained(&plan)
+        .into_iter()
+        .filter(|what| what.contains("docker.service"))
+        .collect();
+    assert_eq!(
+        removed,
+        [
+            "stop docker.service",
+            "disable docker.service",
+            "remove `/home/u/.config/systemd/user/docker.service.new`"
+        ]
+    );
+    assert!(plan.notes[0].contains("stays"), "{:?}", plan.notes);
+}
+
+#[test]
+fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
+    let mut facts = bare();
+    facts.service.own = UnitFile::Text(UPSTREAMS.to_owned());
+    facts.service.active = true;
+    facts.service.enabled = true;
+    facts.daemon.answers = true;
+    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    assert_eq!(
+        explained(&plan).last().expect("a restart"),
+        "restart docker.service"
+    );
+    let Action::WriteUnit { text, .. } = &plan.actions[0] else {
+        panic!("{:?}", plan.actions)
+    };
+    for line in [
+        "ExecStart=\"/home/u/bin/dockerd-rootless\" \"--iptables=false\"",
+        "Environment=\"PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files\"",
+    ] {
+        assert!(text.lines().any(|own| own == line), "{line}: {text}");
+    }
+    facts.daemon.busy = true;
+    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
+    assert!(
+        plan.notes[0].starts_with("containers run"),
+        "{:?}",
+        plan.notes
+    );
+    let plan = SetupPlan::upgrade(&facts, UpgradeRequest { restart: true }).expect("a plan");
+    assert!(plan.actions.contains(&Action::Restart(SERVICE)));
+}
+
+#[test]
+fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
+    let facts = installed();
+    let upgrade =
+        |facts: &SetupFacts| SetupPlan::upgrade(facts, UpgradeRequest::default()).expect("a plan");
+    assert_eq!(upgrade(&facts), SetupPlan::default());
+    // Another shell's PATH is none of the unit's.
+    let mut elsewhere = facts.clone();
+    elsewhere.search_path = "/opt/bin".into();
+    assert_eq!(upgrade(&elsewhere), SetupPlan::default());
+    let mut outdated = facts;
+    outdated.daemon.outdated = true;
+    assert_eq!(explained(&upgrade(&outdated)), ["restart docker.service"]);
+    let none = SetupPlan::upgrade(&bare(), UpgradeRequest::default()).expect_err("no unit");
+    assert_eq!(none.exit(), Exit::Failed);
+}
+
+#[test]
+fn authors_are_told_apart() {
+    let ours = render_socket();
+    let cases = [
+        (ours.clone(), Author::Us),
+        (ours.replace("0600", "0666"), Author::Somebody),
+        (format!("{ours}\n"), Author::Somebody),
+        (UPSTREAMS.to_owned(), Author::Upstream),
+        (
+            UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"),
+            Author::Upstream,
+        ),
+        (
+            UPSTREAMS.replace("RestartSec=2", "RestartSec=3"),
+            Author::Somebody,
+        ),
+        (
+            UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"),
+            Author::Somebody,
+        ),
+        (
+            UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"),
+            Author::Somebody,
+        ),
+        (String::new(), Author::Somebody),
+    ];
+    for (text, author) in cases {
+        assert_eq!(identify(&text), author, "{text}");
+    }
+}
+
+#[test]
+fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
+    let mut facts = installed();
+    facts.kept.previous_context = Some("lab".to_owned());
+    let uses = |facts: &SetupFacts| {
+        let plan = SetupPlan::uninstall(facts, UninstallRequest::default()).expect("a plan");
+        plan.actions
+            .iter()
+            .filter(|action| matches!(action, Action::UseContext(_) | Action::RemoveContext))
+            .map(Action::explain)
+            .collect::<Vec<_>>()
+    };
+    let remove = "remove the docker context `rootless`";
+    assert_eq!(uses(&facts), ["use the docker context `default`", remove]);
+    facts
+        .client
+        .contexts
+        .insert("lab".to_owned(), "ssh://lab".to_owned());
+    assert_eq!(uses(&facts), ["use the docker context `lab`", remove]);
+    facts.client.current_context = Some("lab".to_owned());
+    assert_eq!(uses(&facts), [remove]);
+    facts.client.contexts = BTreeMap::from([(CONTEXT.to_owned(), "tcp://far".to_owned())]);
+    assert_eq!(uses(&facts), [""; 0]);
+}
+
+#[test]
+fn who_starts_units_decides_what_can_be_installed() {
+    let mut facts = bare();
+    facts.manager = Manager::Silent;
+    let refusal = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("no manager");
+    assert_eq!(refusal.exit(), Exit::Prerequisite);
+    assert!(
+        refusal.render().contains("sudo loginctl enable-linger u"),
+        "{}",
+        refusal.render()
+    );
+    let request = InstallRequest {
+        enable_linger: true,
+        ..InstallRequest::default()
+    };
+    let plan = SetupPlan::install(&facts, &request).expect("a plan");
+    assert_eq!(plan.actions, [Action::EnableLinger]);
+
+    facts.manager = Manager::Absent;
+    let plan = install(&facts);
+    assert!(
+        plan.notes[0].contains(
+            "PATH=/home/u/bin:/usr/bin:/bin:/usr/sbin:/sbin /home/u/bin/dockerd-rootless"
+        ),
+        "{:?}",
+        plan.notes
+    );
+    assert!(explained(&plan).iter().all(|what| what.contains("context")));
+
+    facts.service = installed().service;
+    let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
+    assert!(
+        plan.actions
+            .iter()
+            .all(|action| matches!(action, Action::RemoveUnit(_))),
+        "{plan:?}"
+    );
+}
+
+#[test]
+fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
+    let mut facts = bare();
+    facts.service.own = UnitFile::Masked;
+    let refused = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("masked");
+    assert!(
+        refused
+            .render()
+            .contains("systemctl --user unmask docker.service")
+    );
+    for program in ["/home/u/a\"b/d", "/home/u/a\\b/d", "/home/u/a\nb/d"] {
+        let facts = SetupFacts {
+            program: program.into(),
+            ..bare()
+        };
+        SetupPlan::install(&facts, &InstallRequest::default()).expect_err(program);
+    }
+}
+
+#[test]
+fn data_in_use_are_not_deleted() {
+    let mut facts = bare();
+    facts.daemon.supervisor = Some(42);
+    let request = UninstallRequest { purge_data: true };
+    let refusal = SetupPlan::uninstall(&facts, request).expect_err("it runs");
+    assert_eq!(refusal.exit(), Exit::AlreadyRunning);
+    assert!(refusal.render().contains("kill 42"));
+}
+
+#[test]
+fn the_path_of_a_unit_is_without_what_cannot_stand_there() {
+    let (path, dropped) = unit_path(
+        Path::new("/home/u/bin/dockerd-rootless"),
+        ":/usr/bin:.:/mnt/c/Program Files:/usr/bin:a/b:/usr/sbin:/x\ny:".as_ref(),
+    );
+    assert_eq!(
+        path,
+        "/home/u/bin:/usr/bin:/mnt/c/Program Files:/usr/sbin:/sbin"
+    );
+    assert_eq!(dropped, [".", "a/b", "/x\ny"].map(PathBuf::from));
+}
+
+proptest! {
+    #[test]
+    fn what_is_rendered_is_read_again(
+        path in "[^\0-\x1f\x7f:]{0,20}",
+        words in proptest::collection::vec("[^\0]{1,12}", 0..4),
+    ) {
+        let parameters = Parameters {
+            program: "/opt/100% $HOME/dockerd-rootless".into(),
+            words: words.iter().map(Into::into).collect(),
+            path: format!("/x/{path}"),
+            has_dbus: false,
+        };
+        let text = render_service(&parameters).expect("it can be named");
+        prop_assert_eq!(identify(&text), Author::Us);
+        prop_assert_eq!(kept_parameters(&text), (Some(parameters.path), parameters.words));
+    }
+
+    #[test]
+    fn any_text_has_an_author_and_parameters(text in "\\PC*") {
+        let _ = (identify(&text), kept_parameters(&text));
+    }
+}

@@ -1,0 +1,140 @@
+//! `install`, `upgrade`, `uninstall` and `nsenter` under a real `systemd --user`, as an unprivileged user with the real
+//! programs.
+
+#[path = "install/client.rs"]
+mod client;
+#[path = "install/life.rs"]
+mod life;
+#[path = "install/manager.rs"]
+mod manager;
+#[path = "install/setup_tool.rs"]
+mod setup_tool;
+#[path = "install/units.rs"]
+mod units;
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::*;
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+struct Told {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Told {
+    fn by(command: &mut Command) -> Self {
+        let output = command
+            .output()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Self::from(output)
+    }
+
+    /// The same of a command that must end with 0.
+    fn good(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The actions of a report in JSON.
+    fn actions(&self) -> Vec<String> {
+        let report = self.json();
+        let actions = report["actions"].as_array().expect("actions");
+        let actions: Vec<String> = actions
+            .iter()
+            .map(|action| action.as_str().expect("a sentence").to_owned())
+            .collect();
+        assert_eq!(report["changed"], !actions.is_empty(), "{self:?}");
+        actions
+    }
+}
+
+impl From<Output> for Told {
+    fn from(output: Output) -> Self {
+        let [stdout, stderr] = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Self {
+            code: output.status.code(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+/// A user who has our program in `~/bin`.
+struct Home<'u> {
+    user: &'u TestUser,
+    program: PathBuf,
+}
+
+impl<'u> Home<'u> {
+    fn new(user: &'u TestUser) -> Self {
+        Self {
+            user,
+            program: Launcher::Run.install(user),
+        }
+    }
+
+    /// Our program with `words`, split at blanks.
+    fn command(&self, words: &str) -> Command {
+        let mut command = self.user.brief_command(&self.program);
+        command.args(words.split_whitespace());
+        command
+    }
+
+    fn tell(&self, words: &str) -> Told {
+        Told::by(&mut self.command(words))
+    }
+
+    /// The file of one of the user's units.
+    fn unit(&self, name: &str) -> PathBuf {
+        self.user.home.join(".config/systemd/user").join(name)
+    }
+
+    fn read_unit(&self, name: &str) -> String {
+        let path = self.unit(name);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// The docker client without any variable, as the user would type it.
+    fn docker(&self, words: &str) -> Told {
+        let mut docker = self.user.brief_command("docker");
+        docker.args(words.split_whitespace());
+        Told::by(&mut docker)
+    }
+
+    fn context(&self) -> String {
+        self.docker("context show").good().stdout.trim().to_owned()
+    }
+
+    /// Has the user's own `PATH` lead to these directories only.
+    fn with_path(&self, words: &str, path: &str) -> Told {
+        Told::by(self.command(words).env("PATH", path))
+    }
+}
+
+/// Every file below `directory` with its bytes.
+fn tree(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type().expect("a kind") {
+            kind if kind.is_dir() => found.extend(tree(&path)),
+            kind if kind.is_file() => found.push((path.clone(), fs::read(&path).expect("read"))),
+            _ => found.push((path, Vec::new())),
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,299 @@
+//! A whole life: installed, used, hit, upgraded, removed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::support::docker::{IMAGE, PAGE};
+use super::support::*;
+use super::{Home, tree};
+
+/// Waits until another process than `old` is the unit's, and answers.
+fn wait_other(manager: &UserManager, docker: &Docker, old: &str) {
+    wait::until("the unit is back", || {
+        let pid = manager.property("docker.service", "MainPID");
+        (pid != old && pid != "0" && docker.answers()).then_some(())
+    });
+}
+
+#[test]
+fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let config = user.home.join(".config/systemd");
+    let before = tree(&config);
+
+    let told = home.tell("install --format json").good();
+    assert_eq!(
+        told.actions(),
+        [
+            format!("write `{}`", home.unit("docker.service").display()),
+            format!("write `{}`", home.unit("docker.socket").display()),
+            "let the user manager read its units anew".to_owned(),
+            "start docker.service".to_owned(),
+            "enable docker.service".to_owned(),
+            format!(
+                "create the docker context `rootless` for unix://{}/docker.sock",
+                user.runtime_dir.display()
+            ),
+            "note that the docker context was `default`".to_owned(),
+            "use the docker context `rootless`".to_owned(),
+        ]
+    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "active");
+    assert_eq!(
+        manager.property("docker.service", "UnitFileState"),
+        "enabled"
+    );
+    assert_eq!(manager.property("docker.service", "NeedDaemonReload"), "no");
+    let mode = fs::metadata(home.unit("docker.service"))
+        .expect("a unit")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o644);
+    let docker = Docker(&user);
+    docker.import_image();
+    let page = home
+        .docker(&format!("run --rm {IMAGE} cat /www/index.html"))
+        .good();
+    assert_eq!(page.stdout.trim_end(), PAGE);
+
+    let again = home.tell("install --format json").good();
+    assert_eq!(again.json()["changed"], false, "{again:?}");
+    let text = home.tell("install").good();
+    assert!(
+        text.stdout.starts_with("nothing was to be done"),
+        "{text:?}"
+    );
+    assert_eq!(
+        home.tell("upgrade --format json").good().json()["changed"],
+        false
+    );
+
+    let first = manager.property("docker.service", "MainPID");
+    manager.systemctl(&["restart", "docker"]);
+    wait_other(&manager, &docker, &first);
+    // The supervisor is killed: the manager starts it again.
+    let second = manager.property("docker.service", "MainPID");
+    manager.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "docker"]);
+    wait_other(&manager, &docker, &second);
+    manager.systemctl(&["reload", "docker"]);
+    assert_eq!(
+        home.docker("info --format {{.OperatingSystem}}")
+            .good()
+            .code,
+        Some(0)
+    );
+
+    let told = home.tell("uninstall --format json").good();
+    assert_eq!(
+        told.actions(),
+        [
+            "stop docker.service".to_owned(),
+            "disable docker.service".to_owned(),
+            format!("remove `{}`", home.unit("docker.socket").display()),
+            format!("remove `{}`", home.unit("docker.service").display()),
+            "let the user manager read its units anew".to_owned(),
+            "use the docker context `default`".to_owned(),
+            "remove the docker context `rootless`".to_owned(),
+            "remove what the installation has noted".to_owned(),
+        ]
+    );
+    let data = user.home.join(".local/share/docker");
+    assert!(data.join("image").exists(), "the data stay");
+    assert!(
+        told.json()["notes"][0]
+            .as_str()
+            .expect("a note")
+            .contains("--purge-data"),
+        "{told:?}"
+    );
+    assert_eq!(home.context(), "default");
+    assert_eq!(manager.property("docker.service", "LoadState"), "not-found");
+    assert_eq!(tree(&config), before);
+    let again = home.tell("uninstall --format json").good();
+    assert_eq!(again.json()["changed"], false, "{again:?}");
+
+    // Nobody can be asked.
+    let refused = home.tell("uninstall --purge-data");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(data.join("image").exists());
+    let dry = home.tell("uninstall --purge-data --dry-run").good();
+    assert!(
+        dry.stdout
+            .contains(&format!("would delete the data in `{}`", data.display())),
+        "{dry:?}"
+    );
+    assert!(
+        dry.stderr.contains("MiB") && dry.stderr.contains("in all"),
+        "{dry:?}"
+    );
+    assert!(data.join("image").exists());
+    let purged = home.tell("uninstall --purge-data --yes").good();
+    assert!(!data.exists(), "{purged:?}");
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn data_go_while_the_unit_runs_and_other_files_beside_them_stay() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    home.tell("install").good();
+    Docker(&user).import_image();
+    let data = user.home.join(".local/share/docker");
+    let thesis = data.join("thesis.tex");
+    user.write(&thesis, "years of work");
+    let told = home.tell("uninstall --purge-data --yes").good();
+    assert!(told.stderr.contains("stay"), "{told:?}");
+    assert_eq!(fs::read_to_string(&thesis).expect("read"), "years of work");
+    let left: Vec<_> = fs::read_dir(&data).expect("read").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    // What is no data root is not touched, whoever calls it one.
+    let notes = user.home.join("notes");
+    user.write(&notes.join("image"), "a picture");
+    home.tell(&format!(
+        "config set daemon.args --data-root={}",
+        notes.display()
+    ));
+    let refused = home.tell("uninstall --purge-data --yes");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("does not look like one"),
+        "{refused:?}"
+    );
+    assert!(notes.join("image").exists());
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn on_demand_nothing_runs_until_somebody_connects() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    home.tell("config set supervise.idle-timeout 2").good();
+    let told = home.tell("install --on-demand --format json").good();
+    assert!(
+        told.actions().contains(&"enable docker.socket".to_owned()),
+        "{told:?}"
+    );
+    assert!(
+        !told
+            .actions()
+            .iter()
+            .any(|action| action.contains("idle-timeout")),
+        "{told:?}"
+    );
+    let state = |unit: &str| manager.property(unit, "ActiveState");
+    assert_eq!(
+        manager.property("docker.socket", "UnitFileState"),
+        "enabled"
+    );
+    assert_eq!(
+        manager.property("docker.service", "UnitFileState"),
+        "disabled"
+    );
+    wait::until("the idle daemon ends", || {
+        (state("docker.service") == "inactive").then_some(())
+    });
+    assert_eq!(state("docker.socket"), "active");
+    let again = home.tell("install --format json").good();
+    assert_eq!(again.json()["changed"], false, "{again:?}");
+    assert_eq!(
+        state("docker.service"),
+        "inactive",
+        "an installation that changes nothing starts nothing"
+    );
+    home.docker("info").good();
+    assert_eq!(state("docker.service"), "active");
+
+    home.tell("install --no-on-demand").good();
+    assert_eq!(
+        manager.property("docker.socket", "UnitFileState"),
+        "disabled"
+    );
+    assert_eq!(state("docker.socket"), "inactive");
+    assert_eq!(state("docker.service"), "active");
+    home.docker("info").good();
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn without_a_start_nothing_runs_and_a_dry_run_changes_nothing() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let before = tree(&user.home);
+    let dry = home.tell("install --dry-run").good();
+    assert!(
+        dry.stdout.lines().all(|line| line.starts_with("would ")),
+        "{dry:?}"
+    );
+    assert!(
+        dry.stdout.contains("would start docker.service\n"),
+        "{dry:?}"
+    );
+    let told = home
+        .tell("install --dry-run --format json --on-demand")
+        .good();
+    assert_eq!(told.json()["dry_run"], true);
+    let caches = |entry: &(std::path::PathBuf, Vec<u8>)| {
+        !entry.0.starts_with(user.home.join(".cache")) && !entry.0.ends_with("systemd.log")
+    };
+    let same = |tree: Vec<_>| tree.into_iter().filter(caches).collect::<Vec<_>>();
+    assert_eq!(same(tree(&user.home)), same(before));
+
+    home.tell("install --no-start --no-context").good();
+    assert_eq!(
+        manager.property("docker.service", "ActiveState"),
+        "inactive"
+    );
+    assert_eq!(
+        manager.property("docker.service", "UnitFileState"),
+        "enabled"
+    );
+    assert_eq!(home.context(), "default");
+    manager.systemctl(&["start", "docker"]);
+    assert!(Docker(&user).answers());
+    assert_eq!(
+        home.tell("uninstall --dry-run")
+            .good()
+            .stdout
+            .lines()
+            .next(),
+        Some("would stop docker.service")
+    );
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn a_command_runs_in_the_daemons_namespaces() {
+    let user = TestUser::new();
+    let home = Home::new(&user);
+    let refused = home.tell("nsenter -- true");
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    let mut daemon = Launch::new(&user, Launcher::Run).ready();
+    assert_eq!(home.tell("nsenter id -u").good().stdout, "0\n");
+    assert_eq!(home.tell("nsenter -- sh -c exit\\ 7").code, Some(127));
+    let told = super::Told::by(
+        home.command("nsenter -- sh -c")
+            .arg("pwd; ls /sys/class/net; exit 7")
+            .current_dir("/tmp"),
+    );
+    assert_eq!(told.code, Some(7), "{told:?}");
+    assert!(
+        told.stdout.starts_with("/tmp\n") && told.stdout.contains("tap0"),
+        "{told:?}"
+    );
+    let told = super::Told::by(home.command("nsenter").env("SHELL", "/bin/false"));
+    assert_eq!(told.code, Some(1), "{told:?}");
+    daemon.stop();
+    assert_nothing_left(&user);
+}

@@ -1,0 +1,101 @@
+//! `dockerd-rootless-setuptool.sh`: upstream's words, output and exit codes.
+
+use super::support::launcher::SETUP_TOOL;
+use super::support::*;
+use super::{Home, Told};
+
+fn tool(home: &Home<'_>, words: &str) -> Told {
+    let mut command = home
+        .user
+        .brief_command(home.program.with_file_name(SETUP_TOOL));
+    Told::by(command.args(words.split_whitespace()))
+}
+
+/// The lines of upstream's among what was said.
+fn lines(told: &Told) -> Vec<&str> {
+    let ours = told
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("[INFO]") || line.starts_with("export "));
+    ours.collect()
+}
+
+#[test]
+fn it_installs_and_uninstalls_in_upstreams_words() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let told = tool(&home, "install").good();
+    let unit = home.unit("docker.service");
+    let expected = [
+        format!("[INFO] Creating {}", unit.display()),
+        format!("[INFO] Creating {}", home.unit("docker.socket").display()),
+        "[INFO] starting systemd service docker.service".to_owned(),
+        "[INFO] Installed docker.service successfully.".to_owned(),
+        "[INFO] To control docker.service, run: `systemctl --user (start|stop|restart) docker.service`".to_owned(),
+        format!("[INFO] To run docker.service on system startup, run: `sudo loginctl enable-linger {}`", user.name),
+        "[INFO] Creating CLI context \"rootless\"".to_owned(),
+        "[INFO] Using CLI context \"rootless\"".to_owned(),
+        "[INFO] Make sure the following environment variable(s) are set (or add them to ~/.bashrc):".to_owned(),
+        format!("export PATH={}:$PATH", user.home.join("bin").display()),
+        "[INFO] Some applications may require the following environment variable too:".to_owned(),
+        format!("export DOCKER_HOST=unix://{}/docker.sock", user.runtime_dir.display()),
+    ];
+    assert_eq!(lines(&told), expected);
+    assert!(told.stdout.contains("Active: active (running)"), "{told:?}");
+    assert!(told.stdout.contains("Server:"), "{told:?}");
+    // The unit starts the program under the name by which it supervises.
+    assert!(
+        home.read_unit("docker.service")
+            .contains(&format!("ExecStart=\"{}\"", home.program.display()))
+    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "active");
+    let again = tool(&home, "--force install").good();
+    assert!(
+        !again.stdout.contains("Creating")
+            && again
+                .stdout
+                .contains("CLI context \"rootless\" already exists"),
+        "{again:?}"
+    );
+    assert_eq!(tool(&home, "nsenter -- id -u").good().stdout, "0\n");
+
+    let told = tool(&home, "uninstall").good();
+    assert_eq!(
+        lines(&told)[..3],
+        [
+            "[INFO] Uninstalled docker.service",
+            "[INFO] Configured CLI to use the \"default\" context.",
+            "[INFO] Deleted CLI context \"rootless\"",
+        ]
+    );
+    assert!(
+        told.stdout
+            .contains("does NOT remove Docker binaries and data"),
+        "{told:?}"
+    );
+    assert_eq!(tool(&home, "nsenter true").code, Some(1));
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn without_systemd_it_says_how_to_start() {
+    let user = TestUser::new();
+    let home = Home::new(&user);
+    let told = tool(&home, "install").good();
+    assert!(
+        told.stdout.contains(
+            "[INFO] systemd not detected, dockerd-rootless needs to be started manually:\n\nPATH="
+        ),
+        "{told:?}"
+    );
+    assert_eq!(home.context(), "rootless");
+    let told = tool(&home, "uninstall").good();
+    assert!(
+        told.stdout.starts_with("[INFO] systemd not detected"),
+        "{told:?}"
+    );
+    assert_eq!(home.context(), "default");
+    assert_eq!(tool(&home, "frobnicate").code, Some(1));
+}
