@@ -8,7 +8,7 @@ use tracing::warn;
 use super::check::Examination;
 use super::layers;
 use super::run::Request;
-use super::setup::{Manner, carry_out, report, say};
+use super::setup::{Manner, await_answer, carry_out, report, say};
 use crate::check::{self, Named, Status};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -97,6 +97,10 @@ pub fn run(
     plan.notes.extend(unseen_variables(environment));
     if !dry_run {
         carry_out(environment, &facts, &plan, &say)?;
+        // One that ran before may still be on its way.
+        if facts.service.active && !options.no_start {
+            await_answer(environment, &facts)?;
+        }
     }
     plan.actions.splice(0..0, done);
     report(&plan, options.manner, &result(&facts, options))?;

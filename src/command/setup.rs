@@ -35,16 +35,28 @@ pub fn carry_out(
     plan: &SetupPlan,
     announce: &dyn Fn(&Action),
 ) -> Result<(), Error> {
-    let installer = Installer {
-        environment,
-        facts,
-        set: &|key, value| set(environment, key, value),
-    };
+    let installer = installer(environment, facts);
     for action in &plan.actions {
         announce(action);
         installer.perform(action)?;
     }
     Ok(())
+}
+
+/// Waits until the service, which runs, answers.
+///
+/// # Errors
+/// Why it does not.
+pub fn await_answer(environment: &Environment, facts: &SetupFacts) -> Result<(), Error> {
+    installer(environment, facts).await_answer()
+}
+
+fn installer<'a>(environment: &'a Environment, facts: &'a SetupFacts) -> Installer<'a> {
+    Installer {
+        environment,
+        facts,
+        set: Box::new(|key, value| set(environment, key, value)),
+    }
 }
 
 /// Says on standard error what is done.

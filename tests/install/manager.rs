@@ -50,6 +50,58 @@ fn it_is_found_with_an_empty_environment_and_under_su() {
 }
 
 #[test]
+fn its_directories_count_and_not_those_of_a_shell() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let mut odd = home.command("install --no-start --no-context");
+    // As after `sudo -E`, and in a shell whose variables the manager does not have.
+    odd.env("HOME", "/root")
+        .env("XDG_CONFIG_HOME", user.home.join("elsewhere"));
+    let told = Told::by(&mut odd).good();
+    assert!(
+        told.stderr.contains("HOME `/root` is not yours"),
+        "{told:?}"
+    );
+    assert!(told.stderr.contains("reads no units in"), "{told:?}");
+    assert_eq!(
+        manager.property("docker.service", "UnitFileState"),
+        "enabled"
+    );
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn without_iptables_the_daemon_is_told_to_do_without() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let room = Room::new(
+        &user,
+        "for program in nft legacy; do mount --bind /dev/null /usr/sbin/xtables-$program-multi; done",
+    );
+    let tell = |words: &str| {
+        let mut command = room.command(&home.program);
+        Told::by(command.args(words.split_whitespace()))
+    };
+    let told = tell("install");
+    assert_eq!(told.code, Some(4), "{told:?}");
+    assert!(told.stderr.contains("check `netfilter`"), "{told:?}");
+    tell("install --skip-iptables").good();
+    let line = format!(
+        "ExecStart=\"{}\" \"--iptables=false\"",
+        home.program.display()
+    );
+    assert!(home.read_unit("docker.service").contains(&line));
+    assert!(Docker(&user).answers());
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
 fn where_systemd_has_booted_and_none_runs_roots_command_is_named() {
     let user = TestUser::new();
     let home = Home::new(&user);

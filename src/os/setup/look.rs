@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,9 +34,18 @@ const OTHER_NAMES: [&str; 2] = ["dockerd-rootless.sh", "dockerd-rootless-setupto
 pub fn at_home(environment: &Environment) -> Environment {
     let uid = session::uid();
     let mut environment = environment.clone();
-    if environment.get("HOME").is_none()
+    let is_own = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
+    let stated = environment.get("HOME").map(PathBuf::from);
+    if !stated.as_deref().is_some_and(is_own)
         && let Some(home) = passwd(uid).and_then(|fields| fields.get(5).cloned())
+        && (stated.is_none() || is_own(home.as_ref()))
     {
+        if let Some(stated) = stated {
+            warn!(
+                "HOME `{}` is not yours, as after `sudo`; `{home}` is taken",
+                stated.display()
+            );
+        }
         environment = environment.with("HOME", home);
     }
     let Some(own) = session::own_runtime_dir(uid) else {
@@ -136,6 +146,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     let manager = manager.map(|(systemctl, runtime_dir)| UserManager {
         systemctl,
         runtime_dir,
+        config_home: environment.config_home().unwrap_or_default(),
     });
     let shown = manager.as_ref().and_then(|manager| {
         manager.show(
@@ -161,6 +172,23 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
         .config_home()
         .unwrap_or_default()
         .join("systemd/user");
+    let default_dir = home.join(".config/systemd/user");
+    let read = manager.as_ref().and_then(UserManager::unit_path);
+    let reads = |directory: &Path| {
+        read.as_ref()
+            .is_none_or(|read| read.iter().any(|path| path == directory))
+    };
+    let unit_dir = match reads(&unit_dir) || !reads(&default_dir) {
+        true => unit_dir,
+        false => {
+            warn!(
+                "the user manager reads no units in `{}`, so `{}` is taken",
+                unit_dir.display(),
+                default_dir.display()
+            );
+            default_dir
+        }
+    };
     let none = vec![Vec::new(); 3];
     let shown = shown.unwrap_or(none);
     let value = |unit: usize, property: usize| {

@@ -22,6 +22,8 @@ pub struct UserManager {
     pub systemctl: PathBuf,
     /// The directory in which the manager listens, `/run/user/UID`.
     pub runtime_dir: PathBuf,
+    /// Where its user's settings are: systemctl itself looks for units to enable there.
+    pub config_home: PathBuf,
 }
 
 impl UserManager {
@@ -45,12 +47,25 @@ impl UserManager {
         let mut command = Command::new(program);
         command
             .env("XDG_RUNTIME_DIR", &self.runtime_dir)
+            .env("XDG_CONFIG_HOME", &self.config_home)
             .env_remove("DBUS_SESSION_BUS_ADDRESS");
         command
     }
 
-    /// `properties` of `units`, a list of values for each unit in that order; `None` if no manager
-    /// answers.
+    /// The directories in which the manager looks for units; its variables may be others than those
+    /// of a shell.
+    pub fn unit_path(&self) -> Option<Vec<PathBuf>> {
+        let paths = self.show(&[], &["UnitPath"])?;
+        let paths = paths
+            .first()?
+            .first()?
+            .split_whitespace()
+            .map(PathBuf::from);
+        Some(paths.collect())
+    }
+
+    /// `properties` of `units`, or of the manager itself if there are none: a list of values for
+    /// each unit in that order; `None` if no manager answers.
     pub fn show(&self, units: &[&str], properties: &[&str]) -> Option<Vec<Vec<String>>> {
         let mut words = vec!["show".to_owned()];
         words.extend(properties.iter().map(|name| format!("--property={name}")));

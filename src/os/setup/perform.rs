@@ -29,7 +29,7 @@ const MOMENT: Duration = Duration::from_millis(20);
 const LINES: &str = "--lines=20";
 
 /// What a setting is changed with.
-pub type SetSetting<'a> = &'a dyn Fn(&str, &str) -> Result<(), Error>;
+pub type SetSetting<'a> = Box<dyn Fn(&str, &str) -> Result<(), Error> + 'a>;
 
 /// One who installs.
 pub struct Installer<'a> {
@@ -119,20 +119,42 @@ impl Installer<'_> {
         let said = match started {
             Ok((status, _)) if status.success() => {
                 // A unit that somebody has written may be active before its daemon is.
-                let socket = self.facts.runtime_dir.join("docker.sock");
-                let deadline = Instant::now() + ANSWER;
-                while Instant::now() < deadline {
-                    if supervisor::answers(&socket) {
-                        return Ok(());
-                    }
-                    std::thread::sleep(MOMENT);
+                match self.answers() {
+                    true => return Ok(()),
+                    false => "nobody answers at its socket".to_owned(),
                 }
-                format!("nobody answers at `{}`", socket.display())
             }
             Ok((_, said)) => said,
             Err(error) => error.to_string(),
         };
         Err(self.why(what, unit, &said))
+    }
+
+    /// Waits until the service, which runs, answers.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn await_answer(&self) -> Result<(), Error> {
+        match self.answers() {
+            true => Ok(()),
+            false => Err(self.why(
+                "reach the daemon",
+                setup::SERVICE,
+                "nobody answers at its socket",
+            )),
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let socket = self.facts.runtime_dir.join("docker.sock");
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            match supervisor::answers(&socket) {
+                true => return true,
+                false if Instant::now() >= deadline => return false,
+                false => std::thread::sleep(MOMENT),
+            }
+        }
     }
 
     /// Why a unit does not start, in the words of the manager, the unit and its journal.
@@ -248,12 +270,23 @@ impl Installer<'_> {
         Ok(UserManager {
             systemctl,
             runtime_dir: self.facts.runtime_dir.clone(),
+            config_home: config_home(self.facts),
         })
     }
 
     fn find(&self, program: &str) -> Result<PathBuf, which::Error> {
         which::which_in(program, Some(&self.facts.search_path), "/")
     }
+}
+
+/// The directory above that of the units.
+fn config_home(facts: &SetupFacts) -> PathBuf {
+    facts
+        .unit_dir
+        .ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("/"))
+        .to_owned()
 }
 
 fn file_error(what: &str, error: &io::Error, path: &Path) -> Error {
@@ -274,6 +307,7 @@ pub fn show_service(facts: &SetupFacts) {
         let manager = UserManager {
             systemctl,
             runtime_dir: facts.runtime_dir.clone(),
+            config_home: config_home(facts),
         };
         let mut status = manager.command(&manager.systemctl);
         let words = ["--user", "--no-pager", "--full", "status", setup::SERVICE];
@@ -301,6 +335,7 @@ pub fn wait_for_manager(facts: &SetupFacts, environment: &Environment) -> Result
         let manager = manager.map(|(systemctl, runtime_dir)| UserManager {
             systemctl,
             runtime_dir,
+            config_home: config_home(facts),
         });
         if manager.is_some_and(|manager| manager.show(&[setup::SERVICE], &["Id"]).is_some()) {
             return Ok(());
