@@ -28,6 +28,8 @@ pub use tools::{
 };
 pub use trials::{Failure, Firewall, IdMapper, Inside, Outcome, Overlay, RootfulSocket, Trials};
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 /// Everything that is known of the host.
@@ -39,6 +41,8 @@ pub struct HostFacts {
     pub session: Session,
     /// The kernel's switches.
     pub kernel: Kernel,
+    /// Programs of a launch that other users than root could put another into the place of.
+    pub exposed: Vec<PathBuf>,
 }
 
 /// Kernel switches that decide on user namespaces and networks. `None` means that the file is

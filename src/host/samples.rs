@@ -12,6 +12,7 @@ pub fn debian_12() -> HostFacts {
     };
     let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     HostFacts {
+        exposed: Vec::new(),
         tools: Tools {
             rootlesskit: found(
                 "/usr/bin/rootlesskit",

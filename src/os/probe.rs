@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::ask::{Asker, Question};
@@ -54,10 +55,35 @@ pub fn host(
         tools.rootlesskit.known(),
     )?;
     Ok(HostFacts {
+        exposed: exposed(&tools, session.person.uid),
         tools,
         session,
         kernel: kernel(thoroughness),
     })
+}
+
+/// The programs that run for `uid` and stand in a directory in which others can put another.
+fn exposed(tools: &Tools, uid: u32) -> Vec<PathBuf> {
+    let is_open = |path: &&Path| {
+        let directory = path.parent().and_then(|parent| fs::metadata(parent).ok());
+        directory.is_some_and(|found| {
+            let mode = found.mode();
+            // Where the sticky bit is set, nobody replaces what is another's.
+            let is_shared = mode & 0o002 != 0 && mode & 0o1000 == 0;
+            is_shared || ![0, uid].contains(&found.uid())
+        })
+    };
+    [
+        tools.rootlesskit.path(),
+        tools.dockerd.path(),
+        tools.slirp4netns.path(),
+        tools.pasta.as_deref(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(is_open)
+    .map(Path::to_owned)
+    .collect()
 }
 
 /// Looks the tools up and asks them, as far as possible all at the same time.

@@ -161,6 +161,12 @@ impl LaunchPlan {
         let mut warnings = settings.warnings.clone();
         warnings.extend(network.warnings(settings, tools));
         warnings.extend(daemon.warnings);
+        warnings.extend(host.exposed.iter().map(|program| {
+            Warning(format!(
+                "`{}` stands in a directory in which other users can put another program in its place",
+                program.display()
+            ))
+        }));
         let mut removals = Vec::new();
         for PidFile { path, state } in &session.pid_files {
             match state {

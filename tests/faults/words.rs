@@ -247,7 +247,19 @@ fn f30_another_program_first_in_path() {
                 "{log}"
             );
             assert!(mark.exists(), "it was not started: {log}");
-            Side::refused("it is started, and its whole path is named", time)
+            let warning = format!(
+                "`{}` stands in a directory in which other users",
+                first.display()
+            );
+            assert!(!log.contains(&warning), "{log}");
+            let place = first.parent().expect("a directory");
+            fs::set_permissions(place, Permissions::from_mode(0o777)).expect("open it");
+            let (_, log, _) = refusal(&launch);
+            assert!(log.contains(&warning), "{log}");
+            Side::refused(
+                "it is started, and its whole path is named; in a directory that is open to all, with a warning",
+                time,
+            )
         },
         Some(|user| {
             let (launch, first, mark) = hijacked(user, Launcher::Upstream);
