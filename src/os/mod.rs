@@ -17,3 +17,4 @@ pub mod sockets;
 pub mod supervisor;
 pub mod survey;
 pub mod trial;
+mod unix_sockets;

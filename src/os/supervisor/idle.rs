@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,12 +11,10 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{health, tree};
+use crate::os::unix_sockets;
 
 /// How long a process may take to stop.
 const STOPS: Duration = Duration::from_millis(200);
-
-/// The state in `/proc/net/unix` of a connection that was accepted (`SS_CONNECTED`).
-const CONNECTED: &str = "03";
 
 /// Says `is_idle` when, for the time `after`, no container has run and nobody was connected to the
 /// socket at `path`, which `listeners` are; and again as long as that is so.
@@ -55,21 +52,7 @@ pub async fn watch(
 
 /// How many are connected to the socket at `path`.
 fn connections(path: &Path) -> usize {
-    let table = fs::read("/proc/net/unix").unwrap_or_default();
-    count(&table, path)
-}
-
-/// Counts in proc_pid_net(5)'s table: `Num RefCount Protocol Flags Type St Inode Path`.
-fn count(table: &[u8], path: &Path) -> usize {
-    let lines = table.split(|byte| *byte == b'\n');
-    let is_connected = |line: &&[u8]| {
-        let mut fields = line
-            .split(|byte| *byte == b' ')
-            .filter(|field| !field.is_empty());
-        fields.nth(5) == Some(CONNECTED.as_bytes())
-            && fields.nth(1) == Some(path.as_os_str().as_bytes())
-    };
-    lines.filter(is_connected).count()
+    unix_sockets::connections(&unix_sockets::table().unwrap_or_default(), path)
 }
 
 /// Ends the daemon, process `pid`, in order, unless somebody is connected to the socket at `path`.
@@ -127,22 +110,4 @@ fn forbid_descriptors(pid: u32) -> nix::Result<()> {
         )
     };
     Errno::result(set).map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_connected_is_counted_by_path_and_state() {
-        let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
-            0000000000000000: 00000002 00000000 00010000 0001 01 1 /run/user/1/docker.sock\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03 2 /run/user/1/docker.sock\n\
-            0000000000000000: 00000002 00000000 00000000 0001 02 3 /run/user/1/docker.sock\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03 4 /run/user/1/docker.sock2\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03 5\n\
-            0000000000000000: 00000003 00000000 00000000 0001 03 6 /run/user/1/docker.sock\n";
-        assert_eq!(count(table, Path::new("/run/user/1/docker.sock")), 2);
-        assert_eq!(count(b"", Path::new("/x")), 0);
-    }
 }

@@ -20,6 +20,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::process::brief;
+use super::unix_sockets;
 use crate::environment::Environment;
 use crate::host::{
     Failure, HostFacts, IdMapper, Inside, Outcome, RootfulSocket, SubIds, Survey, TextFile, Trials,
@@ -342,19 +343,10 @@ fn listens(path: &Path) -> Outcome {
     if !path.exists() {
         return Outcome::fails(format!("`{}` does not exist", path.display()));
     }
-    let Ok(table) = fs::read_to_string("/proc/net/unix") else {
+    let Ok(table) = unix_sockets::table() else {
         return Outcome::NotTried("/proc/net/unix cannot be read".to_owned());
     };
-    // `0000000000000000: 00000002 00000000 00010000 0001 01 21021 /run/user/1000/bus`
-    let is_it = |line: &str| {
-        let fields: Vec<&str> = line.splitn(8, ' ').collect();
-        let accepts = fields.get(3).is_some_and(|flags| *flags == "00010000");
-        accepts
-            && fields
-                .get(7)
-                .is_some_and(|name| Path::new(name.trim()) == path)
-    };
-    match table.lines().any(is_it) {
+    match unix_sockets::listens(&table, path) {
         true => Outcome::Works,
         false => Outcome::fails(format!("nobody listens on `{}`", path.display())),
     }
