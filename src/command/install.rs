@@ -58,8 +58,31 @@ pub fn run(
     called: &OsStr,
     options: &InstallOptions,
 ) -> Result<Exit, Error> {
+    let login = at_home(environment);
+    let facts = look(&login, called)?;
+    let dry_run = options.manner.dry_run;
+    let mut done = Vec::new();
+    // Much of what is checked comes with the user manager.
+    if facts.manager == Manager::Silent {
+        let linger = InstallRequest {
+            enable_linger: options.enable_linger,
+            ..InstallRequest::default()
+        };
+        let first = SetupPlan::install(&facts, &linger)?;
+        if dry_run {
+            report(&first, options.manner, "")?;
+            return Ok(Exit::Good);
+        }
+        carry_out(&login, &facts, &first, &say)?;
+        wait_for_manager(&facts, &login)?;
+        done = first.actions;
+    }
+    // It has brought the runtime directory with it.
     let environment = &at_home(environment);
-    let mut facts = look(environment, called)?;
+    let facts = match done.is_empty() {
+        true => facts,
+        false => look(environment, called)?,
+    };
     let obstacles = Obstacles::find(environment, options.skip_iptables)?;
     if options.force {
         for (name, finding) in obstacles.counting(false) {
@@ -68,7 +91,7 @@ pub fn run(
     } else {
         obstacles.refuse()?;
     }
-    let mut request = InstallRequest {
+    let request = InstallRequest {
         on_demand: match (options.on_demand, options.no_on_demand) {
             (false, false) => None,
             (on_demand, _) => Some(on_demand),
@@ -79,20 +102,6 @@ pub fn run(
         words: obstacles.words(),
         never_idle: obstacles.never_idle,
     };
-    let dry_run = options.manner.dry_run;
-    let mut done = Vec::new();
-    if facts.manager == Manager::Silent && options.enable_linger && !dry_run {
-        let first = SetupPlan::install(&facts, &request)?;
-        carry_out(environment, &facts, &first, &say)?;
-        wait_for_manager(&facts, environment)?;
-        done = first.actions;
-        request.enable_linger = false;
-    }
-    // The manager has brought the runtime directory with it.
-    let environment = &at_home(environment);
-    if !done.is_empty() {
-        facts = look(environment, called)?;
-    }
     let mut plan = SetupPlan::install(&facts, &request)?;
     plan.notes.extend(unseen_variables(environment));
     if !dry_run {

@@ -31,7 +31,8 @@ What is not played here:
 
 - F17, a logout without linger: it takes a booted systemd with logind. `check` warns (`linger`), and
   the stop by SIGTERM that a logout is to the daemon is in every row.
-- F32 to F39 are faults of the installer and of the unit that it writes.
+- F32 to F39 are faults of the installer and of the unit that it writes: `tests/fetch.rs` and
+  `tests/install.rs` play them.
 ";
 
 static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());

@@ -149,6 +149,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
         config_home: environment.config_home().unwrap_or_default(),
     });
     let shown = manager.as_ref().and_then(|manager| {
+        manager.settle();
         manager.show(
             &[SERVICE, SOCKET, "dbus.socket"],
             &["ActiveState", "FragmentPath", "LoadState"],

@@ -52,6 +52,12 @@ impl UserManager {
         command
     }
 
+    /// Waits until a manager that has just come has started what it starts, the bus among it. One
+    /// that takes longer is taken as it is then.
+    pub fn settle(&self) {
+        let _ = self.systemctl(["is-system-running", "--wait"], SOON);
+    }
+
     /// The directories in which the manager looks for units; its variables may be others than those
     /// of a shell.
     pub fn unit_path(&self) -> Option<Vec<PathBuf>> {
