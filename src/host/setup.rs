@@ -26,6 +26,8 @@ pub struct SetupFacts {
     pub program: PathBuf,
     /// The PATH of the shell that asks.
     pub search_path: OsString,
+    /// The PATH of the installed service, if it leads to the same programs.
+    pub kept_path: Option<OsString>,
     /// Where the user's own units are.
     pub unit_dir: PathBuf,
     /// `docker.service`.

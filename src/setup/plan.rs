@@ -272,7 +272,9 @@ impl SetupPlan {
     }
 
     fn install_units(&mut self, facts: &SetupFacts, request: &InstallRequest) -> Result<(), Error> {
-        let wrote = self.settle_units(facts, &facts.search_path, request.words.clone())?;
+        // Another shell's PATH is no reason to change what works.
+        let path = facts.kept_path.as_ref().unwrap_or(&facts.search_path);
+        let wrote = self.settle_units(facts, path, request.words.clone())?;
         let (service, socket) = (&facts.service, &facts.socket);
         let on_demand = request
             .on_demand

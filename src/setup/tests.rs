@@ -47,6 +47,7 @@ fn bare() -> SetupFacts {
         has_dbus: true,
         program: "/home/u/bin/dockerd-rootless".into(),
         search_path: "/usr/bin:/bin".into(),
+        kept_path: None,
         unit_dir: "/home/u/.config/systemd/user".into(),
         service: UnitFacts::default(),
         socket: UnitFacts::default(),
@@ -140,6 +141,23 @@ fn a_first_installation_starts_before_it_enables_and_a_second_has_nothing_to_do(
     );
     assert!(plan.notes.is_empty(), "{:?}", plan.notes);
     assert_eq!(install(&after(facts, &plan)), SetupPlan::default());
+}
+
+#[test]
+fn another_shells_path_changes_a_unit_only_if_it_leads_elsewhere() {
+    let mut facts = installed();
+    facts.kept_path = Some(facts.search_path.clone());
+    facts.search_path = "/opt/tools:/usr/bin:/bin".into();
+    assert_eq!(install(&facts), SetupPlan::default());
+    facts.kept_path = None;
+    assert_eq!(
+        explained(&install(&facts)),
+        [
+            "write `/home/u/.config/systemd/user/docker.service`",
+            "let the user manager read its units anew",
+            "restart docker.service"
+        ]
+    );
 }
 
 #[test]

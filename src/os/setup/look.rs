@@ -1,7 +1,7 @@
 //! Looks at what is installed for a user. Nothing is changed by looking, and nothing that is wrong
 //! with the host or the settings is in the way: what is broken must come off, too.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -18,13 +18,26 @@ use crate::error::{Error, Exit};
 use crate::host::{DaemonFacts, Directory, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
 use crate::os::{files, process, session, supervisor, survey};
 use crate::plan;
-use crate::setup::{SERVICE, SOCKET};
+use crate::setup::{SERVICE, SOCKET, kept_parameters};
 
 /// The largest unit in bytes that is read.
 const UNIT_MAX: u64 = 256 * 1024;
 
 /// What a unit does, as `ActiveState` has it, while its daemon is there or is to come.
 const ACTIVE: [&str; 3] = ["active", "activating", "reloading"];
+
+/// The programs that PATH decides on.
+const PROGRAMS: [&str; 9] = [
+    "containerd",
+    "docker-rootlesskit",
+    "dockerd",
+    "iptables",
+    "newuidmap",
+    "pasta",
+    "rootlesskit",
+    "runc",
+    "slirp4netns",
+];
 
 /// The names of this program by which it is another tool.
 const OTHER_NAMES: [&str; 2] = ["dockerd-rootless.sh", "dockerd-rootless-setuptool.sh"];
@@ -211,6 +224,11 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
         }
     };
     let (service, socket) = (unit(0, SERVICE), unit(1, SOCKET));
+    let kept_path = match &service.own {
+        UnitFile::Text(text) => kept_parameters(text).0.map(OsString::from),
+        _ => None,
+    };
+    let kept_path = kept_path.filter(|kept| leads_to_the_same(kept, &search_path));
     let docker_config = environment.get("DOCKER_CONFIG").map(PathBuf::from);
     let docker_config = docker_config.unwrap_or_else(|| home.join(".docker"));
     let user = passwd(uid).and_then(|fields| fields.into_iter().next());
@@ -231,9 +249,18 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
         manager: state,
         program,
         search_path,
+        kept_path,
         unit_dir,
         service,
         socket,
+    })
+}
+
+/// Whether two PATHs lead to the same programs of a launch.
+fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
+    PROGRAMS.iter().all(|name| {
+        let [one, other] = [one, other].map(|path| which::which_in(name, Some(path), "/").ok());
+        one == other
     })
 }
 
