@@ -111,6 +111,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     assert_eq!(home.context(), "default");
     assert_eq!(manager.property("docker.service", "LoadState"), "not-found");
     assert_eq!(tree(&config), before);
+    assert!(!user.home.join(".local/share/dockerd-rootless").exists());
     let again = home.tell("uninstall --format json").good();
     assert_eq!(again.json()["changed"], false, "{again:?}");
 

@@ -63,7 +63,7 @@ fn the_units_are_clean_whatever_stands_in_path() {
     );
     assert_eq!(own, expected);
     // Neither this shell's PATH nor another's changes it.
-    for path in [path.as_str(), user::PATH] {
+    for path in [path.as_str(), user::PATH, "/usr/bin:/bin"] {
         let again = home.with_path("install --format json", path).good();
         assert_eq!(again.json()["changed"], false, "{again:?}");
     }

@@ -256,12 +256,15 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     })
 }
 
-/// Whether two PATHs lead to the same programs of a launch.
+/// Whether two PATHs lead to the same programs of a launch, by whatever name of a directory.
 fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
-    PROGRAMS.iter().all(|name| {
-        let [one, other] = [one, other].map(|path| which::which_in(name, Some(path), "/").ok());
-        one == other
-    })
+    let find = |name: &str, path: &OsStr| {
+        let found = which::which_in(name, Some(path), "/").ok()?;
+        found.canonicalize().ok()
+    };
+    PROGRAMS
+        .iter()
+        .all(|name| find(name, one) == find(name, other))
 }
 
 fn read_unit(path: &Path) -> UnitFile {

@@ -85,8 +85,11 @@ impl Installer<'_> {
             Action::UseContext(name) => self.docker(&what, &["context", "use", name]),
             Action::RemoveContext => self.docker(&what, &["context", "rm", "-f", CONTEXT]),
             Action::Forget => {
-                // The directory may hold more than this.
-                let _ = self.kept_path().map(fs::remove_file);
+                if let Some(path) = self.kept_path() {
+                    let _ = fs::remove_file(&path);
+                    // It may hold more than this.
+                    let _ = path.parent().map(fs::remove_dir);
+                }
                 Ok(())
             }
             Action::DeleteData { root, entries } => purge::delete(self.facts, root, entries),
