@@ -158,6 +158,9 @@ enum Command {
         )]
         words: Vec<OsString>,
     },
+    /// Get Docker's static programs, checked, and switch between versions of them
+    #[command(after_help = command::fetch::EXAMPLES)]
+    Fetch(Box<command::fetch::FetchOptions>),
     /// Show, check and change settings
     Config {
         #[command(flatten)]
@@ -312,6 +315,7 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
             return command::uninstall::run(environment, &called, &options);
         }
         Command::Nsenter { words } => return command::nsenter::run(environment, &words),
+        Command::Fetch(options) => return command::fetch::run(environment, &options),
         Command::Config {
             assignments: Assignments { assignments },
             format,

@@ -19,6 +19,9 @@ pub enum Exit {
     Prerequisite,
     /// Another instance holds what this one needs: 5.
     AlreadyRunning,
+    /// What was fetched is not what it should be: a checksum, a hostile archive, a redirect away
+    /// from https: 6.
+    Integrity,
     /// A setting is wrong: 78 (`EX_CONFIG` of `sysexits.h`).
     Config,
     /// A program was found and could not be executed: 126, as shells report it.
@@ -39,6 +42,7 @@ impl Exit {
             Self::NotRunning => 3,
             Self::Prerequisite => 4,
             Self::AlreadyRunning => 5,
+            Self::Integrity => 6,
             Self::Config => 78,
             Self::CannotRun => 126,
             Self::NotFound => 127,

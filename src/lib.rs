@@ -19,6 +19,8 @@ pub mod check;
 
 pub mod setup;
 
+pub mod fetch;
+
 pub mod supervise;
 
 pub mod report;

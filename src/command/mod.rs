@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod drop_in;
+pub mod fetch;
 pub mod install;
 pub mod nsenter;
 pub mod plan;

@@ -148,7 +148,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The path to which the links lead that begin with `path`, be there a file or not.
-fn end_of_links(path: &Path) -> PathBuf {
+pub fn end_of_links(path: &Path) -> PathBuf {
     let mut end = path.to_owned();
     // Links in a circle were refused when the file was read; this only has to end.
     for _ in 0..40 {
@@ -159,7 +159,7 @@ fn end_of_links(path: &Path) -> PathBuf {
 }
 
 /// Writes beside `path` and moves that over it, so that nobody ever sees half of it.
-fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let mut file = File::options()

@@ -2,6 +2,7 @@
 //! returns as plain data, and what it does it was told by a plan.
 
 pub mod ask;
+pub mod fetch;
 pub mod files;
 mod keeper;
 pub mod launch;

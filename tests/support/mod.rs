@@ -14,6 +14,7 @@ pub mod leftovers;
 pub mod process;
 pub mod room;
 pub mod scene;
+pub mod tarballs;
 pub mod user;
 pub mod user_manager;
 pub mod wait;
