@@ -1,17 +1,17 @@
 # `make run` is all it takes on Debian or Ubuntu with Rust; see `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench build fmt lint
+.PHONY: help run test faults bench build dist fmt lint
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
 
-# The suites check, trace, e2e, faults, install, supervise and systemd make throw-away users and run daemons
+# The suites check, trace, e2e, faults, fetch, install, supervise and systemd make throw-away users and run daemons
 # as them, and so does the benchmark: only root can. For anybody else sudo runs these binaries, and
 # nothing but these.
 ifneq ($(shell id -u),0)
-SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/install-*|*/supervise-*|*/systemd-*|*/launch-*) \
+SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/fetch-*|*/install-*|*/supervise-*|*/systemd-*|*/launch-*) \
 	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
-SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, install, supervise, systemd and launch'
+SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, fetch, install, supervise, systemd and launch'
 endif
 
 help:    ## this list
@@ -44,6 +44,10 @@ bench:   ## install what is missing, build, measure against upstream's script
 build:   ## the static release binary
 	cargo build --release --locked
 	@echo 'built: $(BINARY)'
+
+dist:    ## a release in dist/ to put at BASE_URL: the binary, its checksum, the installer
+	@$(MAKE) --no-print-directory build
+	install/dist.sh '$(BASE_URL)' dist '$(BINARY)'
 
 fmt:     ## is everything formatted? (cargo fmt does it)
 	cargo fmt --check

@@ -6,6 +6,8 @@
 
 mod support;
 
+#[path = "bench/fetch.rs"]
+mod fetch;
 #[path = "bench/supervisor.rs"]
 mod supervisor;
 
@@ -32,13 +34,14 @@ const TRANSFERS: usize = 3;
 const SECONDS: u32 = 4;
 
 /// What is measured, by name.
-const SECTIONS: [(&str, fn()); 6] = [
+const SECTIONS: [(&str, fn()); 7] = [
     ("check", || checks(&TestUser::new())),
     ("instructions", || instructions(&TestUser::new())),
     ("start", || start_up(&TestUser::new())),
     ("memory", || memory(&TestUser::new())),
     ("throughput", || throughput(&TestUser::new())),
     ("supervisor", supervisor::measure),
+    ("fetch", fetch::measure),
 ];
 
 fn main() {
