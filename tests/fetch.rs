@@ -23,3 +23,5 @@ mod scene;
 mod script;
 #[path = "fetch/tls.rs"]
 mod tls;
+#[path = "fetch/whole.rs"]
+mod whole;

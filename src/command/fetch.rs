@@ -30,7 +30,8 @@ use crate::os::fetch::http::Client;
 use crate::os::fetch::shell_files;
 use crate::os::fetch::state::{ShellFile, State};
 use crate::os::fetch::store::{self, Staging, Store, check_writable, failed};
-use crate::os::files;
+use crate::os::{files, session, supervisor};
+use crate::plan;
 use crate::report::{self, Format};
 use source::{Archive, Place, Plan};
 
@@ -114,6 +115,7 @@ struct Outcome {
 pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Error> {
     let home = Home::find(environment, options)?;
     let outcome = if options.remove {
+        refuse_in_use(environment)?;
         let actions = remove(environment, options.dry_run)?;
         Outcome {
             changed: !actions.is_empty(),
@@ -131,6 +133,21 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
     match options.install {
         true => home.install(environment, options),
         false => Ok(Exit::Good),
+    }
+}
+
+/// A daemon that runs starts containers with these programs.
+fn refuse_in_use(environment: &Environment) -> Result<(), Error> {
+    let runtime_dir = session::person(environment).runtime_dir;
+    let status = runtime_dir.and_then(|(path, _)| supervisor::read_status(&plan::run_dir(&path)));
+    match status {
+        None => Ok(()),
+        Some(status) => {
+            let pid = status.supervisor;
+            let what = format!("rootless Docker runs (PID {pid}), and with these programs");
+            Err(Error::new(Exit::AlreadyRunning, what)
+                .hint("dockerd-rootless uninstall --remove-binaries"))
+        }
     }
 }
 

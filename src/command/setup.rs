@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use tracing::{info, warn};
 
-use super::{files, user_config};
+use super::{fetch, files, user_config};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::SetupFacts;
@@ -56,6 +56,7 @@ fn installer<'a>(environment: &'a Environment, facts: &'a SetupFacts) -> Install
         environment,
         facts,
         set: Box::new(|key, value| set(environment, key, value)),
+        remove_programs: Box::new(|| fetch::remove(environment, false).map(drop)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use tracing::warn;
 
-use super::layers;
 use super::setup::{Manner, carry_out, report, say};
+use super::{fetch, layers};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{SetupFacts, UnitFile};
@@ -23,6 +23,9 @@ pub struct UninstallOptions {
     /// Delete images, containers and volumes too; lists them and asks first
     #[arg(long)]
     pub purge_data: bool,
+    /// Remove the programs that `fetch` has brought, this one among them
+    #[arg(long)]
+    pub remove_binaries: bool,
     /// Do not ask
     #[arg(short, long, requires = "purge_data")]
     pub yes: bool,
@@ -67,6 +70,15 @@ pub fn run(
             "images, containers and volumes stay in `{}`; to delete them: dockerd-rootless uninstall --purge-data",
             data_root.display()
         ));
+    }
+    // Last, for deleting the data takes rootlesskit.
+    let has_programs = !fetch::remove(environment, true)?.is_empty();
+    match (has_programs, options.remove_binaries) {
+        (false, _) => {}
+        (true, true) => plan.actions.push(Action::RemovePrograms),
+        (true, false) => plan.notes.push(
+            "the programs that `fetch` has brought stay; to remove them: dockerd-rootless uninstall --remove-binaries".to_owned(),
+        ),
     }
     if !options.manner.dry_run {
         carry_out(environment, &facts, &plan, &say)?;

@@ -60,6 +60,8 @@ pub enum Action {
     RemoveContext,
     /// Remove what was noted.
     Forget,
+    /// Remove the programs that `fetch` has brought.
+    RemovePrograms,
     /// Delete the daemon's data.
     DeleteData {
         /// The data root.
@@ -104,6 +106,7 @@ impl Action {
             Self::UseContext(name) => format!("use the docker context `{name}`"),
             Self::RemoveContext => format!("remove the docker context `{CONTEXT}`"),
             Self::Forget => "remove what the installation has noted".to_owned(),
+            Self::RemovePrograms => "remove the programs that `fetch` has brought".to_owned(),
             Self::DeleteData { root, .. } => format!("delete the data in `{}`", root.display()),
         }
     }

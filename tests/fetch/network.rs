@@ -10,7 +10,6 @@ use super::mirror::Fault;
 use super::release::{Release, sum};
 use super::scene::{NEW, OLD, Scene};
 use crate::support::command::run;
-use crate::support::tarballs;
 
 #[test]
 fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {
@@ -69,15 +68,8 @@ fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {
 #[test]
 fn real_programs_come_through_and_run() {
     let scene = Scene::new();
-    let release = Release::new(NEW);
     let packed = scene.user.home.join("tool/packed");
-    for package in [Docker, Extras] {
-        let bytes = fs::read(tarballs::pack(package, &packed)).expect("a tarball");
-        scene
-            .mirror
-            .put(&format!("{}.sha256", release.path(package)), sum(&bytes));
-        scene.mirror.put(&release.path(package), bytes);
-    }
+    Release::real(NEW, &packed).publish(&scene.mirror);
     scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
     for program in ["dockerd", "docker", "containerd", "runc", "rootlesskit"] {
         let [host, ours] = [program.into(), scene.bin().join(program)]

@@ -1,6 +1,8 @@
 //! Tarballs as Docker makes them, of scripts that tell their version, and others that nobody should make.
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use dockerd_rootless::fetch::{Package, Version, architecture, directory};
 use flate2::Compression;
@@ -9,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
 use super::mirror::Mirror;
+use crate::support::tarballs;
 
 /// The programs of `docker-VERSION.tgz`, with one that some versions have and one that nobody knows.
 pub const DOCKER: [&str; 9] = [
@@ -54,6 +57,16 @@ impl Release {
             version: version.to_owned(),
             docker: build(Package::Docker, &DOCKER),
             extras: build(Package::Extras, &EXTRAS),
+        }
+    }
+
+    /// Of the programs that this host has, packed in `directory`.
+    pub fn real(version: &str, directory: &Path) -> Self {
+        let pack = |package| fs::read(tarballs::pack(package, directory)).expect("a tarball");
+        Self {
+            version: version.to_owned(),
+            docker: pack(Package::Docker),
+            extras: pack(Package::Extras),
         }
     }
 

@@ -17,9 +17,9 @@ const STUB: &str = "#!/bin/sh\nprintf '<%s>' \"$@\" >\"$HOME/words\"; cat >\"$HO
 const SHELLS: [&[&str]; 3] = [&["dash"], &["busybox", "sh"], &["bash", "--posix"]];
 
 /// A release on a server, with an installer for it.
-struct Site {
-    user: TestUser,
-    mirror: Mirror,
+pub struct Site {
+    pub user: TestUser,
+    pub mirror: Mirror,
     script: String,
     file: String,
     directory: PathBuf,
@@ -27,7 +27,7 @@ struct Site {
 
 impl Site {
     /// Of the program at `program`.
-    fn of(user: TestUser, program: &Path) -> Self {
+    pub fn of(user: TestUser, program: &Path) -> Self {
         let mirror = Mirror::new();
         let directory = user.home.join("dist");
         user.make_dir(&directory);

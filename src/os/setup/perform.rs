@@ -28,8 +28,11 @@ const MOMENT: Duration = Duration::from_millis(20);
 /// How many of the last lines of the journal tell why a unit did not start.
 const LINES: &str = "--lines=20";
 
-/// What a setting is changed with.
+/// What a setting is changed with, by its key and value.
 pub type SetSetting<'a> = Box<dyn Fn(&str, &str) -> Result<(), Error> + 'a>;
+
+/// What the programs are removed with.
+pub type RemovePrograms<'a> = Box<dyn Fn() -> Result<(), Error> + 'a>;
 
 /// One who installs.
 pub struct Installer<'a> {
@@ -39,6 +42,8 @@ pub struct Installer<'a> {
     pub facts: &'a SetupFacts,
     /// Changes a setting.
     pub set: SetSetting<'a>,
+    /// Removes the programs that `fetch` has brought.
+    pub remove_programs: RemovePrograms<'a>,
 }
 
 impl Installer<'_> {
@@ -92,6 +97,7 @@ impl Installer<'_> {
                 }
                 Ok(())
             }
+            Action::RemovePrograms => (self.remove_programs)(),
             Action::DeleteData { root, entries } => purge::delete(self.facts, root, entries),
         }
     }
