@@ -50,14 +50,15 @@ download() {
 
 sum_of() {
     if have sha256sum; then
-        sha256sum "$1"
+        found=$(sha256sum "$1")
     elif have shasum; then
-        shasum -a 256 "$1"
+        found=$(shasum -a 256 "$1")
     elif have openssl; then
-        openssl dgst -sha256 -r "$1"
+        found=$(openssl dgst -sha256 -r "$1")
     else
         die 4 'nothing here computes SHA-256 sums: none of sha256sum, shasum, openssl'
-    fi | cut -d' ' -f1
+    fi
+    echo "${found%% *}"
 }
 
 # The sum that $2 must have: as the release said when this script was made for it, else what is

@@ -127,7 +127,8 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
     let script = Launcher::Script.install(&user);
     let text = upstreams(&script.display().to_string());
     manager.write_unit("docker.service", &text);
-    manager.systemctl(&["enable", "--now", "docker.service"]);
+    manager.systemctl(&["enable", "docker.service"]);
+    manager.systemctl(&["start", "docker.service"]);
     wait::until("the daemon answers", || docker.answers().then_some(()));
     docker.import_image();
     docker.run("run -d --name busy busybox sleep infinity");
