@@ -53,6 +53,12 @@ impl Environment {
         self
     }
 
+    /// The same variables, but for `name`.
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.remove(OsStr::new(name));
+        self
+    }
+
     /// Whether `name` is there at all, be it empty.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(OsStr::new(name))

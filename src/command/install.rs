@@ -83,7 +83,7 @@ pub fn run(
         true => facts,
         false => look(environment, called)?,
     };
-    let obstacles = Obstacles::find(environment, options.skip_iptables)?;
+    let obstacles = Obstacles::find(environment, &facts, options.skip_iptables)?;
     if options.force {
         for (name, finding) in obstacles.counting(false) {
             warn!("check `{name}`: {}", finding.summary);
@@ -159,11 +159,31 @@ pub struct Obstacles {
 }
 
 impl Obstacles {
-    /// Checks the host.
+    /// Checks the host as the service will find it: without the settings of this shell's variables,
+    /// unless there is no manager, so that the daemon is started from a shell.
     ///
     /// # Errors
     /// Whatever is wrong with the settings.
-    pub fn find(environment: &Environment, skip_iptables: bool) -> Result<Self, Error> {
+    pub fn find(
+        environment: &Environment,
+        facts: &SetupFacts,
+        skip_iptables: bool,
+    ) -> Result<Self, Error> {
+        let variables = Layer::from_environment(environment);
+        let environment = match facts.manager {
+            Manager::Answers => &variables
+                .variables()
+                .fold(environment.clone(), |rest, (_, name)| rest.without(name)),
+            _ => environment,
+        };
+        Self::here(environment, skip_iptables)
+    }
+
+    /// Checks the host as a launch from this shell will find it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings.
+    pub fn here(environment: &Environment, skip_iptables: bool) -> Result<Self, Error> {
         let settings = Settings::resolve(&layers(environment, &[])?)?;
         let examination = Examination::new(environment, &Request::default())?;
         Ok(Self {

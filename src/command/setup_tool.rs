@@ -74,7 +74,7 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error>
 
 /// `check`: satisfied, or what to run.
 fn tool_check(tool: &SetupTool, environment: &Environment) -> Result<Exit, Error> {
-    require(tool, &Obstacles::find(environment, tool.skip_iptables)?)?;
+    require(tool, &Obstacles::here(environment, tool.skip_iptables)?)?;
     report::print("[INFO] Requirements are satisfied\n")?;
     Ok(Exit::Good)
 }
@@ -109,7 +109,7 @@ fn require(tool: &SetupTool, obstacles: &Obstacles) -> Result<(), Error> {
 fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Result<Exit, Error> {
     let environment = &at_home(environment);
     let facts = look(environment, called)?;
-    let obstacles = Obstacles::find(environment, tool.skip_iptables)?;
+    let obstacles = Obstacles::find(environment, &facts, tool.skip_iptables)?;
     require(tool, &obstacles)?;
     let request = InstallRequest {
         words: obstacles.words(),

@@ -57,13 +57,16 @@ fn its_directories_count_and_not_those_of_a_shell() {
     let mut odd = home.command("install --no-start --no-context");
     // As after `sudo -E`, and in a shell whose variables the manager does not have.
     odd.env("HOME", "/root")
-        .env("XDG_CONFIG_HOME", user.home.join("elsewhere"));
+        .env("XDG_CONFIG_HOME", user.home.join("elsewhere"))
+        .env("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "bogus");
     let told = Told::by(&mut odd).good();
     assert!(
         told.stderr.contains("HOME `/root` is not yours"),
         "{told:?}"
     );
     assert!(told.stderr.contains("reads no units in"), "{told:?}");
+    let unseen = "DOCKERD_ROOTLESS_ROOTLESSKIT_NET is set here and not in the service";
+    assert!(told.stderr.contains(unseen), "{told:?}");
     assert_eq!(
         manager.property("docker.service", "UnitFileState"),
         "enabled"
