@@ -78,7 +78,7 @@ pub fn containerd_rootless(evidence: &Evidence<'_>) -> Finding {
         .user("systemctl --user stop containerd.service || true")
         // The PID is only good as long as the lock is held.
         .user(format!(
-            "[ ! -e {lock_file} ] || flock -n {lock_file} true || {{ kill {pid}; timeout 20 flock {lock_file} true; }}"
+            "[ ! -e {lock_file} ] || flock -n {lock_file} true || {{ kill {pid}; timeout 20 flock {lock_file} true || [ ! -e {lock_file} ]; }}"
         )),
         Lock::Free if evidence.survey.containerd_rootless_exists => {
             let finding = Finding::warn(format!(
