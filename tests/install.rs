@@ -97,6 +97,12 @@ impl<'u> Home<'u> {
         Told::by(&mut self.command(words))
     }
 
+    /// The same in a room.
+    fn tell_in(&self, room: &Room<'_>, words: &str) -> Told {
+        let mut command = room.command(&self.program);
+        Told::by(command.args(words.split_whitespace()))
+    }
+
     /// The file of one of the user's units.
     fn unit(&self, name: &str) -> PathBuf {
         self.user.home.join(".config/systemd/user").join(name)

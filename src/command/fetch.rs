@@ -1,16 +1,16 @@
 //! `fetch`: Docker's static programs, side by side in versions, with one switch between them.
 
+mod progress;
 mod source;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -34,9 +34,6 @@ use crate::os::{files, session, supervisor};
 use crate::plan;
 use crate::report::{self, Format};
 use source::{Archive, Place, Plan};
-
-/// How often the progress is shown.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What stands below the options.
 pub const EXAMPLES: &str = "\
@@ -366,7 +363,7 @@ impl Home {
         let (archives, programs) = thread::scope(|scope| {
             let (stopper, stopped) = stop;
             if io::stderr().is_terminal() {
-                scope.spawn(|| show_progress(stopped, &progress, plan));
+                scope.spawn(|| progress::show(stopped, &progress, plan));
             }
             let jobs = plan
                 .archives
@@ -655,43 +652,6 @@ fn read_local(path: &Path, expected: Option<Sum>) -> Result<(File, Sum), Error> 
     }
 }
 
-/// One line on the terminal until the channel closes; then it is gone.
-fn show_progress(stopped: mpsc::Receiver<()>, progress: &[Progress; 2], plan: &Plan) {
-    let mut stderr = io::stderr();
-    while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-        let bars = progress
-            .iter()
-            .zip(&plan.archives)
-            .map(|(progress, archive)| {
-                let done = progress.done.load(Ordering::Relaxed);
-                let total = progress.total.load(Ordering::Relaxed);
-                bar(archive.package.name(), done, total)
-            });
-        let line = bars.collect::<Vec<_>>().join("  ");
-        // Nobody may be looking; that is no reason to stop.
-        let _ = write!(stderr, "\r\x1b[K{line}");
-    }
-    let _ = write!(stderr, "\r\x1b[K");
-}
-
-/// `docker [#####-----] 43/87 MB`
-fn bar(name: &str, done: u64, total: u64) -> String {
-    const WIDTH: u64 = 16;
-    let megabytes = |bytes: u64| bytes / 1_000_000;
-    if total == 0 {
-        return format!("{name} {} MB", megabytes(done));
-    }
-    let full = (done.min(total) * WIDTH).checked_div(total).unwrap_or(0);
-    let full = usize::try_from(full).unwrap_or(0);
-    let rest = "-".repeat(WIDTH as usize - full);
-    format!(
-        "{name} [{}{rest}] {}/{} MB",
-        "#".repeat(full),
-        megabytes(done),
-        megabytes(total)
-    )
-}
-
 fn print(home: &Home, options: &FetchOptions, outcome: &Outcome) -> Result<(), Error> {
     let text = match options.format {
         Format::Text => {
@@ -731,22 +691,4 @@ fn print(home: &Home, options: &FetchOptions, outcome: &Outcome) -> Result<(), E
         }
     };
     report::print(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bar_grows_and_never_overflows() {
-        assert_eq!(bar("a", 0, 0), "a 0 MB");
-        assert_eq!(
-            bar("a", 1_000_000, 2_000_000),
-            "a [########--------] 1/2 MB"
-        );
-        assert_eq!(
-            bar("a", 9_000_000, 2_000_000),
-            "a [################] 9/2 MB"
-        );
-    }
 }

@@ -213,6 +213,22 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
+/// Opens the file `path` of ours to read and write it, and makes it if it is missing; a link is not
+/// followed.
+///
+/// # Errors
+/// What the system says.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+}
+
 /// Reads to the end, or gives up behind `limit` bytes.
 pub fn read_up_to(file: File, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();

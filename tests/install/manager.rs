@@ -85,10 +85,7 @@ fn without_iptables_the_daemon_is_told_to_do_without() {
         &user,
         "for program in nft legacy; do mount --bind /dev/null /usr/sbin/xtables-$program-multi; done",
     );
-    let tell = |words: &str| {
-        let mut command = room.command(&home.program);
-        Told::by(command.args(words.split_whitespace()))
-    };
+    let tell = |words: &str| home.tell_in(&room, words);
     let told = tell("install");
     assert_eq!(told.code, Some(4), "{told:?}");
     assert!(told.stderr.contains("check `netfilter`"), "{told:?}");
@@ -109,10 +106,7 @@ fn where_systemd_has_booted_and_none_runs_roots_command_is_named() {
     let user = TestUser::new();
     let home = Home::new(&user);
     let room = Room::new(&user, &format!("{OWN_RUN}{BOOTED}"));
-    let tell = |words: &str| {
-        let mut command = room.command(&home.program);
-        Told::by(command.args(words.split_whitespace()))
-    };
+    let tell = |words: &str| home.tell_in(&room, words);
     for words in ["install", "install --dry-run", "install --no-start"] {
         let told = tell(words);
         assert_eq!(told.code, Some(4), "{told:?}");
@@ -177,10 +171,7 @@ fn a_host_that_is_not_ready_is_refused_and_uninstalled_all_the_same() {
     home.tell("install").good();
     // newuidmap is gone.
     let room = Room::new(&user, "mount --bind /dev/null /usr/bin/newuidmap");
-    let tell = |words: &str| {
-        let mut command = room.command(&home.program);
-        Told::by(command.args(words.split_whitespace()))
-    };
+    let tell = |words: &str| home.tell_in(&room, words);
     let told = tell("install");
     assert_eq!(told.code, Some(4), "{told:?}");
     assert!(

@@ -1,15 +1,13 @@
 //! A tarball from a server into a file: hashed on its way, resumed where it broke off, tried again
 //! a few times.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
@@ -19,6 +17,7 @@ use super::http::{Answer, Client, Failure, broken};
 use super::store::failed;
 use crate::error::{Error, Exit};
 use crate::fetch::{Sum, Url};
+use crate::os::files;
 
 /// The largest tarball in bytes; Docker's have less than 100 MB.
 pub const ARCHIVE_MAX: u64 = 1 << 30;
@@ -67,7 +66,7 @@ pub fn download(
     path: &Path,
     progress: &Progress,
 ) -> Result<(File, Sum), Error> {
-    let file = open(path).map_err(|error| failed(path, "cannot be opened", &error))?;
+    let file = files::open_own(path).map_err(|error| failed(path, "cannot be opened", &error))?;
     let mut partial = Partial::new(file, path, wanted.sum.is_some())?;
     let mut tries = PAUSES.iter();
     loop {
@@ -88,17 +87,6 @@ pub fn download(
         warn!("{error}; tries again");
         thread::sleep(*pause);
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
 }
 
 /// A file of which the first bytes are here and hashed.

@@ -1,14 +1,15 @@
 //! One at a time: a lock that ends with the process that holds it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Exit};
+use crate::os::files;
 
 /// How often another's removal of the file may come between.
 const TRIES: usize = 10;
@@ -27,7 +28,7 @@ impl Lock {
     pub fn take(path: &Path) -> Result<Self, Error> {
         let shown = path.display();
         for _ in 0..TRIES {
-            let mut file = open(path).map_err(|error| {
+            let mut file = files::open_own(path).map_err(|error| {
                 Error::new(Exit::Failed, format!("the lock `{shown}` cannot be made"))
                     .because(&error)
             })?;
@@ -61,17 +62,6 @@ impl Lock {
         let what = format!("the lock `{shown}` is removed again and again");
         Err(Error::new(Exit::Failed, what))
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -1,6 +1,7 @@
 //! Getting Docker's programs: the network, the tarballs, the directory where sets lie side by side,
 //! the user's shell files.
 
+mod adopt;
 pub mod archive;
 pub mod download;
 pub mod failpoint;
