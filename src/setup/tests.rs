@@ -293,6 +293,18 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     let mut outdated = facts;
     outdated.daemon.outdated = true;
     assert_eq!(explained(&upgrade(&outdated)), ["restart docker.service"]);
+    // What this program would write has changed since.
+    let mut older = installed();
+    older.has_dbus = false;
+    let plan = upgrade(&older);
+    assert_eq!(
+        explained(&plan),
+        [
+            "write `/home/u/.config/systemd/user/docker.service`",
+            "let the user manager read its units anew",
+            "restart docker.service"
+        ]
+    );
     let none = SetupPlan::upgrade(&bare(), UpgradeRequest::default()).expect_err("no unit");
     assert_eq!(none.exit(), Exit::Failed);
 }

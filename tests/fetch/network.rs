@@ -1,7 +1,8 @@
 //! What servers do, and whom we believe.
 
 use std::fs;
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
 
 use dockerd_rootless::fetch::Package::{Docker, Extras};
 use dockerd_rootless::fetch::{architecture, directory};
@@ -447,6 +448,53 @@ fn a_second_one_at_the_same_time_is_told_who_is_first() {
     }
     drop(go);
     assert_eq!(first.wait().expect("ended").code(), Some(0));
+    assert_eq!(scene.version().as_deref(), Some(NEW));
+}
+
+#[test]
+fn a_terminal_sees_how_far_it_is() {
+    let scene = Scene::new();
+    let release = Release::new(NEW);
+    release.publish(&scene.mirror);
+    let sums = [Docker, Extras].map(|package| {
+        format!(
+            "--sha256 {}={}",
+            release.file(package),
+            sum(release.bytes(package))
+        )
+    });
+    let line = format!(
+        "{} fetch --version {NEW} {}",
+        scene.program.display(),
+        sums.join(" ")
+    );
+    let (_arrival, go) = scene.mirror.gate();
+    // script(1) gives it a terminal.
+    let mut script = scene.user.brief_command("script");
+    script
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("DOCKERD_ROOTLESS_MIRROR", scene.mirror.url());
+    let mut process = script
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script(1)");
+    let mut screen = process.stdout.take().expect("a pipe");
+    let mut seen = Vec::new();
+    let mut chunk = [0; 4096];
+    // One of the two waits, and what is known of both is shown all the while.
+    while !String::from_utf8_lossy(&seen).contains(" MB  docker-rootless-extras") {
+        let count = screen.read(&mut chunk).expect("read");
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&chunk[..count]);
+    }
+    drop(go);
+    screen.read_to_end(&mut seen).expect("read");
+    assert!(
+        process.wait().expect("ended").success(),
+        "{}",
+        String::from_utf8_lossy(&seen)
+    );
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 

@@ -1,11 +1,13 @@
 //! A whole life: installed, used, hit, upgraded, removed.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use super::support::docker::{IMAGE, PAGE};
 use super::support::*;
-use super::{Home, tree};
+use super::{Home, Told, tree};
 
 /// Waits until another process than `old` is the unit's, and answers.
 fn wait_other(manager: &UserManager, docker: &Docker, old: &str) {
@@ -13,6 +15,22 @@ fn wait_other(manager: &UserManager, docker: &Docker, old: &str) {
         let pid = manager.property("docker.service", "MainPID");
         (pid != old && pid != "0" && docker.answers()).then_some(())
     });
+}
+
+/// Our program with `words` at a terminal, where somebody types `answer`.
+fn at_terminal(home: &Home<'_>, words: &str, answer: &str) -> Told {
+    let line = format!("{} {words}", home.program.display());
+    let mut script = home.user.brief_command("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let mut process = script
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("script(1)");
+    let mut keys = process.stdin.take().expect("a pipe");
+    keys.write_all(answer.as_bytes()).expect("type");
+    Told::from(process.wait_with_output().expect("ended"))
 }
 
 #[test]
@@ -130,8 +148,15 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
         "{dry:?}"
     );
     assert!(data.join("image").exists());
-    let purged = home.tell("uninstall --purge-data --yes").good();
-    assert!(!data.exists(), "{purged:?}");
+    let told = at_terminal(&home, "uninstall --purge-data", "no\n");
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(
+        told.stdout.contains("in all") && told.stdout.contains("nothing is changed"),
+        "{told:?}"
+    );
+    assert!(data.join("image").exists());
+    at_terminal(&home, "uninstall --purge-data", "yes\n").good();
+    assert!(!data.exists());
     manager.stop();
     assert_nothing_left(&user);
 }
