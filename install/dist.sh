@@ -11,6 +11,7 @@ die() { echo "dist.sh: $2" >&2; exit "$1"; }
 main() {
     [ $# -ge 3 ] || die 2 "usage: $0 BASE_URL DIRECTORY BINARY [ARCH]"
     case $1 in
+        '') die 2 'where will the release be? make dist BASE_URL=https://…' ;;
         *[!A-Za-z0-9:/._~%@+-]*) die 2 "$1: not an address that can stand in a script" ;;
         https://?* | http://127.0.0.1[:/]* | http://localhost[:/]*) ;;
         *) die 2 "$1: only https is trusted" ;;
