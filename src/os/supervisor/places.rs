@@ -11,11 +11,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod, umask};
 
+use super::tree;
 use crate::error::{Error, Exit};
 use crate::supervise::Status;
 
@@ -232,15 +234,15 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
             )
             .hint(format!("move it away: mv {0} {0}.old", path.display())));
         }
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => {
+        Ok(_) => match listener(path) {
+            Some(pid) => {
                 return Err(Error::new(
                     Exit::AlreadyRunning,
-                    format!("another daemon listens on `{}`", path.display()),
+                    format!("another daemon (PID {pid}) listens on `{}`", path.display()),
                 )
                 .hint("stop it: systemctl --user stop docker"));
             }
-            Err(_) => fs::remove_file(path).map_err(failed)?,
+            None => fs::remove_file(path).map_err(failed)?,
         },
     }
     let listen = || -> nix::Result<OwnedFd> {
@@ -264,6 +266,20 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
     listen().map_err(|errno| failed(errno.into()))
 }
 
+/// The process that has made the socket at `path` listen, if somebody does and that process lives; 0
+/// for one in another PID namespace. Heirs of a supervisor that was killed may hold its socket for a
+/// moment, or longer: they are ours to end.
+fn listener(path: &Path) -> Option<i32> {
+    let stream = UnixStream::connect(path).ok()?;
+    let pid = getsockopt(&stream, PeerCredentials).ok()?.pid();
+    let Ok(number @ 1..) = u32::try_from(pid) else {
+        return Some(0);
+    };
+    tree::read(number)
+        .filter(|process| !process.zombie)
+        .map(|_| pid)
+}
+
 /// Watches the directories in which what the daemon needs has its name.
 ///
 /// # Errors
@@ -280,4 +296,61 @@ pub fn watch(directories: &[&Path]) -> io::Result<OwnedFd> {
         inotify.add_watch(*directory, flags)?;
     }
     inotify.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::IntoRawFd;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A shell that listens at `path` and runs `script`, to whose programs it hands the socket.
+    fn shell(path: &Path, script: &str) -> Child {
+        let path = path.to_owned();
+        let listen_there = move || {
+            let nothing = SockFlag::empty();
+            let fd = socket(AddressFamily::Unix, SockType::Stream, nothing, None)?;
+            bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+            listen(&fd, Backlog::new(1)?)?;
+            let _stays_open = fd.into_raw_fd();
+            Ok(())
+        };
+        let mut shell = Command::new("sh");
+        // SAFETY: between fork and exec system calls are made, and an address is copied.
+        unsafe { shell.pre_exec(listen_there) };
+        shell
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh")
+    }
+
+    #[test]
+    fn a_socket_is_somebodys_as_long_as_the_one_lives_who_listens() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("docker.sock");
+        let mut owner = shell(&path, "exec sleep 600");
+        let refused = listen_at(&path).expect_err("it lives");
+        assert_eq!(refused.exit(), Exit::AlreadyRunning);
+        let named = format!("(PID {})", owner.id());
+        assert!(refused.to_string().contains(&named), "{refused}");
+        owner.kill().expect("it is our child");
+        owner.wait().expect("it ends");
+        fs::remove_file(&path).expect("the socket");
+
+        let mut owner = shell(&path, "sleep 600 >/dev/null & echo $!");
+        let mut heir = String::new();
+        let output = owner.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut heir).expect("a PID");
+        owner.wait().expect("it ends");
+        assert!(UnixStream::connect(&path).is_ok(), "its heir listens");
+        let taken = listen_at(&path);
+        let heir = heir.trim().parse().expect("a PID");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(heir), nix::sys::signal::SIGKILL)
+            .expect("it is ours");
+        taken.expect("nobody's socket");
+    }
 }
