@@ -1,6 +1,7 @@
 //! `config`: show settings and where they come from, and edit the user's file.
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
@@ -9,7 +10,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::os::{files, session};
 use crate::report::{self, Format};
-use crate::settings::{self, Key, Layer, Settings, statements};
+use crate::settings::{self, Edited, Key, Layer, Settings, statements};
 
 /// `config show [--origin]`.
 ///
@@ -94,20 +95,12 @@ pub fn edit(
     format: Format,
 ) -> Result<(), Error> {
     let key = find_key(name)?;
-    let path = user_config(environment).ok_or_else(|| {
-        let what = "there is no place for your configuration file: HOME is not set";
-        Error::new(Exit::Config, what).hint("export HOME=/path/to/your/home")
-    })?;
+    let path = user_file(environment)?;
     let above = [
         Layer::from_environment(environment),
         Layer::from_assignments(assignments)?,
     ];
-    let before = files::read_config(&path, session::uid())?.unwrap_or_default();
-    let edited = settings::edit(&path, &before, key, value)?;
-    let changed = edited.text != before;
-    if changed {
-        files::write_config(&path, &edited.text, session::uid())?;
-    }
+    let (edited, changed) = change(&path, key, value)?;
     if let Some(winner) = statements(&above, key.name).last() {
         warn!(
             "`{name}`: what counts is the {}, not the file: see `dockerd-rootless config explain {name}`",
@@ -119,6 +112,34 @@ pub fn edit(
         Format::Text => report::edit_text(key, value, &path, changed),
         Format::Json => report::edit_json(key, value, &path, changed),
     })
+}
+
+/// Sets `name` to `value` in the user's file, and prints nothing.
+///
+/// # Errors
+/// As [`edit`].
+pub fn set(environment: &Environment, name: &str, value: &str) -> Result<(), Error> {
+    let path = user_file(environment)?;
+    change(&path, find_key(name)?, Some(OsStr::new(value))).map(drop)
+}
+
+/// The user's file.
+fn user_file(environment: &Environment) -> Result<PathBuf, Error> {
+    user_config(environment).ok_or_else(|| {
+        let what = "there is no place for your configuration file: HOME is not set";
+        Error::new(Exit::Config, what).hint("export HOME=/path/to/your/home")
+    })
+}
+
+/// Edits the file `path`. Returns what that made of it, and whether it is another text than before.
+fn change(path: &Path, key: &Key, value: Option<&OsStr>) -> Result<(Edited, bool), Error> {
+    let before = files::read_config(path, session::uid())?.unwrap_or_default();
+    let edited = settings::edit(path, &before, key, value)?;
+    let changed = edited.text != before;
+    if changed {
+        files::write_config(path, &edited.text, session::uid())?;
+    }
+    Ok((edited, changed))
 }
 
 /// The key called `name`, or the nearest as a hint.

@@ -1,17 +1,13 @@
 //! What `install`, `upgrade` and `uninstall` have in common: print the plan, or carry it out.
 
-use std::ffi::OsStr;
-
 use tracing::{info, warn};
 
-use super::{fetch, files, user_config};
+use super::{config, fetch};
 use crate::environment::Environment;
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::host::SetupFacts;
-use crate::os::session;
 use crate::os::setup::Installer;
 use crate::report::{self, Format};
-use crate::settings::{self, Key};
 use crate::setup::{Action, SetupPlan};
 
 /// How it is done and told.
@@ -55,7 +51,7 @@ fn installer<'a>(environment: &'a Environment, facts: &'a SetupFacts) -> Install
     Installer {
         environment,
         facts,
-        set: Box::new(|key, value| set(environment, key, value)),
+        set: Box::new(|key, value| config::set(environment, key, value)),
         remove_programs: Box::new(|| fetch::remove(environment, false).map(drop)),
     }
 }
@@ -80,19 +76,4 @@ pub fn report(plan: &SetupPlan, manner: Manner, result: &str) -> Result<(), Erro
             report::print(report::setup_text(plan, manner.dry_run, result))
         }
     }
-}
-
-/// Sets a key in the user's configuration file.
-fn set(environment: &Environment, key: &str, value: &str) -> Result<(), Error> {
-    let unplaced = || {
-        Error::new(
-            Exit::Config,
-            "there is no place for your configuration file",
-        )
-    };
-    let path = user_config(environment).ok_or_else(unplaced)?;
-    let key = Key::find(key).map_err(|hint| Error::new(Exit::Usage, hint))?;
-    let before = files::read_config(&path, session::uid())?.unwrap_or_default();
-    let edited = settings::edit(&path, &before, key, Some(OsStr::new(value)))?;
-    files::write_config(&path, &edited.text, session::uid())
 }
