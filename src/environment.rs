@@ -42,6 +42,12 @@ impl Environment {
         self.base_directory("XDG_DATA_HOME", ".local/share")
     }
 
+    /// Where the docker client's settings live: `$DOCKER_CONFIG`, else `~/.docker`.
+    pub fn docker_config(&self) -> Option<PathBuf> {
+        let stated = self.get("DOCKER_CONFIG").map(PathBuf::from);
+        stated.or_else(|| Some(self.absolute("HOME")?.join(".docker")))
+    }
+
     fn base_directory(&self, name: &str, below_home: &str) -> Option<PathBuf> {
         self.absolute(name)
             .or_else(|| Some(self.absolute("HOME")?.join(below_home)))

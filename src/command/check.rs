@@ -98,10 +98,6 @@ impl Examination {
             let (path, _) = plan::search_path(environment);
             which::which_in(name, Some(path), "/").ok()
         };
-        let docker_config = environment
-            .get("DOCKER_CONFIG")
-            .map(Into::into)
-            .or_else(|| Some(environment.absolute("HOME")?.join(".docker")));
         let rootlesskit = host.tools.rootlesskit.path();
         let subject = survey::Subject {
             uid,
@@ -111,7 +107,7 @@ impl Examination {
             data_root: host.session.data_root.clone(),
             daemon_json: host.session.daemon_json.0.clone(),
             containerd_rootless: host.session.containerd_rootless.0.clone(),
-            docker_config,
+            docker_config: environment.docker_config(),
             docker: find("docker"),
             rootlesskit: rootlesskit.and_then(|path| path.canonicalize().ok()),
         };

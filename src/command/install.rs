@@ -1,12 +1,10 @@
 //! `install`: the units, the daemon and the docker client's context.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 
 use tracing::warn;
 
-use super::check::Examination;
-use super::layers;
+use super::check::{Examination, explained};
 use super::run::Request;
 use super::setup::{Manner, await_answer, carry_out, report, say};
 use crate::check::{self, Named, Status};
@@ -14,7 +12,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{Manager, SetupFacts};
 use crate::os::setup::{at_home, look, wait_for_manager};
-use crate::settings::{Layer, Settings};
+use crate::settings::Layer;
 use crate::setup::{InstallRequest, SetupPlan};
 
 /// The words for dockerd of one that does without iptables, as upstream's setup tool has them.
@@ -74,7 +72,7 @@ pub fn run(
             return Ok(Exit::Good);
         }
         carry_out(&login, &facts, &first, &say)?;
-        wait_for_manager(&facts, &login)?;
+        wait_for_manager(&facts)?;
         done = first.actions;
     }
     // It has brought the runtime directory with it.
@@ -184,12 +182,12 @@ impl Obstacles {
     /// # Errors
     /// Whatever is wrong with the settings.
     pub fn here(environment: &Environment, skip_iptables: bool) -> Result<Self, Error> {
-        let settings = Settings::resolve(&layers(environment, &[])?)?;
         let examination = Examination::new(environment, &Request::default())?;
+        let evidence = examination.evidence(environment);
         Ok(Self {
-            findings: check::find_all(&examination.evidence(environment)),
+            findings: check::find_all(&evidence),
             skip_iptables,
-            never_idle: settings.idle_timeout.value.0 == 0,
+            never_idle: evidence.settings.idle_timeout.value.0 == 0,
         })
     }
 
@@ -216,20 +214,16 @@ impl Obstacles {
     }
 
     fn refuse(&self) -> Result<(), Error> {
-        let counting: Vec<&Named> = self.counting(false).collect();
+        let counting: Vec<Named> = self.counting(false).cloned().collect();
         if counting.is_empty() {
             return Ok(());
         }
         let what = "rootless Docker is not installed: the host is not ready for it";
-        let error = Error::new(Exit::Prerequisite, what);
-        let error = counting.iter().fold(error, |error, (name, finding)| {
-            let cause = format!("check `{name}`: {}", finding.summary);
-            error.because(&io::Error::other(cause))
-        });
+        let error = explained(Error::new(Exit::Prerequisite, what), &counting);
         let only_rootful = counting.iter().all(|(name, _)| *name == "rootful-docker");
-        Err(error.hint(match only_rootful {
-            true => "to have both: dockerd-rootless install --force",
-            false => "dockerd-rootless check --print-fix",
-        }))
+        Err(match only_rootful {
+            true => error.hint("to have both: dockerd-rootless install --force"),
+            false => error,
+        })
     }
 }

@@ -59,6 +59,17 @@ pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     within(command, BRIEFLY)
 }
 
+/// The same for a command that may take `time` and has to succeed.
+///
+/// # Errors
+/// As [`brief`], or what a command says that fails.
+pub fn succeed(command: &mut Command, time: Duration) -> io::Result<String> {
+    match within(command, time)? {
+        (status, said) if status.success() => Ok(said),
+        (_, said) => Err(io::Error::other(said.trim().to_owned())),
+    }
+}
+
 /// The same for a command that may take `time`.
 ///
 /// # Errors

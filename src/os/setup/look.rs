@@ -11,6 +11,7 @@ use std::process::Command;
 
 use tracing::warn;
 
+use super::find_beside;
 use super::manager::UserManager;
 use super::perform::KEPT;
 use crate::environment::Environment;
@@ -148,12 +149,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     let uid = person.uid;
     let (search_path, _) = plan::search_path(environment);
     let program = own_program(environment, called)?;
-    let find = |name: &str| {
-        let beside = program.with_file_name(name);
-        let found = which::which_in(name, Some(&search_path), "/").ok();
-        found.or_else(|| beside.is_file().then_some(beside))
-    };
-
+    let find = |name: &str| find_beside(name, &search_path, &program);
     let own_runtime_dir = session::own_runtime_dir(uid);
     let manager = find("systemctl").zip(own_runtime_dir.clone());
     let manager = manager.map(|(systemctl, runtime_dir)| UserManager {
@@ -218,7 +214,8 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
             packaged: fragment
                 .filter(|path| !path.starts_with(&unit_dir))
                 .and_then(|path| packaged(path, name)),
-            enabled: !links.is_empty() || !links_of_all(name).is_empty(),
+            enabled: !links.is_empty()
+                || !self::links("/etc/systemd/user".as_ref(), name).is_empty(),
             links,
             active: ACTIVE.contains(&value(number, 0)),
         }
@@ -229,8 +226,6 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
         _ => None,
     };
     let kept_path = kept_path.filter(|kept| leads_to_the_same(kept, &search_path));
-    let docker_config = environment.get("DOCKER_CONFIG").map(PathBuf::from);
-    let docker_config = docker_config.unwrap_or_else(|| home.join(".docker"));
     let user = passwd(uid).and_then(|fields| fields.into_iter().next());
     let user = user.unwrap_or_else(|| uid.to_string());
     // As systemd names its files.
@@ -240,7 +235,10 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     Ok(SetupFacts {
         linger: (state != Manager::Absent && booted).then(|| linger.exists()),
         has_dbus: value(2, 2) == "loaded",
-        client: survey::docker_client(find("docker").as_deref(), Some(&docker_config)),
+        client: survey::docker_client(
+            find("docker").as_deref(),
+            environment.docker_config().as_deref(),
+        ),
         kept: read_kept(environment),
         daemon: daemon(&runtime_dir, would_start),
         user,
@@ -319,10 +317,6 @@ fn links(directory: &Path, name: &str) -> Vec<PathBuf> {
         .collect();
     links.sort();
     links
-}
-
-fn links_of_all(name: &str) -> Vec<PathBuf> {
-    links("/etc/systemd/user".as_ref(), name)
 }
 
 fn daemon(runtime_dir: &Path, would_start: bool) -> DaemonFacts {

@@ -4,9 +4,12 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::Duration;
 
+use super::find;
+use crate::error::{Error, Exit};
+use crate::host::SetupFacts;
 use crate::os::process;
 
 /// How long the manager may take for what starts and stops nothing.
@@ -27,16 +30,30 @@ pub struct UserManager {
 }
 
 impl UserManager {
+    /// The way to the manager of whom `facts` are about.
+    ///
+    /// # Errors
+    /// Exit 127 without systemctl.
+    pub fn of(facts: &SetupFacts) -> Result<Self, Error> {
+        let missing = || Error::new(Exit::NotFound, "the program `systemctl` is not found");
+        let config_home = facts.unit_dir.ancestors().nth(2);
+        Ok(Self {
+            systemctl: find("systemctl", facts).ok_or_else(missing)?,
+            runtime_dir: facts.runtime_dir.clone(),
+            config_home: config_home.unwrap_or(Path::new("/")).to_owned(),
+        })
+    }
+
     /// Runs `systemctl --user` with `words`, and returns what it says.
     ///
     /// # Errors
-    /// What the system says, or that it takes longer than `time`.
+    /// What it says if it fails, what the system says, or that it takes longer than `time`.
     pub fn systemctl<S: AsRef<OsStr>>(
         &self,
         words: impl IntoIterator<Item = S>,
         time: Duration,
-    ) -> io::Result<(ExitStatus, String)> {
-        process::within(
+    ) -> io::Result<String> {
+        process::succeed(
             self.command(&self.systemctl).arg("--user").args(words),
             time,
         )
@@ -76,10 +93,7 @@ impl UserManager {
         let mut words = vec!["show".to_owned()];
         words.extend(properties.iter().map(|name| format!("--property={name}")));
         words.extend(units.iter().map(|name| (*name).to_owned()));
-        let (status, text) = self.systemctl(words, SOON).ok()?;
-        if !status.success() {
-            return None;
-        }
+        let text = self.systemctl(words, SOON).ok()?;
         // A unit a paragraph, and the properties in an order of the manager's.
         let value = |paragraph: &str, name: &str| {
             let mut lines = paragraph.lines();

@@ -7,12 +7,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::manager::{LATER, SOON, UserManager};
-use super::purge;
+use super::{find, purge};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{Kept, SetupFacts};
-use crate::os::{files, process, supervisor};
-use crate::plan;
+use crate::os::{files, process, session, supervisor};
 use crate::setup::{self, Action, CONTEXT, SOCKET};
 
 /// Where an installation's notes are, below the user's data.
@@ -27,6 +26,9 @@ const MOMENT: Duration = Duration::from_millis(20);
 
 /// How many of the last lines of the journal tell why a unit did not start.
 const LINES: &str = "--lines=20";
+
+/// What is said of a daemon whose unit is there and that does not answer.
+const SILENT: &str = "nobody answers at its socket";
 
 /// What a setting is changed with, by its key and value.
 pub type SetSetting<'a> = Box<dyn Fn(&str, &str) -> Result<(), Error> + 'a>;
@@ -110,33 +112,26 @@ impl Installer<'_> {
                 .because(error)
                 .hint(format!("have root do it: sudo {root}"))
         };
-        let mut loginctl = Command::new(self.find("loginctl").map_err(|error| failed(&error))?);
+        let Some(loginctl) = find("loginctl", self.facts) else {
+            return Err(failed(&io::Error::other("loginctl is not in PATH")));
+        };
         let words = ["--no-ask-password", "enable-linger", &self.facts.user];
-        match process::within(loginctl.args(words), SOON) {
-            Ok((status, _)) if status.success() => Ok(()),
-            Ok((_, said)) => Err(failed(&io::Error::other(said.trim().to_owned()))),
-            Err(error) => Err(failed(&error)),
-        }
+        process::succeed(Command::new(loginctl).args(words), SOON)
+            .map(drop)
+            .map_err(|error| failed(&error))
     }
 
     /// Starts or restarts a unit, and waits until the daemon answers.
     fn start(&self, what: &str, word: &str, unit: &str) -> Result<(), Error> {
-        let manager = self.manager()?;
+        let manager = UserManager::of(self.facts)?;
         // A unit that has failed too often is not started again before that is forgotten.
         let _ = manager.systemctl(["reset-failed", unit], SOON);
-        let started = manager.systemctl([word, unit], LATER);
-        let said = match started {
-            Ok((status, _)) if status.success() => {
-                // A unit that somebody has written may be active before its daemon is.
-                match self.answers() {
-                    true => return Ok(()),
-                    false => "nobody answers at its socket".to_owned(),
-                }
-            }
-            Ok((_, said)) => said,
-            Err(error) => error.to_string(),
-        };
-        Err(self.why(what, unit, &said))
+        match manager.systemctl([word, unit], LATER) {
+            // A unit that somebody has written may be active before its daemon is.
+            Ok(_) if self.answers() => Ok(()),
+            Ok(_) => Err(self.why(what, unit, SILENT)),
+            Err(error) => Err(self.why(what, unit, &error.to_string())),
+        }
     }
 
     /// Waits until the service, which runs, answers.
@@ -146,11 +141,7 @@ impl Installer<'_> {
     pub fn await_answer(&self) -> Result<(), Error> {
         match self.answers() {
             true => Ok(()),
-            false => Err(self.why(
-                "reach the daemon",
-                setup::SERVICE,
-                "nobody answers at its socket",
-            )),
+            false => Err(self.why("reach the daemon", setup::SERVICE, SILENT)),
         }
     }
 
@@ -170,7 +161,7 @@ impl Installer<'_> {
     fn why(&self, what: &str, unit: &str, said: &str) -> Error {
         // The service fails when its socket starts it.
         let service = setup::SERVICE;
-        let manager = self.manager().ok();
+        let manager = UserManager::of(self.facts).ok();
         let code = manager.as_ref().and_then(|manager| {
             let shown = manager.show(&[service], &["ExecMainStatus"])?;
             shown.first()?.first()?.parse().ok()
@@ -183,7 +174,7 @@ impl Installer<'_> {
         };
         let journal =
             manager
-                .zip(self.find("journalctl").ok())
+                .zip(find("journalctl", self.facts))
                 .and_then(|(manager, journalctl)| {
                     let mut journalctl = manager.command(&journalctl);
                     let words = [
@@ -216,17 +207,10 @@ impl Installer<'_> {
     }
 
     fn systemctl(&self, what: &str, words: &[&str], time: Duration) -> Result<(), Error> {
-        let error = |said: &dyn std::error::Error| {
-            let line = format!("systemctl --user {}", words.join(" "));
-            Error::new(Exit::Failed, format!("could not {what}"))
-                .because(said)
-                .hint(line)
-        };
-        match self.manager()?.systemctl(words, time) {
-            Ok((status, _)) if status.success() => Ok(()),
-            Ok((_, said)) => Err(error(&io::Error::other(said.trim().to_owned()))),
-            Err(failure) => Err(error(&failure)),
-        }
+        let ran = UserManager::of(self.facts)?.systemctl(words, time);
+        let line = || format!("systemctl --user {}", words.join(" "));
+        ran.map(drop)
+            .map_err(|error| failed(what, &error).hint(line()))
     }
 
     /// Runs the docker client, which must not ask the daemon that variables name.
@@ -244,17 +228,10 @@ impl Installer<'_> {
             .env("HOME", &self.facts.home)
             .env_remove("DOCKER_HOST")
             .env_remove("DOCKER_CONTEXT");
-        let error = |said: &dyn std::error::Error| {
-            let line = format!("docker {}", words.join(" "));
-            Error::new(Exit::Failed, format!("could not {what}"))
-                .because(said)
-                .hint(line)
-        };
-        match process::within(&mut docker, SOON) {
-            Ok((status, _)) if status.success() => Ok(()),
-            Ok((_, said)) => Err(error(&io::Error::other(said.trim().to_owned()))),
-            Err(failure) => Err(error(&failure)),
-        }
+        let line = || format!("docker {}", words.join(" "));
+        process::succeed(&mut docker, SOON)
+            .map(drop)
+            .map_err(|error| failed(what, &error).hint(line()))
     }
 
     fn keep(&self, context: &str) -> Result<(), Error> {
@@ -271,53 +248,22 @@ impl Installer<'_> {
     fn kept_path(&self) -> Option<PathBuf> {
         Some(self.environment.data_home()?.join(KEPT))
     }
-
-    fn manager(&self) -> Result<UserManager, Error> {
-        let systemctl = self.find("systemctl").map_err(|error| {
-            Error::new(Exit::NotFound, "the program `systemctl` is not found").because(&error)
-        })?;
-        Ok(UserManager {
-            systemctl,
-            runtime_dir: self.facts.runtime_dir.clone(),
-            config_home: config_home(self.facts),
-        })
-    }
-
-    fn find(&self, program: &str) -> Result<PathBuf, which::Error> {
-        which::which_in(program, Some(&self.facts.search_path), "/")
-    }
 }
 
-/// The directory above that of the units.
-fn config_home(facts: &SetupFacts) -> PathBuf {
-    facts
-        .unit_dir
-        .ancestors()
-        .nth(2)
-        .unwrap_or(Path::new("/"))
-        .to_owned()
+fn failed(what: &str, error: &io::Error) -> Error {
+    Error::new(Exit::Failed, format!("could not {what}")).because(error)
 }
 
 fn file_error(what: &str, error: &io::Error, path: &Path) -> Error {
     let place = path.parent().unwrap_or(path);
-    Error::new(Exit::Failed, format!("could not {what}"))
-        .because(error)
-        .hint(format!(
-            "ls -ld {}",
-            crate::words::quote(place.as_os_str()).display()
-        ))
+    let place = crate::words::quote(place.as_os_str());
+    failed(what, error).hint(format!("ls -ld {}", place.display()))
 }
 
 /// Shows how the service is and what the docker client says of itself and the daemon, in their own
 /// words. What they cannot show is no failure.
 pub fn show_service(facts: &SetupFacts) {
-    let find = |name: &str| which::which_in(name, Some(&facts.search_path), "/").ok();
-    if let Some(systemctl) = find("systemctl") {
-        let manager = UserManager {
-            systemctl,
-            runtime_dir: facts.runtime_dir.clone(),
-            config_home: config_home(facts),
-        };
+    if let Ok(manager) = UserManager::of(facts) {
         let mut status = manager.command(&manager.systemctl);
         let words = ["--user", "--no-pager", "--full", "status", setup::SERVICE];
         let _ = process::tie(status.args(words)).status();
@@ -334,20 +280,16 @@ pub fn show_service(facts: &SetupFacts) {
 ///
 /// # Errors
 /// Exit 4 if it does not.
-pub fn wait_for_manager(facts: &SetupFacts, environment: &Environment) -> Result<(), Error> {
-    let (search_path, _) = plan::search_path(environment);
-    let systemctl = which::which_in("systemctl", Some(search_path), "/").ok();
+pub fn wait_for_manager(facts: &SetupFacts) -> Result<(), Error> {
+    let uid = session::uid();
+    let mut manager = UserManager::of(facts)?;
     let deadline = Instant::now() + MANAGER;
     while Instant::now() < deadline {
-        let runtime_dir = crate::os::session::own_runtime_dir(crate::os::session::uid());
-        let manager = systemctl.clone().zip(runtime_dir);
-        let manager = manager.map(|(systemctl, runtime_dir)| UserManager {
-            systemctl,
-            runtime_dir,
-            config_home: config_home(facts),
-        });
-        if manager.is_some_and(|manager| manager.show(&[setup::SERVICE], &["Id"]).is_some()) {
-            return Ok(());
+        if let Some(runtime_dir) = session::own_runtime_dir(uid) {
+            manager.runtime_dir = runtime_dir;
+            if manager.show(&[setup::SERVICE], &["Id"]).is_some() {
+                return Ok(());
+            }
         }
         std::thread::sleep(MOMENT);
     }
@@ -356,9 +298,6 @@ pub fn wait_for_manager(facts: &SetupFacts, environment: &Environment) -> Result
         facts.user,
         MANAGER.as_secs()
     );
-    let hint = format!(
-        "systemctl status user@{}.service",
-        crate::os::session::uid()
-    );
+    let hint = format!("systemctl status user@{uid}.service");
     Err(Error::new(Exit::Prerequisite, what).hint(hint))
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::find;
 use super::manager::LATER;
 use crate::error::{Error, Exit};
 use crate::host::{Mounts, SetupFacts};
@@ -128,12 +129,9 @@ fn inside_namespace(
     words: &[&str],
     paths: &[PathBuf],
 ) -> Result<String, Error> {
-    let find = |name: &str| {
-        let found = which::which_in(name, Some(&facts.search_path), "/").ok();
-        let beside = facts.program.with_file_name(name);
-        found.or_else(|| beside.is_file().then_some(beside))
-    };
-    let Some(rootlesskit) = find("docker-rootlesskit").or_else(|| find("rootlesskit")) else {
+    let Some(rootlesskit) =
+        find("docker-rootlesskit", facts).or_else(|| find("rootlesskit", facts))
+    else {
         return Err(no_way(
             root,
             &io::Error::other("rootlesskit is not in PATH"),
@@ -145,11 +143,7 @@ fn inside_namespace(
         .arg(program)
         .args(words)
         .args(paths);
-    match process::within(&mut command, LATER) {
-        Ok((status, said)) if status.success() => Ok(said),
-        Ok((_, said)) => Err(no_way(root, &io::Error::other(said.trim().to_owned()))),
-        Err(error) => Err(no_way(root, &error)),
-    }
+    process::succeed(&mut command, LATER).map_err(|error| no_way(root, &error))
 }
 
 fn no_way(root: &Path, error: &io::Error) -> Error {
