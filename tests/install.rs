@@ -16,37 +16,11 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use serde_json::Value;
 use support::*;
 
-/// How a command ended and what it said.
-#[derive(Debug)]
-struct Told {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 impl Told {
-    fn by(command: &mut Command) -> Self {
-        let output = command
-            .output()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Self::from(output)
-    }
-
-    /// The same of a command that must end with 0.
-    fn good(self) -> Self {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
-    }
-
     /// The actions of a report in JSON.
     fn actions(&self) -> Vec<String> {
         let report = self.json();
@@ -57,18 +31,6 @@ impl Told {
             .collect();
         assert_eq!(report["changed"], !actions.is_empty(), "{self:?}");
         actions
-    }
-}
-
-impl From<Output> for Told {
-    fn from(output: Output) -> Self {
-        let [stdout, stderr] = [output.stdout, output.stderr]
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        Self {
-            code: output.status.code(),
-            stdout,
-            stderr,
-        }
     }
 }
 

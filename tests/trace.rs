@@ -18,24 +18,12 @@ mod signals;
 #[path = "trace/stubs.rs"]
 mod stubbed;
 
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use support::*;
 
-/// How `check` ended and what it said.
-#[derive(Debug)]
-struct Told {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 impl Told {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
-    }
-
     /// A check of the report in JSON.
     fn check(&self, name: &str) -> Value {
         let report = self.json();
@@ -63,25 +51,6 @@ impl Told {
             .map(|check| check["name"].as_str().expect("a name").to_owned())
             .collect()
     }
-}
-
-impl From<Output> for Told {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-/// Runs `command` to its end.
-fn told(command: &mut Command) -> Told {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"))
-        .into()
 }
 
 /// The same with `variables`, which may name another PATH.

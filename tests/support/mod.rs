@@ -19,6 +19,7 @@ pub mod user;
 pub mod user_manager;
 pub mod wait;
 
+pub use command::Told;
 pub use daemon::{Daemon, Launch};
 pub use docker::Docker;
 pub use launcher::Launcher;

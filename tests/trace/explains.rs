@@ -6,7 +6,6 @@ use std::process::Command;
 use super::support::leftovers::assert_unchanged;
 use super::support::room::OWN_PLACES;
 use super::support::*;
-use super::{Told, told};
 
 /// The names behind `check: dockerd-rootless check --only` in what a launch said.
 fn named(told: &Told) -> Vec<&str> {
@@ -76,7 +75,7 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
         let with = |words: &[&str]| {
             let mut command = user.command("env");
             command.args(variables.split(' ')).arg(&binary).args(words);
-            told(&mut command)
+            Told::by(&mut command)
         };
         for words in [&["run"][..], &["run", "--exec"]] {
             let launch = with(words);
@@ -143,7 +142,7 @@ fn a_daemon_that_fails_is_explained_by_the_check_that_fails() {
                 .args(["--kill-after=1", "60"])
                 .arg(&binary)
                 .args(words);
-            let told = told(&mut command);
+            let told = Told::by(&mut command);
             remove_what_is_dockerds(&user);
             told
         };
@@ -175,7 +174,7 @@ fn a_daemon_that_fails_is_explained_by_the_check_that_fails() {
 fn a_daemon_that_fails_for_reasons_of_its_own_is_not_explained_wrongly() {
     let user = TestUser::new();
     let mut command = user.brief_command(Launcher::Run.install(&user));
-    let told = told(command.arg("--no-such-option"));
+    let told = Told::by(command.arg("--no-such-option"));
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(
         told.stderr

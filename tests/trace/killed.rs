@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use super::check;
 use super::support::leftovers::assert_unchanged;
 use super::support::*;
-use super::{check, told};
 
 const STEP: Duration = Duration::from_millis(5);
 
@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_millis(5);
 fn usual_time(command: impl Fn() -> Command) -> Duration {
     let take = |_| {
         let start = Instant::now();
-        let told = told(&mut command());
+        let told = Told::by(&mut command());
         assert_eq!(told.code, Some(0), "{told:?}");
         start.elapsed()
     };
@@ -168,7 +168,7 @@ fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Com
                 .filter(|path| path.starts_with(directory))
                 .count();
         }
-        let next = told(&mut command());
+        let next = Told::by(&mut command());
         assert_eq!(next.code, Some(0), "after {moment:?}: {next:?}");
         assert_eq!(
             entries(directories),
@@ -237,7 +237,7 @@ fn what_was_left_in_the_home_is_removed_when_the_data_root_is_there_meanwhile() 
     user.make_dir(&left.join("a/work/work"));
     command::run(user.command("chmod").arg("0").arg(left.join("a/work/work")));
     user.make_dir(&user.home.join(".local/share/docker"));
-    assert_eq!(told(&mut check(&user, "")).code, Some(0));
+    assert_eq!(Told::by(&mut check(&user, "")).code, Some(0));
     assert!(!left.exists());
 }
 
@@ -260,7 +260,7 @@ fn what_only_looks_like_a_trials_directory_stays() {
         directory.lock().expect("lock the directory");
         directory
     };
-    assert_eq!(told(&mut check(&user, "")).code, Some(0));
+    assert_eq!(Told::by(&mut check(&user, "")).code, Some(0));
     for path in [file, strangers, link, kept.join("file"), locked] {
         assert!(path.symlink_metadata().is_ok(), "{}", path.display());
     }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::support::leftovers::assert_unchanged;
 use super::support::*;
-use super::{Told, check, check_with, told};
+use super::{check, check_with};
 
 fn start(mut command: Command) -> Child {
     command
@@ -80,7 +80,7 @@ fn a_check_leaves_nothing() {
             "--only overlay",
             "--list",
         ] {
-            let told = told(&mut check(&user, words));
+            let told = Told::by(&mut check(&user, words));
             assert_eq!(told.code, Some(0), "{case}: {words}: {told:?}");
             assert_unchanged(&before, &format!("{case}: after `check {words}`"), || {
                 Snapshot::usual(&user)
@@ -95,7 +95,7 @@ fn what_an_earlier_launch_has_kept_is_used_and_stays_as_it_is() {
     let binary = Launcher::Run.install(&user);
     command::run(user.command(&binary).arg("plan"));
     let before = Snapshot::usual(&user);
-    assert_passes(&told(&mut check(&user, "--format json")));
+    assert_passes(&Told::by(&mut check(&user, "--format json")));
     assert_unchanged(&before, "after `check`", || Snapshot::usual(&user));
 }
 
@@ -109,7 +109,7 @@ fn a_check_that_fails_leaves_nothing() {
     ] {
         let mut command = check_with(&user, &[format!("PATH={path}")], words);
         let before = Snapshot::usual(&user);
-        let told = told(&mut command);
+        let told = Told::by(&mut command);
         assert_eq!(told.code, Some(4), "{name}: {told:?}");
         assert!(told.stdout.contains(name), "{name}: {told:?}");
         assert_unchanged(&before, name, || Snapshot::usual(&user));
@@ -152,7 +152,7 @@ fn a_check_beside_a_daemon_passes_and_the_daemon_does_not_notice() {
     };
     let (log, network_before) = (daemon.log(), network());
     let before = Snapshot::usual(&user);
-    let told = told(&mut check(&user, "--format json"));
+    let told = Told::by(&mut check(&user, "--format json"));
     assert_passes(&told);
     for name in [
         "rootlesskit",

@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::support::*;
-use super::{Told, check, check_with, told};
+use super::{check, check_with};
 
 /// All names, in their order.
 fn names(user: &TestUser) -> Vec<String> {
-    let list = told(&mut check(user, "--list --format json")).json();
+    let list = Told::by(&mut check(user, "--list --format json")).json();
     let checks = list["checks"].as_array().expect("checks").iter();
     checks
         .map(|check| check["name"].as_str().expect("a name").to_owned())
@@ -38,7 +38,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
 #[test]
 fn the_report_in_json_has_exactly_this_form() {
     let user = TestUser::new();
-    let told = told(&mut check(&user, "--format json"));
+    let told = Told::by(&mut check(&user, "--format json"));
     assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{told:?}");
     assert!(told.stdout.ends_with("}\n"), "{told:?}");
     let report = told.json();
@@ -115,7 +115,7 @@ fn the_list_names_all_checks_and_looks_at_nothing() {
         });
         assert!(is_kebab, "{name}");
     }
-    let text = told(&mut check(&user, "--list"));
+    let text = Told::by(&mut check(&user, "--list"));
     let listed: Vec<&str> = text
         .stdout
         .lines()
@@ -125,7 +125,7 @@ fn the_list_names_all_checks_and_looks_at_nothing() {
         (text.code, listed),
         (Some(0), names.iter().map(String::as_str).collect())
     );
-    let json = told(&mut check(&user, "--list --format json")).json();
+    let json = Told::by(&mut check(&user, "--list --format json")).json();
     assert_eq!(keys(&json), BTreeSet::from(["schema", "checks"]));
     for check in json["checks"].as_array().expect("checks") {
         assert_eq!(keys(check), BTreeSet::from(["name", "about", "docs"]));
@@ -136,7 +136,7 @@ fn the_list_names_all_checks_and_looks_at_nothing() {
         "broken",
     );
     assert_eq!(
-        told(&mut check_with(&user, &["PATH=/nowhere".into()], "--list")).code,
+        Told::by(&mut check_with(&user, &["PATH=/nowhere".into()], "--list")).code,
         Some(0)
     );
 }
@@ -166,7 +166,7 @@ fn checks_are_chosen_by_name() {
         ),
     ];
     for (words, expected) in cases {
-        let told = told(&mut check(&user, &format!("--format json {words}")));
+        let told = Told::by(&mut check(&user, &format!("--format json {words}")));
         assert_eq!((told.code, reported(&told)), (Some(0), expected), "{words}");
         let counted: u64 = told.json()["counts"]
             .as_object()
@@ -192,11 +192,11 @@ fn the_exit_code_is_that_of_the_chosen_checks() {
         ("--skip overlay", 4),
     ];
     for (words, code) in cases {
-        let told = told(&mut check(&user, words));
+        let told = Told::by(&mut check(&user, words));
         assert_eq!(told.code, Some(code), "{words}: {told:?}");
         assert_eq!(told.stderr, "", "{words}");
     }
-    let text = told(&mut check(&user, "")).stdout;
+    let text = Told::by(&mut check(&user, "")).stdout;
     let lines: Vec<&str> = text.lines().collect();
     let is_other = |line: &&str| {
         ["ok  ", "skip", "warn"]
@@ -231,7 +231,7 @@ fn a_wrong_command_line_ends_in_2_and_says_what_is_meant() {
         ("--only", "a value is required"),
     ];
     for (words, said) in cases {
-        let told = told(&mut check(&user, words));
+        let told = Told::by(&mut check(&user, words));
         assert_eq!(
             (told.code, told.stdout.as_str()),
             (Some(2), ""),
@@ -277,7 +277,7 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         (terminal("TERM=xterm", "--color never"), false),
     ];
     for (mut command, colored) in cases {
-        let told = told(&mut command);
+        let told = Told::by(&mut command);
         assert_eq!(told.code, Some(0), "{command:?}: {told:?}");
         assert_eq!(
             told.stdout.contains('\x1b'),
@@ -290,7 +290,7 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
 #[test]
 fn results_are_on_standard_output_and_messages_on_standard_error() {
     let user = TestUser::new();
-    let told_of = |words: &str| told(&mut check(&user, words));
+    let told_of = |words: &str| Told::by(&mut check(&user, words));
     let quiet = told_of("--format json");
     let loud = told_of("--format json -vv");
     assert_eq!(
@@ -315,7 +315,7 @@ fn root_is_refused() {
         &["check", "--format", "json"],
         &["check", "--print-fix"],
     ] {
-        let told = told(command.args(words).env("HOME", "/nowhere"));
+        let told = Told::by(command.args(words).env("HOME", "/nowhere"));
         assert_eq!(
             (told.code, told.stdout.as_str()),
             (Some(1), ""),
@@ -336,7 +336,7 @@ fn a_setting_that_is_wrong_ends_in_78() {
         "[network]\nmtuu = 1\n",
     ] {
         user.write(&file, text);
-        let told = told(&mut check(&user, "--format json"));
+        let told = Told::by(&mut check(&user, "--format json"));
         assert_eq!(
             (told.code, told.stdout.as_str()),
             (Some(78), ""),
@@ -346,11 +346,11 @@ fn a_setting_that_is_wrong_ends_in_78() {
     }
     std::fs::remove_file(&file).expect("remove the file");
     assert_eq!(
-        told(&mut check(&user, "--set network.mtu=many")).code,
+        Told::by(&mut check(&user, "--set network.mtu=many")).code,
         Some(78)
     );
     assert_eq!(
-        told(&mut check_with(
+        Told::by(&mut check_with(
             &user,
             &["DOCKERD_ROOTLESS_IPV6=perhaps".into()],
             ""

@@ -11,7 +11,6 @@ use super::support::launcher::SETUP_TOOL;
 use super::support::leftovers::assert_unchanged;
 use super::support::room::{OWN_PLACES, OWN_RUN};
 use super::support::*;
-use super::{Told, told};
 
 const UPSTREAM: &str = "/usr/share/docker.io/contrib/dockerd-rootless-setuptool.sh";
 
@@ -57,7 +56,7 @@ impl<'u> Host<'u> {
             .args(set)
             .arg(tool)
             .args(words.split_whitespace());
-        told(&mut command)
+        Told::by(&mut command)
     }
 
     fn ours(&self, variables: &str, words: &str) -> Told {
@@ -448,7 +447,7 @@ fn root_is_refused() {
     let tool = host.bin.join(SETUP_TOOL);
     for tool in [tool.as_path(), Path::new(UPSTREAM)] {
         let mut command = Command::new(tool);
-        let told = told(command.arg("check").env("HOME", "/nowhere"));
+        let told = Told::by(command.arg("check").env("HOME", "/nowhere"));
         assert_eq!(told.code, Some(1), "{}: {told:?}", tool.display());
         assert_eq!(told.stdout, "", "{}", tool.display());
     }

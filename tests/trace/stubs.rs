@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::check_with;
 use super::support::leftovers::assert_unchanged;
 use super::support::*;
-use super::{Told, check_with, told};
 
 /// The longest that a check takes with a program that hangs: a program that is asked for its help has 5 s, and then one that
 /// is tried 8 s. The rest is for a busy machine.
@@ -46,7 +46,7 @@ impl Stubs {
     /// Checks, in time, and leaves nothing.
     fn tell(&self, words: &str) -> Told {
         let start = Instant::now();
-        let told = told(&mut self.command(words));
+        let told = Told::by(&mut self.command(words));
         let took = start.elapsed();
         assert!(took < PATIENCE, "{took:?}: {told:?}");
         assert_unchanged(&self.before, &format!("after {told:?}"), || {
