@@ -137,6 +137,14 @@ enum Command {
         )]
         wait: Option<u32>,
     },
+    /// Replace dockerd with the one on disk, and leave containers alone
+    ///
+    /// dockerd reads its settings anew. Clients wait meanwhile. Ends with 3 if nothing runs.
+    Restart {
+        /// Stop containers in order and restart everything, the network and containerd included
+        #[arg(long)]
+        all: bool,
+    },
     /// Install the units, start the daemon, and have the docker client find it
     ///
     /// What is so already is left alone. A unit that you have edited is kept, and ours laid beside
@@ -305,6 +313,7 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
             let wait = wait.map(|seconds| Duration::from_secs(seconds.into()));
             return command::status::run(environment, wait, format);
         }
+        Command::Restart { all } => return command::restart::run(environment, all),
         Command::Install(options) => {
             return command::install::run(environment, &called, &options);
         }

@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod install;
 pub mod nsenter;
 pub mod plan;
+pub mod restart;
 pub mod run;
 mod setup;
 pub mod setup_tool;

@@ -16,13 +16,13 @@ use crate::host::{HostFacts, Person};
 use crate::os::probe::{self, Thoroughness};
 use crate::os::supervisor::{self, Outcome, RunDir, Task};
 use crate::os::{launch, session, sockets};
-use crate::plan::{self, Api, LaunchPlan};
+use crate::plan::{self, Api, InPlace, LaunchPlan};
 use crate::report;
-use crate::settings::Settings;
+use crate::settings::{OnHang, Settings};
 use crate::supervise::{How, Verdict};
 
 /// What a launch is asked for on the command line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Whether nothing of ours is to stay, whatever the settings say.
     pub exec: bool,
@@ -42,7 +42,15 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
     let depth = Thoroughness::Launch;
-    if request.exec || !settings.supervise.value {
+    let supervises = !request.exec && settings.supervise.value;
+    if supervises && !supervisor::pidfds_work() {
+        warn!("this kernel has no pidfd_open(2), or forbids it: nothing stays as a supervisor");
+    }
+    if !supervises || !supervisor::pidfds_work() {
+        let request = &Request {
+            exec: true,
+            ..request.clone()
+        };
         let (plan, host) = plan_for(environment, request, person, &settings, depth)?;
         announce(&plan, &host);
         return Err(launch::exec(&plan));
@@ -60,11 +68,15 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         passed,
     );
     let faults = RefCell::new(Vec::new());
+    let data_lock = supervisor::lock_data_root(&first.1.session.data_root)?;
     let outcome = supervisor::run(Task {
         run_dir,
+        data_lock,
         shutdown: plan::shutdown_timeout(&settings, &first.1.session, &request.words),
         first,
         prepare: &|| prepare(environment, request, depth),
+        in_place: &|mtu| in_place(environment, request, mtu),
+        replaces_hung: settings.on_hang.value == OnHang::Restart,
         find_fault: &|| {
             let found = check::failures(environment, request).unwrap_or_default();
             let exit = fault_exit(&found);
@@ -162,6 +174,42 @@ fn settle(environment: &Environment, request: &Request) -> Result<(Person, Setti
     Ok((person, settings))
 }
 
+/// The plan of a dockerd in namespaces whose interface has this `mtu` in bytes, as the settings and the
+/// programs are now.
+///
+/// # Errors
+/// As [`prepare`], for what concerns dockerd.
+fn in_place(
+    environment: &Environment,
+    request: &Request,
+    mtu: u32,
+) -> Result<(InPlace, HostFacts), Error> {
+    let (person, settings) = settle(environment, request)?;
+    let host = look(environment, request, person, &settings, Thoroughness::Launch)?;
+    let plan = InPlace::build(&settings, &host, &request.words, mtu)?;
+    Ok((plan, host))
+}
+
+/// What the launch will find, with the descriptors that a supervisor hands over.
+fn look(
+    environment: &Environment,
+    request: &Request,
+    person: Person,
+    settings: &Settings,
+    thoroughness: Thoroughness,
+) -> Result<HostFacts, Error> {
+    let mut host = probe::host(settings, environment, &request.words, person, thoroughness)?;
+    if request.exec || !settings.supervise.value {
+        return Ok(host);
+    }
+    if !plan::has_hosts(settings, &host.session, &request.words) {
+        let passed = host.session.listen_fds.take();
+        host.session.listen_fds = passed.or_else(sockets::own);
+    }
+    host.session.keeper_fd = sockets::beside(host.session.listen_fds.as_ref());
+    Ok(host)
+}
+
 fn plan_for(
     environment: &Environment,
     request: &Request,
@@ -170,11 +218,7 @@ fn plan_for(
     thoroughness: Thoroughness,
 ) -> Result<(LaunchPlan, HostFacts), Error> {
     let supervised = !request.exec && settings.supervise.value;
-    let mut host = probe::host(settings, environment, &request.words, person, thoroughness)?;
-    if supervised && !plan::has_hosts(settings, &host.session, &request.words) {
-        let passed = host.session.listen_fds.take();
-        host.session.listen_fds = passed.or_else(sockets::own);
-    }
+    let host = look(environment, request, person, settings, thoroughness)?;
     let mut plan = LaunchPlan::build(settings, &host, environment, &request.words, supervised)?;
     if let Some(level) = request.level {
         let why = "so that the namespace stage says as much".to_owned();

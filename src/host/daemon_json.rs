@@ -66,9 +66,19 @@ impl DaemonJson {
         }
     }
 
+    /// Whether what the file says is known.
+    pub fn is_read(&self) -> bool {
+        !matches!(self, Self::Unknown(_))
+    }
+
     /// Whether the file says `false` to `key`.
     pub fn turns_off(&self, key: &str) -> bool {
         matches!(self, Self::Keys { off, .. } if off.contains(key))
+    }
+
+    /// What the file says of `key`, which is a switch.
+    pub fn switch(&self, key: &str) -> Option<bool> {
+        matches!(self, Self::Keys { set, .. } if set.contains(key)).then(|| !self.turns_off(key))
     }
 
     /// The text that the file gives to `key`.

@@ -30,6 +30,7 @@ pub fn debian_12() -> HostFacts {
                     flags: names("exec-root host mtu"),
                 }),
             },
+            containerd: Some("/usr/bin/containerd".into()),
             slirp4netns: Tool::Found {
                 path: "/usr/bin/slirp4netns".into(),
                 answer: Answer::Known(Slirp4netnsFacts {
@@ -73,7 +74,9 @@ pub fn debian_12() -> HostFacts {
                 "/home/u/.config/docker/daemon.json".into(),
                 DaemonJson::Absent,
             ),
+            has_swarm: false,
             listen_fds: None,
+            keeper_fd: None,
             user_namespace: 4026531837,
             own_path: "/usr/bin/dockerd-rootless".into(),
         },

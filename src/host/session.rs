@@ -38,12 +38,24 @@ pub struct Session {
     pub exec_root: PathBuf,
     /// The daemon's configuration file.
     pub daemon_json: (PathBuf, DaemonJson),
+    /// Whether the daemon is a member of a swarm, which does not go with live-restore.
+    pub has_swarm: bool,
     /// Sockets that a service manager passed.
     pub listen_fds: Option<ListenFds>,
+    /// The number that the keeper's end of our connection gets on its way through rootlesskit.
+    pub keeper_fd: Option<u32>,
     /// The inode of our user namespace.
     pub user_namespace: u64,
     /// This program's own file.
     pub own_path: PathBuf,
+}
+
+impl Session {
+    /// dockerd's own pid file.
+    pub fn pid_file(&self) -> PathBuf {
+        let file = self.pid_files.first();
+        file.map(|file| file.path.clone()).unwrap_or_default()
+    }
 }
 
 /// What stands where a directory is expected.

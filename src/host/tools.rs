@@ -13,6 +13,8 @@ pub struct Tools {
     pub rootlesskit: Tool<RootlesskitFacts>,
     /// The daemon.
     pub dockerd: Tool<DockerdFacts>,
+    /// The containerd that dockerd would start.
+    pub containerd: Option<PathBuf>,
     /// slirp4netns.
     pub slirp4netns: Tool<Slirp4netnsFacts>,
     /// pasta, of the passt project.

@@ -35,18 +35,23 @@ pub fn exec(plan: &LaunchPlan) -> Error {
 }
 
 /// Does what `plan` says and starts rootlesskit as a child, which ends with us, in a process group
-/// of its own. It gets `listeners`, and writes its messages to `stderr`.
+/// of its own. It gets `listeners` and the keeper's end of our connection, `control`, and writes its
+/// messages to `stderr`.
 ///
 /// # Errors
 /// Names what failed.
 pub fn spawn(
     plan: &LaunchPlan,
     listeners: &[BorrowedFd<'_>],
+    control: BorrowedFd<'_>,
     stderr: Stdio,
 ) -> Result<Child, Error> {
     let mut command = command(plan)?;
-    if let Some(fds) = &plan.sockets {
-        let give = sockets::hand_over(listeners, fds);
+    let listeners = plan.sockets.iter().map(|fds| (listeners, fds.shelter));
+    let control = [control];
+    let control = plan.stage.keeper.map(|fd| (&control[..], fd));
+    for (fds, first) in listeners.chain(control) {
+        let give = sockets::hand_over(fds, first);
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(give) };
     }

@@ -10,6 +10,7 @@ pub mod namespace;
 mod netfilter;
 mod netlink;
 pub mod nsenter;
+mod orders;
 pub mod probe;
 mod process;
 pub mod session;

@@ -35,15 +35,37 @@ const LINK_DEPTH: usize = 3;
 /// give (moby#41230).
 const IPTABLES_LABEL: &str = "system_u:object_r:iptables_var_run_t:s0";
 
-/// Performs `stage` and executes the daemon, or stays as its parent and ends as it does.
+/// Performs `stage` and executes the daemon, or stays as the keeper.
 ///
 /// # Errors
 /// A step or the execution fails.
 pub fn perform(stage: &Stage, environment: &Environment) -> Result<Exit, Error> {
-    let command = prepare(stage, environment)?;
-    match stage.stays {
-        true => super::keeper::keep(command, environment),
-        false => Err(execute(command)),
+    let prepared = prepare(stage, environment)?;
+    match stage.keeper {
+        Some(control) => super::keeper::keep(prepared, control, environment),
+        None => Err(execute(prepared.command(&stage.daemon))),
+    }
+}
+
+/// What the steps have changed for the programs that are started behind them.
+pub struct Prepared {
+    /// PATH, if it is another.
+    pub path: Option<OsString>,
+    /// How many sockets are handed over, from descriptor 3 on.
+    pub listen_fds: u32,
+}
+
+impl Prepared {
+    /// The command of a program and its words.
+    pub fn command(&self, words: &[OsString]) -> Command {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.envs(self.path.iter().map(|path| ("PATH", path)));
+        if self.listen_fds > 0 {
+            // LISTEN_PID is set by the process that becomes the daemon.
+            command.env("LISTEN_FDS", self.listen_fds.to_string());
+        }
+        command
     }
 }
 
@@ -56,14 +78,16 @@ pub fn execute(mut command: Command) -> Error {
     launch::exec_error(&program, &command.exec())
 }
 
-/// Performs the steps and returns the daemon's command.
+/// Performs the steps.
 ///
 /// # Errors
 /// Names the step that failed.
-pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Error> {
+pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Error> {
     prove_inside(stage.outside)?;
-    let mut command = Command::new(&stage.daemon[0]);
-    command.args(&stage.daemon[1..]);
+    let mut prepared = Prepared {
+        path: None,
+        listen_fds: 0,
+    };
     let mut chosen = Vec::new();
     for step in &stage.steps {
         let failed = |error: &dyn std::error::Error| {
@@ -99,8 +123,7 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Erro
             }
             Step::TakeSockets { count, from } => {
                 sockets::take(*count, *from).map_err(|error| failed(&error))?;
-                // LISTEN_PID is set by the process that becomes the daemon.
-                command.env("LISTEN_FDS", count.to_string());
+                prepared.listen_fds = *count;
             }
         }
     }
@@ -113,9 +136,9 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Command, Erro
             path.push(":");
             path.push(rest);
         }
-        command.env("PATH", path);
+        prepared.path = Some(path);
     }
-    Ok(command)
+    Ok(prepared)
 }
 
 /// Proves through /proc that this process is inside: in another user namespace than the one that

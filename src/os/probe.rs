@@ -163,6 +163,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
         pasta,
         pasta_version: pasta_version
             .and_then(|question| asker.answer(question, parse_pasta_version).known()),
+        containerd: find_named("containerd"),
         vpnkit: find_named("vpnkit"),
         lxc_user_nic: LXC_USER_NIC
             .iter()

@@ -26,6 +26,10 @@ const PID_FILE_MAX: u64 = 64;
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
 
+/// What dockerd keeps below its data root while it is a member of a swarm (moby's
+/// `daemon/cluster`).
+const SWARM_STATE: &str = "swarm/docker-state.json";
+
 /// The effective user id.
 pub fn uid() -> u32 {
     unistd::geteuid().as_raw()
@@ -113,10 +117,12 @@ pub fn session(
         state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
         containerd_rootless: (containerd_rootless, containerd_lock),
         pid_files,
+        has_swarm: places.data_root.join(SWARM_STATE).exists(),
         data_root: places.data_root,
         exec_root: places.exec_root,
         daemon_json: (json_path, json),
         listen_fds: sockets::passed(environment),
+        keeper_fd: None,
         user_namespace,
         own_path,
         person,

@@ -32,6 +32,18 @@ pub fn own() -> Option<ListenFds> {
     })
 }
 
+/// A number for the keeper's end of our connection, on its way through rootlesskit beside `sockets`.
+pub fn beside(sockets: Option<&ListenFds>) -> Option<u32> {
+    match sockets {
+        None => shelter_for(1),
+        Some(fds) => {
+            let next = fds.shelter.checked_add(fds.count)?;
+            let is_free = |fd: &u32| RawFd::try_from(*fd).is_ok_and(|fd| !is_open(fd));
+            (next..next + 100).find(is_free)
+        }
+    }
+}
+
 /// The sockets that were passed to this very process, and where they can wait. Variables that
 /// were meant for another process (`LISTEN_PID`) count as none.
 pub fn passed(environment: &Environment) -> Option<ListenFds> {
@@ -74,8 +86,7 @@ pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
     let width = RawFd::try_from(count).map_err(|_| Errno::EBADF)?;
     (FIRST..FIRST.saturating_add(width))
         .map(|fd| {
-            // SAFETY: the call takes numbers and touches no memory.
-            Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+            close_on_exec(fd)?;
             // SAFETY: it is open, and nothing in this program owns it: the service manager passed it
             // by number.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -83,13 +94,12 @@ pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
         .collect()
 }
 
-/// What `exec` is preceded by so that `listeners` are in their shelter behind it.
+/// What `exec` is preceded by so that `fds` have the numbers from `first` on behind it.
 pub fn hand_over(
-    listeners: &[BorrowedFd<'_>],
-    fds: &ListenFds,
+    fds: &[BorrowedFd<'_>],
+    first: u32,
 ) -> impl FnMut() -> io::Result<()> + Send + Sync + 'static {
-    let from: Vec<RawFd> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
-    let first = fds.shelter;
+    let from: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     move || {
         for (to, from) in (first..).zip(&from) {
             let to = RawFd::try_from(to).map_err(|_| Errno::EBADF)?;
@@ -115,6 +125,20 @@ pub fn shelter(fds: &ListenFds) -> nix::Result<()> {
 pub fn take(count: u32, from: u32) -> nix::Result<()> {
     let from = RawFd::try_from(from).map_err(|_| Errno::EBADF)?;
     move_block(from, u32::try_from(FIRST).map_err(|_| Errno::EBADF)?, count)
+}
+
+/// Has the next program not get the `count` sockets that a daemon would.
+///
+/// # Errors
+/// What the kernel says.
+pub fn forget(count: u32) -> nix::Result<()> {
+    let width = RawFd::try_from(count).map_err(|_| Errno::EBADF)?;
+    (FIRST..FIRST.saturating_add(width)).try_for_each(close_on_exec)
+}
+
+fn close_on_exec(fd: RawFd) -> nix::Result<()> {
+    // SAFETY: the call takes numbers and touches no memory.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
 /// Moves `count` descriptors. The blocks do not overlap, and the new ones survive `exec`.

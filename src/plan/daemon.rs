@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Reason;
 use super::flags::DockerdWords;
-use super::network::Effective;
+use super::keep::Keep;
 use super::places::Places;
 use super::preflight::SOCKET_PATH_MAX;
 use super::stage::{Family, Step};
@@ -31,6 +31,8 @@ const SHUTDOWN_TIMEOUT_MAX: u64 = 86_400;
 pub struct Daemon {
     /// Its words: ours, those of `daemon.args`, those of the command line.
     pub words: Vec<OsString>,
+    /// What outlives it.
+    pub keep: Keep,
     /// The steps that prepare its iptables.
     pub iptables: Vec<Step>,
     /// The reasons.
@@ -40,26 +42,44 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Decides. `words` are those of the command line.
+    /// Decides. `words` are those of the command line, `mtu` is that of the namespace's interface in
+    /// bytes, and `config` is where a supervisor would put a configuration file for dockerd.
     ///
     /// # Errors
-    /// Fails if the legacy iptables is asked for and not installed (exit 4).
+    /// Fails if the legacy iptables is asked for and not installed (exit 4), and as
+    /// [`Keep::decide`] does.
     pub fn decide(
         settings: &Settings,
         host: &HostFacts,
-        network: &Effective,
+        mtu: u32,
         words: &[OsString],
+        config: Option<&Path>,
     ) -> Result<Self, Error> {
         let user_words = super::stated_daemon_words(settings, words);
         let user = DockerdWords(&user_words);
         let mut warnings = Vec::new();
-        let (mtu_words, mtu) = container_mtu(settings, host, network, user);
+        let (mtu_words, mtu) = container_mtu(settings, host, mtu, user);
         let (host_words, hosts) = hosts(host, user, &mut warnings);
-        let (iptables, backend) = iptables(settings, host, user)?;
+        let (iptables, backend) =
+            iptables(settings, host, user).map_err(|error| error.check("netfilter"))?;
+        let mut keep = Keep::default();
+        let mut kept = None;
+        if let Some(config) = config {
+            let (decided, reason, odd) = Keep::decide(settings, host, user, config)?;
+            keep = decided;
+            kept = Some(reason);
+            warnings.extend(odd);
+        }
         Ok(Self {
-            words: [mtu_words, host_words, user_words.clone()].concat(),
+            words: [mtu_words, host_words, keep.words(), keep.rest(user)].concat(),
+            keep,
             iptables,
-            reasons: [mtu].into_iter().chain(hosts).chain([backend]).collect(),
+            reasons: [mtu]
+                .into_iter()
+                .chain(hosts)
+                .chain([backend])
+                .chain(kept)
+                .collect(),
             warnings,
         })
     }
@@ -70,7 +90,7 @@ impl Daemon {
 fn container_mtu(
     settings: &Settings,
     host: &HostFacts,
-    network: &Effective,
+    own: u32,
     user: DockerdWords<'_>,
 ) -> (Vec<OsString>, Reason) {
     let (_, daemon_json) = &host.session.daemon_json;
@@ -79,7 +99,7 @@ fn container_mtu(
     let (mtu, why) = match settings.container_mtu.value {
         Choice::Fixed(mtu) => (mtu.0, settings.container_mtu.origin.to_string()),
         Choice::Auto => (
-            network.mtu,
+            own,
             "the same as the namespace's interface, so that nothing is cut up on the way"
                 .to_owned(),
         ),

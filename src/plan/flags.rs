@@ -104,6 +104,15 @@ impl<'a> RootlesskitFlags<'a> {
         self.flags.iter().rev().find(|(flag, _)| *flag == name)?.1
     }
 
+    /// The ports that rootlesskit is to publish.
+    pub fn published(&self) -> Vec<String> {
+        let flags = self.flags.iter();
+        let values = flags.filter(|(name, _)| ["p", "publish"].contains(name));
+        values
+            .filter_map(|(_, value)| Some(value.as_ref()?.to_str()?.to_owned()))
+            .collect()
+    }
+
     /// Whether the switch `name` is given, and how: `--name=false` and the like turn it off.
     pub fn switch(&self, name: &str) -> Option<bool> {
         let (_, value) = self.flags.iter().rev().find(|(flag, _)| *flag == name)?;
@@ -194,20 +203,52 @@ impl<'a> DockerdWords<'a> {
         self.long("host").is_some() || self.short(b'H').is_some()
     }
 
+    /// What the last `--name` says, which is a switch.
+    pub fn switch(self, name: &str) -> Option<bool> {
+        let mut words = self.0.iter().rev().map(|word| word.as_bytes());
+        let last = words.find_map(|word| behind(word, name))?;
+        Some(!matches!(
+            last,
+            b"=false" | b"=0" | b"=f" | b"=F" | b"=False" | b"=FALSE"
+        ))
+    }
+
     /// Whether `--name` is turned off by `--name=false`.
     pub fn turns_off(self, name: &str) -> bool {
-        let mut words = self.0.iter().rev().map(|word| word.as_bytes());
-        let last = words.find_map(|word| {
-            let rest = word.strip_prefix(b"--")?.strip_prefix(name.as_bytes())?;
-            (rest.is_empty() || rest[0] == b'=').then_some(rest)
-        });
-        last.is_some_and(|rest| {
-            matches!(
-                rest,
-                b"=false" | b"=0" | b"=f" | b"=F" | b"=False" | b"=FALSE"
-            )
+        self.switch(name) == Some(false)
+    }
+
+    /// Whether the short switch `letter` is given, alone or beside others of `D`, `v` and `h`.
+    pub fn has_letter(self, letter: u8) -> bool {
+        let is_switch = |other: &&u8| b"Dvh".contains(other);
+        self.0.iter().any(|word| {
+            let letters = word.as_bytes().strip_prefix(b"-").unwrap_or_default();
+            letters.iter().take_while(is_switch).any(|own| *own == letter)
         })
     }
+
+    /// The words without the flag `valued` and its value, and without these `switches`.
+    pub fn without(self, valued: &str, switches: &[&str]) -> Vec<OsString> {
+        let mut kept = Vec::new();
+        let mut words = self.0.iter();
+        while let Some(word) = words.next() {
+            match behind(word.as_bytes(), valued) {
+                Some(b"") => drop(words.next()),
+                Some(_) => {}
+                None if switches
+                    .iter()
+                    .any(|name| behind(word.as_bytes(), name).is_some()) => {}
+                None => kept.push(word.clone()),
+            }
+        }
+        kept
+    }
+}
+
+/// What stands behind `--name` in `word`: nothing, or `=` and a value.
+fn behind<'a>(word: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let rest = word.strip_prefix(b"--")?.strip_prefix(name.as_bytes())?;
+    (rest.is_empty() || rest[0] == b'=').then_some(rest)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod daemon;
 mod flags;
+mod keep;
 mod network;
 mod places;
 mod preflight;
@@ -23,6 +24,7 @@ use crate::host::{
 };
 use crate::settings::{Origin, Settings};
 pub use daemon::Api;
+pub use keep::{Engine, Keep, effective_config};
 pub use flags::{DockerdWords, RootlesskitFlags};
 pub use network::Network;
 pub use places::{Places, daemon_json};
@@ -58,6 +60,14 @@ pub struct LaunchPlan {
     pub exec_root: PathBuf,
     /// Whether a process carries the packets between the namespace and the host.
     pub has_helper: bool,
+    /// Whether containers have a network namespace of their own.
+    pub detach_netns: bool,
+    /// The MTU of the namespace's interface in bytes.
+    pub mtu: u32,
+    /// Ports that the user has rootlesskit publish, as rootlesskit's flag has them.
+    pub published: Vec<String>,
+    /// What outlives dockerd.
+    pub keep: Keep,
     /// Why it is so.
     pub reasons: Vec<Reason>,
     /// What is odd.
@@ -107,6 +117,11 @@ pub fn notify_socket(runtime_dir: &Path) -> PathBuf {
     run_dir(runtime_dir).join("notify")
 }
 
+/// Our configuration file for dockerd.
+pub fn daemon_config(runtime_dir: &Path) -> PathBuf {
+    run_dir(runtime_dir).join("daemon.json")
+}
+
 impl LaunchPlan {
     /// Decides everything. `words` are the daemon's words of the command line; `supervised` whether
     /// a supervisor stays.
@@ -129,8 +144,9 @@ impl LaunchPlan {
         )?;
         let flags = stated_flags(settings, tools)?;
         let network = Network::decide(settings, tools, &flags)?;
-        let daemon = daemon::Daemon::decide(settings, host, &network.effective, words)
-            .map_err(|error| error.check("netfilter"))?;
+        let config = supervised.then(|| daemon_config(runtime_dir));
+        let mtu = network.effective.mtu;
+        let daemon = daemon::Daemon::decide(settings, host, mtu, words, config.as_deref())?;
         let mut sockets = sockets(settings, session, &network, environment, words, runtime_dir);
         if supervised {
             sockets.push((notify_socket(runtime_dir), preflight::SOCKET_PATH_MAX));
@@ -140,6 +156,9 @@ impl LaunchPlan {
             .map_err(|error| error.check("state-dir"))?;
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(settings, tools, &flags)?;
+        if supervised {
+            network.refuse_old_dockerd(settings, tools)?;
+        }
         let dockerd = required_program(
             &tools.dockerd,
             Some(&settings.daemon_binary.value),
@@ -148,7 +167,7 @@ impl LaunchPlan {
 
         let stage = Stage {
             outside: session.user_namespace,
-            stays: supervised,
+            keeper: session.keeper_fd.filter(|_| supervised),
             netns: network
                 .effective
                 .detach_netns
@@ -198,6 +217,10 @@ impl LaunchPlan {
             sockets: session.listen_fds.clone(),
             exec_root: session.exec_root.clone(),
             has_helper: network.effective.has_helper(),
+            detach_netns: network.effective.detach_netns,
+            mtu,
+            published: flags.published(),
+            keep: daemon.keep,
             reasons: network.reasons.into_iter().chain(daemon.reasons).collect(),
             warnings,
         })
@@ -214,6 +237,43 @@ pub fn has_hosts(settings: &Settings, session: &Session, words: &[OsString]) -> 
 pub fn shutdown_timeout(settings: &Settings, session: &Session, words: &[OsString]) -> Duration {
     let words = stated_daemon_words(settings, words);
     daemon::shutdown_timeout(session, DockerdWords(&words))
+}
+
+/// A dockerd that starts in namespaces that there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InPlace {
+    /// Its program and its words.
+    pub command: Vec<OsString>,
+    /// What outlives it.
+    pub keep: Keep,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+}
+
+impl InPlace {
+    /// Decides. The namespaces' interface has this `mtu` in bytes.
+    ///
+    /// # Errors
+    /// As [`LaunchPlan::build`], for what concerns dockerd.
+    pub fn build(
+        settings: &Settings,
+        host: &HostFacts,
+        words: &[OsString],
+        mtu: u32,
+    ) -> Result<Self, Error> {
+        let runtime_dir = preflight::refuse_person(&host.session.person)?;
+        let named = &settings.daemon_binary.value;
+        let dockerd = required_program(&host.tools.dockerd, Some(named), "dockerd")?;
+        let config = daemon_config(runtime_dir);
+        let daemon = daemon::Daemon::decide(settings, host, mtu, words, Some(&config))?;
+        Ok(Self {
+            command: std::iter::once(dockerd.as_os_str().to_owned())
+                .chain(daemon.words)
+                .collect(),
+            keep: daemon.keep,
+            warnings: daemon.warnings,
+        })
+    }
 }
 
 impl LaunchPlan {

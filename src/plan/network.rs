@@ -7,7 +7,7 @@ use super::Reason;
 use super::flags::RootlesskitFlags;
 use crate::error::{Error, Exit, Warning};
 use crate::host::{Answer, RootlesskitFacts, Tool, Tools, Version};
-use crate::settings::{Choice, Mtu, NetworkDriver, PortDriver, Settings, Sourced, Switch};
+use crate::settings::{Choice, Mtu, NetworkDriver, Origin, PortDriver, Settings, Sourced, Switch};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
 const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
@@ -142,16 +142,42 @@ impl Network {
                 "network.ipv6 has no effect with network driver `{shown}`"
             ));
         }
-        let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
-        if let Some(version) =
-            dockerd.filter(|version| *detach_netns && *version < DETACH_NETNS_SINCE)
-        {
-            warnings.push(format!(
+        warnings.extend(self.fault_of_dockerd(tools));
+        warnings.into_iter().map(Warning).collect()
+    }
+
+    /// What keeps this dockerd from working with the network, as far as is known.
+    fn fault_of_dockerd(&self, tools: &Tools) -> Option<String> {
+        let version = tools.dockerd.known().and_then(|facts| facts.version)?;
+        let is_too_old = self.effective.detach_netns && version < DETACH_NETNS_SINCE;
+        is_too_old.then(|| {
+            format!(
                 "the network namespace is detached, which dockerd {version} does not know: \
                  it will not start ({DETACH_NETNS_SINCE} and later will)"
-            ));
-        }
-        warnings.into_iter().map(Warning).collect()
+            )
+        })
+    }
+
+    /// Refuses a network with which this dockerd would not start: a supervisor would start it again
+    /// and again.
+    ///
+    /// # Errors
+    /// Exit 78.
+    pub fn refuse_old_dockerd(&self, settings: &Settings, tools: &Tools) -> Result<(), Error> {
+        let Some(fault) = self.fault_of_dockerd(tools) else {
+            return Ok(());
+        };
+        let hint = match &settings.detach_netns.origin {
+            Origin::Variable(name) => format!("unset {name}"),
+            Origin::File(..) => {
+                "dockerd-rootless config set network.detach-netns auto".to_owned()
+            }
+            _ => "leave network.detach-netns at auto, and --detach-netns out of rootlesskit.flags"
+                .to_owned(),
+        };
+        Err(Error::new(Exit::Config, fault)
+            .hint(hint)
+            .check("network-driver"))
     }
 
     /// Refuses what this rootlesskit would refuse later, or would fail over in silence.

@@ -14,17 +14,17 @@ pub const STAGE: &str = "namespace-stage";
 /// The first word of a trial's command line, which is the stage's otherwise.
 pub const TRIAL: &str = "namespace-trial";
 
-/// The word that has the stage stay.
-const STAYS: &str = "stay";
+/// The word that has the stage stay, with the descriptor of its connection to the supervisor.
+const KEEPER: &str = "keeper";
 
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// The inode of the user namespace outside. The stage touches nothing when it is still in it.
     pub outside: u64,
-    /// Whether the stage stays as the daemon's parent, so that the supervisor gets to know how it
-    /// ended: rootlesskit makes 255 of every signal.
-    pub stays: bool,
+    /// The descriptor at which the supervisor speaks to a stage that stays: the keeper, which starts
+    /// containerd and dockerd as often as they are needed, in the same namespaces.
+    pub keeper: Option<u32>,
     /// The detached network namespace, when the containers' network is not the stage's own.
     pub netns: Option<PathBuf>,
     /// What to do, in this order.
@@ -178,7 +178,8 @@ impl Stage {
     pub fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> =
             vec![STAGE.into(), format!("outside={}", self.outside).into()];
-        words.extend(self.stays.then(|| STAYS.into()));
+        let keeper = self.keeper.map(|fd| format!("{KEEPER}={fd}").into());
+        words.extend(keeper);
         words.extend(
             self.netns
                 .iter()
@@ -209,16 +210,12 @@ impl Stage {
         }
         let mut stage = Self {
             outside: 0,
-            stays: false,
+            keeper: None,
             netns: None,
             steps: Vec::new(),
             daemon,
         };
         for word in &words[..end] {
-            if word == STAYS {
-                stage.stays = true;
-                continue;
-            }
             let unknown = || wrong(&format!("unknown word `{}`", word.display()));
             let bytes = word.as_bytes();
             let equals = bytes
@@ -227,12 +224,15 @@ impl Stage {
                 .ok_or_else(unknown)?;
             let name = std::str::from_utf8(&bytes[..equals]).map_err(|_| unknown())?;
             let value = OsStr::from_bytes(&bytes[equals + 1..]);
+            let text = value.to_str();
             match name {
                 "outside" => {
-                    stage.outside = value
-                        .to_str()
-                        .and_then(|text| text.parse().ok())
-                        .ok_or_else(unknown)?;
+                    let inode = text.and_then(|text| text.parse().ok());
+                    stage.outside = inode.ok_or_else(unknown)?;
+                }
+                KEEPER => {
+                    let fd = text.and_then(|text| text.parse().ok());
+                    stage.keeper = Some(fd.ok_or_else(unknown)?);
                 }
                 "netns" => stage.netns = Some(PathBuf::from(value)),
                 _ => stage
@@ -287,12 +287,12 @@ mod tests {
         #[test]
         fn the_stage_reads_back_what_the_plan_wrote(
             outside in 1u64..,
-            stays in any::<bool>(),
+            keeper in any::<Option<u32>>(),
             netns in proptest::option::of(any_word().prop_map(PathBuf::from)),
             steps in proptest::collection::vec(any_step(), 0..8),
             daemon in proptest::collection::vec(any_word(), 1..6),
         ) {
-            let stage = Stage { outside, stays, netns, steps, daemon };
+            let stage = Stage { outside, keeper, netns, steps, daemon };
             let words = stage.words();
             prop_assert_eq!(&words[0], STAGE);
             prop_assert_eq!(Stage::parse(&words[1..]).unwrap(), stage);

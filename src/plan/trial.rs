@@ -50,14 +50,15 @@ impl Trial {
         )?;
         let flags = super::stated_flags(settings, tools)?;
         let network = Network::decide(settings, tools, &flags)?;
-        let daemon = Daemon::decide(settings, host, &network.effective, words)?;
+        let daemon = Daemon::decide(settings, host, network.effective.mtu, words, None)?;
         let sockets = preflight::rootlesskit_sockets(state_dir, &network.effective);
         preflight::refuse_long_paths(&sockets)?;
         network.refuse_impossible(settings, tools, &flags)?;
+        network.refuse_old_dockerd(settings, tools)?;
         let mut steps = steps(settings, host, &daemon);
         steps.retain(|step| !matches!(step, Step::TakeSockets { .. }));
         let stage = Stage {
-            stays: false,
+            keeper: None,
             outside: session.user_namespace,
             netns: network
                 .effective

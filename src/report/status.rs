@@ -10,7 +10,7 @@ use crate::supervise::Status;
 /// The status for people; `None` if nothing runs.
 pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
     let Some(status) = status else {
-        return b"state           not running\n".to_vec();
+        return b"state            not running\n".to_vec();
     };
     let pid = |pid: Option<u32>| pid.map(|pid| format!("PID {pid}"));
     let program = |pid: Option<u32>, version: &Option<String>| {
@@ -28,7 +28,7 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
             .map(|at| format!(" ({} ago)", ago(at)));
         format!("{what}{}", when.unwrap_or_default())
     });
-    let newer = "the programs on disk are newer than those that run";
+    let newer = "the programs on disk are newer than those that run: dockerd-rootless restart";
     let rows = [
         (
             "state",
@@ -46,17 +46,34 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
         ("port driver", Some(status.port_driver.clone())),
         ("socket", socket),
         ("socket kept by", Some(status.socket_of.clone())),
-        ("restarts", Some(status.restarts.to_string())),
+        (
+            "containers",
+            Some(keeps(status.keeps_containers).to_owned()),
+        ),
+        ("dockerd replaced", Some(status.replaced.to_string())),
+        ("restarts of all", Some(status.restarts.to_string())),
         ("network heals", Some(status.heals.to_string())),
         ("last failure", failure),
         ("restart needed", needs_restart.then(|| newer.to_owned())),
     ];
-    let lines = rows.into_iter().filter_map(|(name, value)| {
+    let problems = status
+        .problems
+        .iter()
+        .map(|problem| ("problem", Some(problem.clone())));
+    let lines = rows.into_iter().chain(problems).filter_map(|(name, value)| {
         value
             .filter(|value| !value.is_empty())
-            .map(|value| format!("{name:<15} {value}\n"))
+            .map(|value| format!("{name:<16} {value}\n"))
     });
     lines.collect::<String>().into_bytes()
+}
+
+/// What becomes of containers when dockerd is replaced.
+fn keeps(keeps: bool) -> &'static str {
+    match keeps {
+        true => "go on running while dockerd is replaced",
+        false => "stop with dockerd",
+    }
 }
 
 /// How long ago a time in seconds since 1970 is.

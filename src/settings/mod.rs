@@ -14,7 +14,7 @@ use crate::error::{Error, Exit, Warning};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
-    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, PortDriver, Propagation, ProxyUrl,
+    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation, ProxyUrl,
     Seconds, Switch, Value,
 };
 
@@ -189,10 +189,16 @@ settings! {
         "After how many seconds without containers and clients everything ends, until the service manager's socket is used again; 0 for never.";
     start_timeout: Seconds<1> = "supervise.start-timeout", ["DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT"],
         Seconds(60), "60",
-        "How many seconds the daemon may take to answer.";
+        "How many seconds rootlesskit may take until dockerd starts; a dockerd that takes longer to answer is only reported, as long as it works.";
     probe_interval: Seconds<1> = "supervise.probe-interval", ["DOCKERD_ROOTLESS_SUPERVISE_PROBE_INTERVAL"],
         Seconds(30), "30",
         "Every how many seconds the daemon is asked how it is.";
+    keep_containers: Switch = "supervise.keep-containers", ["DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS"],
+        Switch::Auto, "auto: true, unless live-restore is stated to be false, a swarm exists, or containerd is stated to be another's",
+        "Whether containers go on running while dockerd is replaced (dockerd's live-restore).";
+    on_hang: OnHang = "supervise.on-hang", ["DOCKERD_ROOTLESS_SUPERVISE_ON_HANG"],
+        OnHang::Restart, "restart",
+        "What follows when dockerd answers no request and does nothing at all for 30 seconds: dockerd alone is restarted, or it is only reported.";
     http_proxy: Option<ProxyUrl> = "proxy.http", ["HTTP_PROXY", "http_proxy"],
         None, "none",
         "The proxy of the daemon's own http requests.";

@@ -244,6 +244,35 @@ impl Value for Switch {
     }
 }
 
+/// What follows when dockerd hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHang {
+    /// dockerd alone is restarted.
+    Restart,
+    /// It is reported.
+    Report,
+}
+
+impl Value for OnHang {
+    const EXPECTED: &'static str = "restart or report";
+
+    fn read(input: &Input) -> Result<Self, Option<String>> {
+        match input.text().map(OsStr::as_bytes) {
+            Some(b"restart") => Ok(Self::Restart),
+            Some(b"report") => Ok(Self::Report),
+            _ => Err(None),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        let word = match self {
+            Self::Restart => "restart",
+            Self::Report => "report",
+        };
+        Some(format!("\"{word}\""))
+    }
+}
+
 impl Value for bool {
     const EXPECTED: &'static str = "true or false";
 

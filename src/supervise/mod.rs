@@ -5,5 +5,7 @@
 mod machine;
 mod status;
 
-pub use machine::{Ask, Death, Effect, Event, How, Limit, Machine, Notice, State, Then, Verdict};
+pub use machine::{
+    Ask, Death, Effect, Event, How, Limit, Machine, Notice, State, Then, Verdict, Why,
+};
 pub use status::{ProgramFile, Status};

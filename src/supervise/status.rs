@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// `starting`, `ready`, `degraded`, `healing`, `stopping`, `restarting` or `waiting`.
+    /// `starting`, `ready`, `degraded` (what is wrong is in `problems`), `healing` (the network helper
+    /// is being started again), `replacing` (dockerd alone is being started again), `restarting`
+    /// (everything is) or `stopping`.
     pub state: String,
     /// Since when it is in this state, in seconds since 1970.
     pub since: u64,
@@ -16,6 +18,8 @@ pub struct Status {
     pub supervisor: u32,
     /// The PID of rootlesskit.
     pub rootlesskit: Option<u32>,
+    /// The PID of the keeper, our process in the namespaces.
+    pub keeper: Option<u32>,
     /// The PID of the daemon.
     pub dockerd: Option<u32>,
     /// The PID of the daemon's containerd.
@@ -34,8 +38,14 @@ pub struct Status {
     pub dockerd_version: Option<String>,
     /// rootlesskit's version.
     pub rootlesskit_version: Option<String>,
-    /// How often the daemon was started again.
+    /// Whether containers go on running while dockerd is replaced.
+    pub keeps_containers: bool,
+    /// What is wrong while the daemon runs, a sentence each.
+    pub problems: Vec<String>,
+    /// How often everything was started again, containers included.
     pub restarts: u32,
+    /// How often dockerd alone was started again.
+    pub replaced: u32,
     /// How often the network helper was started again.
     pub heals: u32,
     /// Why the daemon ended the last time, or the network helper.

@@ -1,27 +1,32 @@
-//! Asks the daemon how it is, through its API.
+//! Asks dockerd how it is, through its API, and containerd through its own.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::quiet::Connection;
+use super::progress::{self, Silence};
+use super::quiet::{self, Connection};
+use super::tree::Identity;
 
-/// How long a healthy daemon may take to answer.
+/// How long one who has no event loop waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long one may take that is well.
-const SOON: Duration = Duration::from_millis(500);
+/// How long to wait before a request that failed is made again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a daemon that is asked for its containers may take in all.
 const PATIENCE_WITH_CONTAINERS: Duration = Duration::from_secs(2);
+
+/// How long dockerd may take to read a configuration that turns live-restore off.
+const PATIENCE_WITH_RELOAD: Duration = Duration::from_secs(5);
 
 /// dockerd's own time for a container that has none of its own, in seconds.
 const STOP_TIMEOUT: i64 = 10;
@@ -32,41 +37,65 @@ const ANSWER_MAX: usize = 8 * 1024 * 1024;
 /// Whether we have connected to the daemon since [`was_us`] was asked.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
 
+/// How many connections of ours to the daemon are open.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether we have connected to the daemon since this was asked the last time: our own questions do
 /// not count as use.
 pub fn was_us() -> bool {
     CONNECTED.swap(false, Ordering::Relaxed)
 }
 
-/// What the daemon says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// All is well, and this is the daemon's version.
-    Good(Option<String>),
-    /// It answers, and its containerd does not.
-    NoEngine,
-    /// It does not answer.
-    NoAnswer,
+/// How many connections to the daemon are ours.
+pub fn own_connections() -> usize {
+    OPEN.load(Ordering::Relaxed)
+}
+
+/// A connection of ours, as long as it is open.
+struct Own;
+
+impl Own {
+    fn count() -> Self {
+        CONNECTED.store(true, Ordering::Relaxed);
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Version {
     version: String,
-    #[serde(default)]
-    components: Vec<Component>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Component {
-    name: String,
+struct Info {
+    #[serde(default)]
+    live_restore_enabled: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Listed {
     id: String,
+    #[serde(default)]
+    ports: Vec<ListedPort>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedPort {
+    #[serde(default)]
+    public_port: u16,
+    #[serde(rename = "Type")]
+    protocol: String,
 }
 
 #[derive(Deserialize)]
@@ -81,56 +110,113 @@ struct Config {
     stop_timeout: Option<i64>,
 }
 
-/// Asks the daemon at `socket`. `/_ping` alone says little: it is answered while containerd is gone.
-/// A daemon that is well is asked one question, for each of them wakes it and us.
-pub async fn ask(socket: &Path) -> Health {
-    if let Ok(Ok(body)) = timeout(SOON, get(socket, "/version")).await {
-        return judge(&body);
-    }
-    let ping = timeout(PATIENCE - SOON, get(socket, "/_ping"));
-    let version = timeout(PATIENCE - SOON, get(socket, "/version"));
-    match tokio::join!(ping, version) {
-        (_, Ok(Ok(body))) => judge(&body),
-        (Ok(Ok(_)), _) => Health::NoEngine,
-        _ => Health::NoAnswer,
+/// A port of the host that a container publishes: the protocol and the number.
+pub type Published = (String, u16);
+
+/// Asks dockerd, the process `daemon`, at `socket`, until it answers anything. While it does not,
+/// `tell` hears why, every [`progress::LOOK`]. An answer that comes late is an answer.
+pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence)) {
+    let mut watch = progress::Watch::new(daemon);
+    let mut look = Instant::now() + progress::LOOK;
+    let asked = async {
+        // Whatever fails, here or there, is no verdict: it is asked again.
+        while request(Target::Daemon(socket), Method::GET, "/_ping").await.is_err() {
+            quiet::sleep(AGAIN).await;
+        }
+    };
+    tokio::pin!(asked);
+    loop {
+        tokio::select! {
+            () = &mut asked => return,
+            () = sleep_until(look) => {
+                tell(watch.look());
+                look = Instant::now() + progress::LOOK;
+            }
+        }
     }
 }
 
-/// What the answer to `/version` says.
-fn judge(body: &[u8]) -> Health {
-    match serde_json::from_slice::<Version>(body) {
-        Ok(told) if told.components.iter().any(|part| part.name == "containerd") => {
-            Health::Good(Some(told.version))
+/// dockerd's version. It asks several programs before it answers, which says nothing of its health.
+pub async fn version(socket: &Path) -> Option<String> {
+    let asked = timeout(progress::HUNG, get(Target::Daemon(socket), "/version")).await;
+    Some(parse::<Version>(&asked.ok()?.ok()?).ok()?.version)
+}
+
+/// Waits until dockerd says that it would not leave its containers alone any more; `false` if it does
+/// not say so in its time.
+pub async fn live_restore_is_off(socket: &Path) -> bool {
+    let asked = async {
+        loop {
+            let info = get(Target::Daemon(socket), "/info").await;
+            let info = info.and_then(|body| parse::<Info>(&body));
+            if info.is_ok_and(|info| !info.live_restore_enabled) {
+                return;
+            }
+            quiet::sleep(Duration::from_millis(10)).await;
         }
-        _ => Health::NoEngine,
-    }
+    };
+    timeout(PATIENCE_WITH_RELOAD, asked).await.is_ok()
 }
 
 /// How long the containers that run may take to end, in seconds: the longest of their own times, or
-/// `None` if one has no end. No container, or a daemon that does not say, is 0.
+/// `None` if one has no end, or the daemon does not say. No container is 0.
 pub async fn stop_timeout(socket: &Path) -> Option<u64> {
     let asked = timeout(PATIENCE_WITH_CONTAINERS, stop_timeouts(socket)).await;
-    let times = asked.ok().and_then(Result::ok).unwrap_or_default();
-    let times = times.into_iter().map(|time| u64::try_from(time).ok());
+    let times = asked.ok()?.ok()?.into_iter();
+    let times = times.map(|time| u64::try_from(time).ok());
     times
         .collect::<Option<Vec<u64>>>()
         .map(|all| all.into_iter().max().unwrap_or(0))
 }
 
 async fn stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
-    let listed: Vec<Listed> = parse(&get(socket, "/containers/json").await?)?;
+    let target = Target::Daemon(socket);
+    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
     let mut times = Vec::new();
     for container in listed {
         let path = format!("/containers/{}/json", container.id);
-        let inspected: Inspected = parse(&get(socket, &path).await?)?;
+        let inspected: Inspected = parse(&get(target, &path).await?)?;
         times.push(inspected.config.stop_timeout.unwrap_or(STOP_TIMEOUT));
     }
     Ok(times)
 }
 
+/// The ports that containers publish.
+///
+/// # Errors
+/// What came instead.
+pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
+    let listed: Vec<Listed> = parse(&get(Target::Daemon(socket), "/containers/json").await?)?;
+    let ports = listed.into_iter().flat_map(|container| container.ports);
+    let mut ports: Vec<Published> = ports
+        .filter(|port| port.public_port > 0)
+        .map(|port| (port.protocol, port.public_port))
+        .collect();
+    ports.sort();
+    ports.dedup();
+    Ok(ports)
+}
+
+/// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
+/// connection.
+///
+/// # Errors
+/// What came instead.
+pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<()> {
+    let filters = "%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22connect%22%2C%22disconnect%22%5D%7D";
+    let path = format!("/events?filters={filters}");
+    let (answer, _open) = request(Target::Daemon(socket), Method::GET, &path).await?;
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.map_err(io::Error::other)?;
+        changed();
+    }
+    Ok(())
+}
+
 /// Whether a daemon answers at `socket`, for one who has no event loop.
 pub fn answers(socket: &Path) -> bool {
-    let ping = async { timeout(PATIENCE, get(socket, "/_ping")).await };
+    let ping = async { timeout(PATIENCE, get(Target::Daemon(socket), "/_ping")).await };
     matches!(wait_for(ping), Some(Ok(Ok(_))))
 }
 
@@ -149,7 +235,7 @@ fn wait_for<T>(what: impl Future<Output = T>) -> Option<T> {
 /// Whether any container runs, is paused or restarts. A daemon that does not say counts as busy.
 pub async fn is_busy(socket: PathBuf) -> bool {
     let filter = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
-    let answer = timeout(PATIENCE, get(&socket, filter)).await;
+    let answer = timeout(PATIENCE, get(Target::Daemon(&socket), filter)).await;
     let listed = answer
         .ok()
         .and_then(Result::ok)
@@ -157,36 +243,110 @@ pub async fn is_busy(socket: PathBuf) -> bool {
     listed.is_none_or(|containers| !containers.is_empty())
 }
 
+/// What rootlesskit forwards, by its own number.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Forwarded {
+    /// rootlesskit's number for it.
+    pub id: u64,
+    /// What is forwarded.
+    pub spec: ForwardedPort,
+}
+
+/// A port of the host, as rootlesskit has it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardedPort {
+    /// `tcp`, `udp`, or with `4` or `6` behind it.
+    pub proto: String,
+    /// The number on the host.
+    pub parent_port: u16,
+}
+
+impl ForwardedPort {
+    /// The port as dockerd names it.
+    pub fn published(&self) -> Published {
+        let proto = self.proto.trim_end_matches(['4', '6']);
+        (proto.to_owned(), self.parent_port)
+    }
+}
+
+/// What rootlesskit, whose API is at `socket`, forwards.
+///
+/// # Errors
+/// What came instead.
+pub async fn forwarded(socket: &Path) -> io::Result<Vec<Forwarded>> {
+    let listed = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports")).await;
+    parse(&listed.map_err(io::Error::from)??)
+}
+
+/// Has rootlesskit forward nothing under the number `id` any more.
+///
+/// # Errors
+/// What came instead.
+pub async fn forget_port(socket: &Path, id: u64) -> io::Result<()> {
+    let path = format!("/v1/ports/{id}");
+    let asked = request(Target::Other(socket), Method::DELETE, &path);
+    let (answer, _open) = timeout(PATIENCE_WITH_CONTAINERS, asked).await??;
+    match answer.status().is_success() {
+        true => Ok(()),
+        false => Err(io::Error::other(answer.status().to_string())),
+    }
+}
+
+/// Whom a request goes to: only those to the daemon count as use of it.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Daemon(&'a Path),
+    Other(&'a Path),
+}
+
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> io::Result<T> {
     serde_json::from_slice(body).map_err(io::Error::other)
 }
 
 /// The body of a good answer.
-async fn get(socket: &Path, path: &str) -> io::Result<Bytes> {
-    CONNECTED.store(true, Ordering::Relaxed);
+async fn get(target: Target<'_>, path: &str) -> io::Result<Bytes> {
+    let (answer, _open) = request(target, Method::GET, path).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(io::Error::other(answer.status().to_string()));
+    }
+    let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
+    let body = body.collect().await.map_err(io::Error::other)?;
+    Ok(body.to_bytes())
+}
+
+/// Keeps a connection open as long as its answer is read.
+struct Open(tokio::task::JoinHandle<()>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Any answer.
+async fn request(
+    target: Target<'_>,
+    method: Method,
+    path: &str,
+) -> io::Result<(Response<Incoming>, Open)> {
+    let (socket, own) = match target {
+        Target::Daemon(socket) => (socket, Some(Own::count())),
+        Target::Other(socket) => (socket, None),
+    };
     let (mut sender, connection) = http1::handshake(Connection::open(socket)?)
         .await
         .map_err(io::Error::other)?;
-    let request = Request::get(path)
+    let open = Open(tokio::spawn(async move {
+        let _own = own;
+        let _ = connection.await;
+    }));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header("Host", "docker")
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
-    let exchange = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(io::Error::other)?;
-        if answer.status() != StatusCode::OK {
-            return Err(io::Error::other(answer.status().to_string()));
-        }
-        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
-        let body = body.collect().await.map_err(io::Error::other)?;
-        Ok(body.to_bytes())
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        ended = connection => {
-            Err(ended.err().map_or_else(|| io::Error::other("the connection was closed"), io::Error::other))
-        }
-    }
+    let answer = sender.send_request(request).await;
+    Ok((answer.map_err(io::Error::other)?, open))
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
-use super::health::Health;
 use super::helper::Helper;
+use super::tree::Identity;
 use super::{
-    ASK_AGAIN, Input, MOMENT, SETTLED, Supervisor, Who, health, idle, places, quiet, tree, wait_on,
+    Health, Input, MOMENT, SETTLED, Silence, Supervisor, engine, health, idle, news, places, quiet,
+    tree, wait_on,
 };
 use crate::plan::Api;
 use crate::supervise::{Event, State};
@@ -19,49 +20,69 @@ use crate::supervise::{Event, State};
 const CHILD: &str = "exe";
 
 impl Supervisor<'_> {
-    /// Begins to ask the daemon how it is.
-    pub(super) fn look_after(&mut self) {
-        let (number, inputs) = (self.number, self.inputs.clone());
-        // The service manager hears of us when the daemon has answered.
-        let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
-        let interval = watchdog.map_or(self.task.probe, |time| time.min(self.task.probe));
-        let api = self.api_path();
+    /// Begins to ask dockerd, the process `daemon`, and containerd how they are.
+    pub(super) fn look_after(&mut self, daemon: Identity) {
+        self.stop_asking();
+        let Some(api) = self.api_path() else {
+            return;
+        };
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let interval = self.task.probe;
+        let engine = self.engine();
         let (poke, mut poked) = mpsc::unbounded_channel();
         self.launch.poke = Some(poke);
         let asking = self.launch.tasks.spawn(async move {
+            let tell = |input| drop(inputs.send(input));
             loop {
-                let health = match api.as_deref().filter(|path| path.exists()) {
-                    Some(path) => health::ask(path).await,
-                    None => Health::Good(None),
-                };
-                let pause = match health {
-                    Health::Good(_) => interval,
-                    _ => ASK_AGAIN,
-                };
-                if inputs.send(Input::Health(number, health)).is_err() {
-                    return;
+                health::await_answer(&api, daemon, |silence| {
+                    tell(Input::Health(turn, Health::Silent(silence)));
+                })
+                .await;
+                tell(Input::Health(turn, Health::Good));
+                if let Some((identity, socket)) = &engine {
+                    engine::await_answer(*identity, socket, |silence| {
+                        tell(Input::Engine(turn, Some(silence)));
+                    })
+                    .await;
+                    tell(Input::Engine(turn, None));
                 }
                 // Whether the time is over or somebody wants to know: it is asked.
                 tokio::select! {
-                    () = quiet::sleep(pause) => {}
+                    () = quiet::sleep(interval) => {}
                     _ = poked.recv() => {}
                 }
             }
         });
-        self.launch.asking = vec![asking];
-        if let (Some(after), Api::Passed(Some(path))) = (self.task.idle, &self.task.api) {
-            let listeners = self
-                .listeners
-                .iter()
-                .filter_map(|fd| fd.try_clone().ok())
-                .collect();
-            let inputs = self.inputs.clone();
-            let watch = idle::watch(path.clone(), listeners, after, move || {
-                let _ = inputs.send(Input::Idle(number));
-            });
-            let asking = self.launch.tasks.spawn(watch);
-            self.launch.asking.push(asking);
+        self.launch.asking.push(asking);
+        if self.machine.state == State::Ready {
+            self.follow();
         }
+    }
+
+    /// containerd, and where it listens as it sees it.
+    fn engine(&self) -> Option<(Identity, PathBuf)> {
+        let socket = self.daemon.keep.engine.as_ref()?.socket.clone();
+        Some((self.launch.engine?, socket))
+    }
+
+    /// Follows what a daemon does that is up.
+    fn follow(&mut self) {
+        self.watch_ports();
+        let Some(after) = self.task.idle else { return };
+        let Api::Passed(Some(path)) = &self.task.api else {
+            return;
+        };
+        let listeners = self
+            .listeners
+            .iter()
+            .filter_map(|fd| fd.try_clone().ok())
+            .collect();
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let watch = idle::watch(path.clone(), listeners, after, move || {
+            let _ = inputs.send(Input::Idle(turn));
+        });
+        let asking = self.launch.tasks.spawn(watch);
+        self.launch.asking.push(asking);
     }
 
     /// Asks the daemon nothing any more. A connection that nobody accepts stays with the service
@@ -78,72 +99,92 @@ impl Supervisor<'_> {
             Api::Own(path) | Api::Passed(Some(path)) => Some(path.clone()),
             Api::Daemon(Some(path)) => {
                 // It may be in a directory of the namespace's own.
-                let pid = self.launch.daemon_pid()?;
+                let (daemon, _) = self.launch.daemon.as_ref()?;
                 let inside = path.strip_prefix("/").ok()?;
-                Some(PathBuf::from(format!("/proc/{pid}/root")).join(inside))
+                Some(PathBuf::from(format!("/proc/{}/root", daemon.pid)).join(inside))
             }
             Api::Passed(None) | Api::Daemon(None) => None,
         }
     }
 
     pub(super) fn judge(&mut self, health: Health) {
-        if !self.launch.has_answered && health != Health::NoAnswer {
+        if let Health::Silent(silence) = health {
+            return self.judge_silence(silence);
+        }
+        if matches!(self.machine.state, State::Starting | State::Reviving) {
+            return self.is_up();
+        }
+        self.judge_answer();
+        self.look_at_parts();
+        if self.machine.state == State::Ready && self.carrier_is_lost() {
+            self.launch.helper_is_gone();
+            self.raise(Event::HelperDied);
+        }
+    }
+
+    /// dockerd answers for the first time.
+    fn is_up(&mut self) {
+        self.launch.phase = "dockerd answers";
+        self.launch.silence = None;
+        self.problems.clear();
+        self.find_helper();
+        if !self.launch.has_answered {
             self.launch.has_answered = true;
-            self.launch.phase = "dockerd answers";
-            self.find_processes();
+            self.keep_places();
             self.watch_places();
-            self.raise(Event::Answered);
-            self.launch.settles = Some(Instant::now() + SETTLED);
             if self.launch.wants_helper && self.launch.helper.is_none() {
                 warn!("the network helper is not found: it cannot be looked after");
             }
         }
-        match health {
-            Health::Good(version) => {
-                self.find_processes();
-                if let Some(version) =
-                    version.filter(|new| self.status.dockerd_version.as_ref() != Some(new))
-                {
-                    self.status.dockerd_version = Some(version);
-                    self.write_status();
+        self.launch.settles = Some(Instant::now() + SETTLED);
+        self.raise(Event::Answered);
+        // It may have gone while nobody could do anything about it.
+        if self.launch.helper.is_none() && self.launch.lost.is_some() {
+            self.raise(Event::HelperDied);
+        }
+        self.launch.ports.outlive();
+        self.follow();
+        self.tick();
+        if let Some(api) = self.api_path() {
+            let (turn, inputs) = (self.turn, self.inputs.clone());
+            let asking = self.launch.tasks.spawn(async move {
+                if let Some(version) = health::version(&api).await {
+                    let _ = inputs.send(Input::Version(turn, version));
                 }
-                if self.carrier_is_lost() {
-                    self.launch.helper_is_gone();
-                    self.raise(Event::HelperDied);
-                }
-                self.raise(Event::Healthy);
-            }
-            Health::NoEngine => self.raise(Event::NoEngine),
-            Health::NoAnswer => self.raise(Event::NoAnswer),
+            });
+            self.launch.asking.push(asking);
         }
     }
 
-    /// Finds the processes that matter, and watches them.
-    pub(super) fn find_processes(&mut self) {
-        if self.launch.containerd.is_some()
-            && (self.launch.helper.is_some() || !self.launch.wants_helper)
-        {
-            return;
-        }
-        let processes = tree::descendants();
-        let daemon = self.launch.daemon_pid();
-        if self.launch.containerd.is_none() {
-            let containerd = processes.iter().find(|process| {
-                process.name == "containerd" && Some(process.parent) == daemon && !process.zombie
-            });
-            if let Some(process) = containerd {
-                self.launch.containerd = Some(process.identity.pid);
-                self.watch(process.identity, Who::Containerd);
+    /// What containerd does instead of an answer. No container runs through it: it is told, and left
+    /// alone.
+    pub(super) fn judge_engine(&mut self, silence: Option<Silence>) {
+        let Some(silence) = silence else {
+            if self.problems.remove("containerd").is_some() {
+                info!("containerd answers again");
+                self.write_status();
             }
+            return;
+        };
+        let what = news::explain(silence, "containerd");
+        if self.problems.get("containerd") != Some(&what) {
+            warn!("{what}");
+            self.problems.insert("containerd", what);
+            self.write_status();
         }
-        if self.launch.helper.is_none()
+    }
+
+    /// Finds the network helper, and watches it.
+    pub(super) fn find_helper(&mut self) {
+        if self.launch.wants_helper
+            && self.launch.helper.is_none()
             && self.launch.healing.is_none()
-            && let Some(helper) = Helper::find(&processes)
+            && let Some(helper) = Helper::find(&tree::descendants())
         {
-            self.watch(helper.identity, Who::Helper);
+            self.watch(helper.identity, Input::HelperGone(self.number));
             self.launch.helper = Some(helper);
+            self.write_status();
         }
-        self.write_status();
     }
 
     /// Finds rootlesskit's process in the namespaces, and watches it. If it ends early, rootlesskit
@@ -164,29 +205,36 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Says when the process has ended.
-    pub(super) fn watch(&mut self, identity: tree::Identity, who: Who) {
-        let (number, inputs) = (self.number, self.inputs.clone());
+    /// Has `input` arrive when the process has ended.
+    pub(super) fn watch(&mut self, identity: Identity, input: Input) {
+        let inputs = self.inputs.clone();
         self.launch.tasks.spawn(async move {
-            if let Ok(fd) = tree::open(identity).and_then(wait_on) {
-                let _ = fd.readable().await;
+            match tree::open(identity).and_then(wait_on) {
+                Ok(fd) => drop(fd.readable().await),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                // It cannot be watched for a cause of ours, which does not say that it has ended.
+                Err(error) => {
+                    debug!("process {} is watched by its name: {error}", identity.pid);
+                    while tree::read(identity.pid).is_some_and(|now| now.identity == identity) {
+                        quiet::sleep(SETTLED / 60).await;
+                    }
+                }
             }
-            let _ = inputs.send(Input::Gone(number, who));
+            let _ = inputs.send(input);
         });
     }
 
     /// Whether the namespace's interface has lost its helper, which for some time only the kernel
-    /// knows.
-    pub(super) fn carrier_is_lost(&self) -> bool {
-        let Some(pid) = self
-            .launch
-            .daemon_pid()
-            .filter(|_| self.launch.wants_helper)
-        else {
+    /// knows. A detached network namespace is not the one whose /sys dockerd sees.
+    fn carrier_is_lost(&self) -> bool {
+        let Some((daemon, _)) = &self.launch.daemon else {
             return false;
         };
-        let carrier = fs::read_to_string(format!("/proc/{pid}/root/sys/class/net/tap0/carrier"));
-        self.machine.state == State::Ready && carrier.is_ok_and(|text| text.trim() == "0")
+        if !self.launch.wants_helper || self.task.first.0.detach_netns {
+            return false;
+        }
+        let carrier = format!("/proc/{}/root/sys/class/net/tap0/carrier", daemon.pid);
+        fs::read_to_string(carrier).is_ok_and(|text| text.trim() == "0")
     }
 
     /// Watches the names of what the daemon needs.
@@ -216,9 +264,34 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn places_are_gone(&self) -> bool {
-        let socket = self.task.api.own().is_some_and(|path| !path.exists());
-        let state = !self.task.first.1.session.state_dir.path.exists();
-        socket || state || !self.task.run_dir.is_there()
+    /// Keeps what must not lose its name, so that it can get it back.
+    fn keep_places(&self) {
+        let (paths, state_dir) = self.places();
+        places::keep_links(self.task.run_dir.path(), &paths, &state_dir);
+    }
+
+    /// Our socket, and rootlesskit's state directory.
+    fn places(&self) -> (Vec<PathBuf>, PathBuf) {
+        let socket = self.task.api.own().map(Path::to_owned);
+        let state_dir = self.task.first.1.session.state_dir.path.clone();
+        (socket.into_iter().collect(), state_dir)
+    }
+
+    /// Gives names back that somebody has removed. Where that cannot be, everything starts again.
+    pub(super) fn look_after_places(&mut self) {
+        let (paths, state_dir) = self.places();
+        if self.task.run_dir.is_there() {
+            match places::link_back(self.task.run_dir.path(), &paths, &state_dir) {
+                Ok(false) => return,
+                Ok(true) => return warn!("somebody has removed files of the daemon's in the runtime directory, which are there again"),
+                Err(error) => debug!("what was removed does not come back: {error}"),
+            }
+        }
+        let is_gone = paths.iter().any(|path| !path.exists())
+            || !state_dir.exists()
+            || !self.task.run_dir.is_there();
+        if is_gone {
+            self.raise(Event::PlacesGone);
+        }
     }
 }

@@ -1,26 +1,35 @@
 //! Stays with the daemon: performs what `supervise::Machine` decides, and brings it what happens.
 //! One thread waits for events; nothing in here decides.
 
+mod control;
+mod engine;
 mod health;
 mod helper;
 mod idle;
+mod in_place;
 mod log;
 mod look;
 mod news;
 pub mod notify;
 mod perform;
 mod places;
+mod ports;
+mod progress;
 mod quiet;
 mod remains;
+mod requests;
 mod tree;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{SigSet, Signal};
+use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,17 +38,24 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use super::orders::{Inbox, Report, Sibling};
 use super::{process, sockets};
 use crate::error::{Error, Exit};
 use crate::host::HostFacts;
-use crate::plan::{Api, LaunchPlan};
-use crate::supervise::{Ask, Death, Effect, Event, How, Machine, State, Status, Verdict};
-use health::Health;
+use crate::plan::{Api, InPlace, Keep, LaunchPlan};
+use crate::supervise::{
+    Ask, Death, Effect, Event, How, Limit, Machine, State, Status, Then, Verdict, Why,
+};
+pub use control::{Wish, ask as request};
 pub use health::{answers, runs_containers};
+use health::{Forwarded, Published};
 use helper::Helper;
 pub use news::{has_newer_programs, wait_until_ready};
 use notify::Message;
-pub use places::{RunDir, read_status};
+pub use places::{RunDir, lock_data_root, read_status};
+use progress::Silence;
+pub use tree::pidfds_work;
+use tree::Identity;
 
 /// How long containers that a dead daemon leaves may take to end by themselves.
 const GRACE: Duration = Duration::from_millis(100);
@@ -50,7 +66,10 @@ const START_MARGIN: Duration = Duration::from_secs(30);
 /// What a daemon may need beyond its containers' time, to end.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
-/// How long to ask a daemon again that is not well.
+/// No limit, for practical purposes.
+const UNLIMITED: Duration = Duration::from_secs(86_400);
+
+/// How long to wait before a part is asked again that is not well.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// When everything goes, one part goes first: how long to wait before that is news.
@@ -59,42 +78,48 @@ const MOMENT: Duration = Duration::from_millis(20);
 /// A daemon that did well for so long and dies has a failure of its own, not the last one again.
 const SETTLED: Duration = Duration::from_secs(60);
 
-/// What the daemon gets for its containerd, for a dump, and what is killed to be gone.
-const ENGINE: Duration = Duration::from_secs(15);
+/// How long parts get.
 const HEAL: Duration = Duration::from_secs(5);
-const FALL: Duration = Duration::from_secs(1);
+const FALL: Duration = Duration::from_secs(10);
 const DUMP: Duration = Duration::from_secs(1);
 const CLEAR: Duration = Duration::from_secs(5);
 
-/// What can be sent to the supervisor.
-const SIGNALS: [Signal; 5] = [
+/// What can be sent to the supervisor. SIGUSR2 means nothing, and would end it.
+const SIGNALS: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
+    Signal::SIGUSR2,
 ];
 
 /// What the supervisor is to do.
 pub struct Task<'a> {
     /// Our directory, locked.
     pub run_dir: RunDir,
+    /// The data root's lock, where there can be one.
+    pub data_lock: Option<File>,
     /// The first plan, and what it was made from.
     pub first: (LaunchPlan, HostFacts),
     /// Makes the plan of a later launch.
     pub prepare: &'a dyn Fn() -> Result<(LaunchPlan, HostFacts), Error>,
+    /// Makes the plan of a dockerd in namespaces whose interface has this MTU in bytes.
+    pub in_place: &'a dyn Fn(u32) -> Result<(InPlace, HostFacts), Error>,
     /// Finds the code to end with if the host has a fault that does not go away by itself.
     pub find_fault: &'a dyn Fn() -> Option<Exit>,
     /// The daemon's socket.
     pub api: Api,
-    /// How long the daemon may take to answer.
+    /// How long dockerd may take to be there.
     pub start: Duration,
-    /// How often it is asked how it is.
+    /// How often the daemon is asked how it is.
     pub probe: Duration,
     /// After what time without containers and clients it ends.
     pub idle: Option<Duration>,
     /// What dockerd itself takes to end before containers' own times count.
     pub shutdown: Duration,
+    /// Whether a dockerd that hangs is replaced.
+    pub replaces_hung: bool,
 }
 
 /// How it ended.
@@ -120,6 +145,7 @@ pub fn run(task: Task<'_>) -> Result<Outcome, Error> {
     let failed =
         |what: &str, error: &io::Error| Error::new(Exit::Failed, what.to_owned()).because(error);
     process::adopt_orphans().map_err(|errno| failed("orphans cannot be adopted", &errno.into()))?;
+    tree::remember_earlier();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -146,45 +172,81 @@ pub fn hold_signals() -> Result<(), Error> {
 enum Input {
     Signal(Signal),
     Message(Message),
+    Report(u32, Report),
     /// rootlesskit's own child is there.
-    Child(u32, tree::Identity),
-    /// A process of this launch has ended.
-    Gone(u32, Who),
-    Health(u32, Health),
+    Child(u32, Identity),
+    /// A process that the namespaces depend on has ended.
+    Fell(u32),
+    HelperGone(u32),
     HelperReady(u32, bool),
     HelperStaysGone(u32),
+    /// What dockerd says, or does instead.
+    Health(u32, Health),
+    /// What containerd does instead of an answer, if it does not answer.
+    Engine(u32, Option<Silence>),
+    /// dockerd's version.
+    Version(u32, String),
+    /// dockerd can be asked to end with its containers, which may take so long.
+    StopReady(u32, Option<Duration>),
+    /// What rootlesskit forwarded for the last dockerd is cleared.
+    PortsCleared(u32),
+    /// What containers publish, and what rootlesskit forwards, if it says so.
+    Ports(u32, Vec<Published>, Option<Vec<Forwarded>>),
+    /// The parts are to be looked at.
+    Tick(u32),
+    /// Containers may run that containerd does not know.
+    Orphans(u32),
+    /// They have ended.
+    OrphansEnded(u32),
+    StartEngine(u32),
     Places,
     PlacesLater(u32),
     Idle(u32),
+    Request(control::Request),
 }
 
+/// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    Daemon,
-    Containerd,
-    Helper,
+enum Health {
+    Good,
+    Silent(Silence),
 }
 
-/// One launch.
+/// One launch: namespaces, and what runs in them.
 #[derive(Default)]
 struct Launch {
     rootlesskit: Option<u32>,
-    daemon: Option<(u32, OwnedFd)>,
-    containerd: Option<u32>,
+    keeper: Option<Identity>,
+    /// Our connection to the keeper.
+    control: Option<UnixStream>,
+    daemon: Option<(Identity, OwnedFd)>,
+    engine: Option<Identity>,
+    /// rootlesskit's process in the namespaces.
+    child: Option<Identity>,
     helper: Option<Helper>,
     lost: Option<Helper>,
     wants_helper: bool,
     healing: Option<u32>,
-    is_ready: bool,
     has_answered: bool,
+    /// What dockerd does instead of an answer.
+    silence: Option<Silence>,
     /// When it will have done well for long.
     settles: Option<Instant>,
     phase: &'static str,
     poke: Option<mpsc::UnboundedSender<()>>,
-    /// What connects to the daemon.
+    ports: ports::Ports,
+    /// Ended with dockerd.
     asking: Vec<AbortHandle>,
     /// Ended with the launch.
     tasks: JoinSet<()>,
+}
+
+/// What dockerd is started with.
+struct Daemon {
+    command: Vec<std::ffi::OsString>,
+    keep: Keep,
+    /// Whether it leaves its containers alone when it ends.
+    live_restore: bool,
 }
 
 struct Supervisor<'a> {
@@ -194,20 +256,31 @@ struct Supervisor<'a> {
     /// What the machine is to take next.
     raised: VecDeque<Event>,
     launch: Launch,
+    daemon: Daemon,
     /// Counts launches, so that what concerns an earlier one is told from what concerns this one.
     number: u32,
-    deadline: Option<Instant>,
+    /// The same for dockerd.
+    turn: u32,
+    /// When what was given is over, and what that was.
+    deadline: Option<(Instant, Limit)>,
     grace: Option<Instant>,
+    /// When the service manager is to hear of us.
+    watchdog: Option<Instant>,
     listeners: Vec<OwnedFd>,
     log: log::Log,
     writer: PipeWriter,
     status: Status,
+    /// What is wrong while the daemon runs, by what it is about.
+    problems: BTreeMap<&'static str, String>,
+    /// Requests that wait, and the one that is being done.
+    requests: VecDeque<control::Request>,
+    begun: Option<requests::Begun>,
     last: Option<How>,
-    /// How the last launch ended, in words.
+    /// How the daemon ended, in words.
     death: String,
     refusal: Option<Error>,
     over: Option<Verdict>,
-    messages: Option<JoinHandle<()>>,
+    messages: Vec<JoinHandle<()>>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -227,6 +300,7 @@ impl<'a> Supervisor<'a> {
         };
         let (log, writer) =
             log::Log::start().map_err(|error| failed("the log cannot be passed on", &error))?;
+        let plan = &task.first.0;
         let mut supervisor = Self {
             status: Status {
                 supervisor: std::process::id(),
@@ -234,22 +308,32 @@ impl<'a> Supervisor<'a> {
                 socket_of: task.api.keeper().to_owned(),
                 ..Status::default()
             },
+            daemon: Daemon {
+                command: plan.stage.daemon.clone(),
+                keep: plan.keep.clone(),
+                live_restore: plan.keep.live_restore,
+            },
             task,
             machine,
             inputs,
             raised: VecDeque::new(),
             launch: Launch::default(),
             number: 0,
+            turn: 0,
             deadline: None,
             grace: None,
+            watchdog: sd_notify::watchdog_enabled().map(|_| Instant::now()),
             listeners,
             log,
             writer,
+            problems: BTreeMap::new(),
+            requests: VecDeque::new(),
+            begun: None,
             last: None,
             death: String::new(),
             refusal: None,
             over: None,
-            messages: None,
+            messages: Vec::new(),
         };
         supervisor
             .listen()
@@ -257,7 +341,7 @@ impl<'a> Supervisor<'a> {
         Ok(supervisor)
     }
 
-    /// Has signals and the daemon's messages arrive.
+    /// Has signals and messages arrive.
     fn listen(&mut self) -> io::Result<()> {
         for name in SIGNALS.into_iter().chain([Signal::SIGCHLD]) {
             let mut stream = signal(SignalKind::from_raw(name as i32))?;
@@ -266,15 +350,19 @@ impl<'a> Supervisor<'a> {
                 while stream.recv().await.is_some() && inputs.send(Input::Signal(name)).is_ok() {}
             });
         }
-        // Those that were held back come now.
-        SigSet::from_iter(SIGNALS).thread_unblock()?;
+        // Those that were held back come now, and so do those that our parent had blocked.
+        SigSet::from_iter(SIGNALS.into_iter().chain([Signal::SIGCHLD])).thread_unblock()?;
         self.receive_messages()
     }
 
+    /// Has what the processes below us tell arrive, and what people ask for.
     fn receive_messages(&mut self) -> io::Result<()> {
+        for old in self.messages.drain(..) {
+            old.abort();
+        }
         let receiver = notify::Receiver::bind(&self.task.run_dir.notify())?;
         let inputs = self.inputs.clone();
-        let task = tokio::spawn(async move {
+        self.messages.push(tokio::spawn(async move {
             loop {
                 match receiver.next().await {
                     Ok(message) => {
@@ -288,10 +376,22 @@ impl<'a> Supervisor<'a> {
                     }
                 }
             }
-        });
-        if let Some(old) = self.messages.replace(task) {
-            old.abort();
-        }
+        }));
+        let listener = control::bind(&control::control_socket(self.task.run_dir.path()))?;
+        let (requests, mut requested) = mpsc::unbounded_channel();
+        let inputs = self.inputs.clone();
+        self.messages.push(tokio::spawn(async move {
+            while let Some(request) = requested.recv().await {
+                if inputs.send(Input::Request(request)).is_err() {
+                    return;
+                }
+            }
+        }));
+        self.messages.push(tokio::spawn(async move {
+            if let Err(error) = control::listen(listener, requests).await {
+                warn!("the control socket fails: {error}");
+            }
+        }));
         Ok(())
     }
 
@@ -309,7 +409,12 @@ impl<'a> Supervisor<'a> {
             if self.over.is_some() {
                 return self.leave();
             }
-            let never = Instant::now() + Duration::from_secs(86400);
+            self.serve_requests();
+            if !self.raised.is_empty() {
+                continue;
+            }
+            let never = Instant::now() + UNLIMITED;
+            let deadline = self.deadline.map(|(time, _)| time);
             tokio::select! {
                 biased;
                 Some(input) = received.recv() => self.take(input),
@@ -317,12 +422,19 @@ impl<'a> Supervisor<'a> {
                     self.grace = None;
                     self.look_whether_clear();
                 }
-                () = sleep_until(self.deadline.unwrap_or(never)), if self.deadline.is_some() => {
-                    self.deadline = None;
-                    self.raise(Event::Deadline);
+                () = sleep_until(deadline.unwrap_or(never)), if deadline.is_some() => self.too_late(),
+                () = sleep_until(self.watchdog.unwrap_or(never)), if self.watchdog.is_some() => {
+                    self.feed_watchdog();
                 }
             }
         }
+    }
+
+    /// The watchdog is ours: that the daemon is well is told in other ways.
+    fn feed_watchdog(&mut self) {
+        news::tell(&[NotifyState::Watchdog]);
+        let time = sd_notify::watchdog_enabled();
+        self.watchdog = time.map(|time| Instant::now() + time / 2);
     }
 
     /// Has the machine take `event` when it is done with what came before.
@@ -357,60 +469,113 @@ impl<'a> Supervisor<'a> {
             Input::Signal(Signal::SIGTERM | Signal::SIGINT) => self.raise(Event::Stop),
             Input::Signal(Signal::SIGHUP) => self.raise(Event::Reload),
             Input::Signal(Signal::SIGQUIT) => self.raise(Event::Dump),
-            Input::Signal(_) => self.ask(Ask::Dump),
+            Input::Signal(Signal::SIGUSR1) => self.ask(Ask::Dump),
             Input::Message(message) => self.hear(&message),
-            Input::Child(number, identity) if number == self.number => {
-                self.watch(identity, Who::Daemon);
+            Input::Request(request) => self.requests.push_back(request),
+            Input::Places => self.later(MOMENT, Input::PlacesLater(self.number)),
+            Input::HelperReady(pid, is_ready) if self.launch.healing == Some(pid) => {
+                self.healed(is_ready);
             }
-            Input::Gone(number, who) if number == self.number => match who {
-                Who::Daemon => self.raise(Event::DaemonDied),
-                Who::Containerd => {
-                    self.launch.containerd = None;
-                    self.poke();
-                }
-                // It may only be the first of all to go.
-                Who::Helper => self.later(MOMENT, Input::HelperStaysGone(number)),
-            },
+            Input::Report(number, report) if number == self.number => self.learn(report),
+            Input::Child(number, child) if number == self.number => {
+                self.launch.child = Some(child);
+                self.watch(child, Input::Fell(number));
+            }
+            Input::Fell(number) if number == self.number => self.raise(Event::Fell),
+            // It may only be the first of all to go.
+            Input::HelperGone(number) if number == self.number => {
+                self.later(MOMENT, Input::HelperStaysGone(number));
+            }
             Input::HelperStaysGone(number) if number == self.number => {
                 self.launch.helper_is_gone();
                 self.raise(Event::HelperDied);
             }
-            Input::Places => self.later(MOMENT, Input::PlacesLater(self.number)),
-            Input::Health(number, health) if number == self.number => self.judge(health),
-            Input::HelperReady(pid, is_ready) if self.launch.healing == Some(pid) => {
-                self.healed(is_ready);
+            Input::PlacesLater(number) if number == self.number && self.launch.has_answered => {
+                self.look_after_places();
             }
-            Input::PlacesLater(number)
-                if number == self.number && self.launch.has_answered && self.places_are_gone() =>
-            {
-                self.raise(Event::PlacesGone);
+            Input::StartEngine(number) if number == self.number => self.start_engine(),
+            Input::Orphans(number) if number == self.number => self.end_orphans(),
+            Input::OrphansEnded(number) if number == self.number => {
+                self.raise(Event::Replace(Why::Forgotten));
             }
-            Input::Idle(number) if number == self.number => self.raise(Event::Idle),
+            Input::Health(turn, health) if turn == self.turn => self.judge(health),
+            Input::Engine(turn, silence) if turn == self.turn => self.judge_engine(silence),
+            Input::Version(turn, version) if turn == self.turn => {
+                self.status.dockerd_version = Some(version);
+                self.write_status();
+            }
+            Input::StopReady(turn, time) if turn == self.turn => self.end_now(time),
+            Input::PortsCleared(turn) if turn == self.turn => self.order_daemon(),
+            Input::Ports(turn, published, forwarded) if turn == self.turn => {
+                self.judge_ports(published, forwarded);
+            }
+            Input::Tick(turn) if turn == self.turn => self.tick(),
+            Input::Idle(turn) if turn == self.turn => self.raise(Event::Idle),
             _ => {}
         }
     }
 
+    /// What a process below us says of itself.
     fn hear(&mut self, message: &Message) {
-        if message.is_daemon() && self.launch.daemon.is_none() {
-            let process = tree::read(message.pid);
-            let opened = process
-                .as_ref()
-                .and_then(|process| tree::open(process.identity).ok());
-            if let Some(fd) = opened {
-                self.launch.daemon = Some((message.pid, fd));
-                if let Some(process) = process {
-                    self.watch(process.identity, Who::Daemon);
-                }
-                self.launch.phase = "dockerd has not said that it is ready";
-                self.write_status();
+        let sender = || tree::read(message.pid).filter(|process| !process.zombie);
+        if message.is(notify::KEEPER) {
+            if let Some(keeper) = sender() {
+                self.launch.keeper = Some(keeper.identity);
+                self.watch(keeper.identity, Input::Fell(self.number));
+                self.start_engine();
+                self.order_daemon();
             }
-        } else if message.is_ready()
-            && self.launch.daemon_pid() == Some(message.pid)
-            && !self.launch.is_ready
-        {
-            self.launch.is_ready = true;
-            self.launch.phase = "dockerd is ready and does not answer";
-            self.look_after();
+        } else if message.is(notify::ENGINE) {
+            self.launch.engine = sender().map(|process| process.identity);
+            self.write_status();
+        } else if message.is(notify::DAEMON) {
+            let opened = sender().and_then(|process| {
+                let fd = tree::open(process.identity).ok()?;
+                Some((process.identity, fd))
+            });
+            if let Some((identity, fd)) = opened {
+                self.launch.daemon = Some((identity, fd));
+                self.launch.phase = "dockerd does not answer";
+                self.look_after(identity);
+                self.raise(Event::Announced);
+            }
+        } else if message.is_ready() && self.api_path().is_none() && self.is_daemons(message.pid) {
+            // Nobody can ask this one.
+            let _ = self.inputs.send(Input::Health(self.turn, Health::Good));
+        }
+    }
+
+    /// Whether a process is dockerd, or one of its own: a script may stand in its place.
+    fn is_daemons(&self, pid: u32) -> bool {
+        let daemon = self.launch.daemon.as_ref().map(|(identity, _)| identity.pid);
+        let ancestors = std::iter::successors(Some(pid), |pid| {
+            tree::read(*pid).map(|process| process.parent)
+        });
+        daemon.is_some() && ancestors.take(16).any(|pid| Some(pid) == daemon)
+    }
+
+    /// What the keeper reports.
+    fn learn(&mut self, report: Report) {
+        match report {
+            Report::EngineUp => self.engine_is_up(),
+            Report::Ended(Sibling::Engine, code) => {
+                self.launch.engine = None;
+                debug!("containerd ended: {}", How::passed_on(code));
+                self.raise(Event::EngineEnded);
+            }
+            Report::Ended(Sibling::Daemon, code) => {
+                let how = How::passed_on(code);
+                self.stop_asking();
+                self.launch.daemon = None;
+                self.turn += 1;
+                self.death = match how {
+                    How::Code(0) => "dockerd ended in order, and not because of us".to_owned(),
+                    How::Code(_) => format!("dockerd ended with {how}"),
+                    How::Signal(_) => format!("dockerd was ended by {how}"),
+                };
+                let death = self.death_of(how);
+                self.raise(Event::DaemonEnded(death));
+            }
         }
     }
 
@@ -449,13 +614,31 @@ impl<'a> Supervisor<'a> {
             How::Code(code) => How::passed_on(code),
             How::Signal(_) => end,
         };
-        let is_expected = matches!(
+        self.stop_asking();
+        self.turn += 1;
+        // The end of dockerd has been told.
+        let is_known = matches!(
             self.machine.state,
             State::Stopping(_) | State::Clearing(..) | State::Over
         );
-        let has_answered = self.launch.has_answered;
+        if !is_known {
+            self.death = news::death_of(end);
+        }
+        let death = self.death_of(how);
+        self.raise(Event::Ended(death));
+    }
+
+    /// What is known of the end of dockerd, or of everything.
+    fn death_of(&mut self, how: How) -> Death {
+        let is_expected = matches!(
+            self.machine.state,
+            State::Stopping(_) | State::Clearing(..) | State::Replacing(_) | State::Over
+        );
+        if !is_expected && (self.machine.has_answered || how != How::Code(0)) {
+            self.note_failure(self.death.clone());
+        }
         let permanent = match how {
-            _ if is_expected || has_answered || how == How::Code(0) => None,
+            _ if is_expected || self.machine.has_answered || how == How::Code(0) => None,
             // The namespace stage has said why.
             How::Code(4) => Some(Exit::Prerequisite),
             How::Code(78) => Some(Exit::Config),
@@ -463,24 +646,20 @@ impl<'a> Supervisor<'a> {
             How::Code(127) => Some(Exit::NotFound),
             _ => (self.task.find_fault)(),
         };
-        self.death = news::death_of(end);
-        if !is_expected && how != How::Code(0) {
-            self.note_failure(self.death.clone());
-        }
         self.last = Some(how);
-        let death = Death {
+        Death {
             how,
             permanent,
+            left: tree::descendants().iter().any(ports::is_shim),
             dice: dice(),
-        };
-        self.raise(Event::Ended(death));
+        }
     }
 
     fn healed(&mut self, is_ready: bool) {
         let pid = self.launch.healing.take();
         match is_ready {
             true => {
-                self.find_processes();
+                self.find_helper();
                 self.raise(Event::HelperBack);
             }
             false => {
@@ -493,9 +672,8 @@ impl<'a> Supervisor<'a> {
 
     /// What is left to say.
     fn leave(&mut self) -> Outcome {
-        if let Some(path) = self.task.api.own() {
-            let _ = std::fs::remove_file(path);
-        }
+        self.remove_socket();
+        self.disappoint();
         Outcome {
             verdict: self.over.unwrap_or(Verdict::Stopped),
             how: self.last,
@@ -512,10 +690,6 @@ impl Launch {
         if let Some(helper) = self.helper.take() {
             self.lost = Some(helper);
         }
-    }
-
-    fn daemon_pid(&self) -> Option<u32> {
-        self.daemon.as_ref().map(|(pid, _)| *pid)
     }
 }
 

@@ -8,49 +8,67 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sd_notify::NotifyState;
 use tracing::{debug, info, warn};
 
-use super::{MOMENT, Supervisor, read_status};
-use crate::supervise::{How, Notice, ProgramFile, State, Status, Then};
+use super::{MOMENT, Silence, Supervisor, progress, read_status};
+use crate::supervise::{How, Notice, ProgramFile, State, Status, Then, Why};
 
 impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
         let text = match notice {
             Notice::Up => "rootless Docker is ready".to_owned(),
-            Notice::Died(_) => self.death.clone(),
+            Notice::Died => self.death.clone(),
             Notice::StartTimedOut => format!(
                 "the start is given up after {} s: {}",
                 self.task.start.as_secs(),
                 self.launch.phase
             ),
-            Notice::Hung => "dockerd does not answer any more: it is asked for a dump and killed".to_owned(),
-            Notice::EngineLost => "dockerd answers, but its containerd does not".to_owned(),
-            Notice::EngineHung => {
-                "containerd is still not back: it is killed if it hangs".to_owned()
+            Notice::Hung => format!(
+                "dockerd answers no request and has done nothing at all for {} s: it writes what its goroutines do and is replaced",
+                progress::HUNG.as_secs()
+            ),
+            Notice::AnswersAgain => "dockerd answers again, and stays".to_owned(),
+            Notice::Replacing(Why::Asked) => "dockerd is replaced".to_owned(),
+            Notice::Replacing(Why::Ports) => "dockerd is replaced, to put the ports back".to_owned(),
+            Notice::Replacing(Why::Forgotten) => {
+                "dockerd is replaced, to start the containers again that containerd has forgotten".to_owned()
             }
-            Notice::EngineBack => "containerd answers again".to_owned(),
-            Notice::EngineGivenUp => "containerd did not come back: everything starts again".to_owned(),
+            Notice::EngineDied => "containerd ended: it is started again".to_owned(),
             Notice::HelperLost => "the network helper ended: it is started again".to_owned(),
             Notice::HelperBack => "the network is back".to_owned(),
-            Notice::HelperGivenUp => "the network does not come back: everything starts again".to_owned(),
-            Notice::PlacesGone => "somebody has removed files of the daemon's in the runtime directory: everything starts again".to_owned(),
-            Notice::Idle => "nobody uses the daemon: it ends until somebody does".to_owned(),
+            Notice::HelperGivenUp => "the network does not come back: everything restarts".to_owned(),
+            Notice::PlacesGone => "files that the daemon needs were removed from the runtime directory: everything restarts".to_owned(),
+            Notice::Idle => "nobody uses the daemon: it stops until somebody does".to_owned(),
             Notice::Stopping => "rootless Docker is being stopped".to_owned(),
+            Notice::RestartingAll => "rootless Docker is being stopped, to start again".to_owned(),
             Notice::Hurry => "asked a second time: everything is killed".to_owned(),
-            Notice::StopTimedOut => "the daemon did not end in its time: everything is killed".to_owned(),
-            Notice::Restarting(pause) => format!("the daemon starts again in {:.1} s", pause.as_secs_f64()),
+            Notice::StopTimedOut => "the daemon did not stop in its time: everything is killed".to_owned(),
+            Notice::Reviving(pause) => format!("dockerd restarts in {:.1} s; containers are not touched", pause.as_secs_f64()),
+            Notice::Restarting(pause) => format!("everything restarts in {:.1} s", pause.as_secs_f64()),
+        };
+        let text = match notice {
+            Notice::Reviving(pause) if !self.daemon.live_restore => {
+                format!("dockerd restarts in {:.1} s", pause.as_secs_f64())
+            }
+            _ => text,
         };
         match notice {
             Notice::Up
-            | Notice::EngineBack
+            | Notice::AnswersAgain
+            | Notice::Replacing(Why::Asked)
             | Notice::HelperBack
             | Notice::Idle
             | Notice::Stopping
+            | Notice::RestartingAll
+            | Notice::Reviving(_)
             | Notice::Restarting(_) => info!("{text}"),
             _ => {
                 warn!("{text}");
-                if !matches!(notice, Notice::Died(_) | Notice::Hurry) {
+                if !matches!(notice, Notice::Died | Notice::Hurry | Notice::Replacing(_)) {
                     self.note_failure(text.clone());
                 }
             }
+        }
+        if notice == Notice::EngineDied {
+            self.problems.insert("containerd", text.clone());
         }
         let status = NotifyState::Status(&text);
         match notice {
@@ -59,43 +77,97 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Says that dockerd takes its time, and has it.
+    pub(super) fn tell_slow(&mut self) {
+        let silence = self.launch.silence.unwrap_or(Silence::Busy);
+        let text = format!("{}; it gets more time", explain(silence, "dockerd"));
+        info!("{text}");
+        extend(progress::HUNG * 3);
+        tell(&[NotifyState::Status(&text)]);
+    }
+
     pub(super) fn note_failure(&mut self, what: String) {
         self.status.last_failure = Some(what);
         self.status.last_failure_at = Some(now());
+    }
+
+    /// Notes the files of the programs that run.
+    pub(super) fn note_programs(&mut self) {
+        let (plan, host) = &self.task.first;
+        let engine = self.daemon.keep.engine.iter();
+        let programs = [
+            &*plan.rootlesskit,
+            Path::new(&self.daemon.command[0]),
+            &*host.session.own_path,
+        ];
+        self.status.programs = programs
+            .into_iter()
+            .chain(engine.map(|engine| Path::new(&engine.command[0])))
+            .filter_map(program_file)
+            .collect();
     }
 
     pub(super) fn write_status(&mut self) {
         let state = match self.machine.state {
             State::Starting if self.machine.restarts > 0 => "restarting",
             State::Starting => "starting",
-            State::Ready => "ready",
-            State::Degraded(_) => "degraded",
+            State::Ready if self.problems.is_empty() => "ready",
+            State::Ready => "degraded",
             State::Healing(_) => "healing",
-            State::Stopping(Then::Leave(_)) => "stopping",
+            State::Dumping | State::Replacing(_) | State::Pausing | State::Reviving => "replacing",
+            State::Stopping(Then::Leave(_)) | State::Over => "stopping",
             State::Falling | State::Stopping(_) | State::Clearing(..) | State::Waiting => {
                 "restarting"
             }
-            State::Over => "stopping",
         };
         if self.status.state != state {
             self.status.state = state.to_owned();
             self.status.since = now();
         }
         let status = &mut self.status;
+        let daemon = self.launch.daemon.as_ref();
         status.rootlesskit = self.launch.rootlesskit;
-        status.dockerd = self.launch.daemon_pid();
-        status.containerd = self.launch.containerd;
+        status.keeper = self.launch.keeper.map(|keeper| keeper.pid);
+        status.dockerd = daemon.map(|(identity, _)| identity.pid);
+        status.containerd = self.launch.engine.map(|engine| engine.pid);
         status.helper = self
             .launch
             .helper
             .as_ref()
             .map(|helper| helper.identity.pid);
+        status.keeps_containers = self.daemon.live_restore;
+        status.problems = self.problems.values().cloned().collect();
         status.restarts = self.machine.restarts;
+        status.replaced = self.machine.replaced;
         status.heals = self.machine.heals;
         if let Err(error) = self.task.run_dir.write(&self.status) {
             debug!("the status cannot be written: {error}");
         }
     }
+}
+
+/// What a process does instead of an answer.
+pub(super) fn explain(silence: Silence, who: &str) -> String {
+    match silence {
+        Silence::Busy => format!("{who} works and has not answered yet"),
+        Silence::Pressure => {
+            format!("{who} does not answer: the machine is short of processor time, memory or disk")
+        }
+        Silence::Stopped => {
+            format!("{who} does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)")
+        }
+        Silence::Still => format!("{who} does not answer, and does nothing"),
+        Silence::Hung => format!(
+            "{who} does not answer, and has done nothing at all for {} s",
+            progress::HUNG.as_secs()
+        ),
+    }
+}
+
+/// Has the service manager wait so long, if there is one. The protocol has 71 minutes at most.
+pub(super) fn extend(time: Duration) {
+    let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::ExtendTimeoutUsec(usec)]);
 }
 
 /// Tells the service manager, if there is one.

@@ -11,8 +11,12 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-/// What the namespace stage tells when it becomes the daemon.
-const DAEMON: &str = "X_DOCKERD_ROOTLESS_DAEMON=1";
+/// What a process tells that is the keeper, or that becomes containerd or dockerd.
+pub const KEEPER: &str = "X_DOCKERD_ROOTLESS_KEEPER=1";
+/// See [`KEEPER`].
+pub const ENGINE: &str = "X_DOCKERD_ROOTLESS_CONTAINERD=1";
+/// See [`KEEPER`].
+pub const DAEMON: &str = "X_DOCKERD_ROOTLESS_DAEMON=1";
 
 /// The longest message that counts.
 const MESSAGE_MAX: usize = 4096;
@@ -30,9 +34,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// Whether it tells that its sender becomes the daemon.
-    pub fn is_daemon(&self) -> bool {
-        self.text == DAEMON
+    /// Whether it tells `what` its sender is.
+    pub fn is(&self, what: &str) -> bool {
+        self.text == what
     }
 
     /// Whether the daemon is ready.
@@ -94,11 +98,11 @@ impl Receiver {
     }
 }
 
-/// Tells the supervisor, at its socket `path`, that this process becomes the daemon.
+/// Tells the supervisor, at its socket `path`, `what` this process is.
 ///
 /// # Errors
 /// What the system says.
-pub fn announce(path: &OsStr) -> io::Result<()> {
+pub fn announce(path: &OsStr, what: &str) -> io::Result<()> {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    socket.send_to(DAEMON.as_bytes(), Path::new(path)).map(drop)
+    socket.send_to(what.as_bytes(), Path::new(path)).map(drop)
 }

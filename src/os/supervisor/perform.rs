@@ -1,7 +1,8 @@
-//! Does what the machine decides.
+//! Does what the machine decides, but for what concerns dockerd and containerd in place.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,12 +10,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::super::launch;
 use super::{
-    CLEAR, DUMP, ENGINE, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, STOP_MARGIN, Supervisor,
-    dice, health, helper, idle, news, places, remains, tree,
+    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, helper,
+    idle, news, places, progress, remains, tree,
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
@@ -25,42 +26,65 @@ impl Supervisor<'_> {
         for effect in effects {
             match effect {
                 Effect::Launch => self.launch(),
-                Effect::Ask(Ask::End) => self.end().await,
-                Effect::Ask(other) => self.ask(other),
+                Effect::Revive => self.revive(),
+                Effect::StartEngine(pause) => self.later(pause, Input::StartEngine(self.number)),
+                Effect::Ask(ask) => self.ask(ask),
                 Effect::Retire => self.retire().await,
+                Effect::EndNamespaces => self.end_namespaces(),
+                Effect::KillDaemon => self.kill_daemon(),
                 Effect::Kill => tree::signal_all(&tree::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
                 Effect::Heal => self.heal(),
-                Effect::KillEngine => {
-                    let engine = self.launch.containerd.and_then(tree::read);
-                    tree::signal_all(engine.as_slice(), Signal::SIGKILL);
-                }
-                // The end of the daemon arms it, when the containers were asked.
+                // What the containers need is asked first.
                 Effect::Arm(Limit::Stop) => {}
-                Effect::Arm(limit) => self.deadline = Some(Instant::now() + self.length(limit)),
+                Effect::Arm(limit) => self.arm(limit),
                 Effect::Disarm => self.deadline = None,
-                Effect::Alive => news::tell(&[NotifyState::Watchdog]),
                 Effect::Tell(notice) => self.tell(notice),
                 Effect::Leave(verdict) => self.over = Some(verdict),
             }
         }
     }
 
-    pub(super) fn length(&self, limit: Limit) -> Duration {
-        match limit {
-            Limit::Start => self.task.start,
-            Limit::Engine => ENGINE,
+    fn arm(&mut self, limit: Limit) {
+        let time = match limit {
+            Limit::Start | Limit::Answer => self.task.start,
+            Limit::Yield => progress::HUNG,
             Limit::Heal => HEAL,
-            Limit::Stop => self.task.shutdown + STOP_MARGIN,
+            Limit::Stop => self.task.shutdown + super::STOP_MARGIN,
             Limit::Fall => FALL,
             Limit::Dump => DUMP,
             Limit::Clear => CLEAR,
             Limit::Pause(pause) => pause,
+        };
+        self.deadline = Some((Instant::now() + time, limit));
+    }
+
+    /// The time is over that was given. dockerd gets more as long as it does anything: slow is not
+    /// dead.
+    pub(super) fn too_late(&mut self) {
+        let Some((_, limit)) = self.deadline.take() else {
+            return;
+        };
+        let waits_for_dockerd = matches!(limit, Limit::Answer | Limit::Yield);
+        if waits_for_dockerd && self.launch.daemon.is_some() && !self.may_replace_hung() {
+            self.tell_slow();
+            self.deadline = Some((Instant::now() + progress::HUNG, limit));
+            return;
         }
+        self.raise(Event::Deadline);
+    }
+
+    /// Whether dockerd does nothing at all, and nobody says that it is to be left alone, nor that its
+    /// containers, for which it may be waiting, end with it.
+    fn may_replace_hung(&self) -> bool {
+        let is_hung = self.launch.silence == Some(progress::Silence::Hung);
+        let waits_for_containers = !self.daemon.live_restore && self.machine.has_answered;
+        is_hung && self.task.replaces_hung && !waits_for_containers
     }
 
     pub(super) fn launch(&mut self) {
         self.number += 1;
+        self.turn += 1;
         self.launch = Launch {
             phase: "rootlesskit has not entered its namespaces",
             ..Launch::default()
@@ -72,6 +96,7 @@ impl Supervisor<'_> {
             let death = Death {
                 how: How::Code(exit.code()),
                 permanent: Some(exit).filter(|exit| *exit != Exit::Failed),
+                left: false,
                 dice: dice(),
             };
             self.refusal = Some(error);
@@ -79,36 +104,34 @@ impl Supervisor<'_> {
         }
     }
 
-    pub(super) fn try_launch(&mut self) -> Result<(), Error> {
+    fn try_launch(&mut self) -> Result<(), Error> {
+        let failed = |error: &dyn std::error::Error| {
+            Error::new(Exit::Failed, "the daemon's messages cannot be passed on").because(error)
+        };
         if self.number > 1 {
             self.task.first = (self.task.prepare)()?;
             self.remake_places()?;
+            let plan = &self.task.first.0;
+            self.daemon = Daemon {
+                command: plan.stage.daemon.clone(),
+                keep: plan.keep.clone(),
+                live_restore: plan.keep.live_restore,
+            };
         }
         let (plan, host) = &self.task.first;
-        let exec_root = &plan.exec_root;
-        remains::kill_orphans(&host.session.data_root, exec_root);
-        let errors = self.writer.try_clone().map_err(|error| {
-            Error::new(Exit::Failed, "the daemon's messages cannot be passed on").because(&error)
-        })?;
+        remains::kill_orphans(&host.session.data_root, &plan.exec_root)?;
+        self.write_config(self.daemon.live_restore)?;
+        let (plan, host) = &self.task.first;
+        let errors = self.writer.try_clone().map_err(|error| failed(&error))?;
+        let (ours, keepers) = UnixStream::pair().map_err(|error| failed(&error))?;
         let listeners: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        let child = launch::spawn(plan, &listeners, errors.into())?;
+        let child = launch::spawn(plan, &listeners, keepers.as_fd(), errors.into())?;
         self.launch.rootlesskit = Some(child.id());
         self.launch.wants_helper = plan.has_helper;
         if self.number == 1 {
             // A unit's own limit does not know the setting.
-            let limit = self.task.start + START_MARGIN;
-            let usec = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-            news::tell(&[NotifyState::ExtendTimeoutUsec(usec)]);
+            news::extend(self.task.start + START_MARGIN);
         }
-        let programs = [
-            &plan.rootlesskit,
-            Path::new(&plan.stage.daemon[0]),
-            &host.session.own_path,
-        ];
-        self.status.programs = programs
-            .into_iter()
-            .filter_map(news::program_file)
-            .collect();
         self.status.network_driver = plan.decided("network.driver").unwrap_or_default();
         self.status.port_driver = plan.decided("network.port-driver").unwrap_or_default();
         let version = host
@@ -117,7 +140,9 @@ impl Supervisor<'_> {
             .known()
             .and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
+        self.note_programs();
         self.find_child(child.id());
+        self.speak_with_keeper(ours).map_err(|error| failed(&error))?;
         self.write_status();
         Ok(())
     }
@@ -138,56 +163,24 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    pub(super) fn ask(&self, ask: Ask) {
-        let signal = match ask {
-            Ask::End => Signal::SIGTERM,
-            Ask::Reload => Signal::SIGHUP,
-            Ask::Dump => Signal::SIGUSR1,
-        };
-        if let Some((pid, fd)) = &self.launch.daemon
-            && let Err(error) = tree::signal(fd, signal)
-        {
-            debug!("{signal} to {pid}: {error}");
-        }
-    }
-
-    /// Asks the daemon to end, and gives its containers their time. One that is not there yet has
-    /// none, and rootlesskit might wait for ever for what it has started.
-    pub(super) async fn end(&mut self) {
-        news::tell(&[NotifyState::Stopping]);
-        if self.launch.daemon.is_none() {
-            tree::signal_all(&tree::descendants(), Signal::SIGKILL);
-        }
-        let mut longest = self.task.shutdown;
-        if let Some(path) = self.api_path().filter(|_| self.launch.has_answered) {
-            // dockerd allows five seconds more than a container.
-            match health::stop_timeout(&path).await {
-                Some(seconds) => longest = longest.max(Duration::from_secs(seconds + 5)),
-                None => longest = Duration::from_secs(86400),
-            }
-        }
-        let limit = longest + STOP_MARGIN;
-        let usec = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-        news::tell(&[NotifyState::ExtendTimeoutUsec(usec)]);
-        self.deadline = Some(Instant::now() + limit);
-        self.ask(Ask::End);
-    }
-
-    /// Asks an idle daemon to end. It is stopped for a moment, in which nobody who is connected can
-    /// be overlooked, and cannot open anything from then on: a connection stays with the socket.
-    pub(super) async fn retire(&mut self) {
+    /// Asks an idle daemon to end.
+    async fn retire(&mut self) {
         self.stop_asking();
         let is_free = match (&self.launch.daemon, &self.task.api) {
-            (Some((pid, fd)), Api::Passed(Some(path))) => idle::retire(*pid, fd, path).await,
+            (Some((identity, fd)), Api::Passed(Some(path))) => {
+                idle::retire(identity.pid, fd, path).await
+            }
             _ => false,
         };
         match is_free {
             true => {
-                self.deadline = Some(Instant::now() + self.length(Limit::Stop));
+                self.arm(Limit::Stop);
                 news::tell(&[NotifyState::Stopping]);
             }
             false => {
-                self.look_after();
+                if let Some((identity, _)) = &self.launch.daemon {
+                    self.look_after(*identity);
+                }
                 self.raise(Event::StillUsed);
             }
         }
@@ -195,7 +188,10 @@ impl Supervisor<'_> {
 
     /// Ends what is left of a launch that is over: first in a friendly way, and soon in the other; at
     /// once where nobody makes use of the time.
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
+        if self.launch.rootlesskit.is_some() {
+            return;
+        }
         let left = tree::descendants();
         let exec_root = &self.task.first.0.exec_root;
         let can_end = |process| remains::can_end_in_order(process, exec_root);

@@ -219,3 +219,4 @@ mod tests {
         assert_eq!(pids, [3, 4, 5]);
     }
 }
+

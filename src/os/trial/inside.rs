@@ -78,8 +78,8 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
         .map_err(|error| fails("the trial's subject is not understood", &error))?;
     let prepared = namespace::prepare(&stage, environment)?;
     let search_path = prepared
-        .get_envs()
-        .find_map(|(name, value)| (name == "PATH").then_some(value?))
+        .path
+        .as_deref()
         .or_else(|| environment.get("PATH"))
         .unwrap_or_default()
         .to_owned();

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 const BY_SIGNAL: Death = Death {
     how: How::Signal(9),
     permanent: None,
+    left: false,
     dice: 128,
 };
 
@@ -26,21 +27,33 @@ const PERMANENT: Death = Death {
     ..BY_CODE
 };
 
-const EVENTS: [Event; 21] = [
+/// One that leaves its containers.
+const ALONE: Death = Death {
+    left: true,
+    ..BY_SIGNAL
+};
+
+const EVENTS: [Event; 27] = [
+    Event::Announced,
     Event::Answered,
     Event::Settled,
-    Event::DaemonDied,
+    Event::DaemonEnded(BY_CODE),
+    Event::DaemonEnded(IN_ORDER),
+    Event::DaemonEnded(ALONE),
+    Event::EngineEnded,
+    Event::Fell,
     Event::Ended(BY_SIGNAL),
     Event::Ended(BY_CODE),
     Event::Ended(PERMANENT),
     Event::Ended(IN_ORDER),
     Event::Cleared,
     Event::Stop,
+    Event::Replace(Why::Asked),
+    Event::RestartAll,
     Event::Reload,
     Event::Dump,
+    Event::Hung,
     Event::Healthy,
-    Event::NoEngine,
-    Event::NoAnswer,
     Event::HelperDied,
     Event::HelperBack,
     Event::HelperFailed,
@@ -63,22 +76,42 @@ fn machine(state: State, has_answered: bool) -> Machine {
 fn states() -> Vec<(&'static str, Machine)> {
     let pause = Duration::from_millis(200);
     let up = |state| machine(state, true);
+    let announced = |machine: Machine| Machine {
+        is_announced: true,
+        ..machine
+    };
+    let leave = Then::Leave(Verdict::Stopped);
     vec![
         (
             "starting for the first time",
             machine(State::Starting, false),
         ),
+        (
+            "starting for the first time, dockerd is there",
+            announced(machine(State::Starting, false)),
+        ),
         ("starting again", up(State::Starting)),
+        (
+            "starting again, dockerd is there",
+            announced(up(State::Starting)),
+        ),
         ("ready", up(State::Ready)),
-        ("degraded for the first time", up(State::Degraded(1))),
-        ("degraded for the last time", up(State::Degraded(2))),
         ("healing for the first time", up(State::Healing(1))),
         ("healing for the last time", up(State::Healing(2))),
-        ("falling", up(State::Falling)),
+        ("dumping", up(State::Dumping)),
+        ("replacing", up(State::Replacing(Duration::ZERO))),
+        ("replacing after a repeated hang", up(State::Replacing(pause))),
+        ("pausing", up(State::Pausing)),
+        ("reviving", up(State::Reviving)),
         (
-            "stopping",
-            up(State::Stopping(Then::Leave(Verdict::Stopped))),
+            "reviving to stop",
+            Machine {
+                owes_stop: Some(leave),
+                ..announced(up(State::Reviving))
+            },
         ),
+        ("falling", up(State::Falling)),
+        ("stopping", up(State::Stopping(leave))),
         (
             "stopping as idle",
             up(State::Stopping(Then::Leave(Verdict::Idle))),
@@ -87,10 +120,7 @@ fn states() -> Vec<(&'static str, Machine)> {
             "stopping to start again",
             up(State::Stopping(Then::Again(Duration::ZERO))),
         ),
-        (
-            "clearing to leave",
-            up(State::Clearing(Then::Leave(Verdict::Stopped), 0)),
-        ),
+        ("clearing to leave", up(State::Clearing(leave, 0))),
         (
             "clearing to start at once",
             up(State::Clearing(Then::Again(Duration::ZERO), 1)),
@@ -98,6 +128,10 @@ fn states() -> Vec<(&'static str, Machine)> {
         (
             "clearing to start later",
             up(State::Clearing(Then::Again(pause), 3)),
+        ),
+        (
+            "clearing to leave for the last time",
+            up(State::Clearing(leave, 3)),
         ),
         ("waiting", up(State::Waiting)),
         ("over", up(State::Over)),
@@ -116,6 +150,11 @@ fn table() -> String {
             let effects = after.on(*event);
             let label = match event {
                 Event::Ended(death) => format!("Ended({:?}, {:?})", death.how, death.permanent),
+                Event::DaemonEnded(death) => format!(
+                    "DaemonEnded({:?}{})",
+                    death.how,
+                    if death.left { ", containers are left" } else { "" }
+                ),
                 other => format!("{other:?}"),
             };
             if after == before && effects.is_empty() {
@@ -129,6 +168,12 @@ fn table() -> String {
             }
             if after.heals != before.heals {
                 counts.push("a heal counts");
+            }
+            if after.replaced != before.replaced {
+                counts.push("a replacement counts");
+            }
+            if after.owes_stop != before.owes_stop {
+                counts.push("what stop is owed changes");
             }
             if after.owes_reload != before.owes_reload {
                 counts.push("a reload is owed");
@@ -189,6 +234,52 @@ fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
 }
 
 #[test]
+fn dockerd_alone_is_replaced_whatever_becomes_of_it() {
+    let ends: &[&[Event]] = &[
+        &[Event::DaemonEnded(BY_CODE)],
+        &[Event::DaemonEnded(IN_ORDER)],
+        &[Event::DaemonEnded(ALONE)],
+        &[Event::Hung, Event::Deadline, Event::DaemonEnded(ALONE)],
+        &[Event::Replace(Why::Asked), Event::DaemonEnded(ALONE)],
+    ];
+    for events in ends {
+        let mut machine = machine(State::Ready, true);
+        let effects: Vec<_> = events.iter().flat_map(|event| machine.on(*event)).collect();
+        assert_eq!(machine.state, State::Reviving, "{events:?}");
+        assert!(effects.contains(&Effect::Revive), "{events:?}");
+        assert_eq!((machine.replaced, machine.restarts), (1, 0), "{events:?}");
+        machine.on(Event::Announced);
+        machine.on(Event::Answered);
+        assert_eq!(machine.state, State::Ready);
+    }
+}
+
+#[test]
+fn an_answer_that_comes_late_cancels() {
+    let mut machine = machine(State::Ready, true);
+    machine.on(Event::Hung);
+    let effects = machine.on(Event::Healthy);
+    assert_eq!(machine.state, State::Ready);
+    assert!(effects.contains(&Effect::Disarm));
+}
+
+#[test]
+fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
+    for state in [State::Dumping, State::Replacing(Duration::ZERO), State::Pausing] {
+        let mut machine = machine(state, true);
+        machine.on(Event::Stop);
+        machine.on(Event::Deadline);
+        machine.on(Event::DaemonEnded(ALONE));
+        assert_eq!(machine.state, State::Reviving, "{state:?}");
+        machine.on(Event::Announced);
+        let effects = machine.on(Event::Answered);
+        let then = Then::Leave(Verdict::Stopped);
+        assert_eq!(machine.state, State::Stopping(then), "{state:?}");
+        assert!(effects.contains(&Effect::Ask(Ask::End)), "{state:?}");
+    }
+}
+
+#[test]
 fn the_dice_move_a_pause_by_a_quarter_at_most() {
     let machine = Machine {
         failures: 2,
@@ -239,6 +330,11 @@ proptest! {
                     Effect::Disarm => is_armed = false,
                     Effect::Leave(_) => left += 1,
                     Effect::Launch => prop_assert!(matches!(before, State::Clearing(..) | State::Waiting)),
+                    // dockerd's own end touches no container, unless it was never up.
+                    Effect::Kill | Effect::Clear => prop_assert!(
+                        !matches!(event, Event::Hung | Event::Replace(_) | Event::EngineEnded),
+                        "{:?} on {:?}", before, event
+                    ),
                     _ => {}
                 }
             }
@@ -246,7 +342,7 @@ proptest! {
             prop_assert!(is_armed || !waits, "{before:?} on {event:?}: {:?}", machine.state);
             prop_assert_eq!(left, u32::from(machine.state == State::Over));
         }
-        for event in [Event::Stop, Event::Stop, Event::Ended(BY_SIGNAL), Event::Cleared] {
+        for event in [Event::Stop, Event::Stop, Event::Stop, Event::Ended(BY_SIGNAL), Event::Cleared] {
             machine.on(event);
         }
         prop_assert_eq!(machine.state, State::Over);

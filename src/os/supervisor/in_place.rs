@@ -1,0 +1,447 @@
+//! dockerd and containerd in namespaces that stay: how they start, end, and start again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use sd_notify::NotifyState;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::ports::is_stated;
+use super::{
+    ASK_AGAIN, Daemon, Health, Inbox, Input, STOP_MARGIN, Silence, Supervisor, UNLIMITED, health,
+    news, remains, tree, wait_on,
+};
+use crate::error::{Error, Exit};
+use crate::os::orders::{self, Order};
+use crate::os::{files, process};
+use crate::plan::effective_config;
+use crate::supervise::{Ask, Event, Limit, State, Then};
+
+/// The largest `daemon.json` in bytes that is read.
+const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// How long the keeper may take to take an order.
+const TAKES: Duration = Duration::from_secs(2);
+
+/// How long dockerd may take to stop what containerd has forgotten before that is killed: dockerd's
+/// own default for a container.
+const ORPHANS: Duration = Duration::from_secs(10);
+
+impl Supervisor<'_> {
+    /// Has what the keeper reports arrive, and keeps our end of the connection.
+    pub(super) fn speak_with_keeper(&mut self, ours: UnixStream) -> io::Result<()> {
+        ours.set_nonblocking(true)?;
+        let reading = wait_on(ours.try_clone()?.into())?;
+        let (number, inputs) = (self.number, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            let mut inbox = Inbox::default();
+            while let Ok(mut guard) = reading.readable().await {
+                let filled = guard.try_io(|fd| {
+                    let mut bytes = [0; 4096];
+                    let count = nix::unistd::read(fd.get_ref(), &mut bytes)?;
+                    inbox.fill(&bytes[..count])
+                });
+                match filled {
+                    Ok(Ok(true)) => {}
+                    Ok(_) => return,
+                    Err(_) => continue,
+                }
+                while let Some(report) = inbox.report() {
+                    if inputs.send(Input::Report(number, report)).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        self.launch.control = Some(ours);
+        Ok(())
+    }
+
+    /// Gives the keeper an order. One that is gone takes its namespaces with it, which is seen.
+    fn order(&self, order: &Order) {
+        let Some(control) = &self.launch.control else {
+            return;
+        };
+        let sent = orders::order(order).and_then(|bytes| send(control, &bytes));
+        if let Err(error) = sent {
+            warn!("the keeper takes no order: {error}");
+        }
+    }
+
+    pub(super) fn start_engine(&self) {
+        if let Some(engine) = &self.daemon.keep.engine {
+            self.order(&Order::Engine(engine.clone()));
+        }
+    }
+
+    pub(super) fn order_daemon(&self) {
+        self.order(&Order::Daemon {
+            pid_file: self.task.first.1.session.pid_file(),
+            command: self.daemon.command.clone(),
+        });
+    }
+
+    /// Ends the namespaces, in which nothing runs any more that anybody needs.
+    pub(super) fn end_namespaces(&mut self) {
+        self.order(&Order::End);
+    }
+
+    /// Starts dockerd again. What rootlesskit forwarded for the last one goes first: the next one
+    /// could not have the ports.
+    pub(super) fn revive(&mut self) {
+        self.turn += 1;
+        self.launch.silence = None;
+        self.launch.phase = "dockerd has not started again";
+        if let Err(error) = self.renew_daemon() {
+            warn!("dockerd starts with what it was last told: {error}");
+        }
+        self.note_programs();
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let socket = self.rootlesskit_api();
+        let stated = self.task.first.0.published.clone();
+        let foreign = self.launch.ports.foreign.clone();
+        self.launch.tasks.spawn(async move {
+            for port in health::forwarded(&socket).await.unwrap_or_default() {
+                let is_dockerds = !foreign.contains(&port.id) && !is_stated(&stated, &port.spec);
+                if is_dockerds && let Err(error) = health::forget_port(&socket, port.id).await {
+                    debug!("rootlesskit keeps port {}: {error}", port.spec.parent_port);
+                }
+            }
+            let _ = inputs.send(Input::PortsCleared(turn));
+        });
+    }
+
+    /// Plans dockerd anew, as its settings and its program are now.
+    ///
+    /// # Errors
+    /// Why that cannot be; what it was last told holds.
+    fn renew_daemon(&mut self) -> Result<(), Error> {
+        self.remake_places()?;
+        let (plan, host) = (self.task.in_place)(self.task.first.0.mtu)?;
+        for warning in &plan.warnings {
+            warn!("{}", warning.0);
+        }
+        let json = &host.session.daemon_json;
+        if !json.1.is_read() {
+            let what = format!("`{}` cannot be read", json.0.display());
+            return Err(Error::new(Exit::Config, what));
+        }
+        let live_restore = plan.keep.live_restore;
+        let before = std::mem::replace(
+            &mut self.daemon,
+            Daemon {
+                command: plan.command,
+                keep: plan.keep,
+                live_restore,
+            },
+        );
+        if let Err(error) = self.write_config(live_restore) {
+            self.daemon = before;
+            return Err(error);
+        }
+        // containerd outlives dockerd, and only everything together changes it.
+        if self.daemon.keep.engine.is_some() != before.keep.engine.is_some() {
+            let engine = before.keep.engine.clone();
+            self.daemon = before;
+            self.daemon.keep.engine = engine;
+            let what = "whose containerd is used has changed: `dockerd-rootless restart --all`";
+            return Err(Error::new(Exit::Config, what));
+        }
+        self.daemon.keep.engine = before.keep.engine;
+        Ok(())
+    }
+
+    /// Writes our configuration file for dockerd, from what the user's says now.
+    ///
+    /// # Errors
+    /// What is wrong with the user's, or what the system says.
+    pub(super) fn write_config(&self, live_restore: bool) -> Result<(), Error> {
+        let Some(path) = &self.daemon.keep.config else {
+            return Ok(());
+        };
+        let source = &self.task.first.1.session.daemon_json.0;
+        let failed = |path: &Path, error: &dyn std::error::Error| {
+            Error::new(Exit::Config, format!("`{}`", path.display())).because(error)
+        };
+        let text = match files::read_regular(source, DAEMON_JSON_MAX) {
+            Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(None) => return Err(failed(source, &io::Error::other("it is too large"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(source, &error)),
+        };
+        let text = effective_config(&text, live_restore).map_err(|error| failed(source, &error))?;
+        files::write_whole(path, text.as_bytes()).map_err(|error| failed(path, &error))
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Yield => self.yield_place(),
+            Ask::End => self.prepare_end(),
+            Ask::Reload => self.reload(),
+            Ask::Dump => self.signal_daemon(Signal::SIGUSR1),
+        }
+    }
+
+    fn signal_daemon(&self, signal: Signal) {
+        if let Some((identity, fd)) = &self.launch.daemon
+            && let Err(error) = tree::signal(fd, signal)
+        {
+            debug!("{signal} to {}: {error}", identity.pid);
+        }
+    }
+
+    pub(super) fn kill_daemon(&mut self) {
+        self.stop_asking();
+        self.signal_daemon(Signal::SIGKILL);
+    }
+
+    /// Has dockerd read its configuration anew. A file that it could not read is not passed on: it
+    /// would keep its old one, and so do we.
+    fn reload(&mut self) {
+        let planned = (self.task.in_place)(self.task.first.0.mtu);
+        if let Ok((plan, _)) = planned {
+            self.daemon.live_restore = plan.keep.live_restore && self.daemon.keep.config.is_some();
+        }
+        match self.write_config(self.daemon.live_restore) {
+            Ok(()) => self.signal_daemon(Signal::SIGHUP),
+            Err(error) => warn!("dockerd keeps its configuration: {}", error.render().trim()),
+        }
+    }
+
+    /// Has dockerd end. What it leaves alone stays; who traces or has stopped it must not keep it.
+    fn yield_place(&mut self) {
+        if !self.daemon.live_restore {
+            return self.prepare_end();
+        }
+        self.stop_asking();
+        self.signal_daemon(Signal::SIGTERM);
+        self.signal_daemon(Signal::SIGCONT);
+        if let Some((identity, _)) = self.launch.daemon {
+            self.watch_silence(identity);
+        }
+    }
+
+    /// Asks how long the containers may take to end, and has dockerd not leave them alone any more.
+    fn prepare_end(&mut self) {
+        if let State::Stopping(Then::Leave(_)) = self.machine.state {
+            news::tell(&[NotifyState::Stopping]);
+        }
+        self.stop_asking();
+        let Some(api) = self.api_path().filter(|_| self.launch.daemon.is_some()) else {
+            // dockerd is not there yet, or cannot be asked.
+            if self.launch.daemon.is_none() && !self.launch.has_answered {
+                tree::signal_all(&tree::descendants(), Signal::SIGKILL);
+            }
+            return self.end_now(None);
+        };
+        let keeps = self.daemon.live_restore;
+        if keeps && let Err(error) = self.write_config(false) {
+            warn!("{}", error.render().trim());
+        }
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let has_answered = self.launch.has_answered;
+        if keeps {
+            self.signal_daemon(Signal::SIGCONT);
+            self.signal_daemon(Signal::SIGHUP);
+        }
+        let shutdown = self.task.shutdown;
+        self.launch.tasks.spawn(async move {
+            let mut longest = Some(shutdown);
+            if has_answered {
+                let (time, is_off) = tokio::join!(health::stop_timeout(&api), async {
+                    !keeps || health::live_restore_is_off(&api).await
+                });
+                if !is_off {
+                    warn!("dockerd does not say that it will stop its containers");
+                }
+                // dockerd allows five seconds more than a container.
+                longest = time.map(|seconds| shutdown.max(Duration::from_secs(seconds + 5)));
+            }
+            let limit = longest.map(|time| time.min(UNLIMITED) + STOP_MARGIN);
+            let _ = inputs.send(Input::StopReady(turn, limit));
+        });
+        // Whatever comes of that, the stop goes on.
+        self.deadline = None;
+    }
+
+    /// Has dockerd end with its containers, which may take `limit`; `None` is as long as they need.
+    pub(super) fn end_now(&mut self, limit: Option<Duration>) {
+        let limit = limit.unwrap_or(UNLIMITED);
+        news::extend(limit);
+        let kind = match self.machine.state {
+            State::Stopping(_) => Limit::Stop,
+            _ => Limit::Yield,
+        };
+        self.deadline = Some((Instant::now() + limit, kind));
+        self.signal_daemon(Signal::SIGTERM);
+        self.signal_daemon(Signal::SIGCONT);
+    }
+
+    /// containerd takes connections again: whoever it does not know any more is found.
+    pub(super) fn engine_is_up(&mut self) {
+        self.problems.remove("containerd");
+        if self.launch.has_answered {
+            info!("containerd is there again");
+            self.later(ASK_AGAIN, Input::Orphans(self.number));
+        }
+        if let (State::Ready, Some((identity, _))) = (self.machine.state, &self.launch.daemon) {
+            self.look_after(*identity);
+        }
+        self.write_status();
+    }
+
+    /// Ends containers whose shim is gone. Nobody can reach them any more: containerd has forgotten
+    /// them, and dockerd says that they have ended, or soon will.
+    pub(super) fn end_orphans(&mut self) {
+        let Some(keeper) = self.launch.keeper else {
+            return;
+        };
+        let data_root = &self.task.first.1.session.data_root;
+        let orphans = remains::orphans(keeper.pid, data_root);
+        if orphans.is_empty() {
+            return;
+        }
+        for orphan in &orphans {
+            let (pid, name) = (orphan.identity.pid, &orphan.name);
+            warn!("containerd has forgotten the container of process {pid} ({name}), which is ended");
+        }
+        tree::signal_all(&orphans, Signal::SIGTERM);
+        let exec_root = &self.task.first.0.exec_root;
+        let can_end = |orphan: &&tree::Process| remains::can_end_in_order(orphan, exec_root);
+        let (waits, rest): (Vec<_>, Vec<_>) = orphans.iter().partition(can_end);
+        let rest: Vec<tree::Process> = rest.into_iter().cloned().collect();
+        let waits: Vec<tree::Process> = waits.into_iter().cloned().collect();
+        tree::signal_all(&rest, Signal::SIGKILL);
+        let (number, inputs) = (self.number, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            let all = async {
+                for process in &waits {
+                    if let Ok(fd) = tree::open(process.identity).and_then(wait_on) {
+                        let _ = fd.readable().await;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(ORPHANS, all).await;
+            tree::signal_all(&waits, Signal::SIGKILL);
+            let _ = inputs.send(Input::OrphansEnded(number));
+        });
+    }
+
+    /// Refuses a restart that would end in a dockerd that does not start.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub(super) fn try_daemon(&self) -> Result<(), Error> {
+        let (plan, host) = (self.task.in_place)(self.task.first.0.mtu)?;
+        let (path, json) = &host.session.daemon_json;
+        let source = files::read_regular(path, DAEMON_JSON_MAX);
+        if !json.is_read() {
+            let error = source.map_or_else(|error| error, |_| io::Error::other("it is no JSON"));
+            let what = format!("dockerd could not read `{}`", path.display());
+            return Err(Error::new(Exit::Config, what).because(&error));
+        }
+        let dockerd = host.tools.dockerd.known();
+        if !dockerd.is_some_and(|facts| facts.has_flag("validate")) {
+            return Ok(());
+        }
+        let mut command = Command::new(&plan.command[0]);
+        // Ours has yet to be written.
+        let words = plan.command[1..].iter().filter(|word| {
+            !word.as_encoded_bytes().starts_with(b"--config-file=")
+        });
+        command.args(words).arg("--validate");
+        if path.exists() {
+            let mut word = OsString::from("--config-file=");
+            word.push(path);
+            command.arg(word);
+        }
+        match process::brief(&mut command) {
+            Ok((status, said)) if !status.success() => {
+                Err(Error::new(Exit::Config, "dockerd refuses its configuration")
+                    .because(&io::Error::other(said.trim().to_owned())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the API's socket, if it is still the one that we made.
+    pub(super) fn remove_socket(&self) {
+        if let Some(path) = self.task.api.own() {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Tells dockerd's silence from its end.
+    pub(super) fn judge_silence(&mut self, silence: Silence) {
+        let before = self.launch.silence.replace(silence);
+        if before == Some(silence) || !self.launch.has_answered {
+            return;
+        }
+        let what = news::explain(silence, "dockerd");
+        match silence {
+            Silence::Hung if self.task.replaces_hung => self.raise(Event::Hung),
+            _ if matches!(self.machine.state, State::Ready | State::Healing(_)) => {
+                warn!("{what}");
+                self.problems.insert("dockerd", what);
+                self.write_status();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn judge_answer(&mut self) {
+        self.launch.silence = None;
+        if self.problems.remove("dockerd").is_some() {
+            info!("dockerd answers again");
+            self.write_status();
+        }
+        self.raise(Event::Healthy);
+    }
+
+    /// Watches what dockerd does while it ends.
+    fn watch_silence(&mut self, identity: tree::Identity) {
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let watching = self.launch.tasks.spawn(async move {
+            let mut watch = super::progress::Watch::new(identity);
+            loop {
+                super::quiet::sleep(super::progress::LOOK).await;
+                let silence = Health::Silent(watch.look());
+                if inputs.send(Input::Health(turn, silence)).is_err() {
+                    return;
+                }
+            }
+        });
+        self.launch.asking.push(watching);
+    }
+}
+
+/// Writes all of `bytes` to the keeper, which reads whenever it is there.
+fn send(mut control: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    let until = std::time::Instant::now() + TAKES;
+    while !rest.is_empty() {
+        match control.write(rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(error) => {
+                let left = until.saturating_duration_since(std::time::Instant::now());
+                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                let mut polled = [PollFd::new(control.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut polled, timeout)? == 0 {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
