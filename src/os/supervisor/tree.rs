@@ -1,16 +1,19 @@
 //! The processes below us. We are a subreaper (prctl(2)), so that none of them leaves: a container's
 //! shim that makes itself independent becomes our child.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use tracing::warn;
 
 use crate::supervise::How;
 
@@ -45,7 +48,14 @@ pub fn all() -> Vec<Process> {
 
 /// The process `pid`.
 pub fn read(pid: u32) -> Option<Process> {
-    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    look(pid).ok()
+}
+
+/// The same, with what the kernel says if it cannot be read.
+fn look(pid: u32) -> io::Result<Process> {
+    // A program may give itself a name that is no text.
+    let line = fs::read(format!("/proc/{pid}/stat"))?;
+    parse(pid, &String::from_utf8_lossy(&line)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Reads a line of proc_pid_stat(5). The name stands in parentheses and may hold any of them.
@@ -63,12 +73,27 @@ fn parse(pid: u32, text: &str) -> Option<Process> {
     })
 }
 
-/// The processes below us, parents before their children.
-pub fn descendants() -> Vec<Process> {
-    below(std::process::id(), all())
+/// The processes that were below us before we started any, and what these have started since.
+static EARLIER: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
+
+/// Remembers the processes that are below us now: a shell that has become us by `exec` may have
+/// started some, and they are not ours.
+pub fn remember_earlier() {
+    let found = below(std::process::id(), all(), &mut BTreeSet::new());
+    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) =
+        found.iter().map(|process| process.identity).collect();
 }
 
-fn below(root: u32, processes: Vec<Process>) -> Vec<Process> {
+/// The processes below us, parents before their children, but for those of
+/// [`remember_earlier`] and what these start.
+pub fn descendants() -> Vec<Process> {
+    let mut earlier = EARLIER.lock().unwrap_or_else(PoisonError::into_inner);
+    below(std::process::id(), all(), &mut earlier)
+}
+
+/// What is below `root` and not below one of `earlier`. What those have started by now joins them,
+/// for when its parent ends, it becomes a child of `root`.
+fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
     let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for process in processes {
         children.entry(process.parent).or_default().push(process);
@@ -76,8 +101,13 @@ fn below(root: u32, processes: Vec<Process>) -> Vec<Process> {
     let mut found = Vec::new();
     let mut next = children.remove(&root).unwrap_or_default();
     while let Some(process) = next.pop() {
-        next.extend(children.remove(&process.identity.pid).unwrap_or_default());
-        found.push(process);
+        let inner = children.remove(&process.identity.pid).unwrap_or_default();
+        if earlier.contains(&process.identity) {
+            earlier.extend(inner.iter().map(|process| process.identity));
+        } else {
+            found.push(process);
+        }
+        next.extend(inner);
     }
     found
 }
@@ -103,20 +133,60 @@ pub fn program(pid: u32) -> Option<PathBuf> {
     Some(text.map_or_else(|| path.clone(), PathBuf::from))
 }
 
+/// Whether this kernel, and whatever filters its calls, lets us have and use descriptors of
+/// processes: Linux 5.3 and later do, gVisor and old seccomp profiles do not.
+#[cfg_attr(not(test), expect(dead_code, reason = "the launch is to ask"))]
+pub fn pidfds_work() -> bool {
+    let tried = pidfd(std::process::id()).and_then(|fd| send(&fd, 0));
+    let errno = tried.err().and_then(|error| error.raw_os_error());
+    !matches!(errno, Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+}
+
 /// A descriptor of the process, which becomes readable when it ends.
 ///
 /// # Errors
-/// What the kernel says: ESRCH if it has ended and was reaped, or is another meanwhile.
+/// What the kernel says: ESRCH ([`is_gone`]) if it has ended and was reaped, or is another
+/// meanwhile. Any other error tells nothing about the process.
 pub fn open(identity: Identity) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes numbers and returns a new descriptor that nobody else owns.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, identity.pid, 0) })?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: as above.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    match read(identity.pid) {
-        Some(process) if process.identity == identity => Ok(fd),
+    let fd = pidfd(identity.pid)?;
+    match look(identity.pid) {
+        Ok(process) if process.identity == identity => Ok(fd),
+        Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Err(Errno::ESRCH.into()),
     }
+}
+
+/// Whether an error of [`open`] or [`signal`] says that the process has ended.
+pub fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers and returns a new descriptor that nobody else owns.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until all of `processes` have ended, or until `limit` is over, and says whether they have.
+/// One that cannot be watched counts as one that lives.
+pub fn wait_for_end(processes: &[Identity], limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    processes.iter().all(|identity| {
+        let fd = match open(*identity) {
+            Ok(fd) => fd,
+            Err(error) => return is_gone(&error),
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
+                Err(Errno::EINTR) => {}
+                polled => return polled == Ok(1),
+            }
+        }
+    })
 }
 
 /// Signals the process that `fd` is of.
@@ -124,12 +194,15 @@ pub fn open(identity: Identity) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the kernel says.
 pub fn signal(fd: &OwnedFd, signal: Signal) -> io::Result<()> {
-    let (fd, number) = (fd.as_raw_fd(), signal as libc::c_int);
+    send(fd, signal as libc::c_int)
+}
+
+fn send(fd: &OwnedFd, number: libc::c_int) -> io::Result<()> {
     // SAFETY: without information on the signal, the call takes numbers and touches no memory.
     let sent = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
-            fd,
+            fd.as_raw_fd(),
             number,
             std::ptr::null::<libc::siginfo_t>(),
             0,
@@ -138,26 +211,57 @@ pub fn signal(fd: &OwnedFd, signal: Signal) -> io::Result<()> {
     Ok(Errno::result(sent).map(drop)?)
 }
 
+/// Signals the process `identity`, if it is still there: never another one that has its PID now.
+pub fn signal_one(identity: Identity, number: Signal) {
+    match open(identity).and_then(|fd| signal(&fd, number)) {
+        Err(error) if !is_gone(&error) => {
+            warn!("{number} does not reach process {}: {error}", identity.pid);
+        }
+        _ => {}
+    }
+}
+
 /// Signals all of `processes` that are still there.
 pub fn signal_all(processes: &[Process], number: Signal) {
     for process in processes.iter().filter(|process| !process.zombie) {
-        // One that has ended meanwhile needs no signal.
-        let _ = open(process.identity).and_then(|fd| signal(&fd, number));
+        signal_one(process.identity, number);
     }
 }
 
 /// Reaps one child that has ended.
 pub fn reap() -> Option<(u32, How)> {
-    let ended = |pid: nix::unistd::Pid| u32::try_from(pid.as_raw()).ok();
-    match waitpid(None, Some(WaitPidFlag::WNOHANG)).ok()? {
-        WaitStatus::Exited(pid, code) => Some((
-            ended(pid)?,
-            How::Code(u8::try_from(code).unwrap_or(u8::MAX)),
-        )),
-        WaitStatus::Signaled(pid, signal, _) => {
-            Some((ended(pid)?, How::Signal(u8::try_from(signal as i32).ok()?)))
+    reap_of(libc::P_ALL, 0)
+}
+
+/// The same of the children that `which` and `id` name, as waitid(2) has it. nix takes a real-time
+/// signal, which has no name, for an error, after the child is reaped.
+fn reap_of(which: libc::idtype_t, id: libc::id_t) -> Option<(u32, How)> {
+    let flags = libc::WEXITED | libc::WNOHANG;
+    // SAFETY: zeros are a value of this plain type; without a child the call leaves them.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes one siginfo_t, to which the pointer leads.
+    Errno::result(unsafe { libc::waitid(which, id, &raw mut found, flags) }).ok()?;
+    // SAFETY: waitid(2) fills in these two fields, or nothing.
+    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
+    let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0)?;
+    let number = u8::try_from(status).unwrap_or(u8::MAX);
+    Some(match found.si_code {
+        libc::CLD_EXITED => (pid, How::Code(number)),
+        _ => (pid, How::Signal(number)),
+    })
+}
+
+#[cfg(test)]
+impl Process {
+    /// One for tests.
+    pub fn sample(pid: u32, parent: u32, name: &str) -> Self {
+        let identity = Identity { pid, begin: 1 };
+        Self {
+            identity,
+            parent,
+            name: name.to_owned(),
+            zombie: false,
         }
-        _ => None,
     }
 }
 
@@ -166,13 +270,7 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, parent: u32) -> Process {
-        let identity = Identity { pid, begin: 1 };
-        Process {
-            identity,
-            parent,
-            name: String::new(),
-            zombie: false,
-        }
+        Process::sample(pid, parent, "")
     }
 
     #[test]
@@ -202,21 +300,84 @@ mod tests {
 
     #[test]
     fn descendants_are_found_at_any_depth_and_nobody_else() {
-        let all = vec![
-            process(5, 4),
-            process(2, 1),
-            process(4, 2),
-            process(3, 2),
-            process(9, 8),
-            // The kernel's own have no parent.
-            process(0, 0),
-        ];
-        let mut pids: Vec<u32> = below(2, all)
-            .iter()
-            .map(|found| found.identity.pid)
-            .collect();
-        pids.sort_unstable();
-        assert_eq!(pids, [3, 4, 5]);
+        let all = || {
+            vec![
+                process(5, 4),
+                process(2, 1),
+                process(4, 2),
+                process(3, 2),
+                process(9, 8),
+                // The kernel's own have no parent.
+                process(0, 0),
+            ]
+        };
+        let another_4 = Identity { pid: 4, begin: 2 };
+        let this_4 = process(4, 2).identity;
+        for (earlier, expected) in [
+            (None, vec![3, 4, 5]),
+            (Some(this_4), vec![3]),
+            (Some(another_4), vec![3, 4, 5]),
+        ] {
+            let mut earlier = earlier.into_iter().collect();
+            let mut pids: Vec<u32> = below(2, all(), &mut earlier)
+                .iter()
+                .map(|found| found.identity.pid)
+                .collect();
+            pids.sort_unstable();
+            assert_eq!(pids, expected, "{earlier:?}");
+            // Their parents end, and they become children of ours.
+            let orphans = vec![process(5, 2), process(3, 2)];
+            let left = below(2, orphans, &mut earlier).len();
+            assert_eq!(left, expected.iter().filter(|pid| **pid != 4).count());
+        }
+    }
+
+    /// A shell that runs `script`.
+    fn shell(script: &str) -> (std::process::Child, Identity) {
+        let mut shell = std::process::Command::new("sh");
+        let child = shell.args(["-c", script]).spawn().expect("sh");
+        let identity = read(child.id()).expect("it is not reaped").identity;
+        (child, identity)
+    }
+
+    #[test]
+    fn how_a_child_ended_is_known_for_all_codes_and_signals() {
+        for (script, expected) in [
+            ("exit 0", How::Code(0)),
+            ("exit 255", How::Code(255)),
+            ("kill -9 $$", How::Signal(9)),
+            ("kill -34 $$", How::Signal(34)),
+            ("kill -64 $$", How::Signal(64)),
+        ] {
+            let (child, identity) = shell(script);
+            assert!(wait_for_end(&[identity], Duration::from_secs(60)));
+            assert_eq!(
+                reap_of(libc::P_PID, child.id()),
+                Some((child.id(), expected)),
+                "{script}"
+            );
+            assert_eq!(reap_of(libc::P_PID, child.id()), None, "it was reaped");
+        }
+    }
+
+    #[test]
+    fn a_process_is_waited_for_and_signalled_by_what_it_is() {
+        assert!(pidfds_work());
+        let (mut child, identity) = shell("exec sleep 600");
+        let another = Identity {
+            begin: identity.begin + 1,
+            ..identity
+        };
+        assert!(is_gone(&open(another).expect_err("it is another")));
+        signal_one(another, Signal::SIGKILL);
+        assert!(!wait_for_end(
+            &[another, identity],
+            Duration::from_millis(20)
+        ));
+        signal_one(identity, Signal::SIGKILL);
+        assert!(wait_for_end(&[another, identity], Duration::from_secs(60)));
+        child.wait().expect("our child");
+        assert!(is_gone(&open(identity).expect_err("it is gone")));
     }
 }
 
