@@ -20,7 +20,7 @@ pub use setup::{DaemonFacts, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
 pub use subids::{Flaw, SubIdLine, SubIds};
 pub use survey::{
     Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mount, Mounts, Release,
-    Surroundings, Survey, Systemd, TextFile,
+    Surroundings, Survey, Systemd, TextFile, unescaped,
 };
 pub use tools::{
     Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,

@@ -213,7 +213,7 @@ impl Mounts {
 }
 
 /// Blanks and the like stand as `\040` there.
-fn unescaped(field: &str) -> OsString {
+pub fn unescaped(field: &str) -> OsString {
     let mut bytes = Vec::new();
     let mut rest = field.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -19,7 +20,9 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tracing::warn;
 
 use super::tree::{self, Process};
-use crate::host::StateDir;
+use crate::error::{Error, Exit};
+use crate::host::{StateDir, unescaped};
+use crate::os::files;
 
 /// What dockerd leaves in its directory.
 const EXEC_ROOT: [&str; 5] = [
@@ -33,42 +36,146 @@ const EXEC_ROOT: [&str; 5] = [
 /// What its containerd leaves in a directory in there.
 const CONTAINERD: [&str; 3] = ["daemon", "containerd.pid", "containerd.sock"];
 
-/// Kills what runs in the user namespaces of daemons that are gone: those with a process that has
-/// its root on a container's file system below `data_root`, or that is a shim of the containerd in
-/// `exec_root`. Nothing of a daemon that lives can be meant: we hold its lock. Returns how many.
-pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> usize {
+/// The programs of a daemon that lives. rootlesskit starts itself again as `/proc/self/exe`.
+const HEADS: [&str; 6] = [
+    "dockerd",
+    "containerd",
+    "rootlesskit",
+    "docker-rootlesskit",
+    "exe",
+    "dockerd-rootless",
+];
+
+/// How long the programs of a daemon that was killed may take to be gone.
+const FALL: Duration = Duration::from_secs(2);
+
+/// A process that has not ended, and what it is to the daemon whose remains are looked for.
+struct Seen {
+    process: Process,
+    /// The inode of its user namespace, if we may know it.
+    namespace: Option<u64>,
+    role: Role,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Its root is on a container's file system below the data root.
+    Container,
+    /// It is a shim of the containerd in the exec root.
+    Shim,
+    Other,
+}
+
+/// Kills what runs in the user namespaces of daemons that are gone: those of ours with a container of
+/// `data_root` or a shim of the containerd in `exec_root`, and without any program of a daemon.
+/// Returns how many processes that are.
+///
+/// # Errors
+/// If such a program lives, somebody else uses these directories: nothing is killed, and the error
+/// names it (exit 5).
+pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<usize, Error> {
+    let mut data_roots = vec![data_root.to_owned()];
+    // dockerd follows links, and containerd below it does not.
+    data_roots.extend(data_root.canonicalize().ok());
     let own = namespace_of("self");
-    let all: Vec<(Process, u64)> = tree::all()
-        .into_iter()
-        .filter(|process| !process.zombie)
-        .filter_map(|process| {
-            let namespace = namespace_of(&process.identity.pid.to_string())?;
-            (Some(namespace) != own).then_some((process, namespace))
-        })
-        .collect();
-    let is_ours = |process: &Process| {
-        let pid = process.identity.pid;
-        is_shim(pid, exec_root) || is_container(pid, data_root)
-    };
-    let namespaces: BTreeSet<u64> = all
-        .iter()
-        .filter(|(process, namespace)| {
-            owner_of(process.identity.pid, *namespace) == Some(crate::os::session::uid())
-                && is_ours(process)
-        })
-        .map(|(_, namespace)| *namespace)
-        .collect();
-    let doomed: Vec<Process> = all
-        .into_iter()
-        .filter(|(_, namespace)| namespaces.contains(namespace))
-        .map(|(process, _)| process)
-        .collect();
+    let look = || judge(&look(&data_roots, exec_root, own), own);
+    let mut left = look();
+    if let Err(heads) = &left {
+        // Where a supervisor was just killed, the kernel is still ending what hangs on it.
+        let heads: Vec<_> = heads.iter().map(|head| head.identity).collect();
+        if tree::wait_for_end(&heads, FALL) {
+            left = look();
+        }
+    }
+    let doomed = left.map_err(|heads| {
+        let (pid, name) = (heads[0].identity.pid, &heads[0].name);
+        let shown = data_root.display();
+        Error::new(
+            Exit::AlreadyRunning,
+            format!("another daemon runs on `{shown}`: process {pid} ({name}) belongs to it"),
+        )
+        .hint(format!("use that daemon, or stop it first: kill {pid}"))
+    })?;
     for process in &doomed {
         let (pid, name) = (process.identity.pid, &process.name);
         warn!("process {pid} ({name}) was left by a daemon that is gone, and is killed");
     }
     tree::signal_all(&doomed, Signal::SIGKILL);
-    doomed.len()
+    Ok(doomed.len())
+}
+
+/// The processes of the host that have not ended. Only namespaces of ours have roles in them.
+fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen> {
+    let see = |process: Process| {
+        let pid = process.identity.pid;
+        let namespace = namespace_of(&pid.to_string());
+        let is_of_ours = || {
+            namespace.is_some_and(|inode| owner_of(pid, inode) == Some(crate::os::session::uid()))
+        };
+        let role = match namespace {
+            None => Role::Other,
+            _ if namespace == own || !is_of_ours() => Role::Other,
+            Some(_) if is_shim(pid, exec_root) => Role::Shim,
+            Some(_) if is_container(pid, data_roots) => Role::Container,
+            Some(_) => Role::Other,
+        };
+        Seen {
+            process,
+            namespace,
+            role,
+        }
+    };
+    let all = tree::all().into_iter();
+    all.filter(|process| !process.zombie).map(see).collect()
+}
+
+/// The processes to kill, or those that show that a daemon lives. A daemon in a container is none.
+/// `own` is our user namespace.
+fn judge(seen: &[Seen], own: Option<u64>) -> Result<Vec<Process>, Vec<Process>> {
+    let namespaces_of = |which: &dyn Fn(&Seen) -> bool| -> BTreeSet<u64> {
+        let found = seen.iter().filter(|one| which(one));
+        found.filter_map(|one| one.namespace).collect()
+    };
+    let is_in = |one: &Seen, namespaces: &BTreeSet<u64>| {
+        one.namespace
+            .is_some_and(|inode| namespaces.contains(&inode))
+    };
+    let orphaned = namespaces_of(&|one| one.role != Role::Other);
+    // A program in a container may have made a namespace of its own, in that of the daemon.
+    let mut near = orphaned.clone();
+    let mut parents = BTreeSet::new();
+    loop {
+        let inside = seen.iter().filter(|one| is_in(one, &near));
+        parents.extend(inside.map(|one| one.process.parent));
+        let is_parent = |one: &Seen| parents.contains(&one.process.identity.pid);
+        let above = namespaces_of(&|one| is_parent(one) && one.namespace != own);
+        if above.is_subset(&near) {
+            break;
+        }
+        near.extend(above);
+    }
+    let may_be_head = |one: &&Seen| {
+        let pid = one.process.identity.pid;
+        // rootlesskit, and a supervisor that has adopted shims. We are one ourselves.
+        let is_above = parents.contains(&pid) && pid != std::process::id();
+        is_above || is_in(one, &near)
+    };
+    let heads: Vec<Process> = seen
+        .iter()
+        .filter(may_be_head)
+        .filter(|one| one.role != Role::Container && is_head(&one.process.name))
+        .map(|one| one.process.clone())
+        .collect();
+    let doomed = seen.iter().filter(|one| is_in(one, &orphaned));
+    match heads.is_empty() {
+        true => Ok(doomed.map(|one| one.process.clone()).collect()),
+        false => Err(heads),
+    }
+}
+
+/// Whether a process of this name is a program of a daemon: the kernel keeps 15 bytes of a name.
+fn is_head(name: &str) -> bool {
+    HEADS.iter().any(|head| head[..head.len().min(15)] == *name)
 }
 
 /// The inode of a process's user namespace, if we may know it.
@@ -112,24 +219,32 @@ fn is_shim(pid: u32, exec_root: &Path) -> bool {
     is_shim && words.any(|word| word == address.as_os_str().as_bytes())
 }
 
-/// Whether the root of a process is that of a container of the daemon with this `data_root`.
-fn is_container(pid: u32, data_root: &Path) -> bool {
-    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    let Some(root) = table
+/// Whether the root of a process is that of a container of the daemon with one of these data roots.
+fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
+    let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let table = String::from_utf8_lossy(&table);
+    let root = table
         .lines()
-        .find(|line| line.split(' ').nth(4) == Some("/"))
-    else {
-        return false;
-    };
-    // overlay2 and fuse-overlayfs name the layers, vfs is a bind mount.
-    let below = format!("{}/", data_root.display());
-    root.split([' ', ',', '=', ':'])
-        .any(|part| part.starts_with(&below))
+        .find(|line| line.split(' ').nth(4) == Some("/"));
+    root.is_some_and(|root| is_below(root, data_roots))
+}
+
+/// Whether a line of proc_pid_mountinfo(5) names something below one of `data_roots`: overlay2 and
+/// fuse-overlayfs name the layers, vfs is a bind mount.
+fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
+    let mut parts = line.split([' ', ',', '=', ':']).map(unescaped);
+    parts.any(|part| {
+        let part = Path::new(&part);
+        let is_in = |root: &PathBuf| part.starts_with(root) && part != root;
+        data_roots.iter().any(is_in)
+    })
 }
 
 /// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give, and
-/// follows no link. `exec_root` counts only if it is the one below `runtime_dir`.
-pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path) {
+/// follows no link. `exec_root` counts only if it is the one below `runtime_dir`, and a daemon has made
+/// it: a runtime directory in a home may have somebody's own `docker` in it. `is_new` says that
+/// it was not there before our first launch.
+pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
     if let Some(directory) = Directory::open(state_dir) {
         for (name, _) in StateDir::ENTRIES {
             directory.forget(name);
@@ -139,7 +254,7 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path) {
     let Some(runtime) = Directory::open(runtime_dir) else {
         return;
     };
-    if exec_root != runtime_dir.join("docker") {
+    if exec_root != runtime_dir.join("docker") || !(is_new || is_dockerds(exec_root)) {
         return;
     }
     if let Some(exec_root) = runtime.enter("docker") {
@@ -161,6 +276,25 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path) {
         }
     }
     runtime.forget_file("docker.pid");
+}
+
+/// Whether a daemon has made `exec_root`: containerd's configuration in there names its socket in there,
+/// or a file its PID.
+fn is_dockerds(exec_root: &Path) -> bool {
+    let containerd = exec_root.join("containerd");
+    let read = |name: &str, limit: u64| {
+        let bytes = files::read_regular(&containerd.join(name), limit);
+        bytes.ok().flatten().unwrap_or_default()
+    };
+    let configuration = read("containerd.toml", 64 * 1024);
+    let socket = containerd.join("containerd.sock");
+    let socket = socket.as_os_str().as_bytes();
+    let pid = read("containerd.pid", 64);
+    let is_number = !pid.is_empty() && pid.iter().all(u8::is_ascii_digit);
+    is_number
+        || configuration
+            .windows(socket.len())
+            .any(|part| part == socket)
 }
 
 fn is_container_id(name: &str) -> bool {
@@ -276,6 +410,160 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_namespace_is_an_orphan_only_without_any_program_of_a_daemon() {
+        use Role::{Container, Other, Shim};
+        // PID, parent, user namespace, name, role. 1 is the host's namespace, 2 the daemon's.
+        type Row = (u32, u32, u64, &'static str, Role);
+        const INIT: Row = (1, 0, 1, "systemd", Other);
+        const SHIM: Row = (50, 1, 2, "containerd-shim", Shim);
+        const CONTAINER: Row = (51, 50, 2, "sleep", Container);
+        const HELPER: Row = (52, 1, 2, "fuse-overlayfs", Other);
+        type Case = (&'static str, &'static [Row], Result<&'static [u32], u32>);
+        let cases: &[Case] = &[
+            ("nothing", &[INIT], Ok(&[])),
+            (
+                "orphans, and another daemon elsewhere",
+                &[
+                    INIT,
+                    SHIM,
+                    CONTAINER,
+                    HELPER,
+                    (60, 1, 3, "dockerd", Other),
+                    (61, 1, 1, "rootlesskit", Other),
+                ],
+                Ok(&[50, 51, 52]),
+            ),
+            (
+                "a daemon in a container",
+                &[INIT, SHIM, (51, 50, 2, "dockerd", Container)],
+                Ok(&[50, 51]),
+            ),
+            (
+                "containers without a shim",
+                &[INIT, (51, 1, 2, "sleep", Container)],
+                Ok(&[51]),
+            ),
+            (
+                "dockerd lives",
+                &[INIT, SHIM, CONTAINER, (60, 1, 2, "dockerd", Other)],
+                Err(60),
+            ),
+            (
+                "containerd lives",
+                &[INIT, SHIM, (60, 1, 2, "containerd", Other)],
+                Err(60),
+            ),
+            (
+                "rootlesskit's child lives",
+                &[INIT, CONTAINER, (60, 1, 2, "exe", Other)],
+                Err(60),
+            ),
+            (
+                "a keeper lives",
+                &[INIT, SHIM, (60, 1, 2, "dockerd-rootles", Other)],
+                Err(60),
+            ),
+            (
+                "rootlesskit lives",
+                &[
+                    INIT,
+                    SHIM,
+                    (60, 70, 2, "sh", Other),
+                    (70, 1, 1, "docker-rootless", Other),
+                ],
+                Err(70),
+            ),
+            (
+                "a container's own namespace in that of a daemon that lives",
+                &[
+                    INIT,
+                    (50, 1, 2, "containerd-shim", Other),
+                    (51, 50, 3, "bwrap", Container),
+                    (60, 1, 2, "dockerd", Other),
+                ],
+                Err(60),
+            ),
+            (
+                "a supervisor lives that has adopted a shim",
+                &[
+                    INIT,
+                    (50, 70, 2, "containerd-shim", Shim),
+                    (70, 1, 1, "dockerd-rootles", Other),
+                ],
+                Err(70),
+            ),
+        ];
+        for (case, rows, expected) in cases {
+            let seen: Vec<Seen> = rows
+                .iter()
+                .map(|(pid, parent, namespace, name, role)| Seen {
+                    process: Process::sample(*pid, *parent, name),
+                    namespace: Some(*namespace),
+                    role: *role,
+                })
+                .collect();
+            let pids = |found: Vec<Process>| -> Vec<u32> {
+                found.iter().map(|process| process.identity.pid).collect()
+            };
+            let judged = judge(&seen, Some(1)).map(pids).map_err(pids);
+            let expected = expected.map(<[u32]>::to_vec).map_err(|pid| vec![pid]);
+            assert_eq!(judged, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_containers_root_is_known_by_its_line_of_mountinfo() {
+        let roots = [PathBuf::from("/home/u/a b"), PathBuf::from("/srv/data")];
+        let overlay = |layers: &str| format!("99 1 0:5 / / rw - overlay overlay rw,{layers}");
+        let cases = [
+            (overlay("lowerdir=/srv/data/overlay2/l/A:/x"), true),
+            (overlay("lowerdir=/x:/srv/data/overlay2/l/A"), true),
+            (overlay(r"upperdir=/home/u/a\040b/overlay2/A/diff"), true),
+            (overlay("lowerdir=/srv/data2/overlay2/l/A"), false),
+            (overlay("lowerdir=/other/srv/data/overlay2"), false),
+            (
+                "99 1 0:5 /srv/data/vfs/dir/A / rw - ext4 /dev/a rw".into(),
+                true,
+            ),
+            ("99 1 0:5 /srv/data / rw - ext4 /dev/a rw".into(), false),
+            ("99 1 0:5 / / rw - ext4 /dev/a rw".into(), false),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(is_below(&line, &roots), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_exec_root_is_a_daemons_by_what_its_containerd_wrote() {
+        let root = tempfile::tempdir().expect("a directory");
+        let exec_root = root.path().join("docker");
+        let containerd = exec_root.join("containerd");
+        fs::create_dir_all(&containerd).expect("a directory");
+        let socket = format!("address = '{}/containerd.sock'", containerd.display());
+        let cases = [
+            ("main.go", "package main", false),
+            ("containerd.toml", "address = '/run/containerd.sock'", false),
+            ("containerd.toml", &socket, true),
+            ("containerd.pid", "", false),
+            ("containerd.pid", "my notes", false),
+            ("containerd.pid", "4711", true),
+        ];
+        for (name, text, expected) in cases {
+            let path = containerd.join(name);
+            fs::write(&path, text).expect("a file");
+            assert_eq!(is_dockerds(&exec_root), expected, "{name}: {text}");
+            // What it guards.
+            let plugin = exec_root.join("plugins/mine/main.go");
+            fs::create_dir_all(plugin.parent().expect("a parent")).expect("a directory");
+            fs::write(&plugin, "").expect("a file");
+            let state_dir = root.path().join("dockerd-rootless");
+            remove_files(&state_dir, &exec_root, root.path(), false);
+            assert_eq!(plugin.exists(), !expected, "{name}: {text}");
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    #[test]
     fn known_names_go_and_what_links_lead_to_stays() {
         let root = tempfile::tempdir().expect("a directory");
         let write = |name: &str| {
@@ -306,7 +594,12 @@ mod tests {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
         symlink(&precious, run.join("docker/plugins")).expect("a link");
         symlink(&precious, run.join("docker/netns/link")).expect("a link");
-        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run);
+        remove_files(
+            &run.join("dockerd-rootless"),
+            &run.join("docker"),
+            &run,
+            true,
+        );
         let left = |directory: &Path| {
             let mut names: Vec<_> = fs::read_dir(directory)
                 .expect("a directory")
@@ -324,7 +617,12 @@ mod tests {
         fs::remove_dir_all(run.join("docker/containerd")).expect("removed");
         symlink(&precious, run.join("docker/containerd")).expect("a link");
         symlink(&precious, run.join("dockerd-rootless")).expect("a link");
-        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run);
+        remove_files(
+            &run.join("dockerd-rootless"),
+            &run.join("docker"),
+            &run,
+            true,
+        );
         assert_eq!(left(&precious), ["daemon", "lock"]);
         assert!(precious.join("daemon/photo").exists());
     }
