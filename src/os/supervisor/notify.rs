@@ -10,6 +10,9 @@ use nix::sys::socket::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use tracing::debug;
+
+use super::quiet;
 
 /// What a process tells that is the keeper, or that becomes containerd or dockerd.
 pub const KEEPER: &str = "X_DOCKERD_ROOTLESS_KEEPER=1";
@@ -60,10 +63,10 @@ impl Receiver {
         Ok(Self(socket))
     }
 
-    /// Waits for the next message.
+    /// Waits for the next message. What is none is passed over: others write here as well.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says if nothing can arrive any more.
     pub async fn next(&self) -> io::Result<Message> {
         loop {
             self.0.readable().await?;
@@ -72,7 +75,10 @@ impl Receiver {
                 // One that does not say whose it is counts for nothing.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    debug!("a message cannot be received: {error}");
+                    quiet::sleep(super::MOMENT).await;
+                }
             }
         }
     }
@@ -85,7 +91,10 @@ impl Receiver {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let received =
                 recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-            let pid = received.cmsgs()?.find_map(|message| match message {
+            // Descriptors that come with it have no room here: the kernel closes them, and says that
+            // something is missing.
+            let mut messages = received.cmsgs().ok().into_iter().flatten();
+            let pid = messages.find_map(|message| match message {
                 ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
                 _ => None,
             });
@@ -105,4 +114,50 @@ impl Receiver {
 pub fn announce(path: &OsStr, what: &str) -> io::Result<()> {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     socket.send_to(what.as_bytes(), Path::new(path)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read, Write};
+    use std::time::Duration;
+
+    use nix::sys::socket::{ControlMessage, sendmsg};
+
+    use super::*;
+
+    #[test]
+    fn descriptors_with_a_message_are_closed_and_the_next_one_arrives() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let socket = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let receiver = Receiver::bind(&path).expect("a socket");
+            for count in [1, 2, 253] {
+                let (mut reader, mut writer) = io::pipe().expect("a pipe");
+                writer.write_all(b"x").expect("there is room");
+                sendmsg(
+                    socket.as_raw_fd(),
+                    &[IoSlice::new(b"FDSTORE=1")],
+                    &[ControlMessage::ScmRights(&vec![writer.as_raw_fd(); count])],
+                    MsgFlags::empty(),
+                    Some(&UnixAddr::new(&path).expect("a short path")),
+                )
+                .expect("sent");
+                drop(writer);
+                socket.send_to(b"READY=1", &path).expect("sent");
+                let next = tokio::time::timeout(Duration::from_secs(60), receiver.next());
+                let message = next.await.expect("it arrives").expect("a message");
+                assert!(message.is_ready(), "{count}: {message:?}");
+                assert_eq!(message.pid, std::process::id());
+                // It would wait for ever for a writer that is still open.
+                let mut text = Vec::new();
+                reader.read_to_end(&mut text).expect("a pipe");
+                assert_eq!(text, b"x");
+            }
+        });
+    }
 }

@@ -9,9 +9,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket,
 };
+use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
@@ -45,11 +48,28 @@ impl Connection {
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        super::wait_on(fd).map(Self)
+        super::wait_on(connect_to(path)?).map(Self)
     }
+}
+
+/// Connects to the socket at `path`, whatever its length, and does not wait: where too many wait for
+/// the listener already, the error is EAGAIN.
+///
+/// # Errors
+/// What the system says.
+pub fn connect_to(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match UnixAddr::new(path) {
+        // A path that is good inside may be too long with `/proc/PID/root` in front of it.
+        Err(Errno::ENAMETOOLONG) => {
+            let found = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+            connect(fd.as_raw_fd(), &UnixAddr::new(link.as_str())?)?;
+        }
+        address => connect(fd.as_raw_fd(), &address?)?,
+    }
+    Ok(fd)
 }
 
 impl Read for Connection {
@@ -89,5 +109,36 @@ impl Write for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_reached_however_long_its_path_is() {
+        let root = tempfile::tempdir().expect("a directory");
+        for length in [1, 60, 107, 200] {
+            let name = "s".repeat(50);
+            let short = root.path().join(&name);
+            let listener = UnixListener::bind(&short).expect("a socket");
+            listener.set_nonblocking(true).expect("a flag");
+            let directory = root.path().join("d".repeat(length));
+            fs::create_dir(&directory).expect("a directory");
+            let path = directory.join(&name);
+            fs::rename(short, &path).expect("a longer name");
+            let _connected = connect_to(&path).expect("somebody listens");
+            listener.accept().expect("it was connected");
+            drop(listener);
+            assert_eq!(connect_to(&path).err(), Some(Errno::ECONNREFUSED));
+            assert_eq!(
+                connect_to(&directory.join("missing")).err(),
+                Some(Errno::ENOENT)
+            );
+        }
     }
 }
