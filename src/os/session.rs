@@ -262,7 +262,7 @@ fn lock(path: &Path) -> Lock {
 }
 
 /// The PID in `/proc/locks` that holds a lock on a file with this `metadata`.
-fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
+pub fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let inode = format!(":{}", metadata.ino());
     // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`

@@ -384,12 +384,12 @@ fn f40_the_sockets_permissions() {
         "who may open the socket",
         |user| {
             let busy = Busy::new(user, Launcher::Run);
-            assert_eq!(seen(&busy), (0o660, user.uid, user.uid));
+            assert_eq!(seen(&busy), (0o600, user.uid, user.uid));
             let above = fs::metadata(&user.runtime_dir).expect("a directory").mode();
             assert_eq!(above & 0o7777, 0o700);
             busy.over();
             Side {
-                happened: "mode 0660, the user's and the user's group".to_owned(),
+                happened: "mode 0600, the user's".to_owned(),
                 detected: Time::NoMatter,
                 recovered: Time::NoMatter,
             }

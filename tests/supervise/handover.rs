@@ -180,7 +180,7 @@ fn the_socket_and_our_directory_are_the_users_alone() {
         assert_eq!(found.gid(), user.uid, "{}", path.display());
         found.permissions().mode() & 0o7777
     };
-    assert_eq!(mode(&daemon.docker.socket()) & !0o660, 0);
+    assert_eq!(mode(&daemon.docker.socket()) & !0o600, 0);
     assert_eq!(mode(&user.runtime_dir), 0o700);
     assert_eq!(mode(&run_dir(&user)), 0o700);
     assert_eq!(status(&user).1["socket_of"], "supervisor");

@@ -1,5 +1,7 @@
 //! One supervisor at a time.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitStatus;
 
 use nix::sys::signal::Signal;
@@ -38,7 +40,7 @@ fn what_a_killed_supervisor_has_left_names_nobody() {
     for round in 0..5 {
         let mut first = launch.start();
         wait::until("the lock is taken", || {
-            std::fs::read_to_string(super::run_dir(&user).join("lock"))
+            fs::read_to_string(super::run_dir(&user).join("lock"))
                 .is_ok_and(|text| text.trim() == first.pid().to_string())
                 .then_some(())
         });
@@ -98,4 +100,30 @@ fn stop(daemon: &mut Daemon, round: u32) {
     daemon.signal(Signal::SIGTERM);
     let ended = daemon.wait_exit();
     assert_eq!(ended.code(), Some(0), "round {round}: {}", daemon.log());
+}
+
+/// The same data root by way of another runtime directory, as in a login without logind.
+#[test]
+fn a_launch_in_another_runtime_directory_harms_no_container() {
+    let user = TestUser::new();
+    let other = user.home.join("run");
+    user.make_dir(&other);
+    fs::set_permissions(&other, Permissions::from_mode(0o700)).expect("close it");
+    for (launcher, named) in [
+        (Launcher::Run, "another daemon (PID "),
+        (Launcher::RunExec, "process "),
+    ] {
+        let mut first = Launch::new(&user, launcher).ready();
+        first.docker.import_image();
+        first.docker.serve("web", "");
+        let pid = || first.docker.run("inspect -f {{.State.Pid}} web");
+        let before = pid();
+        let (code, said) = run(&user).env("XDG_RUNTIME_DIR", &other).refusal();
+        assert_eq!(code, Some(5), "{launcher:?}: {said}");
+        assert!(said.contains(named), "{launcher:?}: {said}");
+        assert_eq!(pid(), before, "{launcher:?}: the container runs on");
+        first.docker.run("rm -f web");
+        assert_eq!(first.stop().code(), Some(0), "{launcher:?}");
+    }
+    assert_nothing_left(&user);
 }

@@ -158,7 +158,8 @@ impl Supervisor<'_> {
         if let Api::Own(path) = &self.task.api
             && !path.exists()
         {
-            self.listeners = vec![places::listen_at(path)?];
+            let (listener, name) = places::listen_at(path)?;
+            (self.listeners, self.socket) = (vec![listener], Some(name));
         }
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! Our own directory while we run: the lock, the notify socket and the status; and the API socket.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,9 +15,11 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod, umask};
+use tracing::debug;
 
-use super::tree;
+use super::{quiet, tree};
 use crate::error::{Error, Exit};
+use crate::os::{files, session};
 use crate::supervise::Status;
 
 /// The names in our directory.
@@ -26,6 +27,10 @@ const LOCK: &str = "lock";
 const NOTIFY: &str = "notify";
 const STATUS: &str = "status.json";
 const STATUS_NEW: &str = "status.json.new";
+const KEPT: &str = "kept";
+
+/// The lock in a data root.
+const DATA_LOCK: &str = ".dockerd-rootless.lock";
 
 /// How many connections may wait while the daemon restarts.
 const BACKLOG: i32 = 4096;
@@ -34,6 +39,38 @@ const BACKLOG: i32 = 4096;
 pub struct RunDir {
     path: PathBuf,
     lock: Option<File>,
+    /// What has a second name in [`KEPT`], which is its place here.
+    kept: Vec<Name>,
+}
+
+/// A name, and what it led to: somebody may remove it, and make something else there.
+#[derive(Clone, Debug)]
+pub struct Name {
+    path: PathBuf,
+    /// The device and the inode.
+    file: (u64, u64),
+}
+
+impl Name {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: (found.dev(), found.ino()),
+        })
+    }
+
+    /// Whether it still leads there.
+    pub fn is_there(&self) -> bool {
+        Self::of(&self.path).is_ok_and(|now| now.file == self.file)
+    }
+
+    /// Removes it, if it still leads there.
+    pub fn remove(&self) {
+        if self.is_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl RunDir {
@@ -45,6 +82,7 @@ impl RunDir {
         Ok(Self {
             lock: Some(lock(path)?),
             path: path.to_owned(),
+            kept: Vec::new(),
         })
     }
 
@@ -88,9 +126,63 @@ impl RunDir {
     /// and made again by another instance.
     fn is_ours(&self) -> bool {
         let held = self.lock.as_ref().and_then(|lock| lock.metadata().ok());
-        let named = fs::symlink_metadata(self.path.join(LOCK)).ok();
-        let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        held.is_some() && held.map(identity) == named.map(identity)
+        let named = Name::of(&self.path.join(LOCK)).ok();
+        held.is_some_and(|held| named.is_some_and(|named| named.file == (held.dev(), held.ino())))
+    }
+
+    /// Gives the sockets, pipes and files among `paths` and in the directories among them second
+    /// names in here, in the place of those from an earlier call. What cannot have one, as on
+    /// another file system, has none.
+    pub fn keep_links(&mut self, paths: &[PathBuf]) {
+        self.forget_links();
+        let directory = self.path.join(KEPT);
+        if let Err(error) = DirBuilder::new().mode(0o700).create(&directory) {
+            debug!("{} cannot be made: {error}", directory.display());
+            return;
+        }
+        let inside = |path: &PathBuf| match fs::read_dir(path) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            Err(_) => vec![path.clone()],
+        };
+        for path in paths.iter().flat_map(inside) {
+            let kind = fs::symlink_metadata(&path).map(|found| found.file_type());
+            if !kind.is_ok_and(|kind| kind.is_file() || kind.is_socket() || kind.is_fifo()) {
+                continue;
+            }
+            let second = directory.join(self.kept.len().to_string());
+            match fs::hard_link(&path, second).and_then(|()| Name::of(&path)) {
+                Ok(name) => self.kept.push(name),
+                Err(error) => debug!("{} has no second name: {error}", path.display()),
+            }
+        }
+    }
+
+    /// Gives what [`Self::keep_links`] has kept its first name again, where that is missing: whoever
+    /// listens there goes on. Says whether all names lead where they did; what was not kept may
+    /// still be missing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn link_back(&self) -> io::Result<bool> {
+        for (index, name) in self.kept.iter().enumerate() {
+            if let Some(parent) = name.path.parent()
+                && let Err(error) = DirBuilder::new().mode(0o700).create(parent)
+                && error.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(error);
+            }
+            match fs::hard_link(self.path.join(KEPT).join(index.to_string()), &name.path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                linked => linked?,
+            }
+        }
+        Ok(self.kept.iter().all(Name::is_there))
+    }
+
+    /// Forgets what [`Self::keep_links`] has kept, and what a killed supervisor has.
+    pub fn forget_links(&mut self) {
+        self.kept.clear();
+        let _ = fs::remove_dir_all(self.path.join(KEPT));
     }
 }
 
@@ -99,6 +191,7 @@ impl Drop for RunDir {
         if !self.is_ours() {
             return;
         }
+        self.forget_links();
         for name in [STATUS, STATUS_NEW, NOTIFY, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
@@ -174,6 +267,44 @@ fn make_own(path: &Path, failed: impl Fn(&str, &io::Error) -> Error) -> Result<(
     Ok(())
 }
 
+/// Locks the data root of a daemon, which others may reach by way of another runtime directory. A
+/// directory that is missing is made with its parents, as dockerd makes it. The lock holds as long as
+/// the file is open, which no program inherits.
+///
+/// Where there can be no lock, as on a file system that cannot be written or knows none, there is
+/// none: this is a belt beside [`RunDir`]'s braces.
+///
+/// # Errors
+/// If somebody holds it (exit 5).
+pub fn lock_data_root(data_root: &Path) -> Result<Option<File>, Error> {
+    let shown = data_root.display();
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o710)
+        .create(data_root);
+    let opened = made.and_then(|()| files::open_own(&data_root.join(DATA_LOCK)));
+    let locked = opened.map(|file| (file.try_lock(), file));
+    match locked {
+        Ok((Ok(()), file)) => Ok(Some(file)),
+        Ok((Err(TryLockError::WouldBlock), file)) => {
+            let holder = file.metadata().ok();
+            let holder = holder.and_then(|found| session::lock_holder(&found));
+            let by = holder.map_or_else(String::new, |pid| format!(" (PID {pid})"));
+            Err(Error::new(
+                Exit::AlreadyRunning,
+                format!("another daemon{by} runs on `{shown}`"),
+            )
+            .hint(
+                "use that daemon, or stop it first: systemctl --user stop docker, or kill the PID",
+            ))
+        }
+        Ok((Err(TryLockError::Error(error)), _)) | Err(error) => {
+            debug!("{shown} is not locked: {error}");
+            Ok(None)
+        }
+    }
+}
+
 /// A lock on a whole file. It is a process's (fcntl(2)): the kernel tells whose, before anything is
 /// written, and whoever asks takes nothing.
 fn exclusive() -> flock {
@@ -211,11 +342,12 @@ fn already_running(path: &Path, pid: i32) -> Error {
     .hint("dockerd-rootless status")
 }
 
-/// Listens at `path`, for us alone or stricter. A socket at which nobody listens any more goes.
+/// Listens at `path`, for us alone. A socket at which nobody listens any more goes. Returns the name
+/// as well, for when it is to go.
 ///
 /// # Errors
 /// Fails if somebody listens there (exit 5), or if something else is there.
-pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
     let failed = |error: io::Error| {
         Error::new(
             Exit::Failed,
@@ -236,9 +368,13 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
         }
         Ok(_) => match listener(path) {
             Some(pid) => {
+                let by = match pid {
+                    0 => String::new(),
+                    pid => format!(" (PID {pid})"),
+                };
                 return Err(Error::new(
                     Exit::AlreadyRunning,
-                    format!("another daemon (PID {pid}) listens on `{}`", path.display()),
+                    format!("another daemon{by} listens on `{}`", path.display()),
                 )
                 .hint("stop it: systemctl --user stop docker"));
             }
@@ -254,7 +390,7 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
         )?;
         // Before it has a name, so that at no time others can connect. The name gets what the mask
         // leaves of this mode.
-        let mode = Mode::from_bits_truncate(0o660);
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         fchmod(&fd, mode)?;
         let usual = umask(Mode::all() & !mode);
         let bound = UnixAddr::new(path).and_then(|address| bind(fd.as_raw_fd(), &address));
@@ -263,21 +399,26 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
         listen(&fd, Backlog::new(BACKLOG)?)?;
         Ok(fd)
     };
-    listen().map_err(|errno| failed(errno.into()))
+    let fd = listen().map_err(|errno| failed(errno.into()))?;
+    Ok((fd, Name::of(path).map_err(failed)?))
 }
 
 /// The process that has made the socket at `path` listen, if somebody does and that process lives; 0
-/// for one in another PID namespace. Heirs of a supervisor that was killed may hold its socket for a
-/// moment, or longer: they are ours to end.
+/// for one in another PID namespace, and where too many wait for it already. Heirs of a supervisor
+/// that was killed may hold its socket for a moment, or longer: they are ours to end.
 fn listener(path: &Path) -> Option<i32> {
-    let stream = UnixStream::connect(path).ok()?;
-    let pid = getsockopt(&stream, PeerCredentials).ok()?.pid();
-    let Ok(number @ 1..) = u32::try_from(pid) else {
+    let found = match quiet::connect_to(path) {
+        Ok(stream) => getsockopt(&stream, PeerCredentials).ok()?,
+        Err(Errno::EAGAIN) => return Some(0),
+        Err(_) => return None,
+    };
+    let Ok(number @ 1..) = u32::try_from(found.pid()) else {
         return Some(0);
     };
-    tree::read(number)
-        .filter(|process| !process.zombie)
-        .map(|_| pid)
+    // Another user's has the PID of one that is gone.
+    let is_alive = tree::read(number).is_some_and(|process| !process.zombie)
+        && fs::metadata(format!("/proc/{number}")).is_ok_and(|now| now.uid() == found.uid());
+    is_alive.then_some(found.pid())
 }
 
 /// Watches the directories in which what the daemon needs has its name.
@@ -302,6 +443,7 @@ pub fn watch(directories: &[&Path]) -> io::Result<OwnedFd> {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::fd::IntoRawFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -352,5 +494,105 @@ mod tests {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(heir), nix::sys::signal::SIGKILL)
             .expect("it is ours");
         taken.expect("nobody's socket");
+    }
+
+    #[test]
+    fn a_socket_is_ours_alone_and_goes_only_while_it_is_ours() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("docker.sock");
+        let (fd, name) = listen_at(&path).expect("nobody is there");
+        let mode = fs::metadata(&path).expect("a socket").mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        // So many that no more can wait: nobody waits for that to change.
+        let busy = directory.path().join("busy.sock");
+        let listener = UnixListener::bind(&busy).expect("a socket");
+        listen(&listener, Backlog::new(0).expect("a number")).expect("a backlog");
+        let mut waiting = Vec::new();
+        while let Ok(stream) = quiet::connect_to(&busy) {
+            waiting.push(stream);
+        }
+        let refused = listen_at(&busy).expect_err("somebody listens");
+        assert_eq!(refused.exit(), Exit::AlreadyRunning);
+
+        fs::remove_file(&path).expect("ours");
+        let _another = UnixListener::bind(&path).expect("a socket");
+        name.remove();
+        assert!(path.exists(), "it is another's by now");
+        drop(fd);
+        fs::remove_file(&path).expect("ours");
+        let (_fd, name) = listen_at(&path).expect("nobody is there");
+        name.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn removed_names_come_back_and_lead_to_the_same_listener() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("state")).expect("a directory");
+        let mut run_dir = RunDir::take(&at("run")).expect("it is ours");
+        assert!(run_dir.link_back().expect("nothing to do"));
+        let listener = UnixListener::bind(at("docker.sock")).expect("a socket");
+        let inner = UnixListener::bind(at("state/api.sock")).expect("a socket");
+        fs::write(at("state/child_pid"), "4711").expect("a file");
+        let paths = [at("docker.sock"), at("state"), at("missing")];
+        // A second time counts as the first.
+        run_dir.keep_links(&paths);
+        run_dir.keep_links(&paths);
+        assert!(run_dir.link_back().expect("nothing to do"));
+
+        fs::remove_file(at("docker.sock")).expect("ours");
+        fs::remove_dir_all(at("state")).expect("ours");
+        assert!(run_dir.link_back().expect("all is kept"));
+        for (path, listener) in [("docker.sock", &listener), ("state/api.sock", &inner)] {
+            let _client = UnixStream::connect(at(path)).expect("it is there again");
+            listener.set_nonblocking(true).expect("a flag");
+            listener.accept().expect("the same listener");
+        }
+        let mode = fs::metadata(at("state")).expect("a directory").mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        assert_eq!(fs::read(at("state/child_pid")).expect("a file"), b"4711");
+
+        // What somebody else has put there stays.
+        fs::remove_file(at("docker.sock")).expect("ours");
+        fs::write(at("docker.sock"), "another's").expect("a file");
+        assert!(!run_dir.link_back().expect("nothing fails"));
+        assert_eq!(fs::read(at("docker.sock")).expect("a file"), b"another's");
+
+        // Without what was kept there is no way.
+        fs::remove_dir_all(at("run/kept")).expect("ours");
+        fs::remove_file(at("docker.sock")).expect("ours");
+        run_dir.link_back().expect_err("it is gone");
+        run_dir.keep_links(&paths);
+        drop(run_dir);
+        assert!(!at("run").exists());
+    }
+
+    #[test]
+    fn a_data_root_is_one_daemons() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data_root = directory.path().join("share/docker");
+        let locked = lock_data_root(&data_root).expect("nobody has it");
+        assert!(locked.is_some());
+        let mode = fs::metadata(&data_root).expect("a directory").mode();
+        assert_eq!(mode & 0o7777, 0o710);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&data_root, &link).expect("a link");
+        for path in [&data_root, &link] {
+            let refused = lock_data_root(path).expect_err("we have it");
+            assert_eq!(refused.exit(), Exit::AlreadyRunning);
+            let named = format!("(PID {})", std::process::id());
+            assert!(refused.to_string().contains(&named), "{refused}");
+        }
+        drop(locked);
+        assert!(lock_data_root(&data_root).expect("nobody has it").is_some());
+
+        // Where there can be none.
+        let file = directory.path().join("file");
+        fs::write(&file, "").expect("a file");
+        for path in [file, "/proc".into(), "/proc/docker".into()] {
+            let locked = lock_data_root(&path).expect("it is no reason to refuse");
+            assert!(locked.is_none(), "{}", path.display());
+        }
     }
 }
