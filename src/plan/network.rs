@@ -122,11 +122,7 @@ impl Network {
     /// What is odd: values that nobody here can judge, or that will have no effect or a bad one.
     pub fn warnings(&self, settings: &Settings, tools: &Tools) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        let Effective {
-            driver,
-            detach_netns,
-            ..
-        } = &self.effective;
+        let Effective { driver, .. } = &self.effective;
         let shown = driver.word().display();
         if matches!(driver, NetworkDriver::Other(_)) && tools.rootlesskit.known().is_none() {
             warnings.push(format!(

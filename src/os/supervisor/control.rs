@@ -18,6 +18,9 @@ use crate::error::{Error, Exit};
 const ARRIVES: Duration = Duration::from_secs(5);
 const REQUEST_MAX: u64 = 8192;
 
+/// The socket's name in the supervisor's directory.
+pub const SOCKET: &str = "control";
+
 /// The word in front of an answer that is none.
 const REFUSED: &str = "refused: ";
 
@@ -115,13 +118,12 @@ async fn serve(mut stream: UnixStream, requests: &mpsc::UnboundedSender<Request>
 /// # Errors
 /// Exit 3 if no supervisor runs, exit 1 if it refuses or does not answer in that time.
 pub fn ask(run_dir: &Path, wish: &Wish, time: Duration) -> Result<String, Error> {
-    let path = control_socket(run_dir);
     let failed = |error: io::Error| {
         Error::new(Exit::Failed, "the supervisor has not answered")
             .because(&error)
             .hint("dockerd-rootless status")
     };
-    let mut stream = std::os::unix::net::UnixStream::connect(&path).map_err(|error| {
+    let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
         Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
             .because(&error)
             .hint("systemctl --user start docker, or: dockerd-rootless")
@@ -139,11 +141,6 @@ pub fn ask(run_dir: &Path, wish: &Wish, time: Duration) -> Result<String, Error>
         None if said.is_empty() => Err(failed(io::ErrorKind::UnexpectedEof.into())),
         None => Ok(said.trim_end().to_owned()),
     }
-}
-
-/// Where the supervisor whose directory is `run_dir` takes requests.
-pub fn control_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("control")
 }
 
 #[cfg(test)]

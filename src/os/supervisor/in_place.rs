@@ -1,7 +1,6 @@
 //! dockerd and containerd in namespaces that stay: how they start, end, and start again.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -108,7 +107,7 @@ impl Supervisor<'_> {
         let (turn, inputs) = (self.turn, self.inputs.clone());
         let socket = self.rootlesskit_api();
         let stated = self.task.first.0.published.clone();
-        let foreign = self.launch.ports.foreign.clone();
+        let foreign = self.launch.ports.foreign();
         self.launch.tasks.spawn(async move {
             for port in health::forwarded(&socket).await.unwrap_or_default() {
                 let is_dockerds = !foreign.contains(&port.id) && !is_stated(&stated, &port.spec);
@@ -370,13 +369,6 @@ impl Supervisor<'_> {
                     .because(&io::Error::other(said.trim().to_owned())))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Removes the API's socket, if it is still the one that we made.
-    pub(super) fn remove_socket(&self) {
-        if let Some(path) = self.task.api.own() {
-            let _ = fs::remove_file(path);
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -29,8 +28,6 @@ impl Supervisor<'_> {
         let (turn, inputs) = (self.turn, self.inputs.clone());
         let interval = self.task.probe;
         let engine = self.engine();
-        let (poke, mut poked) = mpsc::unbounded_channel();
-        self.launch.poke = Some(poke);
         let asking = self.launch.tasks.spawn(async move {
             let tell = |input| drop(inputs.send(input));
             loop {
@@ -46,11 +43,7 @@ impl Supervisor<'_> {
                     .await;
                     tell(Input::Engine(turn, None));
                 }
-                // Whether the time is over or somebody wants to know: it is asked.
-                tokio::select! {
-                    () = quiet::sleep(interval) => {}
-                    _ = poked.recv() => {}
-                }
+                quiet::sleep(interval).await;
             }
         });
         self.launch.asking.push(asking);
@@ -116,6 +109,7 @@ impl Supervisor<'_> {
         }
         self.judge_answer();
         self.look_at_parts();
+        self.check_ports();
         if self.machine.state == State::Ready && self.carrier_is_lost() {
             self.launch.helper_is_gone();
             self.raise(Event::HelperDied);
@@ -265,33 +259,28 @@ impl Supervisor<'_> {
     }
 
     /// Keeps what must not lose its name, so that it can get it back.
-    fn keep_places(&self) {
-        let (paths, state_dir) = self.places();
-        places::keep_links(self.task.run_dir.path(), &paths, &state_dir);
-    }
-
-    /// Our socket, and rootlesskit's state directory.
-    fn places(&self) -> (Vec<PathBuf>, PathBuf) {
+    fn keep_places(&mut self) {
         let socket = self.task.api.own().map(Path::to_owned);
         let state_dir = self.task.first.1.session.state_dir.path.clone();
-        (socket.into_iter().collect(), state_dir)
+        let kept: Vec<PathBuf> = socket.into_iter().chain([state_dir]).collect();
+        self.task.run_dir.keep_links(&kept);
     }
 
     /// Gives names back that somebody has removed. Where that cannot be, everything starts again.
     pub(super) fn look_after_places(&mut self) {
-        let (paths, state_dir) = self.places();
-        if self.task.run_dir.is_there() {
-            match places::link_back(self.task.run_dir.path(), &paths, &state_dir) {
-                Ok(false) => return,
-                Ok(true) => return warn!("somebody has removed files of the daemon's in the runtime directory, which are there again"),
-                Err(error) => debug!("what was removed does not come back: {error}"),
-            }
+        let run_dir = &self.task.run_dir;
+        let is_here = run_dir.is_there();
+        if is_here && run_dir.has_all() {
+            return;
         }
-        let is_gone = paths.iter().any(|path| !path.exists())
-            || !state_dir.exists()
-            || !self.task.run_dir.is_there();
-        if is_gone {
-            self.raise(Event::PlacesGone);
+        match run_dir.link_back() {
+            Ok(true) if is_here => {
+                warn!("files that the daemon needs were removed from the runtime directory, and are there again");
+            }
+            other => {
+                debug!("what was removed does not come back: {other:?}");
+                self.raise(Event::PlacesGone);
+            }
         }
     }
 }

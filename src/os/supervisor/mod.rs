@@ -18,14 +18,14 @@ mod progress;
 mod quiet;
 mod remains;
 mod requests;
-mod tree;
+pub(super) mod tree;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -44,7 +44,7 @@ use crate::error::{Error, Exit};
 use crate::host::HostFacts;
 use crate::plan::{Api, InPlace, Keep, LaunchPlan};
 use crate::supervise::{
-    Ask, Death, Effect, Event, How, Limit, Machine, State, Status, Then, Verdict, Why,
+    Ask, Death, Effect, Event, How, Limit, Machine, State, Status, Verdict, Why,
 };
 pub use control::{Wish, ask as request};
 pub use health::{answers, runs_containers};
@@ -233,7 +233,6 @@ struct Launch {
     /// When it will have done well for long.
     settles: Option<Instant>,
     phase: &'static str,
-    poke: Option<mpsc::UnboundedSender<()>>,
     ports: ports::Ports,
     /// Ended with dockerd.
     asking: Vec<AbortHandle>,
@@ -267,6 +266,10 @@ struct Supervisor<'a> {
     /// When the service manager is to hear of us.
     watchdog: Option<Instant>,
     listeners: Vec<OwnedFd>,
+    /// The name of our own.
+    socket: Option<places::Name>,
+    /// Whether the daemon's directory was not there before we began.
+    exec_root_is_new: bool,
     log: log::Log,
     writer: PipeWriter,
     status: Status,
@@ -292,8 +295,13 @@ impl<'a> Supervisor<'a> {
         let failed = |what: &str, error: &io::Error| {
             Error::new(Exit::Failed, what.to_owned()).because(error)
         };
+        let mut socket = None;
         let listeners = match (&task.api, &task.first.0.sockets) {
-            (Api::Own(path), Some(_)) => vec![places::listen_at(path)?],
+            (Api::Own(path), Some(_)) => {
+                let (listener, name) = places::listen_at(path)?;
+                socket = Some(name);
+                vec![listener]
+            }
             (_, Some(fds)) => sockets::adopt(fds.count)
                 .map_err(|errno| failed("the passed sockets cannot be kept", &errno.into()))?,
             (_, None) => Vec::new(),
@@ -301,6 +309,7 @@ impl<'a> Supervisor<'a> {
         let (log, writer) =
             log::Log::start().map_err(|error| failed("the log cannot be passed on", &error))?;
         let plan = &task.first.0;
+        let exec_root_is_new = !plan.exec_root.exists();
         let mut supervisor = Self {
             status: Status {
                 supervisor: std::process::id(),
@@ -324,6 +333,8 @@ impl<'a> Supervisor<'a> {
             grace: None,
             watchdog: sd_notify::watchdog_enabled().map(|_| Instant::now()),
             listeners,
+            socket,
+            exec_root_is_new,
             log,
             writer,
             problems: BTreeMap::new(),
@@ -377,7 +388,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }));
-        let listener = control::bind(&control::control_socket(self.task.run_dir.path()))?;
+        let listener = control::bind(&self.task.run_dir.control())?;
         let (requests, mut requested) = mpsc::unbounded_channel();
         let inputs = self.inputs.clone();
         self.messages.push(tokio::spawn(async move {
@@ -588,13 +599,6 @@ impl<'a> Supervisor<'a> {
         });
     }
 
-    /// Asks the daemon how it is, at once.
-    fn poke(&self) {
-        if let Some(poke) = &self.launch.poke {
-            let _ = poke.send(());
-        }
-    }
-
     fn reap(&mut self) {
         while let Some((pid, how)) = tree::reap() {
             if self.launch.rootlesskit == Some(pid) {
@@ -672,7 +676,11 @@ impl<'a> Supervisor<'a> {
 
     /// What is left to say.
     fn leave(&mut self) -> Outcome {
-        self.remove_socket();
+        if let Some(name) = &self.socket {
+            name.remove();
+        }
+        // Whoever waits for our directory finds the data free.
+        self.task.data_lock = None;
         self.disappoint();
         Outcome {
             verdict: self.over.unwrap_or(Verdict::Stopped),

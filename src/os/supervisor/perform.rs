@@ -1,16 +1,14 @@
 //! Does what the machine decides, but for what concerns dockerd and containerd in place.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use super::super::launch;
 use super::{
@@ -19,7 +17,7 @@ use super::{
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
-use crate::supervise::{Ask, Death, Effect, Event, How, Limit, State};
+use crate::supervise::{Death, Effect, Event, How, Limit, State};
 
 impl Supervisor<'_> {
     pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
@@ -218,7 +216,9 @@ impl Supervisor<'_> {
         self.grace = None;
         let (plan, host) = &self.task.first;
         if let Some(runtime_dir) = self.task.run_dir.path().parent() {
-            remains::remove_files(&host.session.state_dir.path, &plan.exec_root, runtime_dir);
+            let state_dir = &host.session.state_dir.path;
+            let is_new = self.exec_root_is_new;
+            remains::remove_files(state_dir, &plan.exec_root, runtime_dir, is_new);
         }
         // What this launch was asked for, it is not asked any more.
         self.launch = Launch {

@@ -27,6 +27,7 @@ const LOCK: &str = "lock";
 const NOTIFY: &str = "notify";
 const STATUS: &str = "status.json";
 const STATUS_NEW: &str = "status.json.new";
+const DAEMON_JSON: &str = "daemon.json";
 const KEPT: &str = "kept";
 
 /// The lock in a data root.
@@ -100,6 +101,11 @@ impl RunDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where people ask for something.
+    pub fn control(&self) -> PathBuf {
+        self.path.join(super::control::SOCKET)
     }
 
     /// Where the daemon tells that it is ready.
@@ -179,6 +185,11 @@ impl RunDir {
         Ok(self.kept.iter().all(Name::is_there))
     }
 
+    /// Whether all that is kept has its first name.
+    pub fn has_all(&self) -> bool {
+        self.kept.iter().all(Name::is_there)
+    }
+
     /// Forgets what [`Self::keep_links`] has kept, and what a killed supervisor has.
     pub fn forget_links(&mut self) {
         self.kept.clear();
@@ -192,7 +203,7 @@ impl Drop for RunDir {
             return;
         }
         self.forget_links();
-        for name in [STATUS, STATUS_NEW, NOTIFY, LOCK] {
+        for name in [STATUS, STATUS_NEW, NOTIFY, super::control::SOCKET, DAEMON_JSON, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);

@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(1500);
 /// Containers start and end in crowds.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How long a container may take from its ports to its start.
+const STARTS: Duration = Duration::from_secs(10);
+
 /// How long dockerd is left alone that was replaced for a port, at least and at most.
 const REPAIR_MIN: Duration = Duration::from_secs(2);
 const REPAIR_MAX: Duration = Duration::from_secs(120);
@@ -37,14 +40,15 @@ const SHIM: &str = "containerd-shim";
 pub struct Ports {
     /// What containers publish.
     published: Vec<Published>,
-    /// What rootlesskit forwards for others than containers.
-    pub foreign: BTreeSet<u64>,
+    /// What rootlesskit forwards and no container publishes, and since when that is so.
+    unpublished: BTreeMap<u64, Instant>,
     /// The processes that forward, and for what.
     proxies: BTreeMap<Identity, Published>,
     /// The containers' shims.
     shims: BTreeSet<Identity>,
-    /// Ports that a process has served, and those that rootlesskit has forwarded.
-    served: BTreeSet<Published>,
+    /// Whether processes forward at all: dockerd can do without them.
+    has_proxies: bool,
+    /// Ports of containers that rootlesskit has forwarded.
     forwarded: BTreeSet<Published>,
     /// Ports that were lost when somebody looked the last time.
     suspected: BTreeSet<Published>,
@@ -57,6 +61,16 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// What rootlesskit forwards for others than containers. For a container that starts it forwards
+    /// before dockerd lists it.
+    pub fn foreign(&self) -> BTreeSet<u64> {
+        let since = self.unpublished.iter();
+        since
+            .filter(|(_, since)| since.elapsed() >= STARTS)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// What matters beyond the dockerd that has ended.
     pub fn outlive(&mut self) {
         self.proxies.clear();
@@ -131,7 +145,9 @@ impl Supervisor<'_> {
         let daemon = api.clone();
         let following = self.launch.tasks.spawn(async move {
             loop {
-                let changed = || drop(events.send(()));
+                let changed = || {
+                    let _ = events.send(());
+                };
                 changed();
                 if let Err(error) = health::watch_containers(&daemon, changed).await {
                     debug!("dockerd's events are not to be had: {error}");
@@ -162,6 +178,13 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Looks again whether ports are there, if any is published.
+    pub(super) fn check_ports(&self) {
+        if !self.launch.ports.published.is_empty() {
+            self.ask_for_ports();
+        }
+    }
+
     /// Takes what containers publish and rootlesskit forwards.
     pub(super) fn judge_ports(
         &mut self,
@@ -171,24 +194,24 @@ impl Supervisor<'_> {
         let begins = self.launch.ports.published.is_empty() && !published.is_empty();
         self.find_proxies();
         let ports = &mut self.launch.ports;
-        if let Some(forwarded) = &forwarded {
-            let is_foreign = |port: &&Forwarded| !published.contains(&port.spec.published());
-            let foreign = forwarded.iter().filter(is_foreign);
-            ports.foreign = foreign.map(|port| port.id).collect();
-        }
-        let now: Option<BTreeSet<Published>> =
-            forwarded.map(|all| all.iter().map(|port| port.spec.published()).collect());
         let serves: BTreeSet<&Published> = ports.proxies.values().collect();
+        let now: Option<BTreeSet<Published>> = forwarded
+            .as_ref()
+            .map(|all| all.iter().map(|port| port.spec.published()).collect());
         let is_lost = |port: &&Published| {
-            let has_proxy = serves.contains(port) || !ports.served.contains(port);
+            let is_served = serves.contains(port) || !ports.has_proxies;
             let is_forwarded = now.as_ref().is_none_or(|now| now.contains(port))
                 || !ports.forwarded.contains(port);
-            !(has_proxy && is_forwarded)
+            !(is_served && is_forwarded)
         };
         let lost: BTreeSet<Published> = published.iter().filter(is_lost).cloned().collect();
-        ports.served.extend(ports.proxies.values().cloned());
+        for port in forwarded.iter().flatten() {
+            match published.contains(&port.spec.published()) {
+                true => drop(ports.unpublished.remove(&port.id)),
+                false => drop(ports.unpublished.entry(port.id).or_insert_with(Instant::now)),
+            }
+        }
         ports.forwarded.extend(now.into_iter().flatten());
-        ports.served.retain(|port| published.contains(port));
         ports.forwarded.retain(|port| published.contains(port));
         ports.published = published;
         // A container that just ends has lost its port as well: look twice.
@@ -229,6 +252,7 @@ impl Supervisor<'_> {
                 Some((process.identity, port_of(&words)?))
             })
             .collect();
+        ports.has_proxies |= !ports.proxies.is_empty();
     }
 
     /// Has dockerd in place put ports back, unless it was in vain just now.
@@ -261,11 +285,9 @@ impl Supervisor<'_> {
         let is_gone = |identity: &&Identity| {
             tree::read(identity.pid).is_none_or(|now| now.identity != **identity || now.zombie)
         };
-        if ports.shims.iter().any(|shim| is_gone(&shim)) {
-            self.later(ASK_AGAIN, Input::Orphans(self.number));
-            self.ask_for_ports();
-        }
-        if ports.proxies.keys().any(|proxy| is_gone(&proxy)) || !ports.suspected.is_empty() {
+        let lacks_shim = ports.shims.iter().any(|shim| is_gone(&shim));
+        let lacks_proxy = ports.proxies.keys().any(|proxy| is_gone(&proxy));
+        if lacks_shim || lacks_proxy || !ports.suspected.is_empty() {
             self.ask_for_ports();
         }
         let standing: BTreeSet<Identity> = ports
@@ -286,6 +308,9 @@ impl Supervisor<'_> {
             self.later(MOMENT, Input::Tick(self.turn));
         }
         self.launch.ports.stood = standing;
+        if lacks_shim {
+            self.later(ASK_AGAIN, Input::Orphans(self.number));
+        }
         if !self.launch.ports.published.is_empty() && stuck.is_empty() {
             self.later(TICK, Input::Tick(self.turn));
         }

@@ -22,6 +22,10 @@ use tokio::io::unix::AsyncFd;
 /// Waits for `time`. Tokio wakes up to two times before the end of a long one, whenever its wheel of
 /// timers turns; it is asked only if the kernel has no timer for us.
 pub async fn sleep(time: Duration) {
+    // The kernel takes a timer of no time for none.
+    if time.is_zero() {
+        return;
+    }
     match timer(time).and_then(super::wait_on) {
         Ok(timer) => drop(timer.readable().await),
         Err(_) => tokio::time::sleep(time).await,

@@ -200,6 +200,23 @@ fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
 /// `_IO(0xb7, 0x4)` of linux/nsfs.h.
 const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 
+/// What runs in containers below the process `keeper` whose shims are gone, so that they have become
+/// its own children.
+pub fn orphans(keeper: u32, data_root: &Path) -> Vec<Process> {
+    let mut data_roots = vec![data_root.to_owned()];
+    data_roots.extend(data_root.canonicalize().ok());
+    let all = tree::all();
+    let is_orphan = |process: &&Process| {
+        let pid = process.identity.pid;
+        process.parent == keeper && !process.zombie && is_container(pid, &data_roots)
+    };
+    let first: Vec<Process> = all.iter().filter(is_orphan).cloned().collect();
+    let below = first
+        .iter()
+        .flat_map(|process| tree::below(process.identity.pid, all.clone(), &mut BTreeSet::new()));
+    first.iter().cloned().chain(below).collect()
+}
+
 /// Whether `process`, which a daemon has left, would do something about SIGTERM: one of a container's
 /// that has a handler, for a shim has nothing to save, and the first process of a container without a
 /// handler does not even end.

@@ -93,7 +93,8 @@ pub fn descendants() -> Vec<Process> {
 
 /// What is below `root` and not below one of `earlier`. What those have started by now joins them,
 /// for when its parent ends, it becomes a child of `root`.
-fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
+
+pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
     let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for process in processes {
         children.entry(process.parent).or_default().push(process);
@@ -135,7 +136,6 @@ pub fn program(pid: u32) -> Option<PathBuf> {
 
 /// Whether this kernel, and whatever filters its calls, lets us have and use descriptors of
 /// processes: Linux 5.3 and later do, gVisor and old seccomp profiles do not.
-#[cfg_attr(not(test), expect(dead_code, reason = "the launch is to ask"))]
 pub fn pidfds_work() -> bool {
     let tried = pidfd(std::process::id()).and_then(|fd| send(&fd, 0));
     let errno = tried.err().and_then(|error| error.raw_os_error());
