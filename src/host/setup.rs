@@ -93,7 +93,7 @@ pub struct DaemonFacts {
     pub outdated: bool,
     /// Whether somebody answers at the socket.
     pub answers: bool,
-    /// Whether a container runs; a daemon that does not say counts as busy.
+    /// Whether a container runs, or may: a daemon that does not answer counts as busy.
     pub busy: bool,
 }
 

@@ -314,7 +314,8 @@ impl SetupPlan {
         let is_other_way = service.active && socket.active != on_demand;
         match () {
             () if is_other_way && facts.daemon.busy => self.notes.push(format!(
-                "containers run, so the daemon goes on as it was started; to change that: systemctl --user stop {SERVICE} {SOCKET} && systemctl --user start {}",
+                "{}, so the daemon goes on as it was started; to change that: systemctl --user stop {SERVICE} {SOCKET} && systemctl --user start {}",
+                why_busy(facts),
                 wanted.0
             )),
             () if is_other_way || (socket.active && !on_demand) => {
@@ -343,7 +344,8 @@ impl SetupPlan {
     fn restart(&mut self, facts: &SetupFacts, although_busy: bool) {
         match facts.daemon.busy && !although_busy {
             true => self.notes.push(format!(
-                "containers run, so the daemon goes on as it was started; to restart it with them: systemctl --user restart {SERVICE}"
+                "{}, so the daemon goes on as it was started; to restart it with them: systemctl --user restart {SERVICE}",
+                why_busy(facts)
             )),
             false => self.actions.push(Action::Restart(SERVICE)),
         }
@@ -503,6 +505,14 @@ pub fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
+}
+
+/// Why a daemon counts as busy.
+fn why_busy(facts: &SetupFacts) -> &'static str {
+    match facts.daemon.answers {
+        true => "containers run",
+        false => "the daemon does not answer, and containers may run",
+    }
 }
 
 /// The daemon's address.

@@ -276,6 +276,18 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
         "{:?}",
         plan.notes
     );
+    facts.daemon.answers = false;
+    for plan in [
+        SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan"),
+        install(&facts),
+    ] {
+        assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
+        assert!(
+            plan.notes[0].starts_with("the daemon does not answer, and containers may run"),
+            "{:?}",
+            plan.notes
+        );
+    }
     let plan = SetupPlan::upgrade(&facts, UpgradeRequest { restart: true }).expect("a plan");
     assert!(plan.actions.contains(&Action::Restart(SERVICE)));
 }

@@ -295,3 +295,34 @@ fn a_packages_units_are_used_as_they_are() {
     manager.stop();
     assert_nothing_left(&user);
 }
+
+#[test]
+fn a_daemon_with_containers_that_listens_elsewhere_is_not_restarted() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    let socket = user.runtime_dir.join("elsewhere.sock");
+    let host = format!("--host=unix://{}", socket.display());
+    home.tell(&format!("config set daemon.args {host}")).good();
+    home.tell("install --no-context").good();
+    // Where the image is imported from, the daemon is asked at the usual socket.
+    symlink(&socket, Docker(&user).socket()).expect("link");
+    Docker(&user).import_image();
+    fs::remove_file(Docker(&user).socket()).expect("removed");
+    let docker = |words: &str| home.docker(&format!("{host} {words}")).good();
+    docker("run -d --name busy busybox sleep infinity");
+    let beside = user.home.join("bin/next");
+    install(&home.program, &beside);
+    fs::rename(&beside, &home.program).expect("rename");
+    let old = manager.property("docker.service", "MainPID");
+    let told = home.tell("upgrade --format json").good();
+    assert_eq!(told.actions(), [""; 0]);
+    assert!(told.stdout.contains("containers run"), "{told:?}");
+    assert_eq!(manager.property("docker.service", "MainPID"), old);
+    docker("rm -f busy");
+    let told = home.tell("upgrade --format json").good();
+    assert_eq!(told.actions(), ["restart docker.service"]);
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}

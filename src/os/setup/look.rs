@@ -240,7 +240,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
             environment.docker_config().as_deref(),
         ),
         kept: read_kept(environment),
-        daemon: daemon(&runtime_dir, would_start),
+        daemon: daemon(&runtime_dir, service.active, would_start),
         user,
         home,
         runtime_dir,
@@ -319,16 +319,29 @@ fn links(directory: &Path, name: &str) -> Vec<PathBuf> {
     links
 }
 
-fn daemon(runtime_dir: &Path, would_start: bool) -> DaemonFacts {
+/// The daemon in this session. `runs` says whether its unit does, and `would_start` whether a
+/// connection would start it.
+fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
     let status = supervisor::read_status(&plan::run_dir(runtime_dir));
-    let socket = runtime_dir.join("docker.sock");
+    let socket = socket(runtime_dir);
     let answers = !would_start && supervisor::answers(&socket);
     DaemonFacts {
+        // A daemon may be slow, or listen where nothing tells.
+        busy: match answers {
+            true => supervisor::runs_containers(&socket),
+            false => runs || status.is_some(),
+        },
         outdated: status.as_ref().is_some_and(supervisor::has_newer_programs),
         supervisor: status.map(|status| status.supervisor),
-        busy: answers && supervisor::runs_containers(&socket),
         answers,
     }
+}
+
+/// Where the daemon is asked: at the socket that its supervisor names, or at the usual one.
+pub(super) fn socket(runtime_dir: &Path) -> PathBuf {
+    let status = supervisor::read_status(&plan::run_dir(runtime_dir));
+    let named = status.and_then(|status| status.socket);
+    named.unwrap_or_else(|| runtime_dir.join("docker.sock"))
 }
 
 fn read_kept(environment: &Environment) -> Kept {
@@ -337,4 +350,24 @@ fn read_kept(environment: &Environment) -> Kept {
     bytes
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_busy_while_its_unit_runs() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let busy = |runs| daemon(directory.path(), runs, false).busy;
+        // It listens elsewhere.
+        assert!(busy(true));
+        assert!(!busy(false));
+        // Nobody accepts any more.
+        drop(UnixListener::bind(directory.path().join("docker.sock")).expect("a socket"));
+        assert!(busy(true));
+        assert!(!busy(false));
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::look::socket;
 use super::manager::{LATER, SOON, UserManager};
 use super::{find, purge};
 use crate::environment::Environment;
@@ -146,10 +147,9 @@ impl Installer<'_> {
     }
 
     fn answers(&self) -> bool {
-        let socket = self.facts.runtime_dir.join("docker.sock");
         let deadline = Instant::now() + ANSWER;
         loop {
-            match supervisor::answers(&socket) {
+            match supervisor::answers(&socket(&self.facts.runtime_dir)) {
                 true => return true,
                 false if Instant::now() >= deadline => return false,
                 false => std::thread::sleep(MOMENT),
