@@ -322,6 +322,24 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
 }
 
 #[test]
+fn a_unit_of_an_older_version_is_rewritten() {
+    let old = "# Written by dockerd-rootless 0.0.9
+# sha256 of the lines below: 6373da7801bebb2b83bba9054b52b5c75b03bf4b9fca86a9ce68bb2611b47540
+[Service]
+ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
+";
+    assert_eq!(identify(old), Author::Us);
+    let mut facts = installed();
+    facts.service.own = UnitFile::Text(old.to_owned());
+    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    let Action::WriteUnit { path, text } = &plan.actions[0] else {
+        panic!("{:?}", plan.actions)
+    };
+    assert!(path.ends_with(SERVICE));
+    assert!(text.contains("ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"\n"));
+}
+
+#[test]
 fn authors_are_told_apart() {
     let ours = render_socket();
     let cases = [
@@ -331,6 +349,10 @@ fn authors_are_told_apart() {
         (UPSTREAMS.to_owned(), Author::Upstream),
         (
             UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"),
+            Author::Upstream,
+        ),
+        (
+            UPSTREAMS.replace("/go/rootless/", "/engine/security/rootless/"),
             Author::Upstream,
         ),
         (

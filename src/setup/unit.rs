@@ -24,10 +24,11 @@ const HASH: &str = "# sha256 of the lines below: ";
 
 /// The directives of the units that `dockerd-rootless-setuptool.sh install` has written, from 20.10
 /// to 29, but for the two that depend on the host.
-const UPSTREAM: [&str; 22] = [
+const UPSTREAM: [&str; 23] = [
     "[Unit]",
     "Description=Docker Application Container Engine (Rootless)",
     "Documentation=https://docs.docker.com/go/rootless/",
+    "Documentation=https://docs.docker.com/engine/security/rootless/",
     "Documentation=https://docs.docker.com",
     "Requires=dbus.socket",
     "[Service]",

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use super::support::docker::{IMAGE, PAGE};
@@ -244,6 +245,53 @@ fn on_demand_nothing_runs_until_somebody_connects() {
     assert_eq!(state("docker.socket"), "inactive");
     assert_eq!(state("docker.service"), "active");
     home.docker("info").good();
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn people_may_restart_as_often_as_they_like_and_a_reload_restarts_nothing() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    home.tell("install").good();
+    for _ in 0..20 {
+        manager.systemctl(&["restart", "docker"]);
+    }
+    home.docker("info").good();
+    let pid = manager.property("docker.service", "MainPID");
+    manager.systemctl(&["reload", "docker"]);
+    wait::until("dockerd reads its configuration", || {
+        manager
+            .log()
+            .contains("Reloaded configuration")
+            .then_some(())
+    });
+    assert_eq!(manager.property("docker.service", "MainPID"), pid);
+    assert_eq!(manager.property("docker.service", "ActiveState"), "active");
+    home.tell("uninstall").good();
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn a_daemon_on_demand_that_cannot_start_is_not_started_for_ever() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    home.tell("install --on-demand --no-start").good();
+    home.tell("config set daemon.binary /nowhere/dockerd")
+        .good();
+    manager.systemctl(&["start", "docker.socket"]);
+    // Nobody accepts it, and it starts the service again and again.
+    let client = UnixStream::connect(Docker(&user).socket()).expect("a connection");
+    wait::until("the socket gives up", || {
+        (manager.property("docker.socket", "ActiveState") == "failed").then_some(())
+    });
+    let result = manager.property("docker.socket", "Result");
+    assert_eq!(result, "trigger-limit-hit");
+    drop(client);
     home.tell("uninstall").good();
     manager.stop();
     assert_nothing_left(&user);
