@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
 
 use tracing::warn;
 
@@ -10,7 +9,7 @@ use super::setup::{Manner, carry_out, report, say};
 use super::{fetch, layers};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::host::{SetupFacts, UnitFile};
+use crate::host::{Manager, Session, SetupFacts, UnitFile};
 use crate::os::session;
 use crate::os::setup::purge::{self, Data};
 use crate::os::setup::{at_home, look};
@@ -50,9 +49,14 @@ pub fn run(
         purge_data: options.purge_data,
     };
     let mut plan = SetupPlan::uninstall(&facts, request)?;
-    let data_root = data_root(environment, &facts);
+    let session = session(environment, &facts);
     if options.purge_data {
-        if let Some(data) = purge::measure(&data_root?, &facts)? {
+        let session = session?;
+        let stops = facts.manager == Manager::Answers && facts.service.active;
+        if !stops {
+            purge::refuse_used(&session)?;
+        }
+        if let Some(data) = purge::measure(&session.data_root, &facts)? {
             tell(&data);
             if !options.manner.dry_run && !options.yes {
                 ask()?;
@@ -65,7 +69,11 @@ pub fn run(
             let root = data.root;
             plan.actions.push(Action::DeleteData { root, entries });
         }
-    } else if let Some(data_root) = data_root.ok().filter(|path| path.exists()) {
+    } else if let Some(data_root) = session
+        .ok()
+        .map(|session| session.data_root)
+        .filter(|path| path.exists())
+    {
         plan.notes.push(format!(
             "images, containers and volumes stay in `{}`; to delete them: dockerd-rootless uninstall --purge-data",
             data_root.display()
@@ -87,16 +95,15 @@ pub fn run(
     Ok(Exit::Good)
 }
 
-/// Where the daemon keeps its data, by the settings and the words in the unit.
-fn data_root(environment: &Environment, facts: &SetupFacts) -> Result<PathBuf, Error> {
+/// What a launch would meet, by the settings and the words in the unit.
+fn session(environment: &Environment, facts: &SetupFacts) -> Result<Session, Error> {
     let settings = Settings::resolve(&layers(environment, &[])?)?;
     let words = match &facts.service.own {
         UnitFile::Text(text) => setup::kept_parameters(text).1,
         _ => Vec::new(),
     };
     let person = session::person(environment);
-    let session = session::session(&settings, environment, &words, person, None)?;
-    Ok(session.data_root)
+    session::session(&settings, environment, &words, person, None)
 }
 
 /// Lists what would go.

@@ -371,3 +371,36 @@ fn a_command_runs_in_the_daemons_namespaces() {
     daemon.stop();
     assert_nothing_left(&user);
 }
+
+#[test]
+fn data_of_a_daemon_that_cannot_be_asked_are_not_deleted() {
+    let user = TestUser::new();
+    let home = Home::new(&user);
+    let data = user.home.join(".local/share/docker");
+    let elsewhere = user.runtime_dir.join("elsewhere");
+    user.make_dir(&elsewhere);
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o700)).expect("closed");
+    let launches = [
+        // Nothing of ours stays with it, and it listens elsewhere.
+        Launch::new(&user, Launcher::RunExec).args([format!(
+            "--host=unix://{}",
+            elsewhere.join("d.sock").display()
+        )]),
+        Launch::new(&user, Launcher::Run).env("XDG_RUNTIME_DIR", &elsewhere),
+    ];
+    for launch in launches {
+        let mut daemon = launch.start();
+        wait::until("the daemon uses its data", || {
+            daemon.log().contains("API listen on").then_some(())
+        });
+        let refused = home.tell("uninstall --purge-data --yes");
+        assert_eq!(refused.code, Some(5), "{refused:?}");
+        assert!(refused.stderr.contains("uses them"), "{refused:?}");
+        assert!(data.join("image").exists());
+        daemon.stop();
+    }
+    home.tell("uninstall --purge-data --yes").good();
+    assert!(!data.exists());
+    fs::remove_dir_all(&elsewhere).expect("removed");
+    assert_nothing_left(&user);
+}

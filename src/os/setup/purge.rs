@@ -10,8 +10,8 @@ use std::process::Command;
 use super::find;
 use super::manager::LATER;
 use crate::error::{Error, Exit};
-use crate::host::{Mounts, SetupFacts};
-use crate::os::process;
+use crate::host::{Lock, Mounts, PidState, Session, SetupFacts};
+use crate::os::{process, supervisor};
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are not its
 /// own.
@@ -41,8 +41,11 @@ const ENTRIES: [&str; 23] = [
     "zfs",
 ];
 
-/// Without these a directory is no data root: dockerd makes them at its first start.
-const MARKS: [&str; 3] = ["containers", "image", "volumes"];
+/// Without both of these a directory is no data root: dockerd makes them at its first start.
+const MARKS: [&str; 2] = ["containers", "volumes"];
+
+/// And without one of these: dockerd 29.0 to 29.2 makes no `image` where containerd stores images.
+const FURTHER_MARKS: [&str; 3] = ["containerd", "engine-id", "image"];
 
 /// The daemon's data.
 pub struct Data {
@@ -75,11 +78,7 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
         return Ok(None);
     }
     let home = facts.home.canonicalize().unwrap_or_default();
-    if home.starts_with(&root)
-        || !MARKS
-            .iter()
-            .all(|mark| names.iter().any(|name| name == mark))
-    {
+    if home.starts_with(&root) || !is_data_root(&names) {
         return Err(refuse("it does not look like one"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -110,11 +109,64 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
     }
 }
 
+/// Whether a directory with these `names` is a data root.
+fn is_data_root(names: &[OsString]) -> bool {
+    let has = |mark: &&str| names.iter().any(|name| name == *mark);
+    MARKS.iter().all(&has) && FURTHER_MARKS.iter().any(has)
+}
+
+/// Refuses to delete data that are in use, be it by a daemon that does not answer, listens elsewhere
+/// or has another runtime directory.
+///
+/// # Errors
+/// Exit 5 with the process that uses them.
+pub fn refuse_used(session: &Session) -> Result<(), Error> {
+    let root = session.data_root.as_path();
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let by_file = session.pid_files.iter().find_map(|file| match file.state {
+        PidState::Running(pid) => Some(pid),
+        _ => None,
+    });
+    let by_lock = || match session.state_dir.lock {
+        Lock::Held(pid) => Some(pid),
+        Lock::Free => None,
+    };
+    refuse(&root, by_file.or_else(by_lock).or_else(|| user_of(&root)))
+}
+
+fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
+    user.map_or(Ok(()), |pid| {
+        let what = format!(
+            "the data in `{}` are not deleted: process {pid} uses them",
+            root.display()
+        );
+        Err(Error::new(Exit::AlreadyRunning, what)
+            .hint(format!("see what it is, and stop it: ps -fp {pid}")))
+    })
+}
+
+/// A process whose root, or a file that it has open, is in `root`, as far as we may know.
+fn user_of(root: &Path) -> Option<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let mut files = files
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok());
+        files.any(|file| file.starts_with(root)) || supervisor::is_container(*pid, root)
+    })
+}
+
 /// Deletes `entries` of the data root `root`, and that too if it is empty then.
 ///
 /// # Errors
-/// Exit 4 if no user namespace can be entered; what `rm` says.
+/// Exit 5 if a process uses them; exit 4 if no user namespace can be entered; what `rm` says.
 pub fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Result<(), Error> {
+    // The unit has been stopped meanwhile. Another daemon may have the same data.
+    refuse(root, user_of(root))?;
     inside_namespace(facts, root, "rm", &["-rf", "--"], entries)?;
     // A file system of its own, or with other files in it, stays.
     let _ = fs::remove_dir(root);
@@ -163,4 +215,39 @@ fn shown(path: &Path) -> String {
     crate::words::quote(path.as_os_str())
         .to_string_lossy()
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_data_root_is_known_by_what_every_dockerd_makes() {
+        let cases: [(&[&str], bool); 6] = [
+            (&["containers", "image", "volumes"], true),
+            (&["containers", "containerd", "rootfs", "volumes"], true),
+            (&["containers", "engine-id", "volumes"], true),
+            (&["containers", "volumes", "thesis.tex"], false),
+            (&["image", "volumes"], false),
+            (&[], false),
+        ];
+        for (names, expected) in cases {
+            let owned: Vec<OsString> = names.iter().map(OsString::from).collect();
+            assert_eq!(is_data_root(&owned), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn data_with_an_open_file_are_in_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().canonicalize().expect("a path");
+        assert_eq!(user_of(&root), None);
+        let open = File::create(root.join("meta.db")).expect("a file");
+        assert!(user_of(&root).is_some());
+        let refused = refuse(&root, user_of(&root)).expect_err("in use");
+        assert_eq!(refused.exit(), Exit::AlreadyRunning);
+        drop(open);
+    }
 }

@@ -54,6 +54,7 @@ pub use news::{has_newer_programs, wait_until_ready};
 use notify::Message;
 pub use places::{RunDir, lock_data_root, read_status};
 use progress::Silence;
+pub use remains::is_container;
 pub use tree::pidfds_work;
 use tree::Identity;
 

@@ -237,7 +237,7 @@ fn is_shim(pid: u32, exec_root: &Path) -> bool {
 }
 
 /// Whether the root of a process is that of a container of the daemon with one of these data roots.
-fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
+pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
     let root = table
