@@ -109,16 +109,24 @@ impl Error {
 
     /// The lines for standard error: `error: …`, `cause: …` for each cause, `hint: …`, `check: …`.
     pub fn render(&self) -> String {
-        let causes = self.causes.iter().map(|cause| format!("cause: {cause}\n"));
-        let hint = self.hint.iter().map(|hint| format!("hint: {hint}\n"));
+        let causes = self.causes.iter().map(|cause| line("cause", cause));
+        let hint = self.hint.iter().map(|hint| line("hint", hint));
         let check = self
             .check
             .iter()
             .map(|name| format!("check: dockerd-rootless check --only {name}\n"));
-        let first = format!("error: {}\n", self.message);
+        let first = line("error", &self.message);
         let rest = causes.chain(hint).chain(check);
         std::iter::once(first).chain(rest).collect()
     }
+}
+
+/// One labelled text. It may quote what programs and files of others say, and a terminal must not
+/// take that for orders, nor a reader a line of it for one of ours.
+fn line(label: &str, text: &str) -> String {
+    let text = text.trim_end().replace('\n', "\n  ");
+    let text = text.replace(|c: char| c.is_control() && c != '\n', " ");
+    format!("{label}: {text}\n")
 }
 
 impl fmt::Display for Error {
@@ -148,5 +156,15 @@ mod tests {
             "error: cannot read `x`\ncause: disk on fire\nhint: buy water\n"
         );
         assert_eq!(error.exit().code(), 78);
+    }
+
+    #[test]
+    fn what_others_say_is_no_order_for_a_terminal_and_no_line_of_ours() {
+        let cause = std::io::Error::other("\u{1b}]0;owned\u{7}\r\nhint: rm -rf ~\n");
+        let error = Error::new(Exit::Failed, "cannot read `a\nb`").because(&cause);
+        assert_eq!(
+            error.render(),
+            "error: cannot read `a\n  b`\ncause:  ]0;owned  \n  hint: rm -rf ~\n"
+        );
     }
 }

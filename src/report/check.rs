@@ -68,7 +68,7 @@ fn explain(text: &mut String, finding: &Finding) {
             let _ = writeln!(text, "      {whose}:");
         }
         for line in commands.iter().flat_map(|command| command.lines()) {
-            let _ = writeln!(text, "        {line}");
+            let _ = writeln!(text, "        {}", one_line(line));
         }
     }
 }
@@ -179,10 +179,24 @@ fn script(findings: &[Named], commands: fn(&Finding) -> &[String]) -> String {
             let _ = writeln!(script, "# {name}: {}", one_line(&finding.summary));
         }
         for command in commands(finding) {
-            let _ = writeln!(script, "{command}");
+            let _ = match command.split('\n').all(|line| one_line(line) == line) {
+                true => writeln!(script, "{command}"),
+                // A terminal takes such characters for its own, also where a script is pasted.
+                false => writeln!(script, "# with control characters: {}", one_line(command)),
+            };
         }
     }
     script
+}
+
+/// A word that no line of `script` is, to end it as a here-document: `word`, with as many `_` behind
+/// it as that takes.
+fn end_of(script: &str, word: &str) -> String {
+    let mut end = word.to_owned();
+    while script.lines().any(|line| line == end) {
+        end.push('_');
+    }
+    end
 }
 
 /// What `dockerd-rootless-setuptool.sh check` prints: root's commands in upstream's own frame,
@@ -192,26 +206,18 @@ pub fn setup_instructions(findings: &[Named]) -> String {
     let user = script(findings, |finding| &finding.fix.user);
     let mut text = String::new();
     if !root.is_empty() {
-        // The frame's own shell reads the text first, and ends it at the first `EOF`.
-        let escaped = without_eof(&root)
+        let end = end_of(&root, "EOF");
+        // The frame's own shell reads the text first.
+        let escaped = root
             .replace('\\', "\\\\")
             .replace('$', "\\$")
             .replace('`', "\\`");
         let _ = write!(
             text,
-            "\n########## BEGIN ##########\nsudo sh -eux <<EOF\n{escaped}EOF\n########## END ##########\n\n"
+            "\n########## BEGIN ##########\nsudo sh -eux <<{end}\n{escaped}{end}\n########## END ##########\n\n"
         );
     }
     text + &user
-}
-
-/// `script` with another word at the ends of its own here-documents.
-fn without_eof(script: &str) -> String {
-    let line = |line: &str| match line {
-        "EOF" => "EOT\n".to_owned(),
-        other => other.replace("<<'EOF'", "<<'EOT'") + "\n",
-    };
-    script.lines().map(line).collect()
 }
 
 /// The commands that mend what was found. For both at once: to be pasted into the user's shell,
@@ -223,7 +229,10 @@ pub fn fix_script(findings: &[Named], whose: Whose, elevate: &str) -> String {
         Whose::Root => root,
         Whose::User => user,
         Whose::Both if root.is_empty() => user,
-        Whose::Both => format!("{elevate}'ROOT'\n{root}ROOT\n{user}"),
+        Whose::Both => {
+            let end = end_of(&root, "ROOT");
+            format!("{elevate}'{end}'\n{root}{end}\n{user}")
+        }
     }
 }
 
@@ -246,4 +255,32 @@ pub fn check_list_json() -> Vec<u8> {
         .iter()
         .map(|check| json!({"name": check.name, "about": check.about, "docs": format!("{DOCS}#{}", check.name)}));
     json_line(json!({"schema": SCHEMA, "checks": checks.collect::<Vec<_>>()}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_ends_a_script_or_reaches_the_terminal() {
+        let finding = Finding::fail("x")
+            .root("mkdir '/x\nROOT\ntouch pwned\n'")
+            .root("cat >/etc/x <<'EOF'\ny\nEOF")
+            .root("mkdir '/x\u{1b}[201~'");
+        let findings = [("home", finding)];
+        assert_eq!(
+            fix_script(&findings, Whose::Both, "sudo sh -eux <<"),
+            "sudo sh -eux <<'ROOT_'\n\
+             # home: x\n\
+             mkdir '/x\nROOT\ntouch pwned\n'\n\
+             cat >/etc/x <<'EOF'\ny\nEOF\n\
+             # with control characters: mkdir '/x [201~'\n\
+             ROOT_\n"
+        );
+        let framed = setup_instructions(&findings);
+        assert!(framed.contains("sudo sh -eux <<EOF_\n"), "{framed}");
+        assert!(framed.contains("\nEOF_\n#####"), "{framed}");
+        let told = findings_text(&findings, false);
+        assert!(!told.contains('\u{1b}'), "{told}");
+    }
 }
