@@ -304,7 +304,7 @@ fn a_resolv_conf_out_of_etc_is_seen_without_the_sandbox() {
 fn both_scripts_in_one_are_pasted_by_a_user_with_sudo_and_by_one_without() {
     for (profile, begins) in [
         ("PATH=$HOME/stub:$PATH", "sudo sh -eux <<'ROOT'\n"),
-        ("", ""),
+        ("PATH=/usr/bin:/bin", "su root -c 'PATH="),
     ] {
         let user = TestUser::new();
         let sudo = user.home.join("stub/sudo");

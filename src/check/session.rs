@@ -254,7 +254,7 @@ pub fn dbus(evidence: &Evidence<'_>) -> Finding {
     if !survey.systemd.dbus_unit {
         finding = finding.user("systemctl --user daemon-reload");
     }
-    finding.user("systemctl --user enable --now dbus.socket")
+    finding.user("systemctl --user start dbus.socket")
 }
 
 /// Whether a user manager answers, under su(1) and sudo(8) as well.
@@ -542,7 +542,7 @@ mod tests {
 
     #[test]
     fn containers_need_a_bus_on_cgroup_2() {
-        const START: &str = "systemctl --user enable --now dbus.socket";
+        const START: &str = "systemctl --user start dbus.socket";
         fn no_bus(sample: &mut Sample) {
             sample.trials.bus = Outcome::fails("`/run/user/1000/bus`: no such file");
             sample.survey.systemd.bus = false;

@@ -158,10 +158,11 @@ pub fn run(
         }
         Output::Fix(whose) => {
             let (path, _) = plan::search_path(environment);
-            // su asks for the password on standard input, which the script must leave alone.
+            // su asks for the password on standard input, which the script must leave alone. It may
+            // keep the user's PATH, which need not have root's programs.
             let elevate = match which::which_in("sudo", Some(path), "/") {
                 Ok(_) => "sudo sh -eux <<",
-                Err(_) => "su root -c 'sh -eux <&3' 3<<",
+                Err(_) => "su root -c 'PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH sh -eux <&3' 3<<",
             };
             report::print(report::fix_script(&findings, whose, elevate))?;
         }
