@@ -39,9 +39,14 @@ download() {
             --connect-timeout 10 --speed-limit 1024 --speed-time 30 --output "$2" "$1"
     elif have wget; then
         # Not every wget can be told to stay with https, so it follows nothing if it can be told that.
+        # Another one may also take any certificate: it is for a program whose sum is in here.
         case $(wget --help 2>&1) in
             *--max-redirect*) wget --quiet --timeout=30 --tries=3 --max-redirect=0 --output-document="$2" "$1" ;;
-            *) wget -q -T 30 -O "$2" "$1" ;;
+            *)
+                [ -n "$SUMS" ] ||
+                    die 4 'this wget may be led away from https (no --max-redirect): install curl or GNU wget'
+                wget -q -T 30 -O "$2" "$1"
+                ;;
         esac
     else
         die 4 'neither curl nor wget is here'
@@ -61,11 +66,13 @@ sum_of() {
     echo "${found%% *}"
 }
 
-# The sum that $2 must have: as the release said when this script was made for it, else what is
-# beside it, which tells no more than damage.
+# The sum that $2 must have: as the release said when this script was made for it. A script that was
+# made for none takes what is beside it, which tells no more than damage.
 expected_sum() {
     sum=$(printf '%s\n' "$SUMS" | sed -n "s/^\([0-9a-f]*\)  $2\$/\1/p")
-    if [ -z "$sum" ]; then
+    if [ -z "$sum" ] && [ -n "$SUMS" ]; then
+        die 4 "this release has no program for this machine: it knows no sum of $2"
+    elif [ -z "$sum" ]; then
         download "$1/$2.sha256" "$directory/sum"
         sum=$(cut -d' ' -f1 <"$directory/sum")
     fi
@@ -90,6 +97,8 @@ main() {
     sum=$(sum_of "$program")
     [ "$sum" = "$expected" ] || die 6 "$url/$file has the SHA-256 sum '$sum' instead of '$expected'; nothing was changed"
     chmod 0755 "$program"
+    [ -x "$program" ] || die 1 "no program runs in $directory: it may be mounted noexec." \
+        'Set TMPDIR to a directory in which programs run'
 
     # Not by exec: the directory has to go. And what is left of this script is not its input.
     "$program" fetch --install "$@" </dev/null

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,6 +14,12 @@ use crate::support::command::run;
 
 /// A program that stands for ours: it notes its words and what it can read.
 const STUB: &str = "#!/bin/sh\nprintf '<%s>' \"$@\" >\"$HOME/words\"; cat >\"$HOME/input\"; exit ${STUB_EXIT:-0}\n";
+
+/// A wget that knows the short options alone.
+const WGET: &str = "#!/bin/sh\n[ \"$1\" = -q ] || exit 1\nexec /usr/bin/wget \"$@\"\n";
+
+/// An installer without a release.
+const PLAIN: &str = include_str!("../../install/install.sh");
 
 const SHELLS: [&[&str]; 3] = [&["dash"], &["busybox", "sh"], &["bash", "--posix"]];
 
@@ -151,26 +158,51 @@ fn another_program_than_the_released_one_is_not_run() {
 }
 
 #[test]
+fn a_program_that_the_release_does_not_know_is_not_run() {
+    let site = Site::new();
+    let script = site.script.replace(&site.file, "dockerd-rootless-vax");
+    site.pipe(SHELLS[0], &script, &[], &[])
+        .assert(4, "this release has no program for this machine");
+    assert_eq!(site.noted("words"), None);
+}
+
+#[test]
+fn a_directory_in_which_no_program_runs_is_named() {
+    let site = Site::new();
+    let directory = site.user.home.join("noexec");
+    site.user.make_dir(&directory);
+    let script = site.user.home.join("install.sh");
+    site.user.write(&script, &site.script);
+    let prepare = format!(
+        "mount -t tmpfs -o noexec,mode=1777 tmpfs {}",
+        directory.display()
+    );
+    let mut command = site.user.command_after(&prepare, "dash");
+    command.arg(&script).env("TMPDIR", &directory);
+    Ended::of(&command.output().expect("dash")).assert(1, "Set TMPDIR");
+    assert_eq!(site.noted("words"), None);
+}
+
+#[test]
 fn an_installer_without_a_release_needs_an_address_and_trusts_the_sum_beside_the_file() {
     let site = Site::new();
-    let plain = include_str!("../../install/install.sh");
-    site.pipe(SHELLS[0], plain, &[], &[])
+    site.pipe(SHELLS[0], PLAIN, &[], &[])
         .assert(1, "Set DOCKERD_ROOTLESS_URL");
     let url = format!("{}/v1", site.mirror.url());
     let address = [("DOCKERD_ROOTLESS_URL", &*url)];
-    site.pipe(SHELLS[0], plain, &[], &address).assert(0, "");
+    site.pipe(SHELLS[0], PLAIN, &[], &address).assert(0, "");
     assert!(site.noted("words").is_some());
     site.mirror.put(
         &format!("/v1/{}.sha256", site.file),
         format!("{}  x\n", "0".repeat(64)),
     );
-    site.pipe(SHELLS[0], plain, &[], &address)
+    site.pipe(SHELLS[0], PLAIN, &[], &address)
         .assert(6, "instead of");
     site.mirror.remove(&format!("/v1/{}.sha256", site.file));
-    site.pipe(SHELLS[0], plain, &[], &address)
+    site.pipe(SHELLS[0], PLAIN, &[], &address)
         .assert(1, "cannot be downloaded");
     let elsewhere = [("DOCKERD_ROOTLESS_URL", "http://mirror.invalid/v1")];
-    site.pipe(SHELLS[0], plain, &[], &elsewhere)
+    site.pipe(SHELLS[0], PLAIN, &[], &elsewhere)
         .assert(1, "only https is trusted");
 }
 
@@ -207,6 +239,14 @@ fn wget_does_where_there_is_no_curl_and_openssl_where_there_is_no_sha256sum() {
     let shell = ["/usr/bin/env", &path, "sh"];
     site.pipe(&shell, &site.script, &[], &[]).assert(0, "");
     assert!(site.noted("words").is_some());
+    // One that cannot be told to stay with https is for what the script knows the sum of.
+    fs::remove_file(tools.join("wget")).expect("removed");
+    site.user.write(&tools.join("wget"), WGET);
+    fs::set_permissions(tools.join("wget"), fs::Permissions::from_mode(0o755)).expect("a mode");
+    site.pipe(&shell, &site.script, &[], &[]).assert(0, "");
+    let url = format!("{}/v1", site.mirror.url());
+    site.pipe(&shell, PLAIN, &[], &[("DOCKERD_ROOTLESS_URL", &url)])
+        .assert(4, "install curl or GNU wget");
     fs::remove_file(tools.join("openssl")).expect("removed");
     site.pipe(&shell, &site.script, &[], &[])
         .assert(4, "nothing here computes SHA-256 sums");
