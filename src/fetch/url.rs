@@ -54,7 +54,9 @@ impl Url {
             .0
             .authority()
             .map_or("", |authority| authority.as_str());
-        if location.contains("://") {
+        let after_scheme =
+            location.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+-.".contains(c));
+        if after_scheme.starts_with("://") {
             Self::parse(location)
         } else if let Some(rest) = location.strip_prefix("//") {
             Self::parse(&format!("{scheme}://{rest}"))
@@ -174,6 +176,14 @@ mod tests {
             ("/c/d", "https://mirror.example:444/c/d"),
             ("//other.example/c", "https://other.example/c"),
             ("http://other.example/c", "http://other.example/c"),
+            (
+                "/c?from=https://other.example/",
+                "https://mirror.example:444/c?from=https://other.example/",
+            ),
+            (
+                "c?from=https://other.example/",
+                "https://mirror.example:444/a/c?from=https://other.example/",
+            ),
         ] {
             assert_eq!(here.follow(location), Ok(url(expected)), "{location}");
         }
