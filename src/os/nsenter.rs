@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::session;
 use crate::error::{Error, Exit};
+use crate::host::Lock;
 
 /// The largest `child_pid` in bytes.
 const PID_MAX: u64 = 64;
@@ -32,6 +33,11 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
             .hint("dockerd-rootless status")
     };
     let text = super::files::read_regular(&file, PID_MAX).map_err(|error| not_running(&error))?;
+    // A file that was left may name another process of the user's, in other namespaces.
+    if session::lock(&state_dir.join("lock")) == Lock::Free {
+        let why = format!("`{}` is stale: rootlesskit holds no lock", file.display());
+        return Err(not_running(&io::Error::other(why)));
+    }
     let pid: Option<u32> = text
         .and_then(|text| String::from_utf8(text).ok())
         .and_then(|text| text.trim().parse().ok());
@@ -83,4 +89,23 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
             )
             .because(&error)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_left_leads_nowhere() {
+        let state_dir = tempfile::tempdir().expect("a directory");
+        fs::write(state_dir.path().join("child_pid"), "1").expect("a file");
+        for has_lock in [false, true] {
+            if has_lock {
+                File::create(state_dir.path().join("lock")).expect("a lock");
+            }
+            let refused = enter(state_dir.path()).expect_err("nobody holds the lock");
+            assert_eq!(refused.exit(), Exit::NotRunning);
+            assert!(refused.render().contains("holds no lock"), "{refused:?}");
+        }
+    }
 }

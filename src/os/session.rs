@@ -245,7 +245,7 @@ fn holds_sockets_only(path: &Path) -> bool {
 
 /// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
 /// again right after, so this look decides nothing; it gives the better message.
-fn lock(path: &Path) -> Lock {
+pub fn lock(path: &Path) -> Lock {
     let Ok((file, metadata)) = files::open_regular(path) else {
         return Lock::Free;
     };
