@@ -363,21 +363,25 @@ impl Store {
         sync_dir(&self.root)
     }
 
-    /// Removes all sets but those in `keep`.
+    /// Removes all sets but those in `keep`. What has no manifest of ours is no set.
     ///
     /// # Errors
     /// Names what cannot be removed.
     pub fn prune(&self, keep: &[String]) -> Result<(), Error> {
-        for entry in fs::read_dir(self.root.join("versions"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            if !keep.iter().any(|name| entry.file_name() == **name) {
-                let path = entry.path();
-                fs::remove_dir_all(&path)
-                    .map_err(|error| failed(&path, "cannot be removed", &error))?;
+        let entries = fs::read_dir(self.root.join("versions"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if !is_directory || keep.iter().any(|kept| name == **kept) {
+                continue;
             }
+            let removed = match name.to_str().and_then(|name| self.manifest(name)) {
+                Some(_) => remove_set(&path),
+                None => Ok(()),
+            };
+            removed.map_err(|error| failed(&path, "cannot be removed", &error))?;
+            // Whoever was killed before this has left it empty.
+            let _ = fs::remove_dir(&path);
         }
         Ok(())
     }
@@ -405,7 +409,7 @@ impl Store {
     }
 
     /// Removes all that is ours, the state last; the lock must be held. Files that are not ours
-    /// keep the directory.
+    /// keep their directory.
     ///
     /// # Errors
     /// Names what cannot be removed.
@@ -413,13 +417,9 @@ impl Store {
         for name in ["current", "previous"] {
             remove_if_there(&self.root.join(name))?;
         }
-        let versions = self.root.join("versions");
-        match fs::remove_dir_all(&versions) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(&versions, "cannot be removed", &error));
-            }
-            _ => failpoint::pass("remove-sets"),
-        }
+        self.prune(&[])?;
+        failpoint::pass("remove-sets");
+        let _ = fs::remove_dir(self.root.join("versions"));
         remove_if_there(&self.root.join("state.json"))?;
         remove_if_there(&self.root.join("lock"))?;
         let _ = fs::remove_dir(&self.root);
@@ -500,6 +500,19 @@ pub fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
     Error::new(Exit::Failed, what).because(error).hint(hint)
 }
 
+/// Removes what is in a set, and last the manifest, without which nobody would go on with it.
+fn remove_set(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            _ if entry.file_name() == MANIFEST => {}
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::remove_file(path.join(MANIFEST))
+}
+
 pub(super) fn remove_if_there(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -546,4 +559,41 @@ fn sync(directory: &Path) -> Result<(), Error> {
 fn sync_dir(directory: &Path) -> Result<(), Error> {
     let synced = File::open(directory).and_then(|directory| directory.sync_all());
     synced.map_err(|error| failed(directory, "cannot be written", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_set_of_ours_stays_where_sets_are_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().join("store");
+        let write = |path: &Path, text: &[u8]| {
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, text).expect("a file");
+        };
+        let manifest = Manifest::default().render();
+        for set in ["old", "new", "../../elsewhere"] {
+            let set = root.join("versions").join(set);
+            write(&set.join("dockerd"), b"program");
+            write(&set.join(".restore/dockerd"), b"program");
+            write(&set.join(MANIFEST), manifest.as_bytes());
+        }
+        fs::create_dir(root.join("versions/emptied")).expect("a directory");
+        write(&root.join("versions/photos/one.jpg"), b"dear");
+        symlink("../../elsewhere", root.join("versions/link")).expect("a link");
+        let store = Store::new(root.clone());
+        let left = || {
+            let entries = fs::read_dir(root.join("versions")).expect("sets").flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        store.prune(&["new".to_owned()]).expect("pruned");
+        assert_eq!(left(), ["link", "new", "photos"]);
+        store.remove().expect("removed");
+        assert_eq!(left(), ["link", "photos"]);
+        assert!(directory.path().join("elsewhere/dockerd").exists());
+    }
 }
