@@ -8,6 +8,9 @@ use super::Version;
 /// The sums that are built in, with a note on where they are from.
 const TABLE: &str = include_str!("../../install/checksums.txt");
 
+/// How the line with the table's date begins.
+const DATE: &str = "# Brought up to date on ";
+
 /// A SHA-256 sum.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Sum(pub [u8; 32]);
@@ -114,6 +117,14 @@ pub fn find_in_table(channel: &str, architecture: &str, file: &str) -> Option<Su
         .map(|(_, sum)| sum)
 }
 
+/// The day on which the table was brought up to date, as `2026-11-21`.
+pub fn table_date() -> &'static str {
+    let mut lines = TABLE.lines();
+    lines
+        .find_map(|line| line.strip_prefix(DATE))
+        .unwrap_or_default()
+}
+
 /// The newest version of which the table has every package for this channel and architecture.
 pub fn newest_in_table(channel: &str, architecture: &str) -> Option<Version> {
     let prefix = format!("{channel}/{architecture}/");
@@ -146,6 +157,8 @@ mod tests {
             }
         }
         assert_eq!(newest_in_table("test", "x86_64"), None);
+        let is_digit = |c: char| c.is_ascii_digit();
+        assert_eq!(table_date().replace(is_digit, "0"), "0000-00-00");
         let known = find_in_table("stable", "x86_64", "docker-29.6.1.tgz");
         assert_eq!(known, Sum::parse(ONE));
         assert_eq!(find_in_table("test", "x86_64", "docker-29.6.1.tgz"), None);

@@ -536,7 +536,7 @@ fn a_dry_run_tells_and_does_nothing() {
     let ended = scene.fetch(&format!(
         "--version {NEW} --dry-run --format json --install -- --no-start"
     ));
-    let object = ended.assert(0, "").json();
+    let object = ended.assert(0, "nobody but whoever keeps").json();
     assert_eq!(
         (&object["schema"], &object["changed"], &object["dry_run"]),
         (&1.into(), &true.into(), &true.into())

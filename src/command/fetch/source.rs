@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::FetchOptions;
 use crate::environment::Environment;
@@ -104,6 +104,13 @@ pub fn plan(
         })
     });
     let archives: [Archive; 2] = [docker?, extras?];
+    let is_beside = |archive: &&Archive| matches!(archive.sum, Some((_, Voucher::Beside)));
+    if let Some(archive) = archives.iter().find(is_beside) {
+        warn!(
+            "nobody but whoever keeps {} vouches for it: its sum is from the file beside it, which tells damage and no more",
+            archive.place
+        );
+    }
     Ok(Plan { version, archives })
 }
 
@@ -220,8 +227,14 @@ fn version(
             Error::new(Exit::Usage, what).hint("--version 29.6.2, or --version latest")
         }),
         (None, Origin::Server(_)) => {
-            let known = checksum::newest_in_table(channel, fetch::architecture());
-            known.map_or_else(|| origin.newest(client), Ok)
+            let Some(known) = checksum::newest_in_table(channel, fetch::architecture()) else {
+                return origin.newest(client);
+            };
+            info!(
+                "{known} is the newest version in the built-in list of checksums, which is of {}; for the newest one there is: --version latest",
+                checksum::table_date()
+            );
+            Ok(known)
         }
     }
 }
