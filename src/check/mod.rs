@@ -6,6 +6,7 @@ mod daemon;
 mod distro;
 mod engine;
 mod idmap;
+mod last_words;
 mod limits;
 mod namespaces;
 mod neighbours;
@@ -22,6 +23,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::host::{HostFacts, Outcome, Survey, Trials};
 use crate::settings::Settings;
+pub use last_words::known_failure;
 
 /// What the checks judge.
 #[derive(Clone, Copy)]

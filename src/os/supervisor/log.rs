@@ -44,14 +44,23 @@ impl Log {
             }
             // Where nobody listens any more, the last lines still count.
             let _ = io::stderr().write_all(&line);
-            let text = String::from_utf8_lossy(&line);
-            let text: String = text.trim_end().chars().take(LINE_MAX).collect();
-            if let Ok(mut lines) = self.0.lock() {
-                if lines.len() == LINES {
-                    lines.pop_front();
-                }
-                lines.push_back(text);
+            self.remember(&line);
+        }
+    }
+
+    /// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in:
+    /// else the main function is all that is left of it.
+    fn remember(&self, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        let text: String = text.trim_end().chars().take(LINE_MAX).collect();
+        if text.is_empty() || text.starts_with('\t') {
+            return;
+        }
+        if let Ok(mut lines) = self.0.lock() {
+            if lines.len() == LINES {
+                lines.pop_front();
             }
+            lines.push_back(text);
         }
     }
 
@@ -61,5 +70,26 @@ impl Log {
             .lock()
             .map(|lines| lines.iter().cloned().collect())
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_panic_the_reason_and_all_calls_are_remembered() {
+        let log = Log::default();
+        log.remember(b"level=info msg=\"Loading containers\"\n");
+        log.remember(b"panic: index out of range\n");
+        log.remember(b"\n");
+        for call in 1..LINES {
+            log.remember(format!("call{call}()\n").as_bytes());
+            log.remember(format!("\t/src/file.go:{call} +0x5d\n").as_bytes());
+        }
+        let last = log.last();
+        assert_eq!(last.len(), LINES);
+        assert_eq!(last[0], "panic: index out of range");
+        assert_eq!(last[1], "call1()");
     }
 }
