@@ -27,6 +27,16 @@ pub struct Network {
     pub effective: Effective,
     /// The reasons, in the order of the decisions.
     pub reasons: Vec<Reason>,
+    /// How the reader takes back what was stated.
+    take_back: TakeBack,
+}
+
+/// For hints: the beginning of a sentence, by where the value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TakeBack {
+    driver: String,
+    port_driver: String,
+    detach_netns: String,
 }
 
 /// What rootlesskit ends up with.
@@ -109,6 +119,28 @@ impl Network {
                 detach_why,
             ),
         ];
+        let take_back = |key: &str, origin: &Origin, flag: &str| match origin {
+            _ if flags.value(flag).is_some() || flags.switch(flag).is_some() => {
+                format!("take `--{flag}` out of rootlesskit's flags")
+            }
+            Origin::Variable(name) => format!("unset {name}"),
+            Origin::File(..) => format!("take {key} out of {origin}"),
+            Origin::CommandLine => format!("leave out `--set {key}`"),
+            Origin::Default => format!("set {key}"),
+        };
+        let take_back = TakeBack {
+            driver: take_back("network.driver", &settings.network_driver.origin, "net"),
+            port_driver: take_back(
+                "network.port-driver",
+                &settings.port_driver.origin,
+                "port-driver",
+            ),
+            detach_netns: take_back(
+                "network.detach-netns",
+                &settings.detach_netns.origin,
+                "detach-netns",
+            ),
+        };
         Ok(Self {
             driver,
             mtu,
@@ -116,6 +148,7 @@ impl Network {
             detach_netns,
             effective,
             reasons,
+            take_back,
         })
     }
 
@@ -224,7 +257,10 @@ impl Network {
         if self.effective.driver == NetworkDriver::Host {
             return refuse(
                 "network driver `host` gives dockerd no network namespace, in which it may not set up a bridge".to_owned(),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET, or choose slirp4netns or pasta; `docker run --net=host` needs network.detach-netns",
+                &format!(
+                    "{}, or choose slirp4netns or pasta; `docker run --net=host` needs network.detach-netns",
+                    self.take_back.driver
+                ),
             );
         }
         Ok(())
@@ -238,16 +274,17 @@ impl Network {
             ..
         } = &self.effective;
         let (net, port) = (driver.word().display(), port_driver.word().display());
+        let use_builtin = format!("{} to use `builtin`", self.take_back.port_driver);
         if *port_driver == PortDriver::Implicit && *driver != NetworkDriver::Pasta {
             return refuse(
                 format!("port driver `implicit` needs network driver `pasta`, not `{net}`"),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+                &use_builtin,
             );
         }
         if *port_driver == PortDriver::Pesto && *driver != NetworkDriver::Pasta {
             return refuse(
                 format!("port driver `pesto` needs network driver `pasta`, not `{net}`"),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+                &use_builtin,
             );
         }
         let goes_with_pasta = matches!(
@@ -259,7 +296,7 @@ impl Network {
                 format!(
                     "network driver `pasta` needs port driver `implicit`, `pesto` or `none`, not `{port}`"
                 ),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `implicit`",
+                &format!("{} to use `implicit`", self.take_back.port_driver),
             );
         }
         if *port_driver == PortDriver::Slirp4netns && *driver != NetworkDriver::Slirp4netns {
@@ -267,7 +304,7 @@ impl Network {
                 format!(
                     "port driver `slirp4netns` needs network driver `slirp4netns`, not `{net}`"
                 ),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+                &use_builtin,
             );
         }
         let none_goes_with = matches!(port_driver, PortDriver::None | PortDriver::Builtin);
@@ -276,7 +313,7 @@ impl Network {
                 format!(
                     "network driver `none` needs port driver `none` or `builtin`, not `{port}`"
                 ),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+                &use_builtin,
             );
         }
         if *port_driver == PortDriver::GvisorTapVsock && *driver != NetworkDriver::GvisorTapVsock {
@@ -284,7 +321,7 @@ impl Network {
                 format!(
                     "port driver `gvisor-tap-vsock` needs the network driver of that name, not `{net}`"
                 ),
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+                &use_builtin,
             );
         }
         Ok(())
@@ -308,7 +345,7 @@ impl Network {
             return refuse(
                 "network.slirp4netns-sandbox `true` does not go with network.detach-netns (slirp4netns#317)"
                     .to_owned(),
-                "set one of DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX and DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to false",
+                "set one of network.slirp4netns-sandbox and network.detach-netns to false",
             );
         }
         if *driver == NetworkDriver::GvisorTapVsock
@@ -332,7 +369,7 @@ impl Network {
             self.effective.driver.word(),
             rootlesskit,
             &rootlesskit.network_drivers,
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_NET",
+            &self.take_back.driver,
         )
     }
 
@@ -346,7 +383,7 @@ impl Network {
             self.effective.port_driver.word(),
             rootlesskit,
             &rootlesskit.port_drivers,
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER",
+            &self.take_back.port_driver,
         )
     }
 
@@ -367,9 +404,10 @@ impl Network {
                 "rootlesskit{} does not know `--detach-netns`, which network.detach-netns asks for",
                 shown_version(rootlesskit)
             );
-            return Err(Error::new(Exit::Config, what).hint(
-                "unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS, or install rootlesskit 2.0 or later",
-            ));
+            return Err(Error::new(Exit::Config, what).hint(format!(
+                "{}, or install rootlesskit 2.0 or later",
+                self.take_back.detach_netns
+            )));
         }
         Ok(())
     }
@@ -404,9 +442,7 @@ impl Network {
                 "network driver `{program}` is chosen, but its program `{program}` is not installed"
             ),
         )
-        .hint(format!(
-            "{install}, or unset DOCKERD_ROOTLESS_ROOTLESSKIT_NET"
-        )))
+        .hint(format!("{install}, or {}", self.take_back.driver)))
     }
 }
 
@@ -426,7 +462,7 @@ fn refuse_unknown_driver(
     word: &OsStr,
     rootlesskit: &RootlesskitFacts,
     known: &[String],
-    variable: &str,
+    take_back: &str,
 ) -> Result<(), Error> {
     if known.is_empty() || known.iter().any(|name| word == name.as_str()) {
         return Ok(());
@@ -444,7 +480,7 @@ fn refuse_unknown_driver(
         offered.join(", ")
     );
     Err(Error::new(Exit::Config, what).hint(format!(
-        "choose one of these in {variable}, or install a later rootlesskit"
+        "{take_back} to use one of these, or install a later rootlesskit"
     )))
 }
 

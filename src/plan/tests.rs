@@ -336,6 +336,48 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
 }
 
 #[test]
+fn a_refused_value_is_taken_back_where_it_stands() {
+    let variables =
+        Environment::from_iter([("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "implicit")]);
+    let text = "[network]\nport-driver = 'implicit'\n";
+    let assignments = |words: &[&str]| {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        Layer::from_assignments(&words).expect("assignments")
+    };
+    let slirp = "network.driver=slirp4netns";
+    let cases = [
+        (
+            Layer::from_environment(&variables),
+            "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
+        ),
+        (
+            Layer::from_toml(Path::new("/home/u/config.toml"), text).expect("a file"),
+            "take network.port-driver out of /home/u/config.toml:2 to use `builtin`",
+        ),
+        (
+            assignments(&["network.port-driver=implicit"]),
+            "leave out `--set network.port-driver` to use `builtin`",
+        ),
+        (
+            assignments(&["rootlesskit.flags=--port-driver=implicit"]),
+            "take `--port-driver` out of rootlesskit's flags to use `builtin`",
+        ),
+    ];
+    for (layer, hint) in cases {
+        let settings = Settings::resolve(&[layer, assignments(&[slirp])]).expect("settings");
+        let refused = LaunchPlan::build(
+            &settings,
+            &docker_29_5(),
+            &Environment::default(),
+            &[],
+            false,
+        );
+        let said = refused.expect_err("refused").render();
+        assert!(said.contains(&format!("hint: {hint}\n")), "{said}");
+    }
+}
+
+#[test]
 fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
     let (exit, message) = refusal(&debian_12(), &["rootlesskit.flags=--debug evil"]);
     assert_eq!(exit, Exit::Config);
