@@ -935,7 +935,7 @@ fn what_config_set_refuses_leaves_the_file_as_it_was() {
         (
             "config set network.mtu big",
             78,
-            "error: `--set network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, got `big`\n",
+            "error: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, got `big`\n",
         ),
         ("config set network.mtu ''", 78, "got ``"),
         (
@@ -1334,7 +1334,7 @@ fn each_failure_has_its_exit_code() {
         (
             "run --set network.mtu=big",
             78,
-            "`--set network.mtu`: expected",
+            "`network.mtu`: expected",
         ),
         (
             "PATH=ROOT/empty run",

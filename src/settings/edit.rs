@@ -276,7 +276,7 @@ mod tests {
     fn what_is_wrong_is_named_with_its_line_in_the_old_text() {
         let number = "`network.mtu`: expected a whole number";
         let cases = [
-            (Some("big"), "", "`--set network.mtu`: expected a whole number"),
+            (Some("big"), "", "`network.mtu`: expected a whole number"),
             (Some("1"), "[network\n", "/home/u/config.toml:1: "),
             (Some("1"), "[network]\n\ndrivr = 1\n", "/home/u/config.toml:3: unknown key"),
             (Some("1"), "[network]\n[proxy]\nno = 1\n", "/home/u/config.toml:3: `proxy.no`"),

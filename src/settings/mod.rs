@@ -259,7 +259,8 @@ fn wrong_value<T: Value>(
 ) -> Error {
     let place = match origin {
         Origin::Variable(variable) => format!("`{variable}`"),
-        Origin::CommandLine => format!("`--set {name}`"),
+        // A word of `--set` or of `config set`.
+        Origin::CommandLine => format!("`{name}`"),
         Origin::Default | Origin::File(..) => format!("{origin}: `{name}`"),
     };
     let got = Statement { input, origin }.shown(name);
