@@ -20,6 +20,8 @@ pub struct SetupFacts {
     pub manager: Manager,
     /// Whether the user manager stays without a session; `None` if that cannot be known.
     pub linger: Option<bool>,
+    /// Whether there is a sudo(8).
+    pub has_sudo: bool,
     /// Whether the user manager has a unit `dbus.socket`.
     pub has_dbus: bool,
     /// This program, by the path that is to stand in the unit.

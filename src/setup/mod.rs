@@ -8,7 +8,7 @@ mod tests;
 mod unit;
 
 pub use plan::{
-    Action, CONTEXT, InstallRequest, SetupPlan, UninstallRequest, UpgradeRequest, beside,
+    Action, CONTEXT, InstallRequest, SetupPlan, UninstallRequest, UpgradeRequest, as_root, beside,
     enable_linger, start_by_hand,
 };
 pub use unit::{SERVICE, SOCKET, kept_parameters};

@@ -189,8 +189,8 @@ impl SetupPlan {
             && !request.enable_linger
         {
             plan.notes.push(format!(
-                "the daemon stops when you log out; to keep it, and to have it start at boot: sudo {}",
-                enable_linger(facts)
+                "the daemon stops when you log out; to keep it, and to have it start at boot: {}",
+                as_root(facts, &enable_linger(facts))
             ));
         }
         Ok(plan)
@@ -536,14 +536,22 @@ pub fn enable_linger(facts: &SetupFacts) -> String {
     format!("loginctl enable-linger {}", quoted(facts.user.as_ref()))
 }
 
+/// The line by which the user has root run `command`.
+pub fn as_root(facts: &SetupFacts, command: &str) -> String {
+    match facts.has_sudo {
+        true => format!("sudo {command}"),
+        false => format!("su root -c {}", quoted(command.as_ref())),
+    }
+}
+
 fn no_manager(facts: &SetupFacts) -> Error {
     let what = format!(
         "no user manager runs for `{}`, so that no unit can be installed",
         facts.user
     );
     Error::new(Exit::Prerequisite, what).hint(format!(
-        "have root start it, once and for all: sudo {}",
-        enable_linger(facts)
+        "have root start it, once and for all: {}",
+        as_root(facts, &enable_linger(facts))
     ))
 }
 

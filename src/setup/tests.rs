@@ -44,6 +44,7 @@ fn bare() -> SetupFacts {
         runtime_dir: "/run/user/1000".into(),
         manager: Manager::Answers,
         linger: Some(true),
+        has_sudo: true,
         has_dbus: true,
         program: "/home/u/bin/dockerd-rootless".into(),
         search_path: "/usr/bin:/bin".into(),
@@ -405,11 +406,15 @@ fn who_starts_units_decides_what_can_be_installed() {
     facts.manager = Manager::Silent;
     let refusal = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("no manager");
     assert_eq!(refusal.exit(), Exit::Prerequisite);
-    assert!(
-        refusal.render().contains("sudo loginctl enable-linger u"),
-        "{}",
-        refusal.render()
-    );
+    for (has_sudo, command) in [
+        (true, ": sudo loginctl enable-linger u\n"),
+        (false, ": su root -c 'loginctl enable-linger u'\n"),
+    ] {
+        facts.has_sudo = has_sudo;
+        let refusal = SetupPlan::install(&facts, &InstallRequest::default());
+        let said = refusal.expect_err("no manager").render();
+        assert!(said.ends_with(command), "{said}");
+    }
     let request = InstallRequest {
         enable_linger: true,
         ..InstallRequest::default()

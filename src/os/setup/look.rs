@@ -234,6 +234,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     let would_start = socket.active && !service.active;
     Ok(SetupFacts {
         linger: (state != Manager::Absent && booted).then(|| linger.exists()),
+        has_sudo: find("sudo").is_some(),
         has_dbus: value(2, 2) == "loaded",
         client: survey::docker_client(
             find("docker").as_deref(),

@@ -108,10 +108,10 @@ impl Installer<'_> {
     fn enable_linger(&self) -> Result<(), Error> {
         let failed = |error: &dyn std::error::Error| {
             let what = format!("`{}` cannot be made to linger", self.facts.user);
-            let root = setup::enable_linger(self.facts);
+            let root = setup::as_root(self.facts, &setup::enable_linger(self.facts));
             Error::new(Exit::Prerequisite, what)
                 .because(error)
-                .hint(format!("have root do it: sudo {root}"))
+                .hint(format!("have root do it: {root}"))
         };
         let Some(loginctl) = find("loginctl", self.facts) else {
             return Err(failed(&io::Error::other("loginctl is not in PATH")));

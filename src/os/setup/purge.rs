@@ -12,6 +12,7 @@ use super::manager::LATER;
 use crate::error::{Error, Exit};
 use crate::host::{Lock, Mounts, PidState, Session, SetupFacts};
 use crate::os::{process, supervisor};
+use crate::setup::as_root;
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are not its
 /// own.
@@ -105,7 +106,11 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
             entries,
             root,
         })),
-        false => Err(no_way(&root, &io::Error::other(said.trim().to_owned()))),
+        false => Err(no_way(
+            facts,
+            &root,
+            &io::Error::other(said.trim().to_owned()),
+        )),
     }
 }
 
@@ -185,6 +190,7 @@ fn inside_namespace(
         find("docker-rootlesskit", facts).or_else(|| find("rootlesskit", facts))
     else {
         return Err(no_way(
+            facts,
             root,
             &io::Error::other("rootlesskit is not in PATH"),
         ));
@@ -195,10 +201,10 @@ fn inside_namespace(
         .arg(program)
         .args(words)
         .args(paths);
-    process::succeed(&mut command, LATER).map_err(|error| no_way(root, &error))
+    process::succeed(&mut command, LATER).map_err(|error| no_way(facts, root, &error))
 }
 
-fn no_way(root: &Path, error: &io::Error) -> Error {
+fn no_way(facts: &SetupFacts, root: &Path, error: &io::Error) -> Error {
     let what = format!(
         "the data in `{}` cannot be reached: they belong to subordinate ids",
         root.display()
@@ -206,8 +212,8 @@ fn no_way(root: &Path, error: &io::Error) -> Error {
     Error::new(Exit::Prerequisite, what)
         .because(error)
         .hint(format!(
-            "dockerd-rootless check; or have root delete them: sudo rm -rf --one-file-system {}",
-            shown(root)
+            "dockerd-rootless check; or have root delete them: {}",
+            as_root(facts, &format!("rm -rf --one-file-system {}", shown(root)))
         ))
 }
 
