@@ -1331,11 +1331,7 @@ fn each_failure_has_its_exit_code() {
         ("plan --format=xml", 2, "xml"),
         ("run --set network.mtu", 2, "expected KEY=VALUE"),
         ("run --set network.mut=1", 2, "unknown key"),
-        (
-            "run --set network.mtu=big",
-            78,
-            "`network.mtu`: expected",
-        ),
+        ("run --set network.mtu=big", 78, "`network.mtu`: expected"),
         (
             "PATH=ROOT/empty run",
             4,

@@ -5,13 +5,14 @@
 //! rootlesskit starts, and the namespace stage moves them back.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::{UnixAddr, getsockname};
+use nix::sys::socket::{UnixAddr, accept, getsockname};
 
 use crate::environment::Environment;
 use crate::host::{ListenFds, Session};
@@ -94,6 +95,25 @@ pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
         .collect()
 }
 
+/// Closes the connections that wait at `listeners`, for one who leaves for good: nobody will accept
+/// them, the clients wait, and for each the service manager would start us again at once.
+pub fn turn_away(listeners: &[OwnedFd]) {
+    for listener in listeners {
+        // No more than may wait there, for others go on connecting.
+        for _ in 0..libc::SOMAXCONN {
+            let mut waits = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut waits, PollTimeout::ZERO), Ok(1..)) {
+                break;
+            }
+            let Ok(connection) = accept(listener.as_raw_fd()) else {
+                break;
+            };
+            // SAFETY: it is open, and nobody else has it.
+            drop(unsafe { OwnedFd::from_raw_fd(connection) });
+        }
+    }
+}
+
 /// What `exec` is preceded by so that `fds` have the numbers from `first` on behind it.
 pub fn hand_over(
     fds: &[BorrowedFd<'_>],
@@ -158,4 +178,30 @@ fn move_block(from: RawFd, to: u32, count: u32) -> nix::Result<()> {
 fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD takes a number and touches no memory.
     Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) }).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_is_turned_away_and_nobody_is_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("docker.sock");
+        let listeners = [UnixListener::bind(&path).expect("a socket").into()];
+        let mut clients: Vec<UnixStream> = (0..3)
+            .map(|_| UnixStream::connect(&path).expect("a connection"))
+            .collect();
+        turn_away(&listeners);
+        for client in &mut clients {
+            client
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .expect("a limit");
+            assert_eq!(client.read(&mut [0]).expect("an end"), 0);
+        }
+    }
 }
