@@ -42,6 +42,8 @@ pub struct SetupFacts {
     pub client: DockerClient,
     /// What an earlier installation has noted.
     pub kept: Kept,
+    /// The file in which programs' answers are kept, if there is one.
+    pub answers: Option<PathBuf>,
 }
 
 /// Who starts units.

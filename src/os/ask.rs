@@ -25,6 +25,9 @@ use super::{files, process};
 use crate::environment::Environment;
 use crate::host::Answer;
 
+/// Where the answers are kept, below the user's cache.
+pub const ANSWERS: &str = "dockerd-rootless/programs.json";
+
 /// How long a program may take to answer, and how much it may say.
 const DEADLINE: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 256 * 1024;
@@ -96,9 +99,7 @@ impl Asker {
     /// An asker with the answers of earlier launches, for programs that find others in
     /// `search_path`.
     pub fn new(environment: &Environment, search_path: OsString, uid: u32) -> Self {
-        let cache = environment
-            .cache_home()
-            .map(|home| home.join("dockerd-rootless/programs.json"));
+        let cache = environment.cache_home().map(|home| home.join(ANSWERS));
         let kept = cache
             .as_deref()
             .and_then(|path| read_kept(path, uid))

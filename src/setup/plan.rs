@@ -60,6 +60,8 @@ pub enum Action {
     RemoveContext,
     /// Remove what was noted.
     Forget,
+    /// Remove the file with programs' answers, and its directory unless that holds more.
+    RemoveAnswers(PathBuf),
     /// Remove the programs that `fetch` has brought.
     RemovePrograms,
     /// Delete the daemon's data.
@@ -90,7 +92,9 @@ impl Action {
         match self {
             Self::EnableLinger => "let the user manager stay without a session".to_owned(),
             Self::WriteUnit { path, .. } => format!("write `{}`", path.display()),
-            Self::RemoveUnit(path) => format!("remove `{}`", path.display()),
+            Self::RemoveUnit(path) | Self::RemoveAnswers(path) => {
+                format!("remove `{}`", path.display())
+            }
             Self::Reload => "let the user manager read its units anew".to_owned(),
             Self::Enable(unit) => format!("enable {unit}"),
             Self::Disable(unit) => format!("disable {unit}"),
@@ -270,6 +274,10 @@ impl SetupPlan {
         plan.leave_context(facts);
         if facts.kept != Default::default() {
             plan.actions.push(Action::Forget);
+        }
+        if request.purge_data {
+            plan.actions
+                .extend(facts.answers.clone().map(Action::RemoveAnswers));
         }
         Ok(plan)
     }

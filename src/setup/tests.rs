@@ -58,6 +58,7 @@ fn bare() -> SetupFacts {
             ..DockerClient::default()
         },
         kept: Kept::default(),
+        answers: None,
     }
 }
 
@@ -470,6 +471,23 @@ fn data_in_use_are_not_deleted() {
     let refusal = SetupPlan::uninstall(&facts, request).expect_err("it runs");
     assert_eq!(refusal.exit(), Exit::AlreadyRunning);
     assert!(refusal.render().contains("kill 42"));
+}
+
+#[test]
+fn what_is_known_of_programs_goes_with_the_data() {
+    let mut facts = bare();
+    facts.answers = Some("/home/u/.cache/dockerd-rootless/programs.json".into());
+    for (purge_data, expected) in [
+        (false, vec![]),
+        (
+            true,
+            vec!["remove `/home/u/.cache/dockerd-rootless/programs.json`"],
+        ),
+    ] {
+        let request = UninstallRequest { purge_data };
+        let plan = SetupPlan::uninstall(&facts, request).expect("a plan");
+        assert_eq!(explained(&plan), expected);
+    }
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     assert!(data.join("image").exists());
     at_terminal(&home, "uninstall --purge-data", "yes\n").good();
     assert!(!data.exists());
+    assert!(!user.home.join(".cache/dockerd-rootless").exists());
     manager.stop();
     assert_nothing_left(&user);
 }

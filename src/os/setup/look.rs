@@ -17,7 +17,7 @@ use super::perform::KEPT;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{DaemonFacts, Directory, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
-use crate::os::{files, process, session, supervisor, survey};
+use crate::os::{ask, files, process, session, supervisor, survey};
 use crate::plan;
 use crate::setup::{SERVICE, SOCKET, kept_parameters};
 
@@ -241,6 +241,10 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
             environment.docker_config().as_deref(),
         ),
         kept: read_kept(environment),
+        answers: environment
+            .cache_home()
+            .map(|home| home.join(ask::ANSWERS))
+            .filter(|path| path.exists()),
         daemon: daemon(&runtime_dir, service.active, would_start),
         user,
         home,

@@ -94,10 +94,12 @@ impl Installer<'_> {
             Action::RemoveContext => self.docker(&what, &["context", "rm", "-f", CONTEXT]),
             Action::Forget => {
                 if let Some(path) = self.kept_path() {
-                    let _ = fs::remove_file(&path);
-                    // It may hold more than this.
-                    let _ = path.parent().map(fs::remove_dir);
+                    forget(&path);
                 }
+                Ok(())
+            }
+            Action::RemoveAnswers(path) => {
+                forget(path);
                 Ok(())
             }
             Action::RemovePrograms => (self.remove_programs)(),
@@ -248,6 +250,12 @@ impl Installer<'_> {
     fn kept_path(&self) -> Option<PathBuf> {
         Some(self.environment.data_home()?.join(KEPT))
     }
+}
+
+/// Removes a file of ours, and its directory unless that holds more.
+fn forget(path: &Path) {
+    let _ = fs::remove_file(path);
+    let _ = path.parent().map(fs::remove_dir);
 }
 
 fn failed(what: &str, error: &io::Error) -> Error {
