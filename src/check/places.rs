@@ -44,11 +44,11 @@ fn mend_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     };
     let make = format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(path));
     match directory {
-        Directory::Present { owner, .. } if *owner == uid => {
+        Directory::Present { owner, mode } if *owner == uid && mode & 0o077 != 0 => {
             finding.user(format!("chmod 0700 {}", quoted(path)))
         }
         // What is called so is the user's, whoever made it.
-        Directory::Present { .. } if *path == own => finding.root(make),
+        Directory::Present { owner, .. } if *path == own && *owner != uid => finding.root(make),
         Directory::Missing if *path == own && evidence.survey.systemd.booted => {
             finding.root(enable_linger(evidence))
         }
@@ -233,7 +233,7 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
     }
     let running = session.pid_files.iter().find_map(|file| match file.state {
         PidState::Running(pid) => Some((pid, file.path.display())),
-        PidState::Absent | PidState::Stale(_) => None,
+        PidState::Absent | PidState::Stale(_) | PidState::NoPid => None,
     });
     match running {
         Some((pid, file)) => Finding::ok(format!(
@@ -704,6 +704,7 @@ mod tests {
                     sample.host.session.pid_files = vec![PidFile {
                         path: "/run/user/1000/docker.pid".into(),
                         state: PidState::Running(43),
+                        is_daemons: true,
                     }];
                 },
                 (

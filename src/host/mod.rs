@@ -14,7 +14,7 @@ mod trials;
 
 pub use daemon_json::DaemonJson;
 pub use session::{
-    Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
+    Ancestor, Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
 pub use setup::{DaemonFacts, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
 pub use subids::{Flaw, SubIdLine, SubIds};

@@ -58,6 +58,8 @@ pub fn debian_12() -> HostFacts {
                     },
                 )),
                 runtime_dir_guessed: false,
+                runtime_dir_holds_home: false,
+                ancestors: Vec::new(),
             },
             state_dir: StateDir {
                 path: "/run/user/1000/dockerd-rootless".into(),

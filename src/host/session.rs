@@ -19,6 +19,41 @@ pub struct Person {
     pub runtime_dir: Option<(PathBuf, Directory)>,
     /// Whether the runtime directory was found without the variable.
     pub runtime_dir_guessed: bool,
+    /// Whether it is or holds the home, all links followed.
+    pub runtime_dir_holds_home: bool,
+    /// The directories above it, by its name and with all links followed.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A directory above the runtime directory: whoever can rename what is in it can put another one in
+/// its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its owner, if this user namespace knows him: in a container it may not.
+    pub owner: Option<u32>,
+    /// Its group.
+    pub group: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl Ancestor {
+    /// What lets another than root and user `uid` put something else below, if anything does.
+    pub fn fault(&self, uid: u32) -> Option<String> {
+        // A group of one's own, by the convention that its number is the user's, is nobody else.
+        let own_group = self.owner == Some(self.group);
+        let is_open = self.mode & 0o002 != 0 || (self.mode & 0o020 != 0 && !own_group);
+        let is_sticky = self.mode & 0o1000 != 0;
+        match self.owner {
+            Some(owner) if owner != 0 && owner != uid => Some(format!("belongs to user {owner}")),
+            owner if is_open && !(is_sticky && owner.is_some()) => {
+                Some(format!("can be written by others (mode {:04o})", self.mode))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a launch will meet in the places that it uses.
@@ -121,6 +156,9 @@ pub struct PidFile {
     pub path: PathBuf,
     /// What it names.
     pub state: PidState,
+    /// Whether it is `docker.pid` or `containerd.pid` in the runtime directory or below, all links to
+    /// there followed: only such a one may be removed.
+    pub is_daemons: bool,
 }
 
 /// What a pid file names.
@@ -132,6 +170,8 @@ pub enum PidState {
     Running(u32),
     /// The file is stale: the sentence says why.
     Stale(String),
+    /// It holds something else than a PID.
+    NoPid,
 }
 
 impl PidState {
@@ -254,6 +294,52 @@ mod tests {
                 expected,
                 "{process:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_directory_above_is_safe_if_nobody_else_can_rename_what_is_in_it() {
+        let cases = [
+            (Some(0), 0, 0o755, None),
+            (Some(1000), 1000, 0o711, None),
+            (Some(0), 0, 0o1777, None),
+            (Some(1000), 1000, 0o775, None),
+            (None, 65534, 0o755, None),
+            (
+                Some(0),
+                0,
+                0o777,
+                Some("can be written by others (mode 0777)"),
+            ),
+            (
+                Some(0),
+                100,
+                0o775,
+                Some("can be written by others (mode 0775)"),
+            ),
+            (
+                Some(1000),
+                100,
+                0o770,
+                Some("can be written by others (mode 0770)"),
+            ),
+            (Some(1001), 1001, 0o755, Some("belongs to user 1001")),
+            (Some(1001), 1001, 0o1777, Some("belongs to user 1001")),
+            (
+                None,
+                65534,
+                0o1777,
+                Some("can be written by others (mode 1777)"),
+            ),
+        ];
+        for (owner, group, mode, expected) in cases {
+            let ancestor = Ancestor {
+                path: "/a".into(),
+                owner,
+                group,
+                mode,
+            };
+            assert_eq!(ancestor.fault(1000).as_deref(), expected, "{ancestor:?}");
         }
     }
 

@@ -6,22 +6,27 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd;
 
+use super::supervisor::tree;
 use super::{files, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{
-    DaemonJson, Directory, Lock, Person, PidFile, PidState, Process, RootlesskitFacts, Session,
-    StateDir,
+    Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Process, RootlesskitFacts,
+    Session, StateDir,
 };
 use crate::plan::{self, DockerdWords, Places};
 use crate::settings::Settings;
 
 /// The largest pid file in bytes: a PID and blanks.
 const PID_FILE_MAX: u64 = 64;
+
+/// How long a daemon whose rootlesskit is gone may take to end.
+const FALL: Duration = Duration::from_secs(2);
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
@@ -43,14 +48,43 @@ pub fn person(environment: &Environment) -> Person {
     let path = stated.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
     let directory = directory(&path);
     let is_ours = matches!(directory, Directory::Present { owner, .. } if owner == uid);
+    let home = environment.get("HOME").map(PathBuf::from);
     Person {
         uid,
-        home: environment
-            .get("HOME")
-            .map(|home| (PathBuf::from(home), Path::new(home).is_dir())),
+        runtime_dir_holds_home: home
+            .as_deref()
+            .is_some_and(|home| real(home).starts_with(real(&path))),
+        ancestors: ancestors(&path),
+        home: home.map(|home| {
+            let is_there = home.is_dir();
+            (home, is_there)
+        }),
         runtime_dir: (!runtime_dir_guessed || is_ours).then_some((path, directory)),
         runtime_dir_guessed,
     }
+}
+
+/// The directories above `path`, by its name and with all links followed. What cannot be looked at is
+/// left out, for then `path` cannot be reached either.
+fn ancestors(path: &Path) -> Vec<Ancestor> {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
+    let unknown = overflow.ok().and_then(|text| text.trim().parse().ok());
+    let unknown = unknown.unwrap_or(65534);
+    let real = real(path);
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.extend(real.ancestors().skip(1));
+    above.sort_unstable();
+    above.dedup();
+    let look = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Ancestor {
+            path: path.to_owned(),
+            owner: Some(metadata.uid()).filter(|uid| *uid != unknown),
+            group: metadata.gid(),
+            mode: metadata.mode() & 0o7777,
+        })
+    };
+    above.into_iter().filter_map(look).collect()
 }
 
 /// `/run/user/UID`, if it is a directory of `uid` that nobody else can write.
@@ -273,25 +307,74 @@ pub fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
     })
 }
 
-/// Looks at a pid file and at the process that it names. One that names none is in a daemon's way
-/// as well; it is stale only below the runtime directory, for elsewhere it may be anything.
+/// Looks at a pid file and at the process that it names. An empty one names none, and is in a daemon's
+/// way as well.
 fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&OsStr]) -> PidFile {
-    let text = match files::read_regular(&path, PID_FILE_MAX) {
+    let text = files::read_regular(&path, PID_FILE_MAX)
+        .map(|bytes| bytes.and_then(|bytes| String::from_utf8(bytes).ok()));
+    let state = match text.as_ref().map(|text| text.as_deref().map(str::trim)) {
         // What cannot be read is not ours to judge: the daemon will say what it thinks of it.
-        Err(_) => {
-            return PidFile {
-                path,
-                state: PidState::Absent,
-            };
+        Err(_) => PidState::Absent,
+        Ok(Some("")) => PidState::Stale("it is empty".to_owned()),
+        Ok(Some(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            match digits.parse() {
+                Ok(pid) => judge_pid(pid, uid, programs),
+                Err(_) => PidState::Stale(format!("no process {digits} exists")),
+            }
         }
-        Ok(text) => text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        Ok(_) => PidState::NoPid,
     };
-    let state = match text.and_then(|text| text.trim().parse().ok()) {
-        Some(pid) => PidState::judge(pid, process(pid), uid, programs),
-        None if path.starts_with(runtime_dir) => PidState::Stale("it holds no PID".to_owned()),
-        None => PidState::Absent,
+    let is_named = ["docker.pid", "containerd.pid"].map(OsStr::new);
+    let is_named = path
+        .file_name()
+        .is_some_and(|name| is_named.contains(&name));
+    let is_below = || {
+        Some(
+            path.parent()?
+                .canonicalize()
+                .ok()?
+                .starts_with(runtime_dir.canonicalize().ok()?),
+        )
     };
-    PidFile { path, state }
+    PidFile {
+        is_daemons: is_named && is_below() == Some(true),
+        path,
+        state,
+    }
+}
+
+/// Judges the process `pid`. One whose rootlesskit is gone is about to end, and has a moment for that.
+fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr]) -> PidState {
+    let judge = || PidState::judge(pid, process(pid), uid, programs);
+    match (judge(), tree::read(pid)) {
+        (PidState::Running(_), Some(found)) if is_headless(pid) => {
+            tree::wait_for_end(&[found.identity], FALL);
+            judge()
+        }
+        (state, _) => state,
+    }
+}
+
+/// Whether rootlesskit is gone, in whose namespaces the process `pid` is.
+fn is_headless(pid: u32) -> bool {
+    let namespace = |pid: u32| {
+        let found = fs::metadata(format!("/proc/{pid}/ns/user"));
+        found.ok().map(|found| found.ino())
+    };
+    let inside = namespace(pid);
+    if inside.is_none() || inside == user_namespace().ok() {
+        return false;
+    }
+    let mut first = pid;
+    while namespace(first) == inside {
+        let Some(process) = tree::read(first) else {
+            return true;
+        };
+        first = process.parent;
+    }
+    let is_rootlesskit =
+        |process: Process| !process.zombie && process.program.ends_with("rootlesskit");
+    !process(first).is_some_and(is_rootlesskit)
 }
 
 /// The process `pid`, as `/proc` names it.
@@ -314,7 +397,7 @@ fn process(pid: u32) -> Option<Process> {
             |name| name.trim_end_matches(" (deleted)").to_owned(),
         ),
         uid: field("Uid:")?.parse().ok()?,
-        zombie: field("State:")? == "Z",
+        zombie: matches!(field("State:")?, "Z" | "X"),
     })
 }
 
@@ -327,5 +410,147 @@ fn read_daemon_json(path: &Path) -> DaemonJson {
             DaemonJson::Unknown(format!("it is larger than {} KiB", DAEMON_JSON_MAX / 1024))
         }
         Ok(Some(bytes)) => DaemonJson::parse(&String::from_utf8_lossy(&bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn only_a_daemons_pid_file_in_the_runtime_directory_may_go() {
+        let root = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| root.path().join(name);
+        let run = at("run");
+        fs::create_dir_all(run.join("docker/containerd")).expect("a directory");
+        fs::create_dir(at("home")).expect("a directory");
+        symlink(at("home"), run.join("out")).expect("a link");
+        symlink(&run, at("home/in")).expect("a link");
+        let long = "7".repeat(65);
+        let stale = |why: &str| PidState::Stale(why.to_owned());
+        let gone = || stale("no process 4294967295 exists");
+        let cases = [
+            ("run/docker.pid", "4294967295", gone(), true),
+            ("run/docker.pid", " 4294967295\n", gone(), true),
+            ("run/docker.pid", "", stale("it is empty"), true),
+            (
+                "run/docker/containerd/containerd.pid",
+                "4294967295",
+                gone(),
+                true,
+            ),
+            ("home/in/docker.pid", "4294967295", gone(), true),
+            (
+                "run/docker.pid",
+                "99999999999",
+                stale("no process 99999999999 exists"),
+                true,
+            ),
+            ("run/docker.pid", "-1", PidState::NoPid, true),
+            ("run/docker.pid", "my notes", PidState::NoPid, true),
+            ("run/docker.pid", &long, PidState::NoPid, true),
+            ("run/my.pid", "4294967295", gone(), false),
+            ("run/../home/docker.pid", "4294967295", gone(), false),
+            ("run/out/docker.pid", "4294967295", gone(), false),
+            ("home/thesis.txt", "my thesis", PidState::NoPid, false),
+        ];
+        for (name, text, state, is_daemons) in cases {
+            let path = at(name);
+            fs::write(&path, text).expect("a file");
+            let found = look_at_pid_file(path.clone(), &run, uid(), &[OsStr::new("dockerd")]);
+            let expected = PidFile {
+                path,
+                state,
+                is_daemons,
+            };
+            assert_eq!(found, expected, "{name}: {text}");
+        }
+        let missing = look_at_pid_file(run.join("missing"), &run, uid(), &[]);
+        assert_eq!(missing.state, PidState::Absent);
+    }
+
+    /// The shell `outer`, which runs the shell `inner` in a user namespace, until its input ends; and the
+    /// PID of that.
+    fn with_namespace(outer: &Path, inner: &Path) -> (Child, u32) {
+        let script = "unshare --user \"$0\" -c 'echo $$; read line'; true";
+        let mut parent = Command::new(outer)
+            .args(["-c", script])
+            .arg(inner)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut line = String::new();
+        let output = parent.stdout.take().expect("a pipe");
+        io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).expect("a PID");
+        (parent, line.trim().parse().expect("a PID"))
+    }
+
+    #[test]
+    fn a_daemon_without_its_rootlesskit_is_waited_for() {
+        let possible = Command::new("unshare").args(["--user", "true"]).status();
+        if !possible.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let shell = |name: &str| {
+            let program = directory.path().join(name);
+            // By another process: what a parallel test forks may hold our descriptor of the copy.
+            let copied = Command::new("cp").arg("/bin/sh").arg(&program).status();
+            assert!(copied.is_ok_and(|status| status.success()));
+            program
+        };
+        let dockerd = shell("dockerd");
+        for (name, is_ending) in [("docker-rootlesskit", false), ("another", true)] {
+            let (mut parent, inner) = with_namespace(&shell(name), &dockerd);
+            assert_eq!(is_headless(inner), is_ending, "{name}");
+            assert!(!is_headless(parent.id()), "it is in our namespace");
+            let input = parent.stdin.take().expect("a pipe");
+            let state = std::thread::scope(|scope| {
+                let judged = scope.spawn(|| judge_pid(inner, uid(), &[OsStr::new("dockerd")]));
+                match is_ending {
+                    true => drop(input),
+                    // It is judged at once, and needs no end.
+                    false => parent.stdin = Some(input),
+                }
+                judged.join().expect("no panic")
+            });
+            assert_eq!(state == PidState::Running(inner), !is_ending, "{state:?}");
+            drop(parent.stdin.take());
+            parent.wait().expect("our child");
+        }
+    }
+
+    #[test]
+    fn a_runtime_directory_knows_what_is_above_it_and_in_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().expect("a directory");
+        let root = root.path().canonicalize().expect("it is there");
+        let at = |name: &str| root.join(name);
+        fs::create_dir_all(at("real/deep/run")).expect("a directory");
+        fs::create_dir(at("names")).expect("a directory");
+        symlink(at("real/deep"), at("names/link")).expect("a link");
+        fs::set_permissions(at("real"), fs::Permissions::from_mode(0o777)).expect("open");
+        let person = |home: &Path| {
+            person(&Environment::from_iter([
+                ("HOME", home.to_owned()),
+                ("XDG_RUNTIME_DIR", at("names/link/run")),
+            ]))
+        };
+        let found = person(&at("real"));
+        assert!(!found.runtime_dir_holds_home);
+        let faults: Vec<&Path> = found
+            .ancestors
+            .iter()
+            .filter(|above| above.fault(uid()).is_some() && above.path.starts_with(&root))
+            .map(|above| &*above.path)
+            .collect();
+        assert_eq!(faults, [at("real")], "{:?}", found.ancestors);
+        for home in ["real/deep/run", "real/deep/run/home", "names/link/run"] {
+            assert!(person(&at(home)).runtime_dir_holds_home, "{home}");
+        }
     }
 }

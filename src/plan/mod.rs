@@ -187,13 +187,18 @@ impl LaunchPlan {
             ))
         }));
         let mut removals = Vec::new();
-        for PidFile { path, state } in &session.pid_files {
+        for file in &session.pid_files {
+            let PidFile { path, state, .. } = file;
             match state {
-                PidState::Stale(why) if path.starts_with(runtime_dir) => {
+                PidState::Stale(why) if file.is_daemons => {
                     removals.push((path.clone(), why.clone()));
                 }
                 PidState::Stale(why) => warnings.push(Warning(format!(
                     "`{}` is stale ({why}), and dockerd will not start over it: remove it",
+                    path.display()
+                ))),
+                PidState::NoPid => warnings.push(Warning(format!(
+                    "`{}` holds no PID, and the daemon will write over it or fail: move it away, or name another file with `--pidfile`",
                     path.display()
                 ))),
                 PidState::Absent | PidState::Running(_) => {}

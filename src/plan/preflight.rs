@@ -95,7 +95,31 @@ pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
             ),
             format!("chmod 0700 {}", quoted(path)),
         ),
-        Directory::Present { .. } => Ok(path),
+        Directory::Present { mode, .. } if mode & 0o077 != 0 => refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` is open to others (mode {mode:04o}): it must be yours alone"
+            ),
+            format!("chmod 0700 {}", quoted(path)),
+        ),
+        Directory::Present { .. } if person.runtime_dir_holds_home => refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` is or holds your home: what a daemon leaves is removed from it"
+            ),
+            own_directory.clone(),
+        ),
+        Directory::Present { .. } => {
+            let mut faults = person
+                .ancestors
+                .iter()
+                .filter_map(|above| Some((above.path.display(), above.fault(uid)?)));
+            match faults.next() {
+                None => Ok(path),
+                Some((above, fault)) => refuse(
+                    format!("`{above}` above XDG_RUNTIME_DIR `{shown}` {fault}: {tamper}"),
+                    own_directory.clone(),
+                ),
+            }
+        }
     }
 }
 

@@ -615,6 +615,28 @@ fn a_session_that_is_not_safe_is_refused() {
             Exit::Prerequisite,
             "XDG_RUNTIME_DIR `/r` can be written by others (mode 0770)",
         ),
+        (
+            runtime("/r", present(1000, 0o755)),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/r` is open to others (mode 0755)",
+        ),
+        (
+            with(&|session| session.person.runtime_dir_holds_home = true),
+            Exit::Prerequisite,
+            "XDG_RUNTIME_DIR `/run/user/1000` is or holds your home",
+        ),
+        (
+            with(&|session| {
+                session.person.ancestors = vec![Ancestor {
+                    path: "/run/user".into(),
+                    owner: Some(0),
+                    group: 0,
+                    mode: 0o777,
+                }]
+            }),
+            Exit::Prerequisite,
+            "`/run/user` above XDG_RUNTIME_DIR `/run/user/1000` can be written by others (mode 0777)",
+        ),
     ];
     for (host, exit, message) in cases {
         let refused = refusal(&host, &[]);
@@ -697,6 +719,7 @@ fn a_second_instance_is_refused_and_the_first_named() {
     let pid_file = |state| PidFile {
         path: "/run/user/1000/docker.pid".into(),
         state,
+        is_daemons: true,
     };
     let cases = [
         (
@@ -726,19 +749,22 @@ fn a_second_instance_is_refused_and_the_first_named() {
         ]
     });
     let elsewhere = change(&|session| {
-        let state = PidState::Stale("gone".into());
-        session.pid_files = vec![PidFile {
+        let another = |state| PidFile {
             path: "/home/u/my.pid".into(),
             state,
-        }];
+            is_daemons: false,
+        };
+        let stale = PidState::Stale("gone".into());
+        session.pid_files = vec![another(stale), another(PidState::NoPid)];
+        session.pid_files.push(pid_file(PidState::NoPid));
     });
     let plan_elsewhere = plan(&elsewhere, &[], "").unwrap();
     assert_eq!(
         plan_elsewhere.removals,
         [],
-        "what is not in the runtime directory is not ours to remove"
+        "what is not in the runtime directory, or is no pid file, is not ours to remove"
     );
-    assert_eq!(plan_elsewhere.warnings.len(), 1);
+    assert_eq!(plan_elsewhere.warnings.len(), 3);
     assert_eq!(
         plan(&stale, &[], "").unwrap().removals,
         [("/run/user/1000/docker.pid".into(), "gone".to_owned())]
