@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::support::*;
-use super::{run, wait_status};
+use super::{kill_dockerd, run, wait_status};
 
 /// Starts a container whose process runs the shell script `handler` when it is asked to end; `words` are further options
 /// of `docker run`. What it writes to `/out` is in the returned directory.
@@ -142,4 +143,31 @@ fn remove_dumps(user: &TestUser) -> Vec<String> {
             })
         })
         .collect()
+}
+
+/// As with `ssh-agent & exec dockerd-rootless` in a script: it is a child of the same process.
+#[test]
+fn what_a_shell_has_started_before_it_became_us_lives_on() {
+    let user = TestUser::new();
+    let file = user.home.join("earlier.pid");
+    let mut daemon = run(&user)
+        .prepare(format!(
+            "setpriv --reuid {0} --regid {0} --clear-groups sleep 600 >/dev/null 2>&1 </dev/null & echo $! >{1}",
+            user.name,
+            file.display()
+        ))
+        .ready();
+    let earlier = fs::read_to_string(&file).expect("a PID");
+    let earlier: i32 = earlier.trim().parse().expect("a PID");
+    kill_dockerd(&user);
+    daemon.wait_ready();
+    assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
+    // A process that has ended has no words.
+    let words = fs::read(format!("/proc/{earlier}/cmdline")).expect("it lives");
+    assert!(words.starts_with(b"sleep"));
+    kill(Pid::from_raw(earlier), Signal::SIGKILL).expect("it lives");
+    wait::until("it ends", || {
+        kill(Pid::from_raw(earlier), None).is_err().then_some(())
+    });
+    assert_nothing_left(&user);
 }
