@@ -18,6 +18,7 @@ use crate::command::upgrade::UpgradeOptions;
 use crate::command::{self, run::Request};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::os::stderr;
 use crate::plan::STAGE;
 use crate::report::{Format, Whose};
 
@@ -443,7 +444,7 @@ fn start_messages(messages: &Messages, environment: &Environment) -> Option<Leve
         (None, Some((text, Err::<Targets, _>(error)))) => (default, Some((text, error))),
     };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| stderr::Writer)
         .with_ansi(colored(messages.color, environment, &io::stderr()))
         .with_target(false);
     let registry = tracing_subscriber::registry();

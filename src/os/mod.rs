@@ -16,6 +16,7 @@ mod process;
 pub mod session;
 pub mod setup;
 pub mod sockets;
+pub mod stderr;
 pub mod supervisor;
 pub mod survey;
 pub mod trial;
