@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -35,8 +35,9 @@ pub fn exec(plan: &LaunchPlan) -> Error {
 }
 
 /// Does what `plan` says and starts rootlesskit as a child, which ends with us, in a process group
-/// of its own. It gets `listeners` and the keeper's end of our connection, `control`, and writes its
-/// messages to `stderr`.
+/// of its own. It gets `listeners` and the keeper's end of our connection, `control`, and writes what
+/// it says to `log`. It has nothing of our terminal: a terminal stops a background group that reads
+/// from it, or writes to it under `stty tostop`.
 ///
 /// # Errors
 /// Names what failed.
@@ -44,9 +45,11 @@ pub fn spawn(
     plan: &LaunchPlan,
     listeners: &[BorrowedFd<'_>],
     control: BorrowedFd<'_>,
-    stderr: Stdio,
+    log: PipeWriter,
 ) -> Result<Child, Error> {
     let mut command = command(plan)?;
+    let failed = |error: io::Error| exec_error(plan.rootlesskit.as_os_str(), &error);
+    let stdout = log.try_clone().map_err(failed)?;
     let listeners = plan.sockets.iter().map(|fds| (listeners, fds.shelter));
     let control = [control];
     let control = plan.stage.keeper.map(|fd| (&control[..], fd));
@@ -70,9 +73,11 @@ pub fn spawn(
         // A terminal and `kill %1` signal a whole group. What means the daemon is to reach it once,
         // by us: rootlesskit passes on as well, and dockerd takes a third SIGINT for impatience.
         .process_group(0)
-        .stderr(stderr)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(log)
         .spawn()
-        .map_err(|error| exec_error(plan.rootlesskit.as_os_str(), &error))
+        .map_err(failed)
 }
 
 /// Removes what is stale, and returns rootlesskit's command.

@@ -123,7 +123,7 @@ impl Supervisor<'_> {
         let errors = self.writer.try_clone().map_err(|error| failed(&error))?;
         let (ours, keepers) = UnixStream::pair().map_err(|error| failed(&error))?;
         let listeners: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        let child = launch::spawn(plan, &listeners, keepers.as_fd(), errors.into())?;
+        let child = launch::spawn(plan, &listeners, keepers.as_fd(), errors)?;
         self.launch.rootlesskit = Some(child.id());
         self.launch.wants_helper = plan.has_helper;
         if self.number == 1 {
