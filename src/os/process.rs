@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getppid};
 
 /// How long a program may take that has little to do.
@@ -37,17 +37,18 @@ pub fn adopt_orphans() -> nix::Result<()> {
 }
 
 /// Has the kernel kill what `command` starts when this process ends, and starts nothing if it has
-/// ended meanwhile.
+/// ended meanwhile. What is started has no signal blocked, whatever we or our parent hold back.
 pub fn tie(command: &mut Command) -> &mut Command {
     let parent = std::process::id();
     let tie = move || {
         die_with_parent()?;
+        SigSet::empty().thread_set_mask()?;
         match u32::try_from(getppid().as_raw()) == Ok(parent) {
             true => Ok(()),
             false => Err(Errno::ESRCH.into()),
         }
     };
-    // SAFETY: between fork and exec only two system calls are made.
+    // SAFETY: between fork and exec only system calls are made.
     unsafe { command.pre_exec(tie) }
 }
 
@@ -114,5 +115,23 @@ pub fn within(command: &mut Command, time: Duration) -> io::Result<(ExitStatus, 
             io::ErrorKind::TimedOut,
             format!("it did not end within {} s", time.as_secs()),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_start_has_no_signal_blocked() {
+        let mut held = SigSet::empty();
+        held.add(Signal::SIGTERM);
+        held.add(Signal::SIGCHLD);
+        held.thread_block().expect("block");
+        let said = succeed(
+            Command::new("grep").args(["SigBlk", "/proc/self/status"]),
+            BRIEFLY,
+        );
+        assert_eq!(said.expect("grep").trim(), "SigBlk:\t0000000000000000");
     }
 }
