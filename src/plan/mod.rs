@@ -464,6 +464,8 @@ fn environment_changes(
     let gone = [
         ("LISTEN_FDS", sockets),
         ("LISTEN_PID", sockets),
+        ("LISTEN_PIDFDID", sockets),
+        ("LISTEN_FDNAMES", sockets),
         (
             "_DOCKERD_ROOTLESS_CHILD",
             "upstream's mark of its child; it means nothing here",

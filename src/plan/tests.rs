@@ -515,6 +515,8 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
         ("PATH", "/usr/sbin:/sbin"),
         ("LISTEN_FDS", "1"),
         ("LISTEN_PID", "7"),
+        ("LISTEN_PIDFDID", "77"),
+        ("LISTEN_FDNAMES", "docker.socket"),
     ]);
     let settings = Settings::resolve(&[]).unwrap();
     let plan_of = |host: &HostFacts, line| {
@@ -535,7 +537,12 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     );
     assert_eq!(
         plan.environment.unset.keys().collect::<Vec<_>>(),
-        [&"LISTEN_FDS", &"LISTEN_PID"]
+        [
+            &"LISTEN_FDNAMES",
+            &"LISTEN_FDS",
+            &"LISTEN_PID",
+            &"LISTEN_PIDFDID"
+        ]
     );
 
     assert_eq!(
