@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -68,6 +69,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         passed,
     );
     let faults = RefCell::new(Vec::new());
+    let data_root = first.1.session.data_root.clone();
     let data_lock = supervisor::lock_data_root(&first.1.session.data_root)?;
     let outcome = supervisor::run(Task {
         run_dir,
@@ -89,7 +91,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         idle: Some(Duration::from_secs(settings.idle_timeout.value.0.into()))
             .filter(|time| !time.is_zero()),
     })?;
-    conclude(outcome, &faults.into_inner())
+    conclude(outcome, &faults.into_inner(), &data_root)
 }
 
 /// The code for a fault of the host that does not go away by itself.
@@ -102,7 +104,7 @@ fn fault_exit(faults: &[Named]) -> Option<Exit> {
 }
 
 /// The end of the supervisor, as its caller gets to know it.
-fn conclude(outcome: Outcome, faults: &[Named]) -> Result<Exit, Error> {
+fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit, Error> {
     let ended = match outcome.how {
         Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
         Some(how) => format!("rootless Docker was ended by {how}"),
@@ -114,6 +116,8 @@ fn conclude(outcome: Outcome, faults: &[Named]) -> Result<Exit, Error> {
             Some(refusal) => return Err(refusal),
             None => Error::new(exit, ended),
         },
+        // A code that says something of ours must not be dockerd's: 2 is that of its panic.
+        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => Error::new(Exit::Failed, ended),
         Verdict::Failed(exit) => Error::new(exit, ended),
         Verdict::TimedOut => Error::new(
             Exit::Failed,
@@ -138,6 +142,9 @@ fn conclude(outcome: Outcome, faults: &[Named]) -> Result<Exit, Error> {
             .hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
         }
     };
+    if let Some((why, hint)) = crate::check::known_failure(&outcome.log, data_root) {
+        return Err(error.because(&io::Error::other(why)).hint(hint));
+    }
     let error = outcome.log.iter().fold(error, |error, line| {
         error.because(&io::Error::other(format!("the daemon said: {line}")))
     });

@@ -17,13 +17,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
 use tracing::{debug, warn};
 
 use super::namespace::{self, Prepared};
 use super::orders::{self, Inbox, Order, Report, Sibling};
-use super::supervisor::notify;
+use super::supervisor::{notify, tree};
 use super::{files, process, sockets};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -94,11 +93,11 @@ struct Keeper<'a> {
     control: UnixStream,
     inbox: Inbox,
     /// containerd, and the file that names it.
-    engine: Option<(Pid, PathBuf)>,
+    engine: Option<(u32, PathBuf)>,
     /// Where a containerd that starts will take connections, and until when that is awaited.
     awaited: Option<(PathBuf, Instant)>,
     /// dockerd, and the file that names it.
-    daemon: Option<(Pid, PathBuf)>,
+    daemon: Option<(u32, PathBuf)>,
     /// A dockerd that is to start.
     ordered: Option<(PathBuf, Vec<OsString>)>,
     /// Whether nothing starts any more.
@@ -167,7 +166,8 @@ impl Keeper<'_> {
                 self.ends = true;
                 self.ordered = None;
                 for (pid, _) in self.daemon.iter().chain(&self.engine) {
-                    let _ = kill(*pid, Signal::SIGTERM);
+                    // Neither is reaped yet, so that the number is its own.
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
                 }
             }
             Order::Engine(_) | Order::Daemon { .. } => {}
@@ -209,11 +209,11 @@ impl Keeper<'_> {
     }
 
     /// Starts a sibling, which ends with us.
-    fn start(&self, command: &[OsString], sibling: Sibling) -> io::Result<Pid> {
+    fn start(&self, command: &[OsString], sibling: Sibling) -> io::Result<u32> {
         let parent = Pid::this();
         // SAFETY: there is no other thread, so that the child may do all that we may.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(child),
+            ForkResult::Parent { child } => Ok(child.as_raw().cast_unsigned()),
             ForkResult::Child => {
                 let error = match self.become_sibling(command, sibling, parent) {
                     Ok(error) => error,
@@ -259,29 +259,21 @@ impl Keeper<'_> {
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        loop {
-            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
-                // A real-time signal has no name here, and its process is gone all the same.
-                Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let code = u8::try_from(code).unwrap_or(u8::MAX);
+        while let Some((pid, how)) = tree::reap() {
             for (sibling, known) in [
                 (Sibling::Engine, &mut self.engine),
                 (Sibling::Daemon, &mut self.daemon),
             ] {
                 if let Some((_, pid_file)) = known.take_if(|(own, _)| *own == pid) {
                     forget_pid(&pid_file, pid);
-                    orders::report(&self.control, Report::Ended(sibling, code))?;
+                    orders::report(&self.control, Report::Ended(sibling, how.code()))?;
                 }
             }
             if self.engine.is_none() {
                 self.awaited = None;
             }
         }
+        Ok(())
     }
 
     fn tell(&self, report: Report) -> io::Result<()> {
@@ -291,7 +283,7 @@ impl Keeper<'_> {
 
 /// Removes the file that names a process of ours that has ended: another of the same number would be
 /// taken for it.
-fn forget_pid(pid_file: &Path, pid: Pid) {
+fn forget_pid(pid_file: &Path, pid: u32) {
     let named = files::read_regular(pid_file, 64).ok().flatten();
     if named.is_some_and(|text| text.trim_ascii() == pid.to_string().as_bytes()) {
         let _ = fs::remove_file(pid_file);
@@ -308,7 +300,7 @@ mod tests {
         let path = directory.path().join("docker.pid");
         for (text, stays) in [("7", false), ("7\n", false), ("77", true), ("thesis", true)] {
             fs::write(&path, text).expect("a file");
-            forget_pid(&path, Pid::from_raw(7));
+            forget_pid(&path, 7);
             assert_eq!(path.exists(), stays, "{text}");
         }
     }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{health, tree};
+use super::{health, ports, tree};
 use crate::os::unix_sockets;
 
 /// How long a process may take to stop.
@@ -22,9 +22,6 @@ const STOPS: Duration = Duration::from_millis(200);
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// The kernel's name for the process that stays with a container.
-const SHIM: &str = "containerd-shim";
 
 /// Says `is_idle` when, for the time `after`, no container has run and nobody was connected to the
 /// socket at `path`, which `listeners` are and which the process `daemon` serves; and again as long
@@ -68,10 +65,11 @@ pub async fn watch(
     }
 }
 
-/// Whether anybody is connected to the socket at `path`, or to the process `pid` through it.
+/// Whether anybody but us is connected to the socket at `path`, or to the process `pid` through it.
 fn has_clients(pid: u32, process: &OwnedFd, path: &Path) -> bool {
-    unix_sockets::connections(&unix_sockets::table().unwrap_or_default(), path) > 0
-        || unix_sockets::accepted(pid, process, path) > 0
+    let own = health::own_connections();
+    unix_sockets::connections(&unix_sockets::table().unwrap_or_default(), path) > own
+        || unix_sockets::accepted(pid, process, path) > own
 }
 
 /// Ends the daemon, process `pid`, in order, unless somebody is connected to the socket at `path` or
@@ -100,7 +98,7 @@ pub async fn retire(pid: u32, process: &OwnedFd, path: &Path) -> bool {
         && !listeners.is_empty()
         && !has_clients(pid, process, path)
         && !unix_sockets::has_waiting(process, &listeners)
-        && !tree::descendants().iter().any(is_shim);
+        && !tree::descendants().iter().any(ports::is_shim);
     let ends = is_free
         && (deafen(pid, process, &listeners).is_ok() || forbid_descriptors(pid).is_ok())
         && tree::signal(process, Signal::SIGTERM).is_ok();
@@ -141,10 +139,6 @@ fn deafen(pid: u32, process: &OwnedFd, listeners: &[RawFd]) -> nix::Result<()> {
         Ok(())
     };
     thread::scope(|scope| scope.spawn(deafen).join()).unwrap_or(Err(Errno::EIO))
-}
-
-fn is_shim(process: &tree::Process) -> bool {
-    process.name == SHIM && !process.zombie
 }
 
 /// Whether all threads of a process are stopped.

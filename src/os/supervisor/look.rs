@@ -62,7 +62,8 @@ impl Supervisor<'_> {
     fn follow(&mut self) {
         self.watch_ports();
         let Some(after) = self.task.idle else { return };
-        let Api::Passed(Some(path)) = &self.task.api else {
+        let (Api::Passed(Some(path)), Some((daemon, _))) = (&self.task.api, &self.launch.daemon)
+        else {
             return;
         };
         let listeners = self
@@ -71,7 +72,7 @@ impl Supervisor<'_> {
             .filter_map(|fd| fd.try_clone().ok())
             .collect();
         let (turn, inputs) = (self.turn, self.inputs.clone());
-        let watch = idle::watch(path.clone(), listeners, after, move || {
+        let watch = idle::watch(daemon.pid, path.clone(), listeners, after, move || {
             let _ = inputs.send(Input::Idle(turn));
         });
         let asking = self.launch.tasks.spawn(watch);
@@ -205,7 +206,7 @@ impl Supervisor<'_> {
         self.launch.tasks.spawn(async move {
             match tree::open(identity).and_then(wait_on) {
                 Ok(fd) => drop(fd.readable().await),
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                Err(error) if tree::is_gone(&error) => {}
                 // It cannot be watched for a cause of ours, which does not say that it has ended.
                 Err(error) => {
                     debug!("process {} is watched by its name: {error}", identity.pid);

@@ -2,6 +2,7 @@
 //! One thread waits for events; nothing in here decides.
 
 mod control;
+mod dumps;
 mod engine;
 mod health;
 mod helper;
@@ -680,9 +681,16 @@ impl<'a> Supervisor<'a> {
         if let Some(name) = &self.socket {
             name.remove();
         }
+        // Nobody comes who would accept them, and the service manager would start us again at once.
+        let is_passed = matches!(self.task.api, Api::Passed(_));
+        if is_passed && matches!(self.over, Some(Verdict::Permanent(_))) {
+            sockets::turn_away(&self.listeners);
+        }
         // Whoever waits for our directory finds the data free.
         self.task.data_lock = None;
         self.disappoint();
+        // The last lines count that the daemon has written.
+        self.log.stop();
         Outcome {
             verdict: self.over.unwrap_or(Verdict::Stopped),
             how: self.last,

@@ -12,12 +12,15 @@ use tracing::warn;
 
 use super::super::launch;
 use super::{
-    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, helper,
+    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, dumps, helper,
     idle, news, places, progress, remains, tree,
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
 use crate::supervise::{Death, Effect, Event, How, Limit, State};
+
+/// How many of dockerd's dumps stay.
+const DUMPS: usize = 2;
 
 impl Supervisor<'_> {
     pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
@@ -138,6 +141,7 @@ impl Supervisor<'_> {
             .known()
             .and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
+        dumps::keep_last_dumps(&plan.exec_root, DUMPS);
         self.note_programs();
         self.find_child(child.id());
         self.speak_with_keeper(ours).map_err(|error| failed(&error))?;
