@@ -19,6 +19,7 @@ use crate::command::{self, run::Request};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::os::stderr;
+use crate::os::supervisor::TAKE_OVER;
 use crate::plan::STAGE;
 use crate::report::{Format, Whose};
 
@@ -202,6 +203,7 @@ impl Launch {
             assignments: self.assignments.assignments,
             words: self.words,
             level,
+            ..Request::default()
         }
     }
 }
@@ -271,18 +273,32 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
         start_messages(&Messages::default(), environment);
         return command::setup_tool::run(&words, environment);
     }
+    if let [program, word, mode, descriptor, arguments @ ..] = &words[..]
+        && word == TAKE_OVER
+    {
+        let line = std::iter::once(program).chain(arguments).cloned().collect();
+        let Cli { messages, command } = parse::<Launching>(with_default_command(line).0);
+        let level = start_messages(&messages, environment);
+        let descriptor = descriptor.to_str().and_then(|number| number.parse().ok());
+        let request = launching(command, arguments, level);
+        let (is_trial, descriptor) = (mode == "try", descriptor.unwrap_or(-1));
+        return command::run::take_over(environment, &request, is_trial, descriptor);
+    }
     let called = words.first().cloned().unwrap_or_default();
+    let arguments = words.get(1..).unwrap_or_default().to_vec();
     let (words, command) = with_default_command(words);
     if command.is_some_and(|command| command == "run") {
         let Cli { messages, command } = parse::<Launching>(words);
         let level = start_messages(&messages, environment);
-        return launch(command, environment, level);
+        return command::run::run(environment, &launching(command, &arguments, level));
     }
     let Cli { messages, command } = parse::<Command>(words);
     let level = start_messages(&messages, environment);
     let colored_results = colored(messages.color, environment, &io::stdout());
     match command {
-        Command::Launching(command) => return launch(command, environment, level),
+        Command::Launching(command) => {
+            return command::run::run(environment, &launching(command, &arguments, level));
+        }
         Command::Plan {
             exec,
             format,
@@ -360,12 +376,16 @@ fn parse<C: Subcommand>(words: Vec<OsString>) -> Cli<C> {
     }
 }
 
-fn launch(
+/// What is asked of a launch, with the words of the whole command line.
+fn launching(
     Launching::Run { exec, launch }: Launching,
-    environment: &Environment,
+    arguments: &[OsString],
     level: Option<LevelFilter>,
-) -> Result<Exit, Error> {
-    command::run::run(environment, &launch.request(exec, level))
+) -> Request {
+    Request {
+        arguments: arguments.to_vec(),
+        ..launch.request(exec, level)
+    }
 }
 
 /// What `--color` says before the words are understood: the errors about them have colours too.

@@ -78,11 +78,13 @@ fn wait_other_dockerd(user: &TestUser, old: i32) -> Value {
     })
 }
 
-/// Waits until the supervisor knows all processes that it looks after, and has a descriptor of each.
+/// Waits until the supervisor knows all processes that it looks after, and has a descriptor of each. The
+/// keeper tells it of containerd's end.
 fn wait_known(user: &TestUser) -> Value {
     let watched = |status: &Value| {
         let watched = watched_by(pid_of(status, "supervisor")?);
-        let pids = ["dockerd", "containerd", "helper"].map(|who| pid_of(status, who));
+        pid_of(status, "containerd")?;
+        let pids = ["dockerd", "keeper", "helper"].map(|who| pid_of(status, who));
         pids.into_iter()
             .all(|pid| pid.is_some_and(|pid| watched.contains(&pid)))
             .then_some(())

@@ -13,9 +13,9 @@ use super::{check, layers};
 use crate::check::Named;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::host::{HostFacts, Person};
+use crate::host::{HostFacts, Lock, Person, PidState};
 use crate::os::probe::{self, Thoroughness};
-use crate::os::supervisor::{self, Outcome, RunDir, Task};
+use crate::os::supervisor::{self, Legacy, Outcome, RunDir, Task};
 use crate::os::{launch, session, sockets};
 use crate::plan::{self, Api, InPlace, LaunchPlan};
 use crate::report;
@@ -31,6 +31,8 @@ pub struct Request {
     pub assignments: Vec<OsString>,
     /// The daemon's words.
     pub words: Vec<OsString>,
+    /// All words of our command line.
+    pub arguments: Vec<OsString>,
     /// The level that the user chose for messages, the namespace stage's included.
     pub level: Option<LevelFilter>,
 }
@@ -60,9 +62,23 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
     let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
+    supervise(environment, request, &settings, run_dir, first, supervisor::run)
+}
+
+/// Stays with the daemon that `first` is the plan of, which `begin` starts or finds.
+fn supervise(
+    environment: &Environment,
+    request: &Request,
+    settings: &Settings,
+    run_dir: RunDir,
+    first: (LaunchPlan, HostFacts),
+    begin: impl FnOnce(Task<'_>) -> Result<Outcome, Error>,
+) -> Result<Exit, Error> {
+    let depth = Thoroughness::Launch;
     let passed = sockets::address(&first.1.session);
+    let runtime_dir = run_dir.path().parent().unwrap_or(Path::new("/")).to_owned();
     let api = Api::decide(
-        &settings,
+        settings,
         &first.1.session,
         &request.words,
         &runtime_dir,
@@ -71,10 +87,11 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let faults = RefCell::new(Vec::new());
     let data_root = first.1.session.data_root.clone();
     let data_lock = supervisor::lock_data_root(&first.1.session.data_root)?;
-    let outcome = supervisor::run(Task {
+    let outcome = begin(Task {
+        arguments: request.arguments.clone(),
         run_dir,
         data_lock,
-        shutdown: plan::shutdown_timeout(&settings, &first.1.session, &request.words),
+        shutdown: plan::shutdown_timeout(settings, &first.1.session, &request.words),
         first,
         prepare: &|| prepare(environment, request, depth),
         in_place: &|mtu| in_place(environment, request, mtu),
@@ -92,6 +109,43 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
             .filter(|time| !time.is_zero()),
     })?;
     conclude(outcome, &faults.into_inner(), &data_root)
+}
+
+/// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out
+/// whether that would work. `words` are the mode and the descriptor of what is handed over.
+///
+/// # Errors
+/// What is handed over is not ours, or the settings do not allow a launch by now.
+pub fn take_over(
+    environment: &Environment,
+    request: &Request,
+    is_trial: bool,
+    descriptor: i32,
+) -> Result<Exit, Error> {
+    let legacy = Legacy::read(descriptor, is_trial)?;
+    let (person, settings) = settle(environment, request)?;
+    let runtime_dir = plan::refuse_person(&person)?.to_owned();
+    let depth = Thoroughness::Launch;
+    let mut host = look(environment, request, person, &settings, depth)?;
+    // Whoever is there is ours.
+    host.session.state_dir.lock = Lock::Free;
+    host.session.state_dir.path = legacy.state_dir().to_owned();
+    host.session.data_root = legacy.data_root().to_owned();
+    for file in &mut host.session.pid_files {
+        file.state = PidState::Absent;
+    }
+    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words, true)?;
+    legacy.settle(&mut plan);
+    if is_trial {
+        return Ok(Exit::Good);
+    }
+    let lock = legacy.lock().map_err(|error| {
+        Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
+    })?;
+    let run_dir = RunDir::resume(&plan::run_dir(&runtime_dir), lock);
+    supervise(environment, request, &settings, run_dir, (plan, host), |task| {
+        supervisor::resume(task, legacy)
+    })
 }
 
 /// The code for a fault of the host that does not go away by itself.

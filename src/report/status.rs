@@ -10,7 +10,7 @@ use crate::supervise::Status;
 /// The status for people; `None` if nothing runs.
 pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
     let Some(status) = status else {
-        return b"state            not running\n".to_vec();
+        return b"state           not running\n".to_vec();
     };
     let pid = |pid: Option<u32>| pid.map(|pid| format!("PID {pid}"));
     let program = |pid: Option<u32>, version: &Option<String>| {
@@ -50,8 +50,8 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
             "containers",
             Some(keeps(status.keeps_containers).to_owned()),
         ),
-        ("dockerd replaced", Some(status.replaced.to_string())),
-        ("restarts of all", Some(status.restarts.to_string())),
+        ("replaced", Some(status.replaced.to_string())),
+        ("restarts", Some(status.restarts.to_string())),
         ("network heals", Some(status.heals.to_string())),
         ("last failure", failure),
         ("restart needed", needs_restart.then(|| newer.to_owned())),
@@ -63,7 +63,7 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
     let lines = rows.into_iter().chain(problems).filter_map(|(name, value)| {
         value
             .filter(|value| !value.is_empty())
-            .map(|value| format!("{name:<16} {value}\n"))
+            .map(|value| format!("{name:<15} {value}\n"))
     });
     lines.collect::<String>().into_bytes()
 }

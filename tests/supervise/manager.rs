@@ -81,22 +81,19 @@ fn a_manager_is_told_when_the_daemon_is_ready_that_it_is_well_and_when_it_stops(
             .any(|message| message.contains("EXTEND_TIMEOUT_USEC=90000000")),
         "{before:#?}"
     );
-    let alive = |message: &String| message.contains("WATCHDOG=1");
-    assert!(!before.iter().any(alive), "{before:#?}");
 
-    // By itself the daemon is asked every 30 s, which is also how long is waited here for each.
+    // The watchdog guards us, and hears of us twice in its time.
     for _ in 0..4 {
         manager.wait("WATCHDOG=1");
     }
 
     let old = kill_dockerd(&user);
-    let died = manager.wait("STATUS=the daemon was ended by SIGKILL");
+    let died = manager.wait("STATUS=dockerd was ended by SIGKILL");
     assert!(
         !died.iter().any(|message| message.contains("READY=1")),
         "{died:#?}"
     );
-    let up = manager.wait("READY=1");
-    assert!(!up.iter().any(alive), "{up:#?}");
+    manager.wait("READY=1");
     wait_other_dockerd(&user, old);
 
     daemon.signal(nix::sys::signal::Signal::SIGTERM);

@@ -14,17 +14,21 @@ use super::{
 };
 
 /// All fields of the JSON, in the order of the alphabet.
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 24] = [
     "containerd",
     "dockerd",
     "dockerd_version",
     "heals",
     "helper",
+    "keeper",
+    "keeps_containers",
     "last_failure",
     "last_failure_at",
     "network_driver",
     "port_driver",
+    "problems",
     "programs",
+    "replaced",
     "restart_needed",
     "restarts",
     "rootlesskit",
@@ -87,6 +91,7 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     for (field, name) in [
         ("supervisor", "dockerd-rootles"),
         ("rootlesskit", "rootlesskit"),
+        ("keeper", "dockerd-rootles"),
         ("dockerd", "dockerd"),
         ("containerd", "containerd"),
         ("helper", "slirp4netns"),
@@ -118,6 +123,8 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
             "port driver",
             "socket",
             "socket kept by",
+            "containers",
+            "replaced",
             "restarts",
             "network heals"
         ],
@@ -132,7 +139,7 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     let old = kill_dockerd(&user);
     wait_other_dockerd(&user, old);
     assert!(
-        text(&user).1.contains("the daemon was ended by SIGKILL ("),
+        text(&user).1.contains("dockerd was ended by SIGKILL ("),
         "{:?}",
         text(&user)
     );
@@ -189,12 +196,17 @@ fn a_daemon_that_is_not_ready_is_told_from_one_that_does_not_run() {
 #[test]
 fn a_start_that_takes_too_long_is_given_up_and_the_stage_is_named() {
     let user = TestUser::new();
-    let (code, message) = never_ready(&user)
+    let mut daemon = never_ready(&user)
         .env("DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT", "1")
-        .refusal();
+        .start();
+    // It does nothing at all, which is certain after half a minute only.
+    let ended = wait::poll(wait::PATIENCE * 3, || daemon.ended());
+    let message = daemon.log();
+    let code = ended.and_then(|status| status.code());
     assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("it gets more time"), "{message}");
     assert!(
-        message.contains("dockerd has not said that it is ready"),
+        message.contains("dockerd does not answer"),
         "{message}"
     );
     assert_nothing_left(&user);

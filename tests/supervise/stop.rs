@@ -120,8 +120,9 @@ fn a_reload_during_the_start_is_held_back() {
         assert!(daemon.docker.answers());
         let told = wait_status(&user, "it is ready", |told| told["state"] == "ready");
         assert_eq!(told["restarts"], 0, "{}", daemon.log());
-        assert_eq!(daemon.stop().code(), Some(0));
+        assert_eq!(told["replaced"], 0, "{}", daemon.log());
         assert_eq!(daemon.log().matches(reloads).count(), 1);
+        assert_eq!(daemon.stop().code(), Some(0));
         assert_nothing_left(&user);
     }
 }

@@ -336,7 +336,9 @@ fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
             true => supervisor::runs_containers(&socket),
             false => runs || status.is_some(),
         },
-        outdated: status.as_ref().is_some_and(supervisor::has_newer_programs),
+        outdated: status
+            .as_ref()
+            .is_some_and(|status| !supervisor::newer_programs(status).is_empty()),
         supervisor: status.map(|status| status.supervisor),
         answers,
     }

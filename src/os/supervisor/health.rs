@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::UNLIMITED;
 use super::progress::{self, Silence};
 use super::quiet::{self, Connection};
 use super::tree::Identity;
@@ -158,18 +159,35 @@ pub async fn live_restore_is_off(socket: &Path) -> bool {
     timeout(PATIENCE_WITH_RELOAD, asked).await.is_ok()
 }
 
-/// How long the containers that run may take to end, in seconds: the longest of their own times, or
-/// `None` if one has no end, or the daemon does not say. No container is 0.
-pub async fn stop_timeout(socket: &Path) -> Option<u64> {
-    let asked = timeout(PATIENCE_WITH_CONTAINERS, stop_timeouts(socket)).await;
-    let times = asked.ok()?.ok()?.into_iter();
-    let times = times.map(|time| u64::try_from(time).ok());
-    times
-        .collect::<Option<Vec<u64>>>()
-        .map(|all| all.into_iter().max().unwrap_or(0))
+/// How long the containers that run may take to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopTimes {
+    /// No container runs.
+    None,
+    /// So long at most.
+    Longest(Duration),
+    /// One of them has all the time that it wants.
+    Unlimited,
 }
 
-async fn stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
+/// Asks how long the containers that run may take to end; `None` if the daemon does not say.
+pub async fn stop_timeouts(socket: &Path) -> Option<StopTimes> {
+    let asked = timeout(PATIENCE_WITH_CONTAINERS, list_stop_timeouts(socket)).await;
+    Some(longest(&asked.ok()?.ok()?))
+}
+
+/// The longest of these times in seconds. Less than none is for ever.
+fn longest(times: &[i64]) -> StopTimes {
+    let known: Option<Vec<u64>> = times.iter().map(|time| u64::try_from(*time).ok()).collect();
+    match known {
+        None => StopTimes::Unlimited,
+        Some(times) => times.into_iter().max().map_or(StopTimes::None, |seconds| {
+            StopTimes::Longest(Duration::from_secs(seconds.min(UNLIMITED.as_secs())))
+        }),
+    }
+}
+
+async fn list_stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
     let target = Target::Daemon(socket);
     let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
     let mut times = Vec::new();
@@ -349,4 +367,21 @@ async fn request(
         .map_err(io::Error::other)?;
     let answer = sender.send_request(request).await;
     Ok((answer.map_err(io::Error::other)?, open))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_counts_and_no_time_is_too_long() {
+        for (times, expected) in [
+            (&[][..], StopTimes::None),
+            (&[10, 300, 0], StopTimes::Longest(Duration::from_secs(300))),
+            (&[10, -1], StopTimes::Unlimited),
+            (&[i64::MAX], StopTimes::Longest(UNLIMITED)),
+        ] {
+            assert_eq!(longest(times), expected, "{times:?}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::libc;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -27,7 +28,7 @@ const NAMES: [&str; 4] = ["slirp4netns", "pasta", "passt", "vpnkit"];
 const FOREGROUND: [&[u8]; 2] = [b"--foreground", b"-f"];
 
 /// A network helper, and how it was started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Helper {
     /// Which process it is.
     pub identity: Identity,

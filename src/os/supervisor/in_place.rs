@@ -1,6 +1,7 @@
 //! dockerd and containerd in namespaces that stay: how they start, end, and start again.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -99,6 +100,7 @@ impl Supervisor<'_> {
     pub(super) fn revive(&mut self) {
         self.turn += 1;
         self.launch.silence = None;
+        self.launch.overdue = None;
         self.launch.phase = "dockerd has not started again";
         if let Err(error) = self.renew_daemon() {
             warn!("dockerd starts with what it was last told: {error}");
@@ -229,52 +231,78 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Asks how long the containers may take to end, and has dockerd not leave them alone any more.
+    /// Asks which containers there are to end, and how long they may take.
     fn prepare_end(&mut self) {
         if let State::Stopping(Then::Leave(_)) = self.machine.state {
             news::tell(&[NotifyState::Stopping]);
         }
         self.stop_asking();
-        let Some(api) = self.api_path().filter(|_| self.launch.daemon.is_some()) else {
-            // dockerd is not there yet, or cannot be asked.
-            if self.launch.daemon.is_none() && !self.launch.has_answered {
-                tree::signal_all(&tree::descendants(), Signal::SIGKILL);
-            }
-            return self.end_now(None);
-        };
-        let keeps = self.daemon.live_restore;
-        if keeps && let Err(error) = self.write_config(false) {
-            warn!("{}", error.render().trim());
-        }
-        let (turn, inputs) = (self.turn, self.inputs.clone());
-        let has_answered = self.launch.has_answered;
-        if keeps {
-            self.signal_daemon(Signal::SIGCONT);
-            self.signal_daemon(Signal::SIGHUP);
-        }
-        let shutdown = self.task.shutdown;
-        self.launch.tasks.spawn(async move {
-            let mut longest = Some(shutdown);
-            if has_answered {
-                let (time, is_off) = tokio::join!(health::stop_timeout(&api), async {
-                    !keeps || health::live_restore_is_off(&api).await
-                });
-                if !is_off {
-                    warn!("dockerd does not say that it will stop its containers");
-                }
-                // dockerd allows five seconds more than a container.
-                longest = time.map(|seconds| shutdown.max(Duration::from_secs(seconds + 5)));
-            }
-            let limit = longest.map(|time| time.min(UNLIMITED) + STOP_MARGIN);
-            let _ = inputs.send(Input::StopReady(turn, limit));
-        });
-        // Whatever comes of that, the stop goes on.
         self.deadline = None;
+        if !self.launch.has_answered {
+            // It has no containers yet, and rootlesskit might wait for ever for what it has started.
+            tree::signal_all(&tree::descendants(), Signal::SIGKILL);
+            return self.end_now(self.task.shutdown);
+        }
+        let Some(api) = self.api_path() else {
+            return self.keep_no_container(None);
+        };
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            let _ = inputs.send(Input::StopAsked(turn, health::stop_timeouts(&api).await));
+        });
     }
 
-    /// Has dockerd end with its containers, which may take `limit`; `None` is as long as they need.
-    pub(super) fn end_now(&mut self, limit: Option<Duration>) {
-        let limit = limit.unwrap_or(UNLIMITED);
+    /// Has dockerd not leave its containers alone any more, if there are any. `times` are theirs, if
+    /// they are known.
+    pub(super) fn keep_no_container(&mut self, times: Option<health::StopTimes>) {
+        // dockerd allows five seconds more than a container.
+        let longest = match &times {
+            None | Some(health::StopTimes::Unlimited) => UNLIMITED,
+            Some(health::StopTimes::None) => self.task.shutdown,
+            Some(health::StopTimes::Longest(time)) => {
+                self.task.shutdown.max(*time + Duration::from_secs(5))
+            }
+        };
+        let limit = longest.min(UNLIMITED) + STOP_MARGIN;
+        if !self.daemon.live_restore || times == Some(health::StopTimes::None) {
+            return self.end_now(limit);
+        }
+        if let Err(error) = self.turn_live_restore_off() {
+            warn!("{}", error.render().trim());
+        }
+        self.signal_daemon(Signal::SIGCONT);
+        self.signal_daemon(Signal::SIGHUP);
+        let api = self.api_path();
+        let (turn, inputs) = (self.turn, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            let is_off = match &api {
+                Some(api) => health::live_restore_is_off(api).await,
+                None => false,
+            };
+            if !is_off {
+                warn!("dockerd has not said that it will stop its containers");
+            }
+            let _ = inputs.send(Input::StopReady(turn, limit));
+        });
+    }
+
+    /// Writes that containers end with dockerd, whatever has become of the user's own file.
+    fn turn_live_restore_off(&self) -> Result<(), Error> {
+        self.write_config(false).or_else(|error| {
+            let Some(path) = &self.daemon.keep.config else {
+                return Ok(());
+            };
+            let ours = fs::read_to_string(path).map_err(|_| error)?;
+            let failed = |error: &dyn std::error::Error| {
+                Error::new(Exit::Failed, format!("`{}`", path.display())).because(error)
+            };
+            let text = effective_config(&ours, false).map_err(|error| failed(&error))?;
+            files::write_whole(path, text.as_bytes()).map_err(|error| failed(&error))
+        })
+    }
+
+    /// Has dockerd end with its containers, which may take `limit`.
+    pub(super) fn end_now(&mut self, limit: Duration) {
         news::extend(limit);
         let kind = match self.machine.state {
             State::Stopping(_) => Limit::Stop,
@@ -375,6 +403,11 @@ impl Supervisor<'_> {
     /// Tells dockerd's silence from its end.
     pub(super) fn judge_silence(&mut self, silence: Silence) {
         let before = self.launch.silence.replace(silence);
+        let is_overdue = self.launch.overdue.is_some()
+            && self.deadline.map(|(_, limit)| limit) == self.launch.overdue;
+        if is_overdue && self.may_end_hung() {
+            return self.too_late();
+        }
         if before == Some(silence) || !self.launch.has_answered {
             return;
         }

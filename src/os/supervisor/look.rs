@@ -260,7 +260,7 @@ impl Supervisor<'_> {
     }
 
     /// Keeps what must not lose its name, so that it can get it back.
-    fn keep_places(&mut self) {
+    pub(super) fn keep_places(&mut self) {
         let socket = self.task.api.own().map(Path::to_owned);
         let state_dir = self.task.first.1.session.state_dir.path.clone();
         let kept: Vec<PathBuf> = socket.into_iter().chain([state_dir]).collect();
@@ -269,6 +269,13 @@ impl Supervisor<'_> {
 
     /// Gives names back that somebody has removed. Where that cannot be, everything starts again.
     pub(super) fn look_after_places(&mut self) {
+        let is_ending = matches!(
+            self.machine.state,
+            State::Falling | State::Stopping(_) | State::Clearing(..) | State::Waiting | State::Over
+        );
+        if is_ending {
+            return;
+        }
         let run_dir = &self.task.run_dir;
         let is_here = run_dir.is_there();
         if is_here && run_dir.has_all() {

@@ -4,6 +4,7 @@
 mod control;
 mod dumps;
 mod engine;
+mod hand_over;
 mod health;
 mod helper;
 mod idle;
@@ -22,6 +23,7 @@ mod requests;
 pub(super) mod tree;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
@@ -51,7 +53,8 @@ pub use control::{Wish, ask as request};
 pub use health::{answers, runs_containers};
 use health::{Forwarded, Published};
 use helper::Helper;
-pub use news::{has_newer_programs, wait_until_ready};
+pub use hand_over::{Legacy, TAKE_OVER, resume};
+pub use news::{newer_programs, wait_for_status, wait_until_ready};
 use notify::Message;
 pub use places::{RunDir, lock_data_root, read_status};
 use progress::Silence;
@@ -98,6 +101,8 @@ const SIGNALS: [Signal; 6] = [
 
 /// What the supervisor is to do.
 pub struct Task<'a> {
+    /// The words of our own command line.
+    pub arguments: Vec<OsString>,
     /// Our directory, locked.
     pub run_dir: RunDir,
     /// The data root's lock, where there can be one.
@@ -148,15 +153,20 @@ pub fn run(task: Task<'_>) -> Result<Outcome, Error> {
         |what: &str, error: &io::Error| Error::new(Exit::Failed, what.to_owned()).because(error);
     process::adopt_orphans().map_err(|errno| failed("orphans cannot be adopted", &errno.into()))?;
     tree::remember_earlier();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failed("the event loop cannot be made", &error))?;
-    runtime.block_on(async {
+    event_loop()?.block_on(async {
         let (inputs, received) = mpsc::unbounded_channel();
         let (machine, effects) = Machine::start();
         let supervisor = Supervisor::new(task, machine, inputs)?;
         Ok(supervisor.work(received, effects).await)
+    })
+}
+
+fn event_loop() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(|error| {
+        Error::new(Exit::Failed, "the event loop cannot be made").because(&error)
     })
 }
 
@@ -168,6 +178,11 @@ pub fn hold_signals() -> Result<(), Error> {
     SigSet::from_iter(SIGNALS)
         .thread_block()
         .map_err(|errno| Error::new(Exit::Failed, "signals cannot be held back").because(&errno))
+}
+
+/// Lets those come that were held back, and those that our parent had blocked.
+fn release_signals() -> nix::Result<()> {
+    SigSet::from_iter(SIGNALS.into_iter().chain([Signal::SIGCHLD])).thread_unblock()
 }
 
 /// What happens outside.
@@ -188,8 +203,10 @@ enum Input {
     Engine(u32, Option<Silence>),
     /// dockerd's version.
     Version(u32, String),
+    /// How long containers may take to end, if dockerd says so.
+    StopAsked(u32, Option<health::StopTimes>),
     /// dockerd can be asked to end with its containers, which may take so long.
-    StopReady(u32, Option<Duration>),
+    StopReady(u32, Duration),
     /// What rootlesskit forwarded for the last dockerd is cleared.
     PortsCleared(u32),
     /// What containers publish, and what rootlesskit forwards, if it says so.
@@ -232,6 +249,8 @@ struct Launch {
     has_answered: bool,
     /// What dockerd does instead of an answer.
     silence: Option<Silence>,
+    /// The time that dockerd has got more of.
+    overdue: Option<Limit>,
     /// When it will have done well for long.
     settles: Option<Instant>,
     phase: &'static str,
@@ -244,7 +263,7 @@ struct Launch {
 
 /// What dockerd is started with.
 struct Daemon {
-    command: Vec<std::ffi::OsString>,
+    command: Vec<OsString>,
     keep: Keep,
     /// Whether it leaves its containers alone when it ends.
     live_restore: bool,
@@ -310,9 +329,26 @@ impl<'a> Supervisor<'a> {
         };
         let (log, writer) =
             log::Log::start().map_err(|error| failed("the log cannot be passed on", &error))?;
+        let mut supervisor = Self::assemble(task, machine, inputs, listeners, log, writer);
+        supervisor.socket = socket;
+        supervisor
+            .listen()
+            .map_err(|error| failed("signals and messages cannot be received", &error))?;
+        Ok(supervisor)
+    }
+
+    /// Puts it together. Nothing arrives yet.
+    fn assemble(
+        task: Task<'a>,
+        machine: Machine,
+        inputs: UnboundedSender<Input>,
+        listeners: Vec<OwnedFd>,
+        log: log::Log,
+        writer: PipeWriter,
+    ) -> Self {
         let plan = &task.first.0;
         let exec_root_is_new = !plan.exec_root.exists();
-        let mut supervisor = Self {
+        Self {
             status: Status {
                 supervisor: std::process::id(),
                 socket: task.api.path().map(Path::to_owned),
@@ -335,7 +371,7 @@ impl<'a> Supervisor<'a> {
             grace: None,
             watchdog: sd_notify::watchdog_enabled().map(|_| Instant::now()),
             listeners,
-            socket,
+            socket: None,
             exec_root_is_new,
             log,
             writer,
@@ -347,11 +383,7 @@ impl<'a> Supervisor<'a> {
             refusal: None,
             over: None,
             messages: Vec::new(),
-        };
-        supervisor
-            .listen()
-            .map_err(|error| failed("signals and messages cannot be received", &error))?;
-        Ok(supervisor)
+        }
     }
 
     /// Has signals and messages arrive.
@@ -363,8 +395,7 @@ impl<'a> Supervisor<'a> {
                 while stream.recv().await.is_some() && inputs.send(Input::Signal(name)).is_ok() {}
             });
         }
-        // Those that were held back come now, and so do those that our parent had blocked.
-        SigSet::from_iter(SIGNALS.into_iter().chain([Signal::SIGCHLD])).thread_unblock()?;
+        release_signals()?;
         self.receive_messages()
     }
 
@@ -517,6 +548,7 @@ impl<'a> Supervisor<'a> {
                 self.status.dockerd_version = Some(version);
                 self.write_status();
             }
+            Input::StopAsked(turn, times) if turn == self.turn => self.keep_no_container(times),
             Input::StopReady(turn, time) if turn == self.turn => self.end_now(time),
             Input::PortsCleared(turn) if turn == self.turn => self.order_daemon(),
             Input::Ports(turn, published, forwarded) if turn == self.turn => {
@@ -550,6 +582,7 @@ impl<'a> Supervisor<'a> {
                 self.launch.daemon = Some((identity, fd));
                 self.launch.phase = "dockerd does not answer";
                 self.look_after(identity);
+                self.write_status();
                 self.raise(Event::Announced);
             }
         } else if message.is_ready() && self.api_path().is_none() && self.is_daemons(message.pid) {

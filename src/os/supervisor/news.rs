@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
@@ -105,6 +105,15 @@ impl Supervisor<'_> {
             .chain(engine.map(|engine| Path::new(&engine.command[0])))
             .filter_map(program_file)
             .collect();
+    }
+
+    /// Notes the file of this program alone, which has taken the place of another.
+    pub(super) fn note_own_program(&mut self) {
+        let own = &self.task.first.1.session.own_path;
+        let own_name = own.file_name();
+        let programs = &mut self.status.programs;
+        programs.retain(|program| program.path.file_name() != own_name);
+        programs.extend(program_file(own));
     }
 
     pub(super) fn write_status(&mut self) {
@@ -211,10 +220,26 @@ pub(super) fn program_file(path: &Path) -> Option<ProgramFile> {
     })
 }
 
-/// Whether the programs on disk are others than those that run.
-pub fn has_newer_programs(status: &Status) -> bool {
-    let is_same = |own: &ProgramFile| program_file(&own.path).as_ref() == Some(own);
-    !status.programs.iter().all(is_same)
+/// The programs that are others on disk than those that run.
+pub fn newer_programs(status: &Status) -> Vec<PathBuf> {
+    let is_other = |own: &&ProgramFile| program_file(&own.path).as_ref() != Some(*own);
+    let others = status.programs.iter().filter(is_other);
+    others.map(|own| own.path.clone()).collect()
+}
+
+/// Waits for at most `time` until the status of the supervisor whose directory is `run_dir` is as
+/// `expected`; says whether it is.
+pub fn wait_for_status(run_dir: &Path, time: Duration, expected: impl Fn(&Status) -> bool) -> bool {
+    let deadline = std::time::Instant::now() + time;
+    loop {
+        if read_status(run_dir).is_some_and(|status| expected(&status)) {
+            return true;
+        }
+        if std::time::Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(MOMENT);
+    }
 }
 
 /// Waits until the supervisor whose directory is `run_dir` is ready, or `time` is over; one that has

@@ -67,8 +67,9 @@ impl Supervisor<'_> {
             return;
         };
         let waits_for_dockerd = matches!(limit, Limit::Answer | Limit::Yield);
-        if waits_for_dockerd && self.launch.daemon.is_some() && !self.may_replace_hung() {
+        if waits_for_dockerd && self.launch.daemon.is_some() && !self.may_end_hung() {
             self.tell_slow();
+            self.launch.overdue = Some(limit);
             self.deadline = Some((Instant::now() + progress::HUNG, limit));
             return;
         }
@@ -77,10 +78,10 @@ impl Supervisor<'_> {
 
     /// Whether dockerd does nothing at all, and nobody says that it is to be left alone, nor that its
     /// containers, for which it may be waiting, end with it.
-    fn may_replace_hung(&self) -> bool {
+    pub(super) fn may_end_hung(&self) -> bool {
         let is_hung = self.launch.silence == Some(progress::Silence::Hung);
-        let waits_for_containers = !self.daemon.live_restore && self.machine.has_answered;
-        is_hung && self.task.replaces_hung && !waits_for_containers
+        let may_be_replaced = self.task.replaces_hung && self.daemon.live_restore;
+        is_hung && (may_be_replaced || !self.machine.has_answered)
     }
 
     pub(super) fn launch(&mut self) {
@@ -224,6 +225,7 @@ impl Supervisor<'_> {
             let is_new = self.exec_root_is_new;
             remains::remove_files(state_dir, &plan.exec_root, runtime_dir, is_new);
         }
+        self.task.run_dir.forget_links();
         // What this launch was asked for, it is not asked any more.
         self.launch = Launch {
             phase: self.launch.phase,

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,11 @@ impl Name {
         })
     }
 
+    /// The name of a socket of ours.
+    pub fn of_socket(path: &Path) -> Option<Self> {
+        Self::of(path).ok()
+    }
+
     /// Whether it still leads there.
     pub fn is_there(&self) -> bool {
         Self::of(&self.path).is_ok_and(|now| now.file == self.file)
@@ -85,6 +90,20 @@ impl RunDir {
             path: path.to_owned(),
             kept: Vec::new(),
         })
+    }
+
+    /// The same with the lock that another program in this process has taken.
+    pub fn resume(path: &Path, lock: File) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: Some(lock),
+            kept: Vec::new(),
+        }
+    }
+
+    /// The lock's descriptor.
+    pub fn lock_fd(&self) -> Option<RawFd> {
+        self.lock.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// The same once more, after somebody has removed it or what is in it.

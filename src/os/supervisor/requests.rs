@@ -64,10 +64,7 @@ impl Supervisor<'_> {
                 Ok(Event::Replace(Why::Asked))
             }
             Wish::RestartAll => Ok(Event::RestartAll),
-            Wish::TakeOver(program) => Err(Error::new(
-                crate::error::Exit::Failed,
-                format!("`{}` cannot take over", program.display()),
-            )),
+            Wish::TakeOver(program) => Err(self.hand_over(program)),
         }
     }
 

@@ -13,12 +13,13 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::supervise::How;
 
 /// A process that cannot be taken for a later one of the same PID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     /// Its PID.
     pub pid: u32,
@@ -84,6 +85,23 @@ pub fn remember_earlier() {
         found.iter().map(|process| process.identity).collect();
 }
 
+/// What [`remember_earlier`] has remembered.
+pub fn earlier() -> Vec<Identity> {
+    let earlier = EARLIER.lock().unwrap_or_else(PoisonError::into_inner);
+    earlier.iter().copied().collect()
+}
+
+/// Remembers what another program in this process has.
+pub fn restore_earlier(identities: &[Identity]) {
+    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) =
+        identities.iter().copied().collect();
+}
+
+/// Whether this very process has not ended.
+pub fn is_there(identity: Identity) -> bool {
+    read(identity.pid).is_some_and(|now| now.identity == identity && !now.zombie)
+}
+
 /// The processes below us, parents before their children, but for those of
 /// [`remember_earlier`] and what these start.
 pub fn descendants() -> Vec<Process> {
@@ -93,7 +111,6 @@ pub fn descendants() -> Vec<Process> {
 
 /// What is below `root` and not below one of `earlier`. What those have started by now joins them,
 /// for when its parent ends, it becomes a child of `root`.
-
 pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
     let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for process in processes {
