@@ -62,7 +62,14 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
     let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
-    supervise(environment, request, &settings, run_dir, first, supervisor::run)
+    supervise(
+        environment,
+        request,
+        &settings,
+        run_dir,
+        first,
+        supervisor::run,
+    )
 }
 
 /// Stays with the daemon that `first` is the plan of, which `begin` starts or finds.
@@ -143,9 +150,14 @@ pub fn take_over(
         Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
     })?;
     let run_dir = RunDir::resume(&plan::run_dir(&runtime_dir), lock);
-    supervise(environment, request, &settings, run_dir, (plan, host), |task| {
-        supervisor::resume(task, legacy)
-    })
+    supervise(
+        environment,
+        request,
+        &settings,
+        run_dir,
+        (plan, host),
+        |task| supervisor::resume(task, legacy),
+    )
 }
 
 /// The code for a fault of the host that does not go away by itself.
@@ -246,7 +258,13 @@ fn in_place(
     mtu: u32,
 ) -> Result<(InPlace, HostFacts), Error> {
     let (person, settings) = settle(environment, request)?;
-    let host = look(environment, request, person, &settings, Thoroughness::Launch)?;
+    let host = look(
+        environment,
+        request,
+        person,
+        &settings,
+        Thoroughness::Launch,
+    )?;
     let plan = InPlace::build(&settings, &host, &request.words, mtu)?;
     Ok((plan, host))
 }

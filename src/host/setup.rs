@@ -95,6 +95,8 @@ pub struct DaemonFacts {
     pub supervisor: Option<u32>,
     /// Whether the programs on disk are others than those that run.
     pub outdated: bool,
+    /// Whether containers go on running while dockerd and the supervisor are replaced.
+    pub keeps_containers: bool,
     /// Whether somebody answers at the socket.
     pub answers: bool,
     /// Whether a container runs, or may: a daemon that does not answer counts as busy.

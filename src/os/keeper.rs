@@ -139,8 +139,8 @@ impl Keeper<'_> {
             Some(_) => PollTimeout::try_from(TRY_ENGINE).unwrap_or(PollTimeout::ZERO),
             None => PollTimeout::NONE,
         };
-        let mut fds = [receiver.as_fd(), self.control.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds =
+            [receiver.as_fd(), self.control.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) => Ok((fds[0].any() == Some(true), fds[1].any() == Some(true))),
             Err(Errno::EINTR) => Ok((false, false)),
@@ -217,8 +217,9 @@ impl Keeper<'_> {
             ForkResult::Child => {
                 let error = match self.become_sibling(command, sibling, parent) {
                     Ok(error) => error,
-                    Err(error) => Error::new(Exit::Failed, "a program cannot be started")
-                        .because(&error),
+                    Err(error) => {
+                        Error::new(Exit::Failed, "a program cannot be started").because(&error)
+                    }
                 };
                 eprint!("{}", error.render());
                 std::process::exit(error.exit().code().into());

@@ -223,7 +223,10 @@ impl<'a> DockerdWords<'a> {
         let is_switch = |other: &&u8| b"Dvh".contains(other);
         self.0.iter().any(|word| {
             let letters = word.as_bytes().strip_prefix(b"-").unwrap_or_default();
-            letters.iter().take_while(is_switch).any(|own| *own == letter)
+            letters
+                .iter()
+                .take_while(is_switch)
+                .any(|own| *own == letter)
         })
     }
 

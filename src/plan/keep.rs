@@ -257,23 +257,83 @@ mod tests {
         // file of ours, a containerd of ours.
         let cases: &[(&str, &str, &str, Change, [bool; 3])] = &[
             ("auto", "", "", nothing, [true, true, true]),
-            ("auto", r#"{"debug": true}"#, "-D", nothing, [true, true, true]),
-            ("auto", r#"{"live-restore": true}"#, "", nothing, [true, true, true]),
-            ("auto", r#"{"live-restore": false}"#, "", nothing, [false, false, true]),
-            ("auto", "", "--live-restore=false", nothing, [false, false, true]),
+            (
+                "auto",
+                r#"{"debug": true}"#,
+                "-D",
+                nothing,
+                [true, true, true],
+            ),
+            (
+                "auto",
+                r#"{"live-restore": true}"#,
+                "",
+                nothing,
+                [true, true, true],
+            ),
+            (
+                "auto",
+                r#"{"live-restore": false}"#,
+                "",
+                nothing,
+                [false, false, true],
+            ),
+            (
+                "auto",
+                "",
+                "--live-restore=false",
+                nothing,
+                [false, false, true],
+            ),
             ("auto", "", "--live-restore", nothing, [true, true, true]),
             ("auto", "", "", swarm, [false, false, true]),
             ("auto", "", "", bare, [false, false, false]),
-            ("auto", "", "--containerd=/c.sock", nothing, [false, false, false]),
-            ("auto", r#"{"containerd": "/c.sock"}"#, "", nothing, [false, false, false]),
-            ("auto", r#"{"features": {"embedded-containerd": true}}"#, "", nothing, [false, false, false]),
+            (
+                "auto",
+                "",
+                "--containerd=/c.sock",
+                nothing,
+                [false, false, false],
+            ),
+            (
+                "auto",
+                r#"{"containerd": "/c.sock"}"#,
+                "",
+                nothing,
+                [false, false, false],
+            ),
+            (
+                "auto",
+                r#"{"features": {"embedded-containerd": true}}"#,
+                "",
+                nothing,
+                [false, false, false],
+            ),
             ("auto", "{", "", nothing, [false, false, false]),
             ("auto", "", "--version", nothing, [false, false, false]),
             ("auto", "", "-v", nothing, [false, false, false]),
-            ("true", r#"{"live-restore": false}"#, "", nothing, [true, true, true]),
-            ("true", "", "--containerd=/c.sock", nothing, [true, true, false]),
+            (
+                "true",
+                r#"{"live-restore": false}"#,
+                "",
+                nothing,
+                [true, true, true],
+            ),
+            (
+                "true",
+                "",
+                "--containerd=/c.sock",
+                nothing,
+                [true, true, false],
+            ),
             ("false", "", "", nothing, [false, false, true]),
-            ("false", r#"{"live-restore": true}"#, "", nothing, [false, true, true]),
+            (
+                "false",
+                r#"{"live-restore": true}"#,
+                "",
+                nothing,
+                [false, true, true],
+            ),
         ];
         for (setting, json, line, change, expected) in cases {
             let (keep, reason) = decide(setting, json, line, change).expect("decided");
@@ -300,10 +360,7 @@ mod tests {
                 "--containerd=/run/user/1000/docker/containerd/containerd.sock"
             ]
         );
-        assert_eq!(
-            keep.rest(DockerdWords(&words)),
-            ["-D", "--data-root", "/d"]
-        );
+        assert_eq!(keep.rest(DockerdWords(&words)), ["-D", "--data-root", "/d"]);
         let engine = keep.engine.expect("ours");
         assert_eq!(engine.command[3..], ["--log-level", "debug"]);
         let parsed: toml::Table = engine.config.parse().expect("TOML");

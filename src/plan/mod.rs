@@ -24,8 +24,8 @@ use crate::host::{
 };
 use crate::settings::{Origin, Settings};
 pub use daemon::Api;
-pub use keep::{Engine, Keep, effective_config};
 pub use flags::{DockerdWords, RootlesskitFlags};
+pub use keep::{Engine, Keep, effective_config};
 pub use network::Network;
 pub use places::{Places, daemon_json};
 pub use preflight::{

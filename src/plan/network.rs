@@ -198,9 +198,7 @@ impl Network {
         };
         let hint = match &settings.detach_netns.origin {
             Origin::Variable(name) => format!("unset {name}"),
-            Origin::File(..) => {
-                "dockerd-rootless config set network.detach-netns auto".to_owned()
-            }
+            Origin::File(..) => "dockerd-rootless config set network.detach-netns auto".to_owned(),
             _ => "leave network.detach-netns at auto, and --detach-netns out of rootlesskit.flags"
                 .to_owned(),
         };

@@ -60,11 +60,14 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
         .problems
         .iter()
         .map(|problem| ("problem", Some(problem.clone())));
-    let lines = rows.into_iter().chain(problems).filter_map(|(name, value)| {
-        value
-            .filter(|value| !value.is_empty())
-            .map(|value| format!("{name:<15} {value}\n"))
-    });
+    let lines = rows
+        .into_iter()
+        .chain(problems)
+        .filter_map(|(name, value)| {
+            value
+                .filter(|value| !value.is_empty())
+                .map(|value| format!("{name:<15} {value}\n"))
+        });
     lines.collect::<String>().into_bytes()
 }
 

@@ -14,8 +14,8 @@ use crate::error::{Error, Exit, Warning};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
-    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation, ProxyUrl,
-    Seconds, Switch, Value,
+    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation,
+    ProxyUrl, Seconds, Switch, Value,
 };
 
 /// A value and the place that it comes from.

@@ -46,6 +46,8 @@ pub enum Action {
     Stop(&'static str),
     /// Restart a unit and wait until it is ready.
     Restart(&'static str),
+    /// Replace dockerd and the supervisor that run; containers go on running.
+    Replace,
     /// Give a setting a value in the user's configuration file.
     Set(&'static str, &'static str),
     /// Note which context was chosen.
@@ -101,6 +103,9 @@ impl Action {
             Self::Start(unit) => format!("start {unit}"),
             Self::Stop(unit) => format!("stop {unit}"),
             Self::Restart(unit) => format!("restart {unit}"),
+            Self::Replace => {
+                "replace dockerd and the supervisor, and leave containers alone".to_owned()
+            }
             Self::Set(key, value) => format!("set {key} to {value} in your configuration file"),
             Self::KeepContext(name) => format!("note that the docker context was `{name}`"),
             Self::CreateContext(host) => {
@@ -350,7 +355,11 @@ impl SetupPlan {
     }
 
     fn restart(&mut self, facts: &SetupFacts, although_busy: bool) {
-        match facts.daemon.busy && !although_busy {
+        let daemon = &facts.daemon;
+        match daemon.busy && !although_busy {
+            true if daemon.outdated && daemon.answers && daemon.keeps_containers => {
+                self.actions.push(Action::Replace);
+            }
             true => self.notes.push(format!(
                 "{}, so the daemon goes on as it was started; to restart it with them: systemctl --user restart {SERVICE}",
                 why_busy(facts)

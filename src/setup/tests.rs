@@ -292,6 +292,16 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
     }
     let plan = SetupPlan::upgrade(&facts, UpgradeRequest { restart: true }).expect("a plan");
     assert!(plan.actions.contains(&Action::Restart(SERVICE)));
+    // Containers that outlive dockerd need not wait for another day.
+    facts.daemon = DaemonFacts {
+        busy: true,
+        answers: true,
+        outdated: true,
+        keeps_containers: true,
+        ..facts.daemon
+    };
+    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    assert!(plan.actions.contains(&Action::Replace));
 }
 
 #[test]

@@ -657,8 +657,16 @@ impl Machine {
     /// A daemon that comes, or ends to be replaced, is late and does nothing.
     fn too_late(&mut self) -> Vec<Effect> {
         let comes = matches!(self.state, State::Starting | State::Reviving);
-        if let (true, Some(then)) = (comes, self.owes_stop) {
-            return self.kill(Notice::StopTimedOut, forced(then));
+        match (self.state, self.owes_stop) {
+            // It has had nothing to stop yet.
+            (State::Starting, Some(then)) => {
+                self.owes_stop = None;
+                return self.stop(then, Notice::Stopping);
+            }
+            (State::Reviving, Some(then)) => {
+                return self.kill(Notice::StopTimedOut, forced(then));
+            }
+            _ => {}
         }
         if self.state == State::Starting && !(self.has_answered && self.is_announced) {
             let then = match self.has_answered {
@@ -727,10 +735,7 @@ impl Machine {
             before => doubled(before),
         };
         self.engine_failures += 1;
-        vec![
-            Effect::Tell(Notice::EngineDied),
-            Effect::StartEngine(pause),
-        ]
+        vec![Effect::Tell(Notice::EngineDied), Effect::StartEngine(pause)]
     }
 
     fn fall(&mut self) -> Vec<Effect> {

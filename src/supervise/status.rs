@@ -66,6 +66,9 @@ impl Status {
 /// A program's file, as it was when it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramFile {
+    /// Which program it is: `rootlesskit`, `dockerd`, `containerd`, or `supervisor`, which is this one.
+    #[serde(default)]
+    pub part: String,
     /// Its path.
     pub path: PathBuf,
     /// The file system that it is on.

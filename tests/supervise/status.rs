@@ -205,10 +205,7 @@ fn a_start_that_takes_too_long_is_given_up_and_the_stage_is_named() {
     let code = ended.and_then(|status| status.code());
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("it gets more time"), "{message}");
-    assert!(
-        message.contains("dockerd does not answer"),
-        "{message}"
-    );
+    assert!(message.contains("dockerd does not answer"), "{message}");
     assert_nothing_left(&user);
 }
 

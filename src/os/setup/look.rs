@@ -339,6 +339,9 @@ fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
         outdated: status
             .as_ref()
             .is_some_and(|status| !supervisor::newer_programs(status).is_empty()),
+        keeps_containers: status
+            .as_ref()
+            .is_some_and(|status| status.keeps_containers),
         supervisor: status.map(|status| status.supervisor),
         answers,
     }

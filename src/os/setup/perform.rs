@@ -13,7 +13,9 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::host::{Kept, SetupFacts};
 use crate::os::{files, process, session, supervisor};
+use crate::plan;
 use crate::setup::{self, Action, CONTEXT, SOCKET};
+use tracing::info;
 
 /// Where an installation's notes are, below the user's data.
 pub const KEPT: &str = "dockerd-rootless/setup.json";
@@ -73,6 +75,12 @@ impl Installer<'_> {
             Action::Stop(unit) => self.systemctl(&what, &["stop", unit], LATER),
             Action::Start(unit) => self.start(&what, "start", unit),
             Action::Restart(unit) => self.start(&what, "restart", unit),
+            Action::Replace => {
+                let run_dir = plan::run_dir(&self.facts.runtime_dir);
+                let done = supervisor::refresh(&run_dir)?;
+                done.iter().for_each(|line| info!("{line}"));
+                Ok(())
+            }
             Action::Set(key, value) => (self.set)(key, value),
             Action::KeepContext(name) => self.keep(name),
             Action::CreateContext(host) => {

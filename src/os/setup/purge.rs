@@ -161,7 +161,8 @@ fn user_of(root: &Path) -> Option<u32> {
         let mut files = files
             .flatten()
             .filter_map(|file| fs::read_link(file.path()).ok());
-        files.any(|file| file.starts_with(root)) || supervisor::is_container(*pid, &[root.to_owned()])
+        files.any(|file| file.starts_with(root))
+            || supervisor::is_container(*pid, &[root.to_owned()])
     })
 }
 

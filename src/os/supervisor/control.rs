@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -12,11 +12,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::{news, read_status};
 use crate::error::{Error, Exit};
 
 /// How long a request may take to arrive, and how many bytes it may have.
 const ARRIVES: Duration = Duration::from_secs(5);
 const REQUEST_MAX: u64 = 8192;
+
+/// How long dockerd may take to be replaced, or the supervisor.
+const IN_PLACE: Duration = Duration::from_secs(300);
 
 /// The socket's name in the supervisor's directory.
 pub const SOCKET: &str = "control";
@@ -77,10 +81,7 @@ pub fn bind(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// What the system says.
-pub async fn listen(
-    listener: OwnedFd,
-    requests: mpsc::UnboundedSender<Request>,
-) -> io::Result<()> {
+pub async fn listen(listener: OwnedFd, requests: mpsc::UnboundedSender<Request>) -> io::Result<()> {
     let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(listener))?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -93,7 +94,10 @@ pub async fn listen(
     }
 }
 
-async fn serve(mut stream: UnixStream, requests: &mpsc::UnboundedSender<Request>) -> io::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    requests: &mpsc::UnboundedSender<Request>,
+) -> io::Result<()> {
     let (reading, mut writing) = stream.split();
     let mut line = String::new();
     let mut reading = tokio::io::BufReader::new(reading.take(REQUEST_MAX));
@@ -123,11 +127,15 @@ pub fn ask(run_dir: &Path, wish: &Wish, time: Duration) -> Result<String, Error>
             .because(&error)
             .hint("dockerd-rootless status")
     };
-    let mut stream = std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
-        Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
+    let mut stream =
+        std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
+            Error::new(
+                Exit::NotRunning,
+                "no supervisor of rootless Docker is running",
+            )
             .because(&error)
             .hint("systemctl --user start docker, or: dockerd-rootless")
-    })?;
+        })?;
     stream
         .set_read_timeout(Some(time))
         .and_then(|()| writeln!(stream, "{}", wish.line()))
@@ -145,6 +153,49 @@ pub fn ask(run_dir: &Path, wish: &Wish, time: Duration) -> Result<String, Error>
     }
 }
 
+/// Has the supervisor whose directory is `run_dir` replace dockerd, and itself first if its program is
+/// another on disk. Returns what was done.
+///
+/// # Errors
+/// As [`ask`].
+pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
+    let newer =
+        || read_status(run_dir).map_or_else(Vec::new, |status| news::newer_programs(&status));
+    let is_newer = |part: &str| newer().iter().any(|newer| newer == part);
+    let mut done = Vec::new();
+    if is_newer(news::SUPERVISOR) {
+        let failed = |why: &dyn std::error::Error| {
+            Error::new(
+                Exit::Failed,
+                "this program cannot take over from the supervisor that runs",
+            )
+            .because(why)
+        };
+        let own = std::env::current_exe().map_err(|error| failed(&error))?;
+        ask(run_dir, &Wish::TakeOver(own), IN_PLACE)?;
+        let deadline = Instant::now() + IN_PLACE;
+        while is_newer(news::SUPERVISOR) {
+            if Instant::now() >= deadline {
+                return Err(failed(&io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            std::thread::sleep(super::MOMENT);
+        }
+        done.push("this version of dockerd-rootless has taken over".to_owned());
+    }
+    done.push(ask(run_dir, &Wish::Restart, IN_PLACE)?);
+    let rest: Vec<String> = newer()
+        .into_iter()
+        .filter(|part| part != "dockerd")
+        .collect();
+    if !rest.is_empty() {
+        done.push(format!(
+            "{} on disk is newer than what runs; to use it, and stop containers for it: dockerd-rootless restart --all",
+            rest.join(" and ")
+        ));
+    }
+    Ok(done)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +209,13 @@ mod tests {
         ] {
             assert_eq!(Wish::parse(&wish.line()), Some(wish));
         }
-        for line in ["", "restart now", "take-over", "take-over relative", "RESTART"] {
+        for line in [
+            "",
+            "restart now",
+            "take-over",
+            "take-over relative",
+            "RESTART",
+        ] {
             assert_eq!(Wish::parse(line), None, "{line}");
         }
     }

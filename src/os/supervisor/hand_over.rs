@@ -89,10 +89,14 @@ impl Supervisor<'_> {
             let what = format!("`{}` cannot take over", program.display());
             Error::new(Exit::Failed, what).because(error)
         };
-        let busy = || failed(&io::Error::other("something is being started or healed just now"));
+        let busy = || {
+            failed(&io::Error::other(
+                "something is being started or healed just now",
+            ))
+        };
         let mut legacy = self.legacy(0).ok_or_else(busy)?;
-        let file = memfd_create("hand-over", MFdFlags::MFD_CLOEXEC)
-            .map_err(|errno| failed(&errno))?;
+        let file =
+            memfd_create("hand-over", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(&errno))?;
         let mut file = File::from(file);
         write(&mut file, &legacy).map_err(|error| failed(&error))?;
         let number = file.as_raw_fd();
@@ -113,7 +117,9 @@ impl Supervisor<'_> {
         legacy.log = reader.as_raw_fd();
         let fds = legacy.descriptors();
         let done = write(&mut file, &legacy).and_then(|()| {
-            fds.iter().chain([&number]).try_for_each(|fd| keep_open(*fd))?;
+            fds.iter()
+                .chain([&number])
+                .try_for_each(|fd| keep_open(*fd))?;
             Err::<(), _>(self.successor(program, number, "go").exec())
         });
         let error = done.err().unwrap_or_else(|| io::ErrorKind::Other.into());
@@ -174,7 +180,12 @@ impl Supervisor<'_> {
                 engine: self.daemon.keep.engine.clone(),
                 config: self.daemon.keep.config.clone(),
                 live_restore: self.daemon.live_restore,
-                command: self.daemon.command.iter().map(text).collect::<Option<_>>()?,
+                command: self
+                    .daemon
+                    .command
+                    .iter()
+                    .map(text)
+                    .collect::<Option<_>>()?,
             },
         })
     }
@@ -289,8 +300,7 @@ pub fn resume(task: Task<'_>, legacy: Legacy) -> Result<Outcome, Error> {
         let log = log::Log::resume(taken(legacy.log)?.into())
             .map_err(|error| failed("the log cannot be passed on", &error))?;
         let control = UnixStream::from(taken(legacy.control)?);
-        let mut supervisor =
-            Supervisor::assemble(task, machine, inputs, listeners, log, writer);
+        let mut supervisor = Supervisor::assemble(task, machine, inputs, listeners, log, writer);
         supervisor.exec_root_is_new = legacy.exec_root_is_new;
         supervisor
             .adopt(legacy, control)
@@ -351,7 +361,9 @@ impl Supervisor<'_> {
         self.write_status();
         info!("this version has taken over");
         // What ended meanwhile has said so to nobody.
-        let _ = self.inputs.send(Input::Signal(nix::sys::signal::Signal::SIGCHLD));
+        let _ = self
+            .inputs
+            .send(Input::Signal(nix::sys::signal::Signal::SIGCHLD));
         Ok(())
     }
 }

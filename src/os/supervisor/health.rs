@@ -121,7 +121,10 @@ pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence
     let mut look = Instant::now() + progress::LOOK;
     let asked = async {
         // Whatever fails, here or there, is no verdict: it is asked again.
-        while request(Target::Daemon(socket), Method::GET, "/_ping").await.is_err() {
+        while request(Target::Daemon(socket), Method::GET, "/_ping")
+            .await
+            .is_err()
+        {
             quiet::sleep(AGAIN).await;
         }
     };
@@ -293,7 +296,11 @@ impl ForwardedPort {
 /// # Errors
 /// What came instead.
 pub async fn forwarded(socket: &Path) -> io::Result<Vec<Forwarded>> {
-    let listed = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports")).await;
+    let listed = timeout(
+        PATIENCE_WITH_CONTAINERS,
+        get(Target::Other(socket), "/v1/ports"),
+    )
+    .await;
     parse(&listed.map_err(io::Error::from)??)
 }
 

@@ -339,7 +339,9 @@ impl Supervisor<'_> {
         }
         for orphan in &orphans {
             let (pid, name) = (orphan.identity.pid, &orphan.name);
-            warn!("containerd has forgotten the container of process {pid} ({name}), which is ended");
+            warn!(
+                "containerd has forgotten the container of process {pid} ({name}), which is ended"
+            );
         }
         tree::signal_all(&orphans, Signal::SIGTERM);
         let exec_root = &self.task.first.0.exec_root;
@@ -382,9 +384,9 @@ impl Supervisor<'_> {
         }
         let mut command = Command::new(&plan.command[0]);
         // Ours has yet to be written.
-        let words = plan.command[1..].iter().filter(|word| {
-            !word.as_encoded_bytes().starts_with(b"--config-file=")
-        });
+        let words = plan.command[1..]
+            .iter()
+            .filter(|word| !word.as_encoded_bytes().starts_with(b"--config-file="));
         command.args(words).arg("--validate");
         if path.exists() {
             let mut word = OsString::from("--config-file=");
@@ -392,10 +394,11 @@ impl Supervisor<'_> {
             command.arg(word);
         }
         match process::brief(&mut command) {
-            Ok((status, said)) if !status.success() => {
-                Err(Error::new(Exit::Config, "dockerd refuses its configuration")
-                    .because(&io::Error::other(said.trim().to_owned())))
-            }
+            Ok((status, said)) if !status.success() => Err(Error::new(
+                Exit::Config,
+                "dockerd refuses its configuration",
+            )
+            .because(&io::Error::other(said.trim().to_owned()))),
             _ => Ok(()),
         }
     }
@@ -407,6 +410,11 @@ impl Supervisor<'_> {
             && self.deadline.map(|(_, limit)| limit) == self.launch.overdue;
         if is_overdue && self.may_end_hung() {
             return self.too_late();
+        }
+        // Somebody waits for its end, and it has nothing yet that must end in order.
+        let is_wanted_gone = self.machine.owes_stop.is_some() && !self.machine.has_answered;
+        if is_wanted_gone && matches!(silence, Silence::Still | Silence::Hung) {
+            return self.raise(Event::Deadline);
         }
         if before == Some(silence) || !self.launch.has_answered {
             return;

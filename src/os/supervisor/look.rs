@@ -59,7 +59,7 @@ impl Supervisor<'_> {
     }
 
     /// Follows what a daemon does that is up.
-    fn follow(&mut self) {
+    pub(super) fn follow(&mut self) {
         self.watch_ports();
         let Some(after) = self.task.idle else { return };
         let (Api::Passed(Some(path)), Some((daemon, _))) = (&self.task.api, &self.launch.daemon)
@@ -271,7 +271,11 @@ impl Supervisor<'_> {
     pub(super) fn look_after_places(&mut self) {
         let is_ending = matches!(
             self.machine.state,
-            State::Falling | State::Stopping(_) | State::Clearing(..) | State::Waiting | State::Over
+            State::Falling
+                | State::Stopping(_)
+                | State::Clearing(..)
+                | State::Waiting
+                | State::Over
         );
         if is_ending {
             return;
@@ -283,7 +287,9 @@ impl Supervisor<'_> {
         }
         match run_dir.link_back() {
             Ok(true) if is_here => {
-                warn!("files that the daemon needs were removed from the runtime directory, and are there again");
+                warn!(
+                    "files that the daemon needs were removed from the runtime directory, and are there again"
+                );
             }
             other => {
                 debug!("what was removed does not come back: {other:?}");

@@ -49,18 +49,18 @@ use crate::plan::{Api, InPlace, Keep, LaunchPlan};
 use crate::supervise::{
     Ask, Death, Effect, Event, How, Limit, Machine, State, Status, Verdict, Why,
 };
-pub use control::{Wish, ask as request};
-pub use health::{answers, runs_containers};
-use health::{Forwarded, Published};
-use helper::Helper;
+pub use control::{Wish, ask as request, refresh};
 pub use hand_over::{Legacy, TAKE_OVER, resume};
-pub use news::{newer_programs, wait_for_status, wait_until_ready};
+use health::{Forwarded, Published};
+pub use health::{answers, runs_containers};
+use helper::Helper;
+pub use news::{newer_programs, wait_until_ready};
 use notify::Message;
 pub use places::{RunDir, lock_data_root, read_status};
 use progress::Silence;
 pub use remains::is_container;
-pub use tree::pidfds_work;
 use tree::Identity;
+pub use tree::pidfds_work;
 
 /// How long containers that a dead daemon leaves may take to end by themselves.
 const GRACE: Duration = Duration::from_millis(100);
@@ -165,9 +165,8 @@ fn event_loop() -> Result<tokio::runtime::Runtime, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    runtime.map_err(|error| {
-        Error::new(Exit::Failed, "the event loop cannot be made").because(&error)
-    })
+    runtime
+        .map_err(|error| Error::new(Exit::Failed, "the event loop cannot be made").because(&error))
 }
 
 /// Has the signals that the supervisor takes wait until it can: the host is looked at before.
@@ -593,7 +592,11 @@ impl<'a> Supervisor<'a> {
 
     /// Whether a process is dockerd, or one of its own: a script may stand in its place.
     fn is_daemons(&self, pid: u32) -> bool {
-        let daemon = self.launch.daemon.as_ref().map(|(identity, _)| identity.pid);
+        let daemon = self
+            .launch
+            .daemon
+            .as_ref()
+            .map(|(identity, _)| identity.pid);
         let ancestors = std::iter::successors(Some(pid), |pid| {
             tree::read(*pid).map(|process| process.parent)
         });

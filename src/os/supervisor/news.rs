@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
@@ -96,24 +96,23 @@ impl Supervisor<'_> {
         let (plan, host) = &self.task.first;
         let engine = self.daemon.keep.engine.iter();
         let programs = [
-            &*plan.rootlesskit,
-            Path::new(&self.daemon.command[0]),
-            &*host.session.own_path,
+            ("rootlesskit", &*plan.rootlesskit),
+            ("dockerd", Path::new(&self.daemon.command[0])),
+            (SUPERVISOR, &*host.session.own_path),
         ];
         self.status.programs = programs
             .into_iter()
-            .chain(engine.map(|engine| Path::new(&engine.command[0])))
-            .filter_map(program_file)
+            .chain(engine.map(|engine| ("containerd", Path::new(&engine.command[0]))))
+            .filter_map(|(part, path)| program_file(part, path))
             .collect();
     }
 
     /// Notes the file of this program alone, which has taken the place of another.
     pub(super) fn note_own_program(&mut self) {
         let own = &self.task.first.1.session.own_path;
-        let own_name = own.file_name();
         let programs = &mut self.status.programs;
-        programs.retain(|program| program.path.file_name() != own_name);
-        programs.extend(program_file(own));
+        programs.retain(|program| program.part != SUPERVISOR);
+        programs.extend(program_file(SUPERVISOR, own));
     }
 
     pub(super) fn write_status(&mut self) {
@@ -163,7 +162,9 @@ pub(super) fn explain(silence: Silence, who: &str) -> String {
             format!("{who} does not answer: the machine is short of processor time, memory or disk")
         }
         Silence::Stopped => {
-            format!("{who} does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)")
+            format!(
+                "{who} does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)"
+            )
         }
         Silence::Still => format!("{who} does not answer, and does nothing"),
         Silence::Hung => format!(
@@ -209,10 +210,14 @@ pub(super) fn death_of(end: How) -> String {
     }
 }
 
-/// The file of a program.
-pub(super) fn program_file(path: &Path) -> Option<ProgramFile> {
+/// The part that is this program.
+pub const SUPERVISOR: &str = "supervisor";
+
+/// The file of the program that is this `part`.
+fn program_file(part: &str, path: &Path) -> Option<ProgramFile> {
     let found = fs::metadata(path).ok()?;
     Some(ProgramFile {
+        part: part.to_owned(),
         path: path.to_owned(),
         device: found.dev(),
         inode: found.ino(),
@@ -220,26 +225,11 @@ pub(super) fn program_file(path: &Path) -> Option<ProgramFile> {
     })
 }
 
-/// The programs that are others on disk than those that run.
-pub fn newer_programs(status: &Status) -> Vec<PathBuf> {
-    let is_other = |own: &&ProgramFile| program_file(&own.path).as_ref() != Some(*own);
+/// The parts whose programs are others on disk than those that run.
+pub fn newer_programs(status: &Status) -> Vec<String> {
+    let is_other = |own: &&ProgramFile| program_file(&own.part, &own.path).as_ref() != Some(*own);
     let others = status.programs.iter().filter(is_other);
-    others.map(|own| own.path.clone()).collect()
-}
-
-/// Waits for at most `time` until the status of the supervisor whose directory is `run_dir` is as
-/// `expected`; says whether it is.
-pub fn wait_for_status(run_dir: &Path, time: Duration, expected: impl Fn(&Status) -> bool) -> bool {
-    let deadline = std::time::Instant::now() + time;
-    loop {
-        if read_status(run_dir).is_some_and(|status| expected(&status)) {
-            return true;
-        }
-        if std::time::Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(MOMENT);
-    }
+    others.map(|own| own.part.clone()).collect()
 }
 
 /// Waits until the supervisor whose directory is `run_dir` is ready, or `time` is over; one that has

@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::super::launch;
 use super::{
-    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, dumps, helper,
-    idle, news, places, progress, remains, tree,
+    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, dumps,
+    helper, idle, news, places, progress, remains, tree,
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
@@ -145,7 +145,8 @@ impl Supervisor<'_> {
         dumps::keep_last_dumps(&plan.exec_root, DUMPS);
         self.note_programs();
         self.find_child(child.id());
-        self.speak_with_keeper(ours).map_err(|error| failed(&error))?;
+        self.speak_with_keeper(ours)
+            .map_err(|error| failed(&error))?;
         self.write_status();
         Ok(())
     }
@@ -184,6 +185,7 @@ impl Supervisor<'_> {
             false => {
                 if let Some((identity, _)) = &self.launch.daemon {
                     self.look_after(*identity);
+                    self.follow();
                 }
                 self.raise(Event::StillUsed);
             }

@@ -222,7 +222,14 @@ impl Drop for RunDir {
             return;
         }
         self.forget_links();
-        for name in [STATUS, STATUS_NEW, NOTIFY, super::control::SOCKET, DAEMON_JSON, LOCK] {
+        for name in [
+            STATUS,
+            STATUS_NEW,
+            NOTIFY,
+            super::control::SOCKET,
+            DAEMON_JSON,
+            LOCK,
+        ] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);

@@ -94,7 +94,10 @@ pub fn is_stated(flags: &[String], port: &ForwardedPort) -> bool {
             _ => parts.get(1),
         };
         let number = parent.and_then(|part| part.parse().ok());
-        (proto.trim_end_matches(['4', '6']).to_owned(), number.unwrap_or(0)) == port.published()
+        (
+            proto.trim_end_matches(['4', '6']).to_owned(),
+            number.unwrap_or(0),
+        ) == port.published()
     })
 }
 
@@ -124,7 +127,10 @@ fn port_of(words: &[u8]) -> Option<Published> {
             .position(|word| word.trim_start_matches('-') == name)?;
         words.get(at + 1)
     };
-    Some(((*value("proto")?).to_owned(), value("host-port")?.parse().ok()?))
+    Some((
+        (*value("proto")?).to_owned(),
+        value("host-port")?.parse().ok()?,
+    ))
 }
 
 impl Supervisor<'_> {
@@ -164,7 +170,10 @@ impl Supervisor<'_> {
                     continue;
                 };
                 let forwarded = health::forwarded(&rootlesskit).await.ok();
-                if inputs.send(Input::Ports(turn, published, forwarded)).is_err() {
+                if inputs
+                    .send(Input::Ports(turn, published, forwarded))
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -208,7 +217,12 @@ impl Supervisor<'_> {
         for port in forwarded.iter().flatten() {
             match published.contains(&port.spec.published()) {
                 true => drop(ports.unpublished.remove(&port.id)),
-                false => drop(ports.unpublished.entry(port.id).or_insert_with(Instant::now)),
+                false => drop(
+                    ports
+                        .unpublished
+                        .entry(port.id)
+                        .or_insert_with(Instant::now),
+                ),
             }
         }
         ports.forwarded.extend(now.into_iter().flatten());
@@ -303,7 +317,10 @@ impl Supervisor<'_> {
             .collect();
         // It holds the port that another one is to have, and does not hear of another signal.
         if !stuck.is_empty() {
-            warn!("{} process(es) that forward for published ports stand still, and are replaced", stuck.len());
+            warn!(
+                "{} process(es) that forward for published ports stand still, and are replaced",
+                stuck.len()
+            );
             tree::signal_all(&stuck, Signal::SIGKILL);
             self.later(MOMENT, Input::Tick(self.turn));
         }
@@ -321,16 +338,31 @@ impl Supervisor<'_> {
         let rootlesskit = self.launch.rootlesskit.and_then(tree::read);
         let helper = self.launch.helper.as_ref().map(|helper| helper.identity);
         let parts = [
-            ("rootlesskit", rootlesskit.map(|process| process.identity), "published ports do not answer"),
-            ("rootlesskit's child", self.launch.child, "published ports do not answer"),
-            ("the keeper", self.launch.keeper, "nothing that ends starts again"),
+            (
+                "rootlesskit",
+                rootlesskit.map(|process| process.identity),
+                "published ports do not answer",
+            ),
+            (
+                "rootlesskit's child",
+                self.launch.child,
+                "published ports do not answer",
+            ),
+            (
+                "the keeper",
+                self.launch.keeper,
+                "nothing that ends starts again",
+            ),
             ("the network helper", helper, "containers have no network"),
         ];
         let mut has_changed = false;
         for (name, identity, means) in parts {
             let stopped = identity.filter(stands);
             let what = stopped.map(|identity| {
-                format!("{name} is stopped, and {means}: kill -CONT {}", identity.pid)
+                format!(
+                    "{name} is stopped, and {means}: kill -CONT {}",
+                    identity.pid
+                )
             });
             has_changed |= match what {
                 Some(what) if !self.problems.contains_key(name) => {
@@ -389,7 +421,11 @@ mod tests {
     fn who_forwards_says_for_what() {
         let words = b"/usr/bin/docker-proxy\0-proto\0tcp\0-host-ip\x000.0.0.0\0-host-port\x008080\0-container-port\x0080\0";
         assert_eq!(port_of(words), Some(("tcp".to_owned(), 8080)));
-        for other in [&b"docker-proxy\0"[..], b"", b"x\0-proto\0tcp\0-host-port\0many\0"] {
+        for other in [
+            &b"docker-proxy\0"[..],
+            b"",
+            b"x\0-proto\0tcp\0-host-port\0many\0",
+        ] {
             assert_eq!(port_of(other), None);
         }
     }

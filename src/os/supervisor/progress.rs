@@ -41,6 +41,8 @@ struct Sample {
     work: (u64, u64),
     /// Whether a thread waits in the kernel and cannot be interrupted.
     waits: bool,
+    /// Whether a thread wants a processor.
+    is_runnable: bool,
     /// Whether it is stopped, traced or frozen.
     is_stopped: bool,
 }
@@ -70,7 +72,7 @@ impl Watch {
         let is_late = now - self.looked > LATE;
         self.looked = now;
         let sample = sample(self.identity);
-        let silence = judge(self.last, sample, is_late, is_under_pressure());
+        let silence = judge(self.last, sample, is_late, &Pressure::read());
         self.last = sample;
         if silence != Silence::Still {
             self.still_since = now;
@@ -82,11 +84,17 @@ impl Watch {
 }
 
 /// What two samples say, one after the other. What is not known counts as work.
-fn judge(before: Option<Sample>, now: Option<Sample>, is_late: bool, pressure: bool) -> Silence {
+fn judge(
+    before: Option<Sample>,
+    now: Option<Sample>,
+    is_late: bool,
+    pressure: &Pressure,
+) -> Silence {
     match (before, now) {
         (_, Some(now)) if now.is_stopped => Silence::Stopped,
         (Some(before), Some(now)) if !is_late && !now.waits && before.work == now.work => {
-            match pressure {
+            // A process that sleeps is not short of processor time.
+            match pressure.memory_or_disk || (pressure.processor && now.is_runnable) {
                 true => Silence::Pressure,
                 false => Silence::Still,
             }
@@ -103,11 +111,14 @@ fn sample(identity: Identity) -> Option<Sample> {
         .filter_map(|thread| state(&fs::read_to_string(thread.path().join("stat")).ok()?))
         .collect();
     let status = read("status")?;
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))?;
     let is_frozen = read("wchan").is_some_and(|wchan| wchan.contains("freeze"));
     Some(Sample {
         work: (ticks(&read("stat")?)?, moved(&read("io")?)),
         waits: states.contains(&'D'),
+        is_runnable: states.contains(&'R'),
         is_stopped: is_frozen
             || tracer.trim() != "0"
             || states.iter().any(|state| ['T', 't'].contains(state)),
@@ -128,15 +139,30 @@ fn ticks(stat: &str) -> Option<u64> {
 
 /// All that proc_pid_io(5) counts.
 fn moved(io: &str) -> u64 {
-    let counts = io.lines().filter_map(|line| line.split_once(": ")?.1.parse::<u64>().ok());
+    let counts = io
+        .lines()
+        .filter_map(|line| line.split_once(": ")?.1.parse::<u64>().ok());
     counts.fold(0, u64::wrapping_add)
 }
 
-fn is_under_pressure() -> bool {
-    ["cpu", "io", "memory"].into_iter().any(|name| {
-        let text = fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
-        share(&text).is_some_and(|share| share >= PRESSURE)
-    })
+/// What the machine is short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pressure {
+    processor: bool,
+    memory_or_disk: bool,
+}
+
+impl Pressure {
+    fn read() -> Self {
+        let is_high = |name| {
+            let text = fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
+            share(&text).is_some_and(|share| share >= PRESSURE)
+        };
+        Self {
+            processor: is_high("cpu"),
+            memory_or_disk: is_high("memory") || is_high("io"),
+        }
+    }
 }
 
 /// `some avg10=1.53 avg60=…`: the first number.
@@ -156,25 +182,63 @@ mod tests {
         let still = Sample {
             work: (7, 900),
             waits: false,
+            is_runnable: false,
             is_stopped: false,
         };
-        let worked = Sample { work: (8, 900), ..still };
-        let wrote = Sample { work: (7, 901), ..still };
-        let waits = Sample { waits: true, ..still };
-        let stopped = Sample { is_stopped: true, ..still };
+        let wants = Sample {
+            is_runnable: true,
+            ..still
+        };
+        let none = Pressure {
+            processor: false,
+            memory_or_disk: false,
+        };
+        let processor = Pressure {
+            processor: true,
+            ..none
+        };
+        let disk = Pressure {
+            memory_or_disk: true,
+            ..none
+        };
+        let worked = Sample {
+            work: (8, 900),
+            ..still
+        };
+        let wrote = Sample {
+            work: (7, 901),
+            ..still
+        };
+        let waits = Sample {
+            waits: true,
+            ..still
+        };
+        let stopped = Sample {
+            is_stopped: true,
+            ..still
+        };
         for (before, now, is_late, pressure, expected) in [
-            (Some(still), Some(still), false, false, Silence::Still),
-            (Some(still), Some(still), false, true, Silence::Pressure),
-            (Some(still), Some(still), true, false, Silence::Busy),
-            (Some(still), Some(worked), false, false, Silence::Busy),
-            (Some(still), Some(wrote), false, true, Silence::Busy),
-            (Some(still), Some(waits), false, false, Silence::Busy),
-            (Some(worked), Some(stopped), true, true, Silence::Stopped),
-            (None, Some(still), false, false, Silence::Busy),
-            (Some(still), None, false, false, Silence::Busy),
+            (Some(still), Some(still), false, none, Silence::Still),
+            (Some(still), Some(still), false, disk, Silence::Pressure),
+            (Some(still), Some(still), false, processor, Silence::Still),
+            (
+                Some(still),
+                Some(wants),
+                false,
+                processor,
+                Silence::Pressure,
+            ),
+            (Some(still), Some(wants), false, none, Silence::Still),
+            (Some(still), Some(still), true, none, Silence::Busy),
+            (Some(still), Some(worked), false, none, Silence::Busy),
+            (Some(still), Some(wrote), false, disk, Silence::Busy),
+            (Some(still), Some(waits), false, none, Silence::Busy),
+            (Some(worked), Some(stopped), true, disk, Silence::Stopped),
+            (None, Some(still), false, none, Silence::Busy),
+            (Some(still), None, false, none, Silence::Busy),
         ] {
-            let got = judge(before, now, is_late, pressure);
-            assert_eq!(got, expected, "{before:?} {now:?} {is_late} {pressure}");
+            let got = judge(before, now, is_late, &pressure);
+            assert_eq!(got, expected, "{before:?} {now:?} {is_late} {pressure:?}");
         }
     }
 
@@ -183,7 +247,10 @@ mod tests {
         let stat = "7 (a) b) S 3 7 7 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 4711 1 2\n";
         assert_eq!((state(stat), ticks(stat)), (Some('S'), Some(56)));
         assert_eq!(moved("rchar: 10\nwchar: 2\ncancelled_write_bytes: 1\n"), 13);
-        assert_eq!(share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"), Some(1.53));
+        assert_eq!(
+            share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"),
+            Some(1.53)
+        );
         assert_eq!(share(""), None);
     }
 }

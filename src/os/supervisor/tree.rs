@@ -93,8 +93,7 @@ pub fn earlier() -> Vec<Identity> {
 
 /// Remembers what another program in this process has.
 pub fn restore_earlier(identities: &[Identity]) {
-    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) =
-        identities.iter().copied().collect();
+    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) = identities.iter().copied().collect();
 }
 
 /// Whether this very process has not ended.
@@ -397,4 +396,3 @@ mod tests {
         assert!(is_gone(&open(identity).expect_err("it is gone")));
     }
 }
-

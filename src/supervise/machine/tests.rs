@@ -100,7 +100,10 @@ fn states() -> Vec<(&'static str, Machine)> {
         ("healing for the last time", up(State::Healing(2))),
         ("dumping", up(State::Dumping)),
         ("replacing", up(State::Replacing(Duration::ZERO))),
-        ("replacing after a repeated hang", up(State::Replacing(pause))),
+        (
+            "replacing after a repeated hang",
+            up(State::Replacing(pause)),
+        ),
         ("pausing", up(State::Pausing)),
         ("reviving", up(State::Reviving)),
         (
@@ -153,7 +156,11 @@ fn table() -> String {
                 Event::DaemonEnded(death) => format!(
                     "DaemonEnded({:?}{})",
                     death.how,
-                    if death.left { ", containers are left" } else { "" }
+                    if death.left {
+                        ", containers are left"
+                    } else {
+                        ""
+                    }
                 ),
                 other => format!("{other:?}"),
             };
@@ -265,7 +272,11 @@ fn an_answer_that_comes_late_cancels() {
 
 #[test]
 fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
-    for state in [State::Dumping, State::Replacing(Duration::ZERO), State::Pausing] {
+    for state in [
+        State::Dumping,
+        State::Replacing(Duration::ZERO),
+        State::Pausing,
+    ] {
         let mut machine = machine(state, true);
         machine.on(Event::Stop);
         if state != State::Pausing {
