@@ -348,10 +348,11 @@ fn drawbacks(evidence: &Evidence<'_>, object: &Map<String, Value>) -> Vec<Proble
              `/etc/subuid` are mostly others; rootless containers are remapped already",
         ));
     }
-    if object.get("live-restore") == Some(&Value::Bool(true)) {
+    if object.get("live-restore") == Some(&Value::Bool(true)) && !evidence.settings.supervise.value
+    {
         // moby's integration/container/restart_test.go leaves it out for rootless daemons.
         problems.push(Problem::drawback(
-            "`live-restore` does not work without root",
+            "`live-restore` does nothing without the supervisor",
             "the namespaces that containers live in end with the daemon",
         ));
     }
@@ -499,7 +500,6 @@ mod tests {
     fn what_works_otherwise_than_one_would_think_is_a_drawback() {
         for (text, summary) in [
             (r#"{"userns-remap": "default"}"#, "`userns-remap`"),
-            (r#"{"live-restore": true}"#, "`live-restore`"),
             (r#"{"data-root": "images"}"#, "`data-root`"),
             (
                 r#"{"hosts": ["tcp://127.0.0.1:2376"]}"#,

@@ -17,7 +17,9 @@ const ROOM: u64 = 1 << 20;
 /// Whether the runtime directory is one that a launch takes, and has room.
 pub fn runtime_dir(evidence: &Evidence<'_>) -> Finding {
     let person = &evidence.host.session.person;
-    let path = match plan::refuse_runtime_dir(person) {
+    let path = match plan::refuse_runtime_dir(person)
+        .and_then(|path| plan::refuse_shared_runtime_dir(person).map(|()| path))
+    {
         Err(error) => return mend_runtime_dir(evidence, Finding::fail(error.to_string())),
         Ok(path) => path,
     };

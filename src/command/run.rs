@@ -37,6 +37,9 @@ pub struct Request {
     pub level: Option<LevelFilter>,
 }
 
+/// After how long a fault of the host counts as one that stays.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
+
 /// Launches the daemon: stays with it as its supervisor, or becomes its launcher.
 ///
 /// # Errors
@@ -104,7 +107,7 @@ fn supervise(
         in_place: &|mtu| in_place(environment, request, mtu),
         replaces_hung: settings.on_hang.value == OnHang::Restart,
         find_fault: &|| {
-            let found = check::failures(environment, request).unwrap_or_default();
+            let found = lasting_failures(environment, request);
             let exit = fault_exit(&found);
             faults.replace(found);
             exit
@@ -158,6 +161,20 @@ pub fn take_over(
         (plan, host),
         |task| supervisor::resume(task, legacy),
     )
+}
+
+/// The checks that fail now, and still do after a while if a service manager waits for us, which would
+/// not try again: at boot, something may only be late.
+fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> {
+    let find = || check::failures(environment, request).unwrap_or_default();
+    let found = find();
+    match fault_exit(&found) {
+        Some(Exit::Prerequisite) if environment.has("NOTIFY_SOCKET") => {
+            std::thread::sleep(SECOND_LOOK);
+            find()
+        }
+        _ => found,
+    }
 }
 
 /// The code for a fault of the host that does not go away by itself.

@@ -30,7 +30,7 @@ pub use network::Network;
 pub use places::{Places, daemon_json};
 pub use preflight::{
     refuse_foreign_state_dir, refuse_home, refuse_long_paths, refuse_person, refuse_root,
-    refuse_runtime_dir,
+    refuse_runtime_dir, refuse_shared_runtime_dir,
 };
 pub use stage::{Family, STAGE, Stage, Step, TRIAL};
 pub use trial::Trial;
@@ -137,6 +137,12 @@ impl LaunchPlan {
     ) -> Result<Self, Error> {
         let HostFacts { tools, session, .. } = host;
         let runtime_dir = preflight::refuse_person(&session.person)?;
+        let shared = preflight::refuse_shared_runtime_dir(&session.person)
+            .map_err(|error| error.check("runtime-dir"))
+            .err();
+        if supervised && let Some(shared) = shared {
+            return Err(shared);
+        }
         let rootlesskit = required_program(
             &tools.rootlesskit,
             settings.rootlesskit_binary.value.as_deref(),
@@ -178,6 +184,8 @@ impl LaunchPlan {
                 .collect(),
         };
         let mut warnings = settings.warnings.clone();
+        // As upstream's script has it, which takes such a directory.
+        warnings.extend(shared.map(|error| Warning(error.to_string())));
         warnings.extend(network.warnings(settings, tools));
         warnings.extend(daemon.warnings);
         warnings.extend(host.exposed.iter().map(|program| {

@@ -95,18 +95,6 @@ pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
             ),
             format!("chmod 0700 {}", quoted(path)),
         ),
-        Directory::Present { mode, .. } if mode & 0o077 != 0 => refuse(
-            format!(
-                "XDG_RUNTIME_DIR `{shown}` is open to others (mode {mode:04o}): it must be yours alone"
-            ),
-            format!("chmod 0700 {}", quoted(path)),
-        ),
-        Directory::Present { .. } if person.runtime_dir_holds_home => refuse(
-            format!(
-                "XDG_RUNTIME_DIR `{shown}` is or holds your home: what a daemon leaves is removed from it"
-            ),
-            own_directory.clone(),
-        ),
         Directory::Present { .. } => {
             let mut faults = person
                 .ancestors
@@ -121,6 +109,39 @@ pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
             }
         }
     }
+}
+
+/// A runtime directory that a supervisor does not use: others can look into it, or what a daemon leaves
+/// cannot be told from its user's files.
+///
+/// # Errors
+/// Exit 4.
+pub fn refuse_shared_runtime_dir(person: &Person) -> Result<(), Error> {
+    let refuse = |what: String, hint: String| Err(Error::new(Exit::Prerequisite, what).hint(hint));
+    let Some((path, Directory::Present { mode, .. })) = &person.runtime_dir else {
+        return Ok(());
+    };
+    let shown = path.display();
+    if mode & 0o077 != 0 {
+        return refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` is open to others (mode {mode:04o}): it must be yours alone"
+            ),
+            format!("chmod 0700 {}", quoted(path)),
+        );
+    }
+    if person.runtime_dir_holds_home {
+        return refuse(
+            format!(
+                "XDG_RUNTIME_DIR `{shown}` is or holds your home: what a daemon leaves is removed from it"
+            ),
+            format!(
+                "name a directory of your own, of mode 0700: usually /run/user/{}",
+                person.uid
+            ),
+        );
+    }
+    Ok(())
 }
 
 /// Root, who has a daemon of his own.

@@ -48,14 +48,23 @@ fn words(line: &str) -> Vec<OsString> {
 
 /// Plans with the `assignments` of settings and the daemon's `line`.
 fn plan(host: &HostFacts, assignments: &[&str], line: &str) -> Result<LaunchPlan, Error> {
+    build(host, assignments, line, false)
+}
+
+fn build(
+    host: &HostFacts,
+    assignments: &[&str],
+    line: &str,
+    supervised: bool,
+) -> Result<LaunchPlan, Error> {
     let assignments: Vec<OsString> = assignments.iter().map(OsString::from).collect();
     let settings = Settings::resolve(&[Layer::from_assignments(&assignments)?])?;
     let environment = Environment::from_iter([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]);
-    LaunchPlan::build(&settings, host, &environment, &words(line), false)
+    LaunchPlan::build(&settings, host, &environment, &words(line), supervised)
 }
 
 fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
-    match plan(host, assignments, "") {
+    match build(host, assignments, "", true) {
         Ok(plan) => panic!("{assignments:?} is planned: {plan:?}"),
         Err(error) => (error.exit(), error.to_string()),
     }
