@@ -10,6 +10,8 @@ mod instances;
 mod manager;
 #[path = "supervise/on_demand.rs"]
 mod on_demand;
+#[path = "supervise/replace.rs"]
+mod replace;
 #[path = "supervise/status.rs"]
 mod status;
 #[path = "supervise/stop.rs"]

@@ -109,6 +109,7 @@ impl Supervisor<'_> {
             return self.is_up();
         }
         self.judge_answer();
+        self.find_helper();
         self.look_at_parts();
         self.check_ports();
         if self.machine.state == State::Ready && self.carrier_is_lost() {
