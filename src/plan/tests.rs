@@ -156,6 +156,11 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     {
         facts.version = Some(Version(29, 4, 3));
     }
+    // A supervisor would start it again and again; upstream's script starts it once.
+    let (exit, message) = refusal(&older, &["network.detach-netns=true"]);
+    assert_eq!(exit, Exit::Config);
+    assert!(message.contains("dockerd 29.4.3"), "{message}");
+    assert!(plan(&older, &["network.detach-netns=true"], "").is_ok());
     let mut unknown = docker_29_5();
     unknown.tools.dockerd = Tool::Found {
         path: "/x/dockerd".into(),

@@ -92,7 +92,9 @@ impl Supervisor<'_> {
 
     /// Ends the namespaces, in which nothing runs any more that anybody needs.
     pub(super) fn end_namespaces(&mut self) {
-        self.order(&Order::End);
+        if self.launch.rootlesskit.is_some() {
+            self.order(&Order::End);
+        }
     }
 
     /// Starts dockerd again. What rootlesskit forwarded for the last one goes first: the next one

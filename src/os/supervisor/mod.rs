@@ -65,6 +65,9 @@ pub use tree::pidfds_work;
 /// How long containers that a dead daemon leaves may take to end by themselves.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long dockerd's plugins may take, which dockerd itself gives as much.
+const PLUGIN_GRACE: Duration = Duration::from_secs(10);
+
 /// What the service manager allows beyond the time for a start, for us to clear up.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
@@ -692,7 +695,9 @@ impl<'a> Supervisor<'a> {
         Death {
             how,
             permanent,
-            left: tree::descendants().iter().any(ports::is_shim),
+            left: tree::descendants()
+                .iter()
+                .any(|process| ports::is_shim(process) && !ports::is_plugin(process)),
             dice: dice(),
         }
     }

@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::super::launch;
 use super::{
-    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, START_MARGIN, Supervisor, dice, dumps,
-    helper, idle, news, places, progress, remains, tree,
+    CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, PLUGIN_GRACE, START_MARGIN, Supervisor,
+    dice, dumps, helper, idle, news, places, ports, progress, remains, tree,
 };
 use crate::error::{Error, Exit};
 use crate::plan::Api;
@@ -201,9 +201,13 @@ impl Supervisor<'_> {
         let left = tree::descendants();
         let exec_root = &self.task.first.0.exec_root;
         let can_end = |process| remains::can_end_in_order(process, exec_root);
+        let grace = match left.iter().any(ports::is_plugin) {
+            true => PLUGIN_GRACE,
+            false => GRACE,
+        };
         tree::signal_all(&left, Signal::SIGTERM);
         if left.iter().any(can_end) {
-            self.grace = Some(Instant::now() + GRACE);
+            self.grace = Some(Instant::now() + grace);
         }
         self.look_whether_clear();
     }

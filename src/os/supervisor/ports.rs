@@ -32,6 +32,9 @@ const REPAIR_MAX: Duration = Duration::from_secs(120);
 /// Who forwards for a port in the namespace, by the kernel's names of at most 15 bytes.
 const PROXIES: [&str; 2] = ["docker-proxy", "rootlesskit-doc"];
 
+/// containerd's namespace for plugins of dockerd (moby's `DefaultPluginNamespace`).
+const PLUGINS: &[u8] = b"plugins.moby";
+
 /// The kernel's name for a shim.
 const SHIM: &str = "containerd-shim";
 
@@ -82,6 +85,13 @@ impl Ports {
 /// Whether a process is a shim that has not ended.
 pub fn is_shim(process: &Process) -> bool {
     !process.zombie && process.name == SHIM
+}
+
+/// Whether a process is the shim of one of dockerd's plugins, which are containers of another kind:
+/// dockerd leaves them alone when it ends and was started with live-restore, whatever it was told later.
+pub fn is_plugin(process: &Process) -> bool {
+    let words = fs::read(format!("/proc/{}/cmdline", process.identity.pid)).unwrap_or_default();
+    is_shim(process) && words.split(|byte| *byte == 0).any(|word| word == PLUGINS)
 }
 
 /// Whether the user has rootlesskit publish a port: `[ADDRESS:]PORT:[ADDRESS:]PORT/PROTOCOL`.
