@@ -16,7 +16,8 @@ use crate::setup::as_root;
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are not its
 /// own.
-const ENTRIES: [&str; 23] = [
+const ENTRIES: [&str; 24] = [
+    ".dockerd-rootless.lock",
     "aufs",
     "btrfs",
     "builder",
