@@ -218,6 +218,23 @@ pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
     Ok(ports)
 }
 
+/// Waits until dockerd is through with what it is doing to containers that publish ports: it lists one
+/// that ends until that is cleared up, and is silent about it meanwhile.
+///
+/// # Errors
+/// What came instead.
+pub async fn settle(socket: &Path) -> io::Result<()> {
+    let target = Target::Daemon(socket);
+    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
+    let publishes = |container: &&Listed| container.ports.iter().any(|port| port.public_port > 0);
+    for container in listed.iter().filter(publishes) {
+        let path = format!("/containers/{}/json", container.id);
+        // One that is gone by now has ended.
+        let _ = timeout(PATIENCE, get(target, &path)).await?;
+    }
+    Ok(())
+}
+
 /// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
 /// connection.
 ///

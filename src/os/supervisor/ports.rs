@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::health::{self, Forwarded, ForwardedPort, Published};
 use super::tree::{self, Identity, Process};
-use super::{ASK_AGAIN, Input, MOMENT, Supervisor, progress, quiet};
+use super::{ASK_AGAIN, Input, Supervisor, progress, quiet};
 use crate::supervise::{Event, State, Why};
 
 /// How often the processes are looked at as long as a port is published.
@@ -57,10 +57,12 @@ pub struct Ports {
     suspected: BTreeSet<Published>,
     /// Processes that stood still then.
     stood: BTreeSet<Identity>,
+    /// Whether the next look at the processes is on its way.
+    ticks: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
-    /// Wakes whoever asks for the list.
-    ask: Option<mpsc::UnboundedSender<()>>,
+    /// Wakes whoever asks for the list; `true` if dockerd is to be through with what it does first.
+    ask: Option<mpsc::UnboundedSender<bool>>,
 }
 
 impl Ports {
@@ -79,6 +81,7 @@ impl Ports {
         self.proxies.clear();
         self.suspected.clear();
         self.stood.clear();
+        self.ticks = false;
     }
 }
 
@@ -162,7 +165,7 @@ impl Supervisor<'_> {
         let following = self.launch.tasks.spawn(async move {
             loop {
                 let changed = || {
-                    let _ = events.send(());
+                    let _ = events.send(false);
                 };
                 changed();
                 if let Err(error) = health::watch_containers(&daemon, changed).await {
@@ -173,9 +176,14 @@ impl Supervisor<'_> {
         });
         let rootlesskit = self.rootlesskit_api();
         let listing = self.launch.tasks.spawn(async move {
-            while asked.recv().await.is_some() {
+            while let Some(mut carefully) = asked.recv().await {
                 quiet::sleep(SETTLE).await;
-                while asked.try_recv().is_ok() {}
+                while let Ok(also) = asked.try_recv() {
+                    carefully |= also;
+                }
+                if carefully && health::settle(&api).await.is_err() {
+                    continue;
+                }
                 let Ok(published) = health::published(&api).await else {
                     continue;
                 };
@@ -191,16 +199,16 @@ impl Supervisor<'_> {
         self.launch.asking.extend([following, listing]);
     }
 
-    fn ask_for_ports(&self) {
+    fn ask_for_ports(&self, carefully: bool) {
         if let Some(ask) = &self.launch.ports.ask {
-            let _ = ask.send(());
+            let _ = ask.send(carefully);
         }
     }
 
     /// Looks again whether ports are there, if any is published.
     pub(super) fn check_ports(&self) {
         if !self.launch.ports.published.is_empty() {
-            self.ask_for_ports();
+            self.ask_for_ports(false);
         }
     }
 
@@ -224,6 +232,10 @@ impl Supervisor<'_> {
             !(is_served && is_forwarded)
         };
         let lost: BTreeSet<Published> = published.iter().filter(is_lost).cloned().collect();
+        if let Some(forwarded) = &forwarded {
+            let is_there = |id: &u64| forwarded.iter().any(|port| port.id == *id);
+            ports.unpublished.retain(|id, _| is_there(id));
+        }
         for port in forwarded.iter().flatten() {
             match published.contains(&port.spec.published()) {
                 true => drop(ports.unpublished.remove(&port.id)),
@@ -247,12 +259,12 @@ impl Supervisor<'_> {
         if !certain.is_empty() {
             self.repair(&certain.join(", "));
         } else if !self.launch.ports.suspected.is_empty() {
-            self.ask_for_ports();
+            self.ask_for_ports(true);
         } else if self.problems.remove("ports").is_some() {
             self.write_status();
         }
         if begins {
-            self.later(TICK, Input::Tick(self.turn));
+            self.tick_later();
         }
     }
 
@@ -298,12 +310,13 @@ impl Supervisor<'_> {
                 self.launch.ports.repaired = Some((now, wait));
                 self.raise(Event::Replace(Why::Ports));
             }
-            _ => self.later(ASK_AGAIN, Input::Tick(self.turn)),
+            _ => self.tick_later(),
         }
     }
 
     /// Looks at the processes that the network and the ports depend on.
     pub(super) fn tick(&mut self) {
+        self.launch.ports.ticks = false;
         self.look_at_parts();
         let ports = &self.launch.ports;
         let is_gone = |identity: &&Identity| {
@@ -312,7 +325,7 @@ impl Supervisor<'_> {
         let lacks_shim = ports.shims.iter().any(|shim| is_gone(&shim));
         let lacks_proxy = ports.proxies.keys().any(|proxy| is_gone(&proxy));
         if lacks_shim || lacks_proxy || !ports.suspected.is_empty() {
-            self.ask_for_ports();
+            self.ask_for_ports(true);
         }
         let standing: BTreeSet<Identity> = ports
             .proxies
@@ -332,13 +345,19 @@ impl Supervisor<'_> {
                 stuck.len()
             );
             tree::signal_all(&stuck, Signal::SIGKILL);
-            self.later(MOMENT, Input::Tick(self.turn));
+            self.ask_for_ports(true);
         }
         self.launch.ports.stood = standing;
         if lacks_shim {
             self.later(ASK_AGAIN, Input::Orphans(self.number));
         }
-        if !self.launch.ports.published.is_empty() && stuck.is_empty() {
+        if !self.launch.ports.published.is_empty() {
+            self.tick_later();
+        }
+    }
+
+    fn tick_later(&mut self) {
+        if !std::mem::replace(&mut self.launch.ports.ticks, true) {
             self.later(TICK, Input::Tick(self.turn));
         }
     }
