@@ -80,7 +80,8 @@ impl Supervisor<'_> {
     /// containers, for which it may be waiting, end with it.
     pub(super) fn may_end_hung(&self) -> bool {
         let is_hung = self.launch.silence == Some(progress::Silence::Hung);
-        let may_be_replaced = self.task.replaces_hung && self.daemon.live_restore;
+        let is_wanted = matches!(self.machine.state, State::Replacing(_));
+        let may_be_replaced = (self.task.replaces_hung || is_wanted) && self.daemon.live_restore;
         is_hung && (may_be_replaced || !self.machine.has_answered)
     }
 
