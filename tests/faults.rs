@@ -10,6 +10,10 @@ mod support;
 mod died;
 #[path = "faults/hung.rs"]
 mod hung;
+#[path = "faults/order.rs"]
+mod order;
+#[path = "faults/parts.rs"]
+mod parts;
 #[path = "faults/places.rs"]
 mod places;
 #[path = "faults/scene.rs"]

@@ -6,6 +6,8 @@ mod support;
 mod handover;
 #[path = "supervise/instances.rs"]
 mod instances;
+#[path = "supervise/kills.rs"]
+mod kills;
 #[path = "supervise/manager.rs"]
 mod manager;
 #[path = "supervise/on_demand.rs"]

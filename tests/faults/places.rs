@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -51,12 +52,8 @@ fn f10_power_loss() {
             let busy = Busy::adopt(user, daemon);
             busy.assert_whole();
             busy.over();
-            Side {
-                happened: "what is stale is named and removed; it starts, with the container"
-                    .to_owned(),
-                detected: Time::NoMatter,
-                recovered,
-            }
+            Side::told("what is stale is named and removed; it starts, with the container")
+                .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
@@ -94,11 +91,7 @@ fn f11_recycled_pids() {
                 assert_eq!(daemon.stop().code(), Some(0), "{log}");
             }
             drop(other);
-            Side {
-                happened: "recognised as another program's, named and removed".to_owned(),
-                detected: Time::NoMatter,
-                recovered,
-            }
+            Side::told("recognised as another program's, named and removed").recovered(recovered)
         },
         Some(|user| {
             let other = Background::start(user.command("sleep").arg("infinity"));
@@ -123,27 +116,44 @@ fn f12_a_full_runtime_directory() {
         |user| {
             let (code, log, time) = refusal(&full(user, Launcher::Run));
             assert_ne!(code, Some(0), "{log}");
+            let error = log.split("error: ").last().expect("the end");
             let path = user.runtime_dir.display().to_string();
-            let names =
-                |line: &str| line.to_lowercase().contains("no space left") && line.contains(&path);
-            assert!(log.lines().any(names), "{log}");
+            assert!(error.contains(&path), "{log}");
+            assert!(error.to_lowercase().contains("no space left"), "{log}");
             Side::refused("ends with the path and the cause", time)
         },
         Some(|user| start_upstream(&full(user, Launcher::Upstream)).1),
     );
 }
 
+/// A launch whose data root has so much room.
+fn small<'u>(user: &'u TestUser, launcher: Launcher, size: &str) -> Launch<'u> {
+    let data = user.home.join(".local/share/docker");
+    user.make_dir(&data);
+    Launch::new(user, launcher).prepare(format!(
+        "mount -t tmpfs -o size={size},mode=0710,uid={0},gid={0} tmpfs {1}",
+        user.uid,
+        data.display()
+    ))
+}
+
+/// Has the container fill the data root.
+fn fill(user: &TestUser, busy: &Busy) {
+    let filled = user
+        .brief_command("/usr/bin/docker")
+        .args(["exec", "web", "sh", "-c", "yes >/big"])
+        .env(
+            "DOCKER_HOST",
+            format!("unix://{}", busy.daemon.docker.socket().display()),
+        )
+        .output()
+        .expect("docker(1)");
+    let message = String::from_utf8_lossy(&filled.stderr);
+    assert!(message.contains("No space left on device"), "{message}");
+}
+
 #[test]
 fn f13_a_full_data_root() {
-    fn small<'u>(user: &'u TestUser, launcher: Launcher, size: &str) -> Launch<'u> {
-        let data = user.home.join(".local/share/docker");
-        user.make_dir(&data);
-        Launch::new(user, launcher).prepare(format!(
-            "mount -t tmpfs -o size={size},mode=0710,uid={0},gid={0} tmpfs {1}",
-            user.uid,
-            data.display()
-        ))
-    }
     play(
         13,
         "no space in the data root, from the start (64 KiB) and later (24 MiB)",
@@ -159,24 +169,10 @@ fn f13_a_full_data_root() {
             assert_nothing_left(user);
 
             let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
-            let filled = user
-                .brief_command("/usr/bin/docker")
-                .args(["exec", "web", "sh", "-c", "yes >/big"])
-                .env(
-                    "DOCKER_HOST",
-                    format!("unix://{}", busy.daemon.docker.socket().display()),
-                )
-                .output()
-                .expect("docker(1)");
-            let message = String::from_utf8_lossy(&filled.stderr);
-            assert!(message.contains("No space left on device"), "{message}");
-            busy.assert_whole();
-            assert_eq!(busy.status()["restarts"], 0);
-            busy.over();
-            Side::refused(
-                "at the start: ends with dockerd's words and the check that explains them (exit 4), no storm; later: the container gets the error and the daemon stays",
-                time,
-            )
+            fill(user, &busy);
+            busy.assert_counts([0, 0, 0]);
+            busy.end_untouched("at the start: ends with dockerd's words and the check that explains them (exit 4), no storm; later: the container gets the error and the daemon stays")
+                .detected(Time::After(time))
         },
         Some(|user| start_upstream(&small(user, Launcher::Upstream, "64k")).1),
     );
@@ -205,15 +201,42 @@ fn f14_a_read_only_home() {
             let busy = Busy::of(user, daemon);
             busy.assert_whole();
             busy.over();
-            Side {
-                happened: "it starts".to_owned(),
-                detected: Time::NoMatter,
-                recovered,
-            }
+            Side::told("it starts").recovered(recovered)
         },
         Some(|user| start_upstream(&read_only(user, Launcher::Upstream)).1),
     );
 }
+
+#[test]
+fn f65_no_socket() {
+    play(
+        65,
+        "`rm` of docker.sock",
+        |user| {
+            let busy = Busy::new(user, Launcher::Run);
+            let before = busy.pid(Part::Dockerd);
+            let moment = Instant::now();
+            fs::remove_file(busy.daemon.docker.socket()).expect("it is there");
+            let detected = busy.until_said(REMOVED, moment);
+            let recovered = busy.until_answers(moment);
+            busy.moment();
+            assert_eq!(busy.pid(Part::Dockerd), before);
+            busy.assert_counts([0, 0, 0]);
+            busy.end_untouched("linked back; nothing restarts")
+                .detected(detected)
+                .recovered(recovered)
+        },
+        Some(|user| {
+            let busy = Busy::new(user, Launcher::Upstream);
+            let moment = busy.moment();
+            fs::remove_file(busy.daemon.docker.socket()).expect("it is there");
+            busy.look(moment)
+        }),
+    );
+}
+
+/// What is said of files that somebody has removed.
+const REMOVED: &str = "files that the daemon needs were removed from the runtime directory";
 
 #[test]
 #[ignore = "slow: make faults runs it"]
@@ -223,44 +246,33 @@ fn f15_an_emptied_runtime_directory() {
         "`rm -rf` of all that is in the runtime directory",
         |user| {
             let busy = Busy::new(user, Launcher::Run);
-            let moment = Instant::now();
-            fs::remove_file(busy.daemon.docker.socket()).expect("it is there");
-            busy.until_said("somebody has removed files", moment);
-            busy.until_answers(moment);
-            busy.assert_whole();
-            busy.over();
-
-            let busy = Busy::adopt(user, Launch::new(user, Launcher::Run).ready());
-            let moment = Instant::now();
+            let moment = busy.moment();
             empty(&user.runtime_dir);
-            let detected = busy.until_said("somebody has removed files", moment);
+            let detected = busy.until_said(REMOVED, moment);
             let recovered = busy.until_answers(moment);
             busy.assert_whole();
-            busy.assert_told("somebody has removed files", 1, 0);
+            busy.assert_told(REMOVED, [1, 0, 0]);
+            let side = busy
+                .tell("stopped and started again, with the container: what leads to it was removed too")
+                .detected(detected)
+                .recovered(recovered);
             busy.over();
-            Side {
-                happened: "stopped in order and started again, with the container".to_owned(),
-                detected,
-                recovered,
-            }
+            side
         },
         Some(|user| {
             let mut busy = Busy::new(user, Launcher::Upstream);
-            let moment = Instant::now();
+            let moment = busy.moment();
             empty(&user.runtime_dir);
             let back = wait::poll(LOOK, || {
                 busy.daemon.docker.answers().then(|| moment.elapsed())
             });
             let runs = busy.find(Part::Dockerd).is_some();
             let code = busy.daemon.stop().code();
-            Side {
-                happened: format!(
-                    "dockerd runs on: {runs}; its API answers: {}; a stop ends with {code:?}",
-                    back.is_some()
-                ),
-                detected: Time::NoMatter,
-                recovered: back.map_or(Time::NotWithin(LOOK), Time::After),
-            }
+            Side::told(format!(
+                "dockerd runs on: {runs}; its API answers: {}; a stop ends with {code:?}",
+                back.is_some()
+            ))
+            .recovered(back.map_or(Time::NotWithin(LOOK), Time::After))
         }),
     );
 }
@@ -361,13 +373,9 @@ fn f31_links_in_the_way() {
                 assert!(precious.join(name).exists(), "{name} is gone");
             }
             empty(&user.runtime_dir);
-            Side {
-                happened: format!(
-                    "{cleared} starts were cleared through {swapped} swaps; what the links led to is whole"
-                ),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!(
+                "{cleared} starts were cleared through {swapped} swaps; what the links led to is whole"
+            ))
         },
         None,
     );
@@ -388,11 +396,7 @@ fn f40_the_sockets_permissions() {
             let above = fs::metadata(&user.runtime_dir).expect("a directory").mode();
             assert_eq!(above & 0o7777, 0o700);
             busy.over();
-            Side {
-                happened: "mode 0600, the user's".to_owned(),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told("mode 0600, the user's")
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
@@ -401,11 +405,7 @@ fn f40_the_sockets_permissions() {
                 true => "a subordinate group of the namespace",
                 false => "the user's group",
             };
-            Side {
-                happened: format!("mode {mode:04o}, {whose}"),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!("mode {mode:04o}, {whose}"))
         }),
     );
 }
@@ -447,13 +447,10 @@ fn f19_a_start_before_the_end() {
             next.assert_whole();
             next.over();
             assert!(refused > 0, "the old one was not there any more");
-            Side {
-                happened:
-                    "refused (exit 5) until the old one is gone, then it starts; never two daemons"
-                        .to_owned(),
-                detected: Time::NoMatter,
-                recovered,
-            }
+            Side::told(
+                "refused (exit 5) until the old one is gone, then it starts; never two daemons",
+            )
+            .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
@@ -468,11 +465,97 @@ fn f19_a_start_before_the_end() {
                 }
                 None => format!("it starts; its API answers: {}", daemon.docker.answers()),
             };
-            Side {
-                happened,
-                detected: Time::After(moment.elapsed()),
-                recovered: Time::NoMatter,
-            }
+            Side::told(happened).detected(Time::After(moment.elapsed()))
         }),
     );
+}
+
+/// dockerd writes when it starts.
+#[test]
+fn f63_no_room_for_a_while() {
+    /// Kills dockerd, and makes room when it has failed to start, or has come back all the same.
+    fn lack(user: &TestUser, busy: &Busy) -> (Instant, bool) {
+        fill(user, busy);
+        let before = busy.pid(Part::Dockerd);
+        let moment = busy.kill(Part::Dockerd);
+        let second = busy.until_another(Part::Dockerd, before);
+        let is_up = wait::until("dockerd answers or has failed", || {
+            let failed = busy.find(Part::Dockerd) != Some(second);
+            let answers = || busy.daemon.docker.answers();
+            failed
+                .then_some(false)
+                .or_else(|| answers().then_some(true))
+        });
+        let data = user.home.join(".local/share/docker");
+        busy.daemon
+            .inside(&format!("find {} -name big -delete", data.display()));
+        (moment, is_up)
+    }
+    play(
+        63,
+        "the data root is full, and dockerd is killed; there is room later",
+        |user| {
+            let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
+            let (moment, is_up) = lack(user, &busy);
+            let recovered = busy.until_answers(moment);
+            assert_eq!(busy.status()["restarts"], 0);
+            busy.end_untouched(match is_up {
+                true => "dockerd comes back without room",
+                false => "tried again until there is room; the container was not touched",
+            })
+            .recovered(recovered)
+        },
+        Some(|user| {
+            let busy = Busy::from(user, &small(user, Launcher::Upstream, "24m"));
+            fill(user, &busy);
+            let moment = busy.kill(Part::Dockerd);
+            busy.look(moment)
+        }),
+    );
+}
+
+/// As while a package is unpacked.
+#[test]
+fn f64_an_empty_program() {
+    play(
+        64,
+        "dockerd's file on disk is empty, and dockerd is killed; the file is good later",
+        |user| {
+            let (program, empty) = (user.home.join("first/dockerd"), user.home.join("empty"));
+            user.make_dir(program.parent().expect("a directory"));
+            user.write(&empty, "");
+            fs::set_permissions(&empty, Permissions::from_mode(0o755)).expect("make it a program");
+            // At no moment is there nothing.
+            let become_link = |to: &Path| {
+                let next = user.home.join("first/next");
+                symlink(to, &next).expect("make a link");
+                fs::rename(next, &program).expect("put it in its place");
+            };
+            let good = which("dockerd");
+            become_link(&good);
+            let path = format!("{}:{}", user.home.join("first").display(), user::PATH);
+            let busy = Busy::from(user, &Launch::new(user, Launcher::Run).env("PATH", path));
+            become_link(&empty);
+            let moment = busy.kill(Part::Dockerd);
+            let detected = busy.until_said("dockerd ended with exit code 126", moment);
+            become_link(&good);
+            let recovered = busy.until_answers(moment);
+            assert_eq!(busy.status()["restarts"], 0);
+            busy.end_untouched("tried again until the file is good; the container was not touched")
+                .detected(detected)
+                .recovered(recovered)
+        },
+        None,
+    );
+}
+
+/// The first program of this name in [`user::PATH`].
+fn which(name: &str) -> PathBuf {
+    let places = user::PATH
+        .split(':')
+        .map(|place| Path::new(place).join(name));
+    places
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("it is installed")
 }

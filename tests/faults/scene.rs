@@ -1,5 +1,6 @@
 //! A daemon at work, its parts, and what can be seen of it while something goes wrong.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -10,13 +11,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::support::client::Client;
 use super::support::command::run;
 use super::support::docker::PAGE;
 use super::support::*;
-use super::table::{Side, Time};
+use super::table::{Containers, Side, Time};
 
 /// How long somebody looks at upstream's launcher for what might yet come.
 pub const LOOK: Duration = Duration::from_secs(5);
+
+/// How often everything was started again, dockerd alone, and the network helper.
+pub type Counts = [u64; 3];
 
 /// slirp4netns itself answers at this address: who reaches it has a helper.
 const GATEWAY: &str = "10.0.2.2";
@@ -31,6 +36,10 @@ pub enum Part {
     Containerd,
     Slirp4netns,
     Pasta,
+    DockerProxy,
+    /// rootlesskit's, which runs the other.
+    RootlesskitProxy,
+    Shim,
 }
 
 impl Part {
@@ -42,6 +51,10 @@ impl Part {
             Self::Containerd => "containerd",
             Self::Slirp4netns => "slirp4netns",
             Self::Pasta => "pasta",
+            // The kernel's names have 15 bytes.
+            Self::DockerProxy => "docker-proxy",
+            Self::RootlesskitProxy => "rootlesskit-doc",
+            Self::Shim => "containerd-shim",
         }
     }
 
@@ -57,6 +70,30 @@ pub struct Busy<'u> {
     user: &'u TestUser,
     /// What the launcher's process had open.
     descriptors: Vec<String>,
+    /// The container as it began.
+    container: Container,
+    /// Who asks from the fault on.
+    client: RefCell<Option<Client>>,
+}
+
+/// A container as dockerd tells of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    pub pid: Pid,
+    begin: String,
+}
+
+impl Container {
+    /// `None` if it does not run.
+    pub fn find(docker: &Docker, name: &str) -> Option<Self> {
+        const FORMAT: &str = "{{.State.Running}},{{.State.Pid}},{{.State.StartedAt}}";
+        let told = docker.run(&format!("inspect --format {FORMAT} {name}"));
+        let mut fields = told.split(',');
+        let runs = fields.next() == Some("true");
+        let pid = Pid::from_raw(fields.next()?.parse().ok()?);
+        let begin = fields.next()?.to_owned();
+        (runs && self::runs(pid)).then_some(Self { pid, begin })
+    }
 }
 
 impl<'u> Busy<'u> {
@@ -82,11 +119,21 @@ impl<'u> Busy<'u> {
     pub fn adopt(user: &'u TestUser, daemon: Daemon<'u>) -> Self {
         Docker::assert_answers(user.port(0));
         let descriptors = settled_descriptors(user, &daemon);
+        let container = Container::find(&daemon.docker, "web").expect("it runs");
         Self {
             daemon,
             user,
             descriptors,
+            container,
+            client: RefCell::default(),
         }
+    }
+
+    /// The moment of a fault, from which on a client asks.
+    pub fn moment(&self) -> Instant {
+        let mut client = self.client.borrow_mut();
+        client.get_or_insert_with(|| Client::start(self.daemon.docker.socket()));
+        Instant::now()
     }
 
     pub fn pid(&self, part: Part) -> Pid {
@@ -96,8 +143,7 @@ impl<'u> Busy<'u> {
     /// SIGKILL to a part; returns when it has ended, and the moment of the signal.
     pub fn kill(&self, part: Part) -> Instant {
         let pid = self.pid(part);
-        let moment = Instant::now();
-        kill(pid, Signal::SIGKILL).expect("it is there");
+        let moment = self.signal(part, Signal::SIGKILL);
         wait::until("what is killed ends", || (!runs(pid)).then_some(()));
         moment
     }
@@ -106,12 +152,29 @@ impl<'u> Busy<'u> {
         find(self.user, part)
     }
 
+    /// Waits for another process than `old` in its place.
+    pub fn until_another(&self, part: Part, old: Pid) -> Pid {
+        wait::until("another one is there", || {
+            self.find(part).filter(|pid| *pid != old)
+        })
+    }
+
+    /// Signals a part; the moment of it.
+    pub fn signal(&self, part: Part, signal: Signal) -> Instant {
+        let pid = self.pid(part);
+        let moment = self.moment();
+        kill(pid, signal).expect("it is there");
+        moment
+    }
+
     /// SIGSTOP to a part; the moment of it.
     pub fn halt(&self, part: Part) -> Instant {
-        let pid = self.pid(part);
-        let moment = Instant::now();
-        kill(pid, Signal::SIGSTOP).expect("it is there");
-        moment
+        self.signal(part, Signal::SIGSTOP)
+    }
+
+    /// SIGCONT to a part.
+    pub fn go_on(&self, part: Part) {
+        self.signal(part, Signal::SIGCONT);
     }
 
     /// Waits for `text` in the log; how long that took since `moment`.
@@ -140,11 +203,23 @@ impl<'u> Busy<'u> {
         .unwrap_or_else(|| panic!("never {state}: {:#}", self.status()))
     }
 
-    /// When the container began.
-    pub fn begin_of_container(&self) -> String {
-        self.daemon
-            .docker
-            .run("inspect --format {{.State.StartedAt}} web")
+    /// What became of the container.
+    pub fn containers(&self) -> Containers {
+        let docker = &self.daemon.docker;
+        match docker
+            .answers()
+            .then(|| Container::find(docker, "web"))
+            .flatten()
+        {
+            Some(container) if container == self.container => Containers::Same,
+            Some(_) => Containers::Restarted,
+            None => Containers::Lost,
+        }
+    }
+
+    /// Fails unless the container is the same process as in the beginning.
+    pub fn assert_untouched(&self) {
+        assert_eq!(self.containers(), Containers::Same, "{}", self.daemon.log());
     }
 
     /// Whether the container reaches the network helper.
@@ -190,17 +265,66 @@ impl<'u> Busy<'u> {
         );
     }
 
-    /// Fails unless `status` names `cause` as the last failure, after so many restarts and heals.
-    pub fn assert_told(&self, cause: &str, restarts: u64, heals: u64) {
+    /// Fails unless `status` names `cause` as the last failure, and these counts.
+    pub fn assert_told(&self, cause: &str, counts: Counts) {
         let status = self.status();
         let told = status["last_failure"].as_str().unwrap_or_default();
         assert!(told.contains(cause), "{cause}: {status:#}");
+        self.assert_counts(counts);
+    }
+
+    /// Fails unless `status` counts so many restarts of everything, of dockerd, and heals of the network.
+    pub fn assert_counts(&self, [restarts, replaced, heals]: Counts) {
+        let status = self.status();
+        let told = ["restarts", "replaced", "heals"].map(|name| status[name].as_u64());
         assert_eq!(
-            (status["restarts"].as_u64(), status["heals"].as_u64()),
-            (Some(restarts), Some(heals)),
+            told,
+            [restarts, replaced, heals].map(Some),
             "{status:#}\n{}",
             self.daemon.log()
         );
+    }
+
+    /// Waits until `status` tells of a problem that holds `text`; how long that took since `moment`.
+    pub fn until_degraded(&self, text: &str, moment: Instant) -> Time {
+        wait::until(text, || {
+            let status = self.status();
+            let problems = status["problems"].as_array()?;
+            let is_told = problems
+                .iter()
+                .any(|what| what.as_str().is_some_and(|what| what.contains(text)));
+            (is_told && status["state"] == "degraded").then_some(())
+        });
+        Time::After(moment.elapsed())
+    }
+
+    /// What happened, and what became of the container and of the client since the fault.
+    pub fn tell(&self, happened: impl Into<String>) -> Side {
+        let containers = self.containers();
+        let client = self.client.borrow_mut().take();
+        Side {
+            containers,
+            requests: client.map(Client::count),
+            ..Side::told(happened)
+        }
+    }
+
+    /// The same, after which our daemon is stopped. It must not have refused anybody, and all must be as before.
+    pub fn end(self, happened: impl Into<String>) -> Side {
+        self.assert_whole();
+        let side = self.tell(happened);
+        if let Some(count) = side.requests {
+            assert_eq!(count.refused, 0, "{count:?}\n{}", self.daemon.log());
+        }
+        self.over();
+        side
+    }
+
+    /// The same, and the container must not have been touched.
+    pub fn end_untouched(self, happened: impl Into<String>) -> Side {
+        let side = self.end(happened);
+        assert_eq!(side.containers, Containers::Same);
+        side
     }
 
     /// Stops the daemon, which must end well.
@@ -226,17 +350,19 @@ impl<'u> Busy<'u> {
             "" => String::new(),
             files => format!(", {files} left"),
         };
+        let container = match runs(self.container.pid) {
+            true => ", among them the container's",
+            false => "",
+        };
         match back {
-            Some(()) => Side {
-                happened: format!("{end}, the API is back"),
-                detected: Time::NoMatter,
-                recovered: Time::After(moment.elapsed()),
-            },
-            None => Side {
-                happened: format!("{end}, nothing starts it again; {left} processes{files}"),
-                detected: Time::NoMatter,
-                recovered: Time::NotWithin(LOOK),
-            },
+            Some(()) => self
+                .tell(format!("{end}, the API is back"))
+                .recovered(Time::After(moment.elapsed())),
+            None => self
+                .tell(format!(
+                    "{end}, nothing starts it again; {left} processes{container}{files}"
+                ))
+                .recovered(Time::NotWithin(LOOK)),
         }
     }
 }
@@ -297,10 +423,10 @@ fn zombies_of(parent: Pid) -> Vec<i32> {
         .collect()
 }
 
-/// What the launcher's process has open when it has found all that it watches: rootlesskit's child, the daemon, by which it
-/// also signals it, containerd and the network helper.
+/// What the launcher's process has open when it has found all that it watches: rootlesskit's child, the keeper, the daemon
+/// and the network helper.
 fn settled_descriptors(user: &TestUser, daemon: &Daemon) -> Vec<String> {
-    const WATCHED: usize = 5;
+    const WATCHED: usize = 4;
     // Upstream's has no status, and becomes rootlesskit.
     let is_ours = status(user)["state"] != "not running";
     wait::until("the launcher watches the daemon's parts", || {
@@ -355,11 +481,7 @@ pub fn start_upstream<'u>(launch: &Launch<'u>) -> (Option<Daemon<'u>>, Side) {
     match came {
         Some(Came::Answer) => (
             Some(daemon),
-            Side {
-                happened: "it starts".to_owned(),
-                detected: Time::NoMatter,
-                recovered: Time::After(moment.elapsed()),
-            },
+            Side::told("it starts").recovered(Time::After(moment.elapsed())),
         ),
         Some(Came::End(status)) => {
             let said = last_words(&daemon.log());
@@ -373,11 +495,9 @@ pub fn start_upstream<'u>(launch: &Launch<'u>) -> (Option<Daemon<'u>>, Side) {
         }
         None => (
             Some(daemon),
-            Side {
-                happened: "it hangs: neither an answer nor an end".to_owned(),
-                detected: Time::NotWithin(LOOK * 2),
-                recovered: Time::NotWithin(LOOK * 2),
-            },
+            Side::told("it hangs: neither an answer nor an end")
+                .detected(Time::NotWithin(LOOK * 2))
+                .recovered(Time::NotWithin(LOOK * 2)),
         ),
     }
 }
@@ -405,4 +525,17 @@ pub fn empty(directory: &Path) {
     run(Command::new("find")
         .arg(directory)
         .args(["-mindepth", "1", "-delete"]));
+}
+
+/// Removes the dumps that dockerd has written; how many there were.
+pub fn remove_dumps(user: &TestUser) -> usize {
+    let entries = fs::read_dir(user.runtime_dir.join("docker")).expect("dockerd's directory");
+    let dumps: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.display().to_string().contains("goroutine-stacks"))
+        .collect();
+    for dump in &dumps {
+        fs::remove_file(dump).expect("remove it");
+    }
+    dumps.len()
 }

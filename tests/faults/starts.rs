@@ -9,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 
 use super::play;
 use super::scene::{
-    Busy, LOOK, Part, empty, find, last_words, refusal, runs, start_upstream, until_said,
+    Busy, Container, LOOK, Part, empty, find, last_words, refusal, remove_dumps, runs,
+    start_upstream, until_said,
 };
-use super::support::docker::PAGE;
 use super::support::*;
 use super::table::{Side, Time};
 
@@ -22,32 +22,25 @@ fn f18_two_launches() {
         "a second launch",
         |user| {
             let busy = Busy::new(user, Launcher::Run);
-            let begin = busy.begin_of_container();
+            busy.moment();
             let (code, log, time) = refusal(&Launch::new(user, Launcher::Run));
             assert_eq!(code, Some(5), "{log}");
             assert!(log.contains(&busy.daemon.pid().to_string()), "{log}");
-            busy.assert_whole();
-            assert_eq!(busy.begin_of_container(), begin);
-            busy.over();
-            Side::refused(
-                "refused with the PID of the first (exit 5), which goes on",
-                time,
-            )
+            busy.end_untouched("refused with the PID of the first (exit 5), which goes on")
+                .detected(Time::After(time))
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
-            let moment = Instant::now();
+            let moment = busy.moment();
             let mut second = Launch::new(user, Launcher::Upstream).start();
             let status = second.wait_exit();
             let time = moment.elapsed();
             let answers = busy.daemon.docker.answers();
-            Side::refused(
-                format!(
-                    "{status}, and the log says: {}; the first answers: {answers}",
-                    last_words(&second.log())
-                ),
-                time,
-            )
+            busy.tell(format!(
+                "{status}, and the log says: {}; the first answers: {answers}",
+                last_words(&second.log())
+            ))
+            .detected(Time::After(time))
         }),
     );
 }
@@ -100,14 +93,10 @@ fn f20_ended_while_it_starts() {
     const SIGNALS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
     fn side(counts: (usize, usize, Duration)) -> Side {
         let (starts, hanging, longest) = counts;
-        Side {
-            happened: format!(
-                "{hanging} of {starts} starts hung; the others ended in {:.2} s at most",
-                longest.as_secs_f64()
-            ),
-            detected: Time::NoMatter,
-            recovered: Time::NoMatter,
-        }
+        Side::told(format!(
+            "{hanging} of {starts} starts hung; the others ended in {:.2} s at most",
+            longest.as_secs_f64()
+        ))
     }
     play(
         20,
@@ -155,13 +144,9 @@ fn f21_sighup_while_it_starts() {
                 assert_nothing_left(user);
             }
             assert!(reloads >= 10, "{reloads}");
-            Side {
-                happened: format!(
-                    "{reloads} of 13 were held back and dockerd reloaded when it was ready, the others came before the program"
-                ),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!(
+                "{reloads} of 13 were held back and dockerd reloaded when it was ready, the others came before the program"
+            ))
         },
         Some(|user| {
             let mut dead = 0;
@@ -179,11 +164,7 @@ fn f21_sighup_while_it_starts() {
                 // Nor is it what the one before has left that ends the next.
                 empty(&user.runtime_dir);
             }
-            Side {
-                happened: format!("{dead} of 13 starts did not survive it"),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!("{dead} of 13 starts did not survive it"))
         }),
     );
 }
@@ -203,13 +184,7 @@ fn f22_sigquit() {
             assert_eq!(status.code(), Some(0), "{log}");
             assert!(log.contains("goroutine"), "{log}");
             // What was asked for stays.
-            let dumps = fs::read_dir(user.runtime_dir.join("docker"))
-                .expect("dockerd's directory")
-                .map(|entry| entry.expect("an entry").path())
-                .filter(|path| path.display().to_string().contains("goroutine-stacks"))
-                .collect::<Vec<_>>();
-            assert_eq!(dumps.len(), 1, "{dumps:?}");
-            fs::remove_file(&dumps[0]).expect("remove it");
+            assert_eq!(remove_dumps(user), 1);
             Side::refused(
                 "dockerd's goroutines are dumped, then it stops (exit 0)",
                 time,
@@ -266,27 +241,19 @@ fn f24_many_starts() {
             let moment = Instant::now();
             let new = growth(user, Launcher::Run, 100);
             assert!(new.is_empty(), "{new:#?}");
-            Side {
-                happened: format!(
-                    "no process, mount or file more; {:.2} s each",
-                    moment.elapsed().as_secs_f64() / 101.0
-                ),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!(
+                "no process, mount or file more; {:.2} s each",
+                moment.elapsed().as_secs_f64() / 101.0
+            ))
         },
         Some(|user| {
             let moment = Instant::now();
             let new = growth(user, Launcher::Upstream, 100);
-            Side {
-                happened: format!(
-                    "{} processes, mounts and files more; {:.2} s each",
-                    new.len(),
-                    moment.elapsed().as_secs_f64() / 101.0
-                ),
-                detected: Time::NoMatter,
-                recovered: Time::NoMatter,
-            }
+            Side::told(format!(
+                "{} processes, mounts and files more; {:.2} s each",
+                new.len(),
+                moment.elapsed().as_secs_f64() / 101.0
+            ))
         }),
     );
 }
@@ -325,6 +292,7 @@ fn f41_socket_activation() {
             let first = moment.elapsed();
             docker.import_image();
             docker.assert_publishes(user.port(0), "--restart always");
+            let container = Container::find(&docker, "web").expect("it runs");
             let dockerd = find(user, Part::Dockerd).expect("dockerd");
             let moment = Instant::now();
             kill(dockerd, Signal::SIGKILL).expect("it is there");
@@ -333,18 +301,16 @@ fn f41_socket_activation() {
             assert_eq!(docker.run("version --format {{.Server.Os}}"), "linux");
             let recovered = Time::After(moment.elapsed());
             Docker::assert_answers(user.port(0));
+            assert_eq!(Container::find(&docker, "web"), Some(container));
             manager.systemctl(&["stop", "docker.service", "docker.socket"]);
             assert_eq!(manager.property("docker.service", "Result"), "success");
             assert_eq!(manager.property("docker.service", "NRestarts"), "0");
             manager.stop();
-            Side {
-                happened: format!(
-                    "both are answered, the first after {:.2} s",
-                    first.as_secs_f64()
-                ),
-                detected: Time::NoMatter,
-                recovered,
-            }
+            Side::told(format!(
+                "both are answered, the first after {:.2} s",
+                first.as_secs_f64()
+            ))
+            .recovered(recovered)
         },
         Some(|user| {
             let script = Launcher::Upstream.install(user).display().to_string();
@@ -353,17 +319,14 @@ fn f41_socket_activation() {
             let answer = wait::poll(LOOK, || Docker(user).answers().then_some(()));
             let (answers, time) = (answer.is_some(), moment.elapsed());
             let state = manager.property("docker.service", "ActiveState");
-            Side {
-                happened: format!(
-                    "the first is answered: {answers}; the unit is {state}, and the log says: {}",
-                    last_words(&manager.log())
-                ),
-                detected: Time::NoMatter,
-                recovered: match answers {
-                    true => Time::After(time),
-                    false => Time::NotWithin(LOOK),
-                },
-            }
+            Side::told(format!(
+                "the first is answered: {answers}; the unit is {state}, and the log says: {}",
+                last_words(&manager.log())
+            ))
+            .recovered(match answers {
+                true => Time::After(time),
+                false => Time::NotWithin(LOOK),
+            })
         }),
     );
 }
@@ -384,27 +347,17 @@ fn f42_a_broken_configuration() {
             assert_nothing_left(user);
             fs::remove_file(&file).expect("remove it");
 
-            let mut busy = Busy::new(user, Launcher::Run);
+            let busy = Busy::new(user, Launcher::Run);
             user.write(&file, BROKEN);
-            busy.kill(Part::Dockerd);
-            let status = busy.daemon.wait_exit();
-            let log = busy.daemon.log();
-            assert_eq!(status.code(), Some(78), "{log}");
-            assert!(
-                log.contains("error: ") && log.contains("daemon.json"),
-                "{log}"
-            );
-            assert_nothing_left(user);
+            let before = busy.pid(Part::Dockerd);
+            let moment = busy.kill(Part::Dockerd);
+            busy.until_said("dockerd starts with what it was last told", moment);
+            busy.until_another(Part::Dockerd, before);
+            busy.until_answers(moment);
+            busy.assert_told("dockerd was ended by SIGKILL", [0, 1, 0]);
             fs::remove_file(&file).expect("remove it");
-
-            // The container is back with the next daemon.
-            let next = Busy::adopt(user, Launch::new(user, Launcher::Run).ready());
-            assert_eq!(next.daemon.docker.run("exec web cat /www/index.html"), PAGE);
-            next.over();
-            Side::refused(
-                "ends at once with the file and what is wrong in it (exit 78); no loop",
-                time,
-            )
+            busy.end_untouched("at a start: ends at once with the file and what is wrong in it (exit 78), no loop; later: dockerd comes back with what it was last told, and the log says why")
+                .detected(Time::After(time))
         },
         Some(|user| {
             let file = user.home.join(".config/docker/daemon.json");

@@ -7,6 +7,8 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::support::client::Count;
+
 const FILE: &str = "FAULTS_TABLE";
 
 const HEAD: &str = "\
@@ -50,6 +52,19 @@ pub struct Side {
     pub happened: String,
     pub detected: Time,
     pub recovered: Time,
+    pub containers: Containers,
+    /// `None` where no daemon runs that could be asked.
+    pub requests: Option<Count>,
+}
+
+/// What became of the container that ran before the fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Containers {
+    Same,
+    Restarted,
+    Lost,
+    /// There was none.
+    NoMatter,
 }
 
 /// When something came.
@@ -63,13 +78,30 @@ pub enum Time {
 }
 
 impl Side {
-    /// A launch that was refused after this time.
-    pub fn refused(happened: impl Into<String>, after: Duration) -> Self {
+    /// What happened, where nothing could be detected or recover, and nothing ran.
+    pub fn told(happened: impl Into<String>) -> Self {
         Self {
             happened: happened.into(),
-            detected: Time::After(after),
+            detected: Time::NoMatter,
             recovered: Time::NoMatter,
+            containers: Containers::NoMatter,
+            requests: None,
         }
+    }
+
+    pub fn detected(mut self, time: Time) -> Self {
+        self.detected = time;
+        self
+    }
+
+    pub fn recovered(mut self, time: Time) -> Self {
+        self.recovered = time;
+        self
+    }
+
+    /// A launch that was refused after this time.
+    pub fn refused(happened: impl Into<String>, after: Duration) -> Self {
+        Self::told(happened).detected(Time::After(after))
     }
 }
 
@@ -105,7 +137,26 @@ impl fmt::Display for Row {
 impl fmt::Display for Side {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let happened = self.happened.replace('|', "\\|").replace('\n', " ");
-        write!(out, "{happened} | {} | {}", self.detected, self.recovered)
+        write!(
+            out,
+            "{happened} | {} | {} | {} | ",
+            self.detected, self.recovered, self.containers
+        )?;
+        match self.requests {
+            Some(count) => write!(out, "{count}"),
+            None => write!(out, "–"),
+        }
+    }
+}
+
+impl fmt::Display for Containers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Same => "same process",
+            Self::Restarted => "restarted",
+            Self::Lost => "lost",
+            Self::NoMatter => "–",
+        })
     }
 }
 

@@ -12,18 +12,14 @@ use super::play;
 use super::scene::{Busy, refusal, start_upstream};
 use super::support::command::run;
 use super::support::*;
-use super::table::{Side, Time};
+use super::table::Side;
 
 const MTU: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU";
 const NET: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_NET";
 const FLAGS: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS";
 
 fn fine(happened: &str) -> Side {
-    Side {
-        happened: happened.to_owned(),
-        detected: Time::NoMatter,
-        recovered: Time::NoMatter,
-    }
+    Side::told(happened)
 }
 
 /// A program that leaves a mark when somebody executes it, and where the mark is.

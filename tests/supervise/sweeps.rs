@@ -113,7 +113,7 @@ fn start_and_stop(times: u32) {
     }
 }
 
-type Counts = BTreeMap<&'static str, usize>;
+pub type Counts = BTreeMap<&'static str, usize>;
 
 /// Starts and stops the daemon, and counts what there is when it runs and when it has ended. What runs is to come down to
 /// `most`: a question to the daemon has descriptors for a moment.
@@ -133,7 +133,7 @@ fn cycle(user: &TestUser, most: &Counts) -> (Counts, Counts) {
 }
 
 /// What there is of the user's while the daemon runs.
-fn count_running(daemon: &Daemon) -> Counts {
+pub fn count_running(daemon: &Daemon) -> Counts {
     let user = daemon.docker.0;
     let child = daemon::child_pid(&daemon.state_dir());
     let mounts = fs::read_to_string(format!("/proc/{child}/mountinfo")).expect("the namespace");

@@ -17,9 +17,9 @@ pub const IMAGE: &str = "busybox";
 pub const PAGE: &str = "it answers";
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 13] = [
-    "cat", "chroot", "echo", "httpd", "ip", "ls", "nc", "ping", "sh", "sleep", "true", "wget",
-    "yes",
+const APPLETS: [&str; 14] = [
+    "cat", "chroot", "cp", "echo", "httpd", "ip", "ls", "nc", "ping", "sh", "sleep", "true",
+    "wget", "yes",
 ];
 
 /// The CLI as a user, on the socket in that user's runtime directory.

@@ -5,6 +5,8 @@
 //! asked for, and every wait has a deadline.
 #![allow(dead_code, unused_imports, reason = "each suite uses its own part")]
 
+pub mod authz;
+pub mod client;
 pub mod command;
 pub mod daemon;
 pub mod docker;

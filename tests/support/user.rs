@@ -123,8 +123,8 @@ impl TestUser {
 
     /// A host port that no other test user has, outside the range from which the kernel hands out ports itself.
     pub fn port(&self, number: u16) -> u16 {
-        assert!(number < 4, "a user has four ports");
-        10_000 + u16::try_from(self.uid % 5_000).expect("small") * 4 + number
+        assert!(number < 16, "a user has 16 ports");
+        10_000 + u16::try_from(self.uid % 1_250).expect("small") * 16 + number
     }
 
     fn own(&self, path: &Path) {
