@@ -403,7 +403,7 @@ fn f50_no_disk() {
         let socket = format!("unix://{}", busy.daemon.docker.socket().display());
         let mut create = user
             .brief_command("/usr/bin/docker")
-            .args(["create", docker::IMAGE])
+            .args(["create", docker::IMAGE, "true"])
             .env("DOCKER_HOST", socket)
             .spawn()
             .expect("docker(1)");

@@ -470,40 +470,32 @@ fn f19_a_start_before_the_end() {
     );
 }
 
-/// dockerd writes when it starts.
+/// dockerd writes when it starts. What it cannot write of a container it forgets, until it starts the next time.
 #[test]
 fn f63_no_room_for_a_while() {
-    /// Kills dockerd, and makes room when it has failed to start, or has come back all the same.
-    fn lack(user: &TestUser, busy: &Busy) -> (Instant, bool) {
-        fill(user, busy);
-        let before = busy.pid(Part::Dockerd);
-        let moment = busy.kill(Part::Dockerd);
-        let second = busy.until_another(Part::Dockerd, before);
-        let is_up = wait::until("dockerd answers or has failed", || {
-            let failed = busy.find(Part::Dockerd) != Some(second);
-            let answers = || busy.daemon.docker.answers();
-            failed
-                .then_some(false)
-                .or_else(|| answers().then_some(true))
-        });
-        let data = user.home.join(".local/share/docker");
-        busy.daemon
-            .inside(&format!("find {} -name big -delete", data.display()));
-        (moment, is_up)
-    }
     play(
         63,
-        "the data root is full, and dockerd is killed; there is room later",
+        "the data root is full, and dockerd is killed; there is room later, and `dockerd-rootless restart`",
         |user| {
             let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
-            let (moment, is_up) = lack(user, &busy);
+            fill(user, &busy);
+            let before = busy.pid(Part::Dockerd);
+            let moment = busy.kill(Part::Dockerd);
+            let second = busy.until_another(Part::Dockerd, before);
+            wait::until("dockerd answers or has failed", || {
+                let has_failed = busy.find(Part::Dockerd) != Some(second);
+                (has_failed || busy.daemon.docker.answers()).then_some(())
+            });
+            let data = user.home.join(".local/share/docker");
+            busy.daemon
+                .inside(&format!("find {} -name big -delete", data.display()));
             let recovered = busy.until_answers(moment);
+            let mut command = user.brief_command(Launcher::Run.install(user));
+            run(command.arg("restart"));
+            Docker::assert_answers(user.port(0));
             assert_eq!(busy.status()["restarts"], 0);
-            busy.end_untouched(match is_up {
-                true => "dockerd comes back without room",
-                false => "tried again until there is room; the container was not touched",
-            })
-            .recovered(recovered)
+            busy.end("dockerd comes back, has forgotten the container that it could not write of, and starts it again when it is replaced")
+                .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::from(user, &small(user, Launcher::Upstream, "24m"));
@@ -537,7 +529,8 @@ fn f64_an_empty_program() {
             let busy = Busy::from(user, &Launch::new(user, Launcher::Run).env("PATH", path));
             become_link(&empty);
             let moment = busy.kill(Part::Dockerd);
-            let detected = busy.until_said("dockerd ended with exit code 126", moment);
+            // For execvp(3) it is a script without a word, which ends well.
+            let detected = busy.until_said("dockerd ended in order, and not because of us", moment);
             become_link(&good);
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);

@@ -23,6 +23,9 @@ pub const LOOK: Duration = Duration::from_secs(5);
 /// How often everything was started again, dockerd alone, and the network helper.
 pub type Counts = [u64; 3];
 
+/// For what comes when a process has done nothing for long.
+const LONG: Duration = Duration::from_secs(180);
+
 /// slirp4netns itself answers at this address: who reaches it has a helper.
 const GATEWAY: &str = "10.0.2.2";
 
@@ -217,11 +220,6 @@ impl<'u> Busy<'u> {
         }
     }
 
-    /// Fails unless the container is the same process as in the beginning.
-    pub fn assert_untouched(&self) {
-        assert_eq!(self.containers(), Containers::Same, "{}", self.daemon.log());
-    }
-
     /// Whether the container reaches the network helper.
     pub fn has_network(&self) -> bool {
         let socket = format!("unix://{}", self.daemon.docker.socket().display());
@@ -287,14 +285,15 @@ impl<'u> Busy<'u> {
 
     /// Waits until `status` tells of a problem that holds `text`; how long that took since `moment`.
     pub fn until_degraded(&self, text: &str, moment: Instant) -> Time {
-        wait::until(text, || {
+        wait::poll(LONG, || {
             let status = self.status();
             let problems = status["problems"].as_array()?;
             let is_told = problems
                 .iter()
                 .any(|what| what.as_str().is_some_and(|what| what.contains(text)));
             (is_told && status["state"] == "degraded").then_some(())
-        });
+        })
+        .unwrap_or_else(|| panic!("never told: {text}\n{}", self.daemon.log()));
         Time::After(moment.elapsed())
     }
 
@@ -380,10 +379,8 @@ pub fn status(user: &TestUser) -> Value {
 
 /// Waits for `text` in a daemon's log; how long that took since `moment`.
 pub fn until_said(daemon: &Daemon, text: &str, moment: Instant) -> Time {
-    wait::poll(wait::PATIENCE * 2, || {
-        daemon.log().contains(text).then_some(())
-    })
-    .unwrap_or_else(|| panic!("never said: {text}\n{}", daemon.log()));
+    wait::poll(LONG, || daemon.log().contains(text).then_some(()))
+        .unwrap_or_else(|| panic!("never said: {text}\n{}", daemon.log()));
     Time::After(moment.elapsed())
 }
 
