@@ -9,9 +9,16 @@ BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
 # as them, and so does the benchmark: only root can. For anybody else sudo runs these binaries, and
 # nothing but these.
 ifneq ($(shell id -u),0)
-SUDO = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/fetch-*|*/install-*|*/supervise-*|*/systemd-*|*/launch-*) \
+SUDO = sudo -E
+RUNNER = --config 'target.$(HOST).runner = ["sh", "-c", "case $$0 in */check-*|*/trace-*|*/e2e-*|*/faults-*|*/fetch-*|*/install-*|*/supervise-*|*/systemd-*|*/launch-*) \
 	exec sudo -E -- \"$$0\" \"$$@\";; *) exec \"$$0\" \"$$@\";; esac"]'
 SAY_SUDO = @echo 'make: not root, so sudo runs the binaries of check, trace, e2e, faults, fetch, install, supervise, systemd and launch'
+endif
+
+# With ROOT=DIR all of them run, and what they need is installed, inside the root directory of another release.
+ifdef ROOT
+INSIDE = $(SUDO) $(CURDIR)/tests/support/in-root.sh $(ROOT)
+RUNNER = --config 'target.$(HOST).runner = "$(INSIDE)"'
 endif
 
 help:    ## this list
@@ -23,23 +30,23 @@ run:     ## install what is missing, build, run the daemon in the foreground (AR
 	@install/run.sh $(ARGS)
 
 test:    ## install what is missing, build, run every test suite
-	install/packages.sh test
+	$(INSIDE) install/packages.sh test
 	@$(MAKE) --no-print-directory build
 	$(SAY_SUDO)
-	cargo test --locked --no-fail-fast $(SUDO)
+	cargo test --locked --no-fail-fast $(RUNNER)
 
 faults:  ## install what is missing, build, play every fault (ours and upstream's), write docs/faults.md
-	install/packages.sh test
+	$(INSIDE) install/packages.sh test
 	@$(MAKE) --no-print-directory build
 	$(SAY_SUDO)
-	FAULTS_TABLE='$(CURDIR)/docs/faults.md' cargo test --locked $(SUDO) --test faults -- --include-ignored --test-threads=1
-	cargo test --locked $(SUDO) --test supervise -- --ignored
+	FAULTS_TABLE='$(CURDIR)/docs/faults.md' cargo test --locked $(RUNNER) --test faults -- --include-ignored --test-threads=1
+	cargo test --locked $(RUNNER) --test supervise -- --ignored
 
 bench:   ## install what is missing, build, measure against upstream's script
-	install/packages.sh bench
+	$(INSIDE) install/packages.sh bench
 	@$(MAKE) --no-print-directory build
 	$(SAY_SUDO)
-	cargo bench --locked --bench launch $(SUDO)
+	cargo bench --locked --bench launch $(RUNNER)
 
 build:   ## the static release binary
 	cargo build --release --locked

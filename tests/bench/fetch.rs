@@ -9,7 +9,7 @@ use dockerd_rootless::fetch::{Package, architecture, directory};
 
 use super::support::command::run;
 use super::support::*;
-use super::{median, row};
+use super::{Bar, median, row};
 use mirror::Mirror;
 
 #[path = "../fetch/mirror.rs"]
@@ -87,12 +87,13 @@ pub fn measure() {
         "get and unpack {} MB, checked by ours alone",
         size / 1_000_000
     );
-    row(&what, "s", theirs, ours);
+    row(&what, "s", theirs, ours, Bar::AtMost(1.0));
     row(
         "the same once more, which ours finds done",
         "s",
         theirs,
         again,
+        Bar::None,
     );
 }
 

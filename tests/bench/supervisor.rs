@@ -13,9 +13,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::support::command::run;
 use super::support::user::PATH;
 use super::support::*;
-use super::{PEER, Peer, median, plain_row, pss, row};
+use super::{Bar, PEER, Peer, median, own_row, pss, row};
 
 /// How often each fault is measured with each side.
 const ROUNDS: usize = 5;
@@ -63,6 +64,8 @@ pub fn measure() {
     let [upstream, ours] = [Launcher::Upstream, Launcher::Run];
     let sides = [Side::new(&users[0], upstream), Side::new(&users[1], ours)];
     death(&sides);
+    restart(&sides);
+    containerd(&sides);
     helper(&sides);
     idle(&sides[1]);
     drop(sides);
@@ -72,6 +75,7 @@ pub fn measure() {
 /// A user, the user's manager, and the unit in it.
 struct Side<'u> {
     user: &'u TestUser,
+    launcher: Launcher,
     manager: UserManager<'u>,
     docker: Docker<'u>,
 }
@@ -83,6 +87,7 @@ impl<'u> Side<'u> {
         manager.write_unit("docker.service", &unit(user, launcher));
         let side = Self {
             user,
+            launcher,
             manager,
             docker: Docker(user),
         };
@@ -95,7 +100,12 @@ impl<'u> Side<'u> {
     fn restart(&self) {
         self.manager.systemctl(&["reset-failed"]);
         self.manager.systemctl(&["restart", "docker.service"]);
-        wait::until("the daemon answers", || self.docker.answers().then_some(()));
+        until_true("the daemon answers", || self.docker.answers());
+    }
+
+    /// The process of the container that serves a page.
+    fn container(&self) -> String {
+        self.docker.run("inspect --format {{.State.Pid}} web")
     }
 
     /// Has a container connect to the peer again and again: a connection that is lost is tried again by the kernel only
@@ -156,76 +166,118 @@ fn is_over(pid: Pid) -> bool {
         .is_none_or(|(_, rest)| rest.starts_with(" Z"))
 }
 
-/// One line that says whether a bar holds.
-fn bar(what: &str, holds: bool) {
-    let verdict = if holds { "holds" } else { "is missed" };
-    println!("  bar: {what}: {verdict}");
-}
-
-// --- The daemon dies ---
-
-/// Times the way from SIGKILL of dockerd to the next answer: of the API, and of a container.
-fn death(sides: &[Side<'_>; 2]) {
+/// The median seconds of each side for what `time` does, in turn, each time with a unit that was started anew.
+fn each_of(sides: &[Side<'_>; 2], mut time: impl FnMut(&Side<'_>) -> f64) -> [f64; 2] {
     let mut times: [Vec<f64>; 2] = Default::default();
     for _ in 0..ROUNDS {
         for (side, times) in sides.iter().zip(&mut times) {
             side.restart();
-            let begin = side.kill("dockerd");
-            until_true("the API answers again", || side.docker.answers());
-            times.push(begin.elapsed().as_secs_f64());
+            times.push(time(side));
         }
     }
-    let [upstream, ours] = times.map(median);
-    row(
-        "SIGKILL of dockerd to the next API answer",
-        "s",
-        upstream,
-        ours,
-    );
-    bar("0.25 of upstream's", ours <= 0.25 * upstream);
+    times.map(median)
+}
+
+// --- The daemon dies ---
+
+/// Times the way from SIGKILL of dockerd to the next answer: of the API, and of a container, which may have stayed.
+fn death(sides: &[Side<'_>; 2]) {
+    let [upstream, ours] = each_of(sides, |side| {
+        let begin = side.kill("dockerd");
+        until_true("the API answers again", || side.docker.answers());
+        begin.elapsed().as_secs_f64()
+    });
+    let what = "SIGKILL of dockerd to the next API answer";
+    row(what, "s", upstream, ours, Bar::AtMost(0.1));
 
     for side in sides {
         side.docker
             .assert_publishes(side.user.port(0), "--restart always");
     }
-    let [upstream, ours] = port_again(sides, false);
     let what = "  to the next answer of a restart=always container's port";
-    row(what, "s", upstream, ours);
-    bar("0.25 of upstream's", ours <= 0.25 * upstream);
-    let [upstream, ours] = port_again(sides, true);
-    row(
-        "  the same, asked from the API's answer on",
-        "s",
-        upstream,
-        ours,
-    );
+    port_again(sides, false, what);
+    port_again(sides, true, "  the same, asked from the API's answer on");
     for side in sides {
         side.docker.run("rm -f web");
     }
 }
 
 /// Times the way from SIGKILL of dockerd to the next answer of a published port, for somebody who asks all the time, or
-/// who waits for the API before. To ask all the time costs up to a second on either side: dockerd's proxy takes the
-/// connection before the container has its address, and the kernel asks for the neighbour again only after a second.
-fn port_again(sides: &[Side<'_>; 2], after_api: bool) -> [f64; 2] {
-    let mut times: [Vec<f64>; 2] = Default::default();
-    for _ in 0..ROUNDS {
-        for (side, times) in sides.iter().zip(&mut times) {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, side.user.port(0)));
-            side.restart();
-            until_true("the container answers", || has_page(address));
-            let begin = side.kill("dockerd");
-            if after_api {
-                until_true("the API answers again", || side.docker.answers());
-            } else {
-                // What carries its packets may outlive dockerd for a moment.
-                until_true("the container does not answer", || !has_page(address));
-            }
-            until_true("the container answers again", || has_page(address));
-            times.push(begin.elapsed().as_secs_f64());
+/// who waits for the API before. To ask all the time costs up to a second where the container starts anew: dockerd's proxy
+/// takes the connection before the container has its address, and the kernel asks for the neighbour again only after a
+/// second.
+fn port_again(sides: &[Side<'_>; 2], after_api: bool, what: &str) {
+    let mut stayed = Vec::new();
+    let [upstream, ours] = each_of(sides, |side| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, side.user.port(0)));
+        until_true("the container answers", || has_page(address));
+        let before = side.container();
+        let begin = side.kill("dockerd");
+        if after_api {
+            until_true("the API answers again", || side.docker.answers());
+        } else {
+            // What carries its packets may outlive dockerd for a moment.
+            until_true("the container does not answer", || !has_page(address));
         }
-    }
-    times.map(median)
+        until_true("the container answers again", || has_page(address));
+        let time = begin.elapsed().as_secs_f64();
+        until_true("the API answers again", || side.docker.answers());
+        if side.container() == before {
+            stayed.push(side.launcher);
+        }
+        time
+    });
+    row(what, "s", upstream, ours, Bar::AtMost(0.1));
+    let [upstream, ours] = [&sides[0], &sides[1]].map(|side| {
+        let count = stayed.iter().filter(|one| **one == side.launcher).count();
+        format!("{count} of {ROUNDS}")
+    });
+    println!(
+        "{:<62} upstream {upstream:>8} {:<6} ours {ours:>8}",
+        "    the container is the same process", ""
+    );
+}
+
+// --- The daemon starts again in place ---
+
+/// Times how long a restart takes until the API answers: of upstream's unit, and of our dockerd alone.
+fn restart(sides: &[Side<'_>; 2]) {
+    let [upstream, ours] = each_of(sides, |side| {
+        let begin = Instant::now();
+        match side.launcher {
+            Launcher::Upstream => {
+                drop(side.manager.systemctl(&["restart", "docker.service"]));
+            }
+            launcher => {
+                let program = launcher.install(side.user);
+                run(side.user.brief_command(program).arg("restart"));
+            }
+        }
+        until_true("the API answers again", || side.docker.answers());
+        begin.elapsed().as_secs_f64()
+    });
+    let what = "restart (upstream's unit; ours in place) to the API's answer";
+    row(what, "s", upstream, ours, Bar::None);
+}
+
+// --- containerd dies ---
+
+/// Times the way from SIGKILL of containerd to the next container that runs.
+fn containerd(sides: &[Side<'_>; 2]) {
+    let [upstream, ours] = each_of(sides, |side| {
+        let begin = side.kill("containerd");
+        until_true("a container runs again", || {
+            let mut command = side.user.brief_command("docker");
+            let socket = side.docker.socket();
+            command
+                .args(["run", "--rm", docker::IMAGE, "true"])
+                .env("DOCKER_HOST", format!("unix://{}", socket.display()));
+            Told::by(&mut command).code == Some(0)
+        });
+        begin.elapsed().as_secs_f64()
+    });
+    let what = "SIGKILL of containerd to the next `docker run` that works";
+    row(what, "s", upstream, ours, Bar::None);
 }
 
 /// Whether a container answers at once. A packet that is lost is sent again by the kernel only after a second: a
@@ -262,13 +314,9 @@ fn helper(sides: &[Side<'_>; 2]) {
         outage.expect("the network comes back").as_secs_f64()
     });
     let outage = median(outages.collect());
-    println!(
-        "{:<58} upstream {:>10} {:<6} ours {outage:>10.3} s",
-        "SIGKILL of slirp4netns to a container's next connection",
-        format!("> {}", NEVER.as_secs()),
-        "s"
-    );
-    bar("1 s", outage <= 1.0);
+    let what = "SIGKILL of slirp4netns to a container's next connection";
+    let never = format!("> {}", NEVER.as_secs());
+    own_row(what, &never, "s", outage, Bar::AtMost(1.0));
     // While somebody connects, so that the thread notices.
     drop(accepted);
     for side in sides {
@@ -318,31 +366,29 @@ fn idle(side: &Side<'_>) {
     let supervisor = side.manager.property("docker.service", "MainPID");
     let supervisor: i32 = supervisor.parse().expect("a PID");
     let keeper = side.process(OWN, "namespace-stage").as_raw();
-    let [pss_of_supervisor, pss_of_keeper] = [supervisor, keeper].map(|pid| f64::from(pss(pid)));
-    plain_row(
-        "memory (PSS) of the supervisor",
+    let both = [supervisor, keeper];
+    let shares = both.map(|pid| f64::from(pss(pid)));
+    let rows = |what: &str, unit: &str, [supervisor, keeper]: [f64; 2], bar| {
+        own_row(what, "-", unit, supervisor + keeper, bar);
+        own_row("  of the supervisor", "-", unit, supervisor, Bar::None);
+        let what = "  of the keeper, its part in the namespaces";
+        own_row(what, "-", unit, keeper, Bar::None);
+    };
+    let most = Bar::AtMost(5.0 * 1024.0);
+    rows(
+        "memory (PSS) of both processes of ours",
         "KiB",
-        0.0,
-        pss_of_supervisor,
-    );
-    bar("3 MiB", pss_of_supervisor <= 3.0 * 1024.0);
-    plain_row(
-        "  of the daemon's parent in the namespaces",
-        "KiB",
-        0.0,
-        pss_of_keeper,
+        shares,
+        most,
     );
 
-    let before = wake_ups(supervisor);
+    let before = both.map(wake_ups);
     thread::sleep(IDLE);
-    let wake_ups = f64::from(wake_ups(supervisor) - before) * 10.0 / IDLE.as_secs_f64();
-    plain_row(
-        "wake-ups of the idle supervisor in 10 s",
-        "times",
-        0.0,
-        wake_ups,
-    );
-    bar("1", wake_ups <= 1.0);
+    let after = both.map(wake_ups);
+    let in_ten_seconds =
+        [0, 1].map(|part| f64::from(after[part] - before[part]) * 10.0 / IDLE.as_secs_f64());
+    let what = "wake-ups of both in 10 s, idle";
+    rows(what, "times", in_ten_seconds, Bar::AtMost(1.0));
 }
 
 /// How often the threads of a process have waited.
@@ -385,8 +431,8 @@ fn unused() {
     thread::sleep(REST);
     let upstream = beside_systemd(&users);
     let what = format!("memory (PSS) of {USERS} users' daemons that nobody has used yet");
-    plain_row(&what, "MiB", upstream, ours);
-    bar("nothing but systemd's own", ours == 0.0);
+    let upstream = format!("{upstream:.1}");
+    own_row(&what, &upstream, "MiB", ours, Bar::AtMost(0.0));
 }
 
 /// The memory in MiB of the users' processes that are not systemd's.
