@@ -27,7 +27,7 @@ mkdir -m 1777 "$root/run/lock"
 mkdir "$root/run/user" "$root/run/systemd"
 for directory in "$PWD" ${CARGO_TARGET_DIR:+"$CARGO_TARGET_DIR"}; do
     mkdir -p "$root$directory"
-    mount --bind "$directory" "$root$directory"
+    mount --rbind "$directory" "$root$directory"
 done
 
 # Of two lines with one name the last one counts.
