@@ -102,12 +102,15 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     pipe(&site, &mirror.url(), OLD).assert(0, "nothing was to be done");
     assert_eq!(main(), first);
 
-    // A newer version waits for containers that run, and comes when there are none.
+    // A newer dockerd comes under containers that run, and the rest when there are none.
     docker.run(&format!(
         "run -d --name busy --stop-signal KILL {IMAGE} sleep infinity"
     ));
-    pipe(&site, &mirror.url(), NEW).assert(0, "containers run");
+    let begin = || docker.run("inspect --format {{.State.StartedAt}} busy");
+    let began = begin();
+    pipe(&site, &mirror.url(), NEW).assert(0, "containers were not touched");
     assert_eq!(main(), first);
+    assert_eq!(begin(), began);
     docker.run("rm -f busy");
     login(user, "dockerd-rootless upgrade").assert(0, "restart docker.service");
     assert!(

@@ -185,7 +185,7 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
     done.push(ask(run_dir, &Wish::Restart, IN_PLACE)?);
     let rest: Vec<String> = newer()
         .into_iter()
-        .filter(|part| part != "dockerd")
+        .filter(|part| part != news::DOCKERD)
         .collect();
     if !rest.is_empty() {
         done.push(format!(

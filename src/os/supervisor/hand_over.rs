@@ -357,7 +357,7 @@ impl Supervisor<'_> {
         self.keep_places();
         self.watch_places();
         self.look_after(legacy.daemon);
-        self.note_own_program();
+        self.note_program(super::news::SUPERVISOR);
         self.write_status();
         info!("this version has taken over");
         // What ended meanwhile has said so to nobody.

@@ -107,7 +107,7 @@ impl Supervisor<'_> {
         if let Err(error) = self.renew_daemon() {
             warn!("dockerd starts with what it was last told: {error}");
         }
-        self.note_programs();
+        self.note_program(news::DOCKERD);
         let (turn, inputs) = (self.turn, self.inputs.clone());
         let socket = self.rootlesskit_api();
         let stated = self.task.first.0.published.clone();

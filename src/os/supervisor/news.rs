@@ -97,7 +97,7 @@ impl Supervisor<'_> {
         let engine = self.daemon.keep.engine.iter();
         let programs = [
             ("rootlesskit", &*plan.rootlesskit),
-            ("dockerd", Path::new(&self.daemon.command[0])),
+            (DOCKERD, Path::new(&self.daemon.command[0])),
             (SUPERVISOR, &*host.session.own_path),
         ];
         self.status.programs = programs
@@ -107,12 +107,15 @@ impl Supervisor<'_> {
             .collect();
     }
 
-    /// Notes the file of this program alone, which has taken the place of another.
-    pub(super) fn note_own_program(&mut self) {
-        let own = &self.task.first.1.session.own_path;
+    /// Notes the file of this `part` alone, which has taken the place of another.
+    pub(super) fn note_program(&mut self, part: &str) {
+        let path = match part {
+            SUPERVISOR => &*self.task.first.1.session.own_path,
+            _ => Path::new(&self.daemon.command[0]),
+        };
         let programs = &mut self.status.programs;
-        programs.retain(|program| program.part != SUPERVISOR);
-        programs.extend(program_file(SUPERVISOR, own));
+        programs.retain(|program| program.part != part);
+        programs.extend(program_file(part, path));
     }
 
     pub(super) fn write_status(&mut self) {
@@ -210,8 +213,10 @@ pub(super) fn death_of(end: How) -> String {
     }
 }
 
-/// The part that is this program.
+/// The parts that can be replaced in place: this program, and dockerd.
 pub const SUPERVISOR: &str = "supervisor";
+/// See [`SUPERVISOR`].
+pub const DOCKERD: &str = "dockerd";
 
 /// The file of the program that is this `part`.
 fn program_file(part: &str, path: &Path) -> Option<ProgramFile> {
