@@ -6,7 +6,7 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd;
@@ -27,6 +27,9 @@ const PID_FILE_MAX: u64 = 64;
 
 /// How long a daemon whose rootlesskit is gone may take to end.
 const FALL: Duration = Duration::from_secs(2);
+
+/// How often to look whether it has.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
@@ -289,9 +292,16 @@ pub fn lock(path: &Path) -> Lock {
     let Some(holder) = lock_holder(&metadata) else {
         return Lock::Free;
     };
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(_released_at_once) => Lock::Free,
-        Err(_) => Lock::Held(holder),
+    let deadline = Instant::now() + FALL;
+    let mut file = file;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_released_at_once) => return Lock::Free,
+            // One that is being killed lets go of it in a moment.
+            Err((file, _)) if tree::is_ending(holder) && Instant::now() < deadline => file,
+            Err(_) => return Lock::Held(holder),
+        };
+        std::thread::sleep(MOMENT);
     }
 }
 

@@ -1,9 +1,10 @@
 //! dockerd and containerd in namespaces that stay: how they start, end, and start again.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -182,6 +183,10 @@ impl Supervisor<'_> {
             Err(error) => return Err(failed(source, &error)),
         };
         let text = effective_config(&text, live_restore).map_err(|error| failed(source, &error))?;
+        // Somebody may have removed our directory, which nobody else looks into.
+        if let Some(directory) = path.parent() {
+            let _ = DirBuilder::new().mode(0o700).create(directory);
+        }
         files::write_whole(path, text.as_bytes()).map_err(|error| failed(path, &error))
     }
 

@@ -47,6 +47,8 @@ pub struct Ports {
     unpublished: BTreeMap<u64, Instant>,
     /// The processes that forward, and for what.
     proxies: BTreeMap<Identity, Published>,
+    /// What a process listens for in the namespaces.
+    served: BTreeSet<Published>,
     /// The containers' shims.
     shims: BTreeSet<Identity>,
     /// Whether processes forward at all: dockerd can do without them.
@@ -221,12 +223,11 @@ impl Supervisor<'_> {
         let begins = self.launch.ports.published.is_empty() && !published.is_empty();
         self.find_proxies();
         let ports = &mut self.launch.ports;
-        let serves: BTreeSet<&Published> = ports.proxies.values().collect();
         let now: Option<BTreeSet<Published>> = forwarded
             .as_ref()
             .map(|all| all.iter().map(|port| port.spec.published()).collect());
         let is_lost = |port: &&Published| {
-            let is_served = serves.contains(port) || !ports.has_proxies;
+            let is_served = ports.served.contains(port) || !ports.has_proxies;
             let is_forwarded = now.as_ref().is_none_or(|now| now.contains(port))
                 || !ports.forwarded.contains(port);
             !(is_served && is_forwarded)
@@ -277,17 +278,16 @@ impl Supervisor<'_> {
             .filter(|process| is_shim(process))
             .map(|process| process.identity)
             .collect();
-        let is_proxy = |process: &&Process| {
-            !process.zombie && PROXIES.iter().any(|name| process.name == *name)
-        };
-        ports.proxies = processes
-            .iter()
-            .filter(is_proxy)
-            .filter_map(|process| {
+        let proxies = |names: &'static [&str]| {
+            let is_proxy = |process: &&Process| !process.zombie && names.contains(&&*process.name);
+            processes.iter().filter(is_proxy).filter_map(|process| {
                 let words = fs::read(format!("/proc/{}/cmdline", process.identity.pid)).ok()?;
                 Some((process.identity, port_of(&words)?))
             })
-            .collect();
+        };
+        ports.proxies = proxies(&PROXIES).collect();
+        // The other kind waits for this one, and does not end with it.
+        ports.served = proxies(&PROXIES[..1]).map(|(_, port)| port).collect();
         ports.has_proxies |= !ports.proxies.is_empty();
     }
 

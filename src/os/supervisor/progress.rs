@@ -19,6 +19,10 @@ const LATE: Duration = Duration::from_secs(8);
 /// memory or a disk (`/proc/pressure`), from which on the machine is under pressure.
 const PRESSURE: f64 = 20.0;
 
+/// The most that an idle process does between two looks: clock ticks, and reads and writes.
+const IDLE_TICKS: u64 = 1;
+const IDLE_CALLS: u64 = 16;
+
 /// Why a process does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
@@ -92,7 +96,7 @@ fn judge(
 ) -> Silence {
     match (before, now) {
         (_, Some(now)) if now.is_stopped => Silence::Stopped,
-        (Some(before), Some(now)) if !is_late && !now.waits && before.work == now.work => {
+        (Some(before), Some(now)) if !is_late && !now.waits && is_idle(before.work, now.work) => {
             // A process that sleeps is not short of processor time.
             match pressure.memory_or_disk || (pressure.processor && now.is_runnable) {
                 true => Silence::Pressure,
@@ -101,6 +105,11 @@ fn judge(
         }
         _ => Silence::Busy,
     }
+}
+
+/// Whether a process has done no more than any program in Go does by itself: its collector and its timers run on.
+fn is_idle(before: (u64, u64), now: (u64, u64)) -> bool {
+    now.0.saturating_sub(before.0) <= IDLE_TICKS && now.1.saturating_sub(before.1) <= IDLE_CALLS
 }
 
 fn sample(identity: Identity) -> Option<Sample> {
@@ -137,11 +146,15 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(number(11)? + number(12)?)
 }
 
-/// All that proc_pid_io(5) counts.
+/// How often it has read and written, by proc_pid_io(5).
 fn moved(io: &str) -> u64 {
-    let counts = io
-        .lines()
-        .filter_map(|line| line.split_once(": ")?.1.parse::<u64>().ok());
+    let counts = io.lines().filter_map(|line| {
+        line.strip_prefix("sysc")?
+            .split_once(": ")?
+            .1
+            .parse::<u64>()
+            .ok()
+    });
     counts.fold(0, u64::wrapping_add)
 }
 

@@ -96,6 +96,36 @@ pub fn restore_earlier(identities: &[Identity]) {
     *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) = identities.iter().copied().collect();
 }
 
+/// Whether the process `pid` has ended, ends, or has SIGKILL coming.
+pub fn is_ending(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    ends(&stat) || pending(&status) & 1 << (Signal::SIGKILL as i32 - 1) != 0
+}
+
+/// Whether a line of proc_pid_stat(5) is that of a process that ends (`PF_EXITING`), or is none.
+fn ends(stat: &str) -> bool {
+    let fields = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace());
+    let Some(fields) = fields.map(Iterator::collect::<Vec<_>>) else {
+        return true;
+    };
+    let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok());
+    matches!(fields.first(), Some(&"Z" | &"X")) || flags.is_some_and(|flags| flags & 0x4 != 0)
+}
+
+/// The signals that wait for a process, by the masks of proc_pid_status(5).
+fn pending(status: &str) -> u64 {
+    let masks = status.lines().filter_map(|line| {
+        let mask = line
+            .strip_prefix("SigPnd:")
+            .or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    masks.fold(0, |all, mask| all | mask)
+}
+
 /// Whether this very process has not ended.
 pub fn is_there(identity: Identity) -> bool {
     read(identity.pid).is_some_and(|now| now.identity == identity && !now.zombie)
@@ -305,6 +335,21 @@ mod tests {
         for line in ["", "7 (a", "7 (a) Z", "7 a Z 3"] {
             assert_eq!(parse(7, line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_process_that_ends_is_told_from_one_that_lives() {
+        let lives = "7 (a) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2\n";
+        assert!(!ends(lives));
+        for ended in [
+            "",
+            &lives.replace(" S ", " Z "),
+            &lives.replace("4194560", "4194564"),
+        ] {
+            assert!(ends(ended), "{ended}");
+        }
+        assert_eq!(pending("SigPnd:\t0\nShdPnd:\t0000000000000100\n"), 1 << 8);
+        assert!(!is_ending(std::process::id()));
     }
 
     #[test]
