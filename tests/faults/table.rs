@@ -24,8 +24,14 @@ but in F41.
 Detected: from the fault to the message that names it. Recovered: from the fault to the next answer
 of the API, or of what had failed. \"Not within\" is how long somebody looked. Single measurements.
 
-| | Fault | | What happened | Detected after | Recovered after |
-|---|---|---|---|---|---|
+Containers: whether the container's process is the one from before the fault. It is lost when it has
+ended and no other runs, or when no API is left through which anybody could reach it. Requests
+refused: a client asks `/_ping` again and again from the fault on, a hundred times a second at most;
+refused is a connection that nobody takes, or a wrong answer. A connection that is open when dockerd
+dies ends with it, which is told apart as cut.
+
+| | Fault | | What happened | Detected after | Recovered after | Containers | Requests refused |
+|---|---|---|---|---|---|---|---|
 ";
 
 const TAIL: &str = "
