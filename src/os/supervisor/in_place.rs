@@ -12,23 +12,27 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use sd_notify::NotifyState;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::ports::is_stated;
 use super::{
-    ASK_AGAIN, Daemon, Health, Inbox, Input, STOP_MARGIN, Silence, Supervisor, UNLIMITED, health,
-    news, remains, tree, wait_on,
+    ASK_AGAIN, Daemon, Health, Inbox, Input, STOP_MARGIN, Silence, Supervisor, UNLIMITED, dice,
+    health, news, remains, tree, wait_on,
 };
 use crate::error::{Error, Exit};
 use crate::os::orders::{self, Order};
 use crate::os::{files, process};
 use crate::plan::effective_config;
-use crate::supervise::{Ask, Event, Limit, State, Then};
+use crate::supervise::{Ask, Death, Event, How, Limit, State, Then};
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// How many bytes dockerd needs in its data root to note what becomes of its containers.
+const ROOM: u64 = 1024 * 1024;
 
 /// How long the keeper may take to take an order.
 const TAKES: Duration = Duration::from_secs(2);
@@ -105,6 +109,12 @@ impl Supervisor<'_> {
         self.launch.silence = None;
         self.launch.overdue = None;
         self.launch.phase = "dockerd has not started again";
+        // Whoever wants everything to stop needs a dockerd for that, as well as it can.
+        if self.machine.owes_stop.is_none()
+            && let Some(why) = self.no_room()
+        {
+            return self.wait_for_room(why);
+        }
         if let Err(error) = self.renew_daemon() {
             warn!("dockerd starts with what it was last told: {error}");
         }
@@ -122,6 +132,32 @@ impl Supervisor<'_> {
             }
             let _ = inputs.send(Input::PortsCleared(turn));
         });
+    }
+
+    /// Why dockerd would not find room for what it notes of its containers. It would forget them.
+    fn no_room(&self) -> Option<String> {
+        let data_root = &self.task.first.1.session.data_root;
+        let found = statvfs(data_root).ok()?;
+        let bytes = found.blocks_available() * found.fragment_size();
+        let has_inodes = found.files() == 0 || found.files_available() > 0;
+        (bytes < ROOM || !has_inodes).then(|| {
+            format!(
+                "there is no room in `{}`: dockerd waits for some, and containers go on",
+                data_root.display()
+            )
+        })
+    }
+
+    /// Lets the machine try again later.
+    fn wait_for_room(&mut self, why: String) {
+        self.death = why;
+        self.note_failure(self.death.clone());
+        self.raise(Event::DaemonEnded(Death {
+            how: How::Code(1),
+            permanent: None,
+            left: true,
+            dice: dice(),
+        }));
     }
 
     /// Plans dockerd anew, as its settings and its program are now.
@@ -174,7 +210,8 @@ impl Supervisor<'_> {
         };
         let source = &self.task.first.1.session.daemon_json.0;
         let failed = |path: &Path, error: &dyn std::error::Error| {
-            Error::new(Exit::Config, format!("`{}`", path.display())).because(error)
+            let what = format!("`{}` cannot be used for dockerd", path.display());
+            Error::new(Exit::Config, what).because(error)
         };
         let text = match files::read_regular(source, DAEMON_JSON_MAX) {
             Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -301,7 +338,8 @@ impl Supervisor<'_> {
             };
             let ours = fs::read_to_string(path).map_err(|_| error)?;
             let failed = |error: &dyn std::error::Error| {
-                Error::new(Exit::Failed, format!("`{}`", path.display())).because(error)
+                let what = format!("`{}` cannot be written", path.display());
+                Error::new(Exit::Failed, what).because(error)
             };
             let text = effective_config(&ours, false).map_err(|error| failed(&error))?;
             files::write_whole(path, text.as_bytes()).map_err(|error| failed(&error))

@@ -695,11 +695,27 @@ impl<'a> Supervisor<'a> {
         Death {
             how,
             permanent,
-            left: tree::descendants()
-                .iter()
-                .any(|process| ports::is_shim(process) && !ports::is_plugin(process)),
+            left: self.engine_is_reachable()
+                && tree::descendants()
+                    .iter()
+                    .any(|process| ports::is_shim(process) && !ports::is_plugin(process)),
             dice: dice(),
         }
+    }
+
+    /// Whether another dockerd could reach containerd and so the containers: its socket may have lost
+    /// its name.
+    fn engine_is_reachable(&self) -> bool {
+        let Some(engine) = &self.daemon.keep.engine else {
+            return true;
+        };
+        let keeper = self.launch.keeper.map(|keeper| keeper.pid);
+        let inside = engine.socket.strip_prefix("/").unwrap_or(&engine.socket);
+        keeper.is_some_and(|pid| {
+            Path::new(&format!("/proc/{pid}/root"))
+                .join(inside)
+                .exists()
+        })
     }
 
     fn healed(&mut self, is_ready: bool) {

@@ -107,7 +107,8 @@ fn judge(
     }
 }
 
-/// Whether a process has done no more than any program in Go does by itself: its collector and its timers run on.
+/// Whether a process has done no more than any program in Go does by itself: its timers and its garbage
+/// collector go on.
 fn is_idle(before: (u64, u64), now: (u64, u64)) -> bool {
     now.0.saturating_sub(before.0) <= IDLE_TICKS && now.1.saturating_sub(before.1) <= IDLE_CALLS
 }
@@ -215,11 +216,11 @@ mod tests {
             ..none
         };
         let worked = Sample {
-            work: (8, 900),
+            work: (9, 900),
             ..still
         };
         let wrote = Sample {
-            work: (7, 901),
+            work: (7, 917),
             ..still
         };
         let waits = Sample {
@@ -259,7 +260,9 @@ mod tests {
     fn what_the_kernel_says_is_read() {
         let stat = "7 (a) b) S 3 7 7 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 4711 1 2\n";
         assert_eq!((state(stat), ticks(stat)), (Some('S'), Some(56)));
-        assert_eq!(moved("rchar: 10\nwchar: 2\ncancelled_write_bytes: 1\n"), 13);
+        assert_eq!(moved("rchar: 10\nsyscr: 4\nsyscw: 3\nread_bytes: 1\n"), 7);
+        assert!(is_idle((7, 900), (8, 916)) && !is_idle((7, 900), (9, 900)));
+        assert!(!is_idle((7, 900), (7, 917)));
         assert_eq!(
             share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"),
             Some(1.53)
