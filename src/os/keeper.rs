@@ -72,6 +72,7 @@ pub fn keep(prepared: Prepared, control: u32, environment: &Environment) -> Resu
         ordered: None,
         ends: false,
     };
+    process::trim();
     keeper.announce(notify::KEEPER).map_err(failed)?;
     keeper.work(&receiver).map_err(failed)
 }

@@ -27,6 +27,13 @@ pub fn die_with_parent() -> nix::Result<()> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
 
+/// Gives memory back that was needed to begin and is not needed any more. What stays for months must be
+/// small.
+pub fn trim() {
+    // SAFETY: the call takes a number and touches no memory that is in use.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Has orphans below us become our children.
 ///
 /// # Errors

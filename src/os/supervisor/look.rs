@@ -12,8 +12,12 @@ use super::{
     Health, Input, MOMENT, SETTLED, Silence, Supervisor, engine, health, idle, news, places, quiet,
     tree, wait_on,
 };
+use crate::os::process;
 use crate::plan::Api;
 use crate::supervise::{Event, State};
+
+/// After how many questions to dockerd containerd is asked one.
+const ENGINE_ROUNDS: u32 = 4;
 
 /// rootlesskit starts itself again, as /proc/self/exe.
 const CHILD: &str = "exe";
@@ -30,13 +34,16 @@ impl Supervisor<'_> {
         let engine = self.engine();
         let asking = self.launch.tasks.spawn(async move {
             let tell = |input| drop(inputs.send(input));
-            loop {
+            for round in 0_u32.. {
                 health::await_answer(&api, daemon, |silence| {
                     tell(Input::Health(turn, Health::Silent(silence)));
                 })
                 .await;
                 tell(Input::Health(turn, Health::Good));
-                if let Some((identity, socket)) = &engine {
+                // It wakes more often for the one question than dockerd for the other.
+                if let Some((identity, socket)) = &engine
+                    && round.is_multiple_of(ENGINE_ROUNDS)
+                {
                     engine::await_answer(*identity, socket, |silence| {
                         tell(Input::Engine(turn, Some(silence)));
                     })
@@ -126,6 +133,7 @@ impl Supervisor<'_> {
         self.find_helper();
         if !self.launch.has_answered {
             self.launch.has_answered = true;
+            process::trim();
             self.keep_places();
             self.watch_places();
             if self.launch.wants_helper && self.launch.helper.is_none() {
