@@ -105,7 +105,7 @@ enum Bar {
 }
 
 impl Bar {
-    /// The last words of a row. A figure that is printed is never nearer to the bar than the one that was measured.
+    /// A figure and whether it meets the bar. A figure that is printed is never nearer to the bar than the one that was measured.
     fn judge(self, figure: f64) -> String {
         let thousandths = figure * 1000.0;
         let (shown, bar, is_met) = match self {
@@ -128,8 +128,8 @@ fn row(what: &str, unit: &str, upstream: f64, ours: f64, bar: Bar) {
 
 /// One row of a figure that upstream has not, or has nothing of, and its bar.
 fn own_row(what: &str, upstream: &str, unit: &str, ours: f64, bar: Bar) {
-    let ours = bar.judge(ours);
-    println!("{what:<62} upstream {upstream:>8} {unit:<6} ours {unit} {ours}");
+    let judged = bar.judge(ours);
+    println!("{what:<62} upstream {upstream:>8} {unit:<6} ours {ours:>8.3} {unit:<6} {judged}");
 }
 
 /// The release of this host: `12` of Debian.
