@@ -236,6 +236,8 @@ enum Health {
 /// One launch: namespaces, and what runs in them.
 #[derive(Default)]
 struct Launch {
+    /// When rootlesskit was started.
+    begun: Option<SystemTime>,
     rootlesskit: Option<u32>,
     keeper: Option<Identity>,
     /// Our connection to the keeper.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::time::SystemTime;
 
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::super::launch;
+use super::super::trial::remove_bind_directories;
 use super::{
     CLEAR, DUMP, Daemon, FALL, GRACE, HEAL, Input, Launch, PLUGIN_GRACE, START_MARGIN, Supervisor,
     dice, dumps, helper, idle, news, places, ports, progress, remains, tree,
@@ -89,6 +91,7 @@ impl Supervisor<'_> {
         self.number += 1;
         self.turn += 1;
         self.launch = Launch {
+            begun: Some(SystemTime::now()),
             phase: "rootlesskit has not entered its namespaces",
             ..Launch::default()
         };
@@ -231,6 +234,9 @@ impl Supervisor<'_> {
             let state_dir = &host.session.state_dir.path;
             let is_new = self.exec_root_is_new;
             remains::remove_files(state_dir, &plan.exec_root, runtime_dir, is_new);
+        }
+        if let (Some(begun), None) = (self.launch.begun, self.launch.keeper) {
+            remove_bind_directories(begun);
         }
         self.task.run_dir.forget_links();
         // What this launch was asked for, it is not asked any more.

@@ -30,6 +30,7 @@ use crate::settings::Settings;
 use inside::Subject;
 use namespace::{Namespace, map_words};
 use scratch::Scratch;
+pub use scratch::remove_bind_directories;
 use watch::Watched;
 
 /// Where distributions keep the certificates of authorities; Go looks in these places.

@@ -111,10 +111,9 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Removes the empty directories that a rootlesskit which was killed in a trial that began at
-/// `begin` left in /tmp: its copy-up makes them there whatever TMPDIR says
-/// (`pkg/copyup/tmpfssymlink`), and removes them a moment later. What was made after a trial's
-/// longest time is another's.
+/// Removes the empty directories that a rootlesskit which was killed while it began, at `begin`,
+/// left in /tmp: its copy-up makes them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and
+/// removes them a moment later. What was made after a trial's longest time is another's.
 pub fn remove_bind_directories(begin: SystemTime) {
     let own = super::super::session::uid();
     let times = begin..begin + LONGEST;
