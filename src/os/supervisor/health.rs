@@ -103,6 +103,15 @@ struct ListedPort {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     config: Config,
+    #[serde(default)]
+    state: Option<InspectedState>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    #[serde(default)]
+    pid: u32,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +209,44 @@ async fn list_stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
         times.push(inspected.config.stop_timeout.unwrap_or(STOP_TIMEOUT));
     }
     Ok(times)
+}
+
+/// A container that runs, and that containerd does not know any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Its id.
+    pub id: String,
+    /// Its first process, as dockerd sees it.
+    pub pid: u32,
+}
+
+/// The containers that run and whose tasks containerd has forgotten: dockerd says so when it is asked
+/// for their processes. Where runc has no cgroups it fails to list them in another way.
+///
+/// # Errors
+/// What came instead.
+pub async fn forgotten(socket: &Path) -> io::Result<Vec<Forgotten>> {
+    let target = Target::Daemon(socket);
+    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
+    let mut forgotten = Vec::new();
+    for Listed { id, .. } in listed {
+        let path = format!("/containers/{id}/top");
+        let asked = timeout(PATIENCE, request(target, Method::GET, &path)).await?;
+        let (answer, _open) = asked?;
+        if answer.status() != StatusCode::NOT_FOUND {
+            continue;
+        }
+        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        if !String::from_utf8_lossy(&body).contains("task") {
+            continue;
+        }
+        let inspected: Inspected = parse(&get(target, &format!("/containers/{id}/json")).await?)?;
+        if let Some(pid @ 1..) = inspected.state.map(|state| state.pid) {
+            forgotten.push(Forgotten { id, pid });
+        }
+    }
+    Ok(forgotten)
 }
 
 /// The ports that containers publish.

@@ -31,6 +31,12 @@ use crate::supervise::{Ask, Death, Event, How, Limit, State, Then};
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
 
+/// How often dockerd is asked what a new containerd does not know, a second later each time.
+const FORGOTTEN_ROUNDS: u32 = 4;
+
+/// How long a shim gets to see that its container has ended.
+const SHIM: Duration = Duration::from_millis(300);
+
 /// How many bytes dockerd needs in its data root to note what becomes of its containers.
 const ROOM: u64 = 1024 * 1024;
 
@@ -363,7 +369,7 @@ impl Supervisor<'_> {
         self.problems.remove("containerd");
         if self.launch.has_answered {
             info!("containerd is there again");
-            self.later(ASK_AGAIN, Input::Orphans(self.number));
+            self.look_for_forgotten();
         }
         if let (State::Ready, Some((identity, _))) = (self.machine.state, &self.launch.daemon) {
             self.look_after(*identity);
@@ -371,14 +377,37 @@ impl Supervisor<'_> {
         self.write_status();
     }
 
-    /// Ends containers whose shim is gone. Nobody can reach them any more: containerd has forgotten
-    /// them, and dockerd says that they have ended, or soon will.
-    pub(super) fn end_orphans(&mut self) {
+    /// Asks dockerd which of its containers containerd does not know any more.
+    fn look_for_forgotten(&mut self) {
+        let Some(api) = self.api_path() else {
+            return self.later(ASK_AGAIN, Input::Orphans(self.number, Vec::new()));
+        };
+        let (number, inputs) = (self.number, self.inputs.clone());
+        self.launch.tasks.spawn(async move {
+            // dockerd may not be through to the new containerd yet.
+            for round in 1..=FORGOTTEN_ROUNDS {
+                super::quiet::sleep(ASK_AGAIN * round).await;
+                let forgotten = health::forgotten(&api).await.unwrap_or_else(|error| {
+                    debug!("dockerd does not say what containerd has forgotten: {error}");
+                    Vec::new()
+                });
+                let is_found = !forgotten.is_empty();
+                if inputs.send(Input::Orphans(number, forgotten)).is_err() || is_found {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Ends containers whose shim is gone, and those that are `forgotten`. Nobody can reach them any
+    /// more: containerd does not know them, and dockerd will say that they have ended.
+    pub(super) fn end_orphans(&mut self, forgotten: &[health::Forgotten]) {
         let Some(keeper) = self.launch.keeper else {
             return;
         };
         let data_root = &self.task.first.1.session.data_root;
-        let orphans = remains::orphans(keeper.pid, data_root);
+        let pids: Vec<u32> = forgotten.iter().map(|container| container.pid).collect();
+        let orphans = remains::orphans(keeper.pid, data_root, &pids);
         if orphans.is_empty() {
             return;
         }
@@ -396,6 +425,7 @@ impl Supervisor<'_> {
         let waits: Vec<tree::Process> = waits.into_iter().cloned().collect();
         tree::signal_all(&rest, Signal::SIGKILL);
         let (number, inputs) = (self.number, self.inputs.clone());
+        let ids: Vec<String> = forgotten.iter().map(|one| one.id.clone()).collect();
         self.launch.tasks.spawn(async move {
             let all = async {
                 for process in &waits {
@@ -406,6 +436,11 @@ impl Supervisor<'_> {
             };
             let _ = tokio::time::timeout(ORPHANS, all).await;
             tree::signal_all(&waits, Signal::SIGKILL);
+            // The shim sees its container end, and then nobody needs it.
+            super::quiet::sleep(SHIM).await;
+            let shims = tree::descendants().into_iter();
+            let shims = shims.filter(|process| super::ports::is_shim_of(process, &ids));
+            tree::signal_all(&shims.collect::<Vec<_>>(), Signal::SIGKILL);
             let _ = inputs.send(Input::OrphansEnded(number));
         });
     }

@@ -215,8 +215,8 @@ enum Input {
     Ports(u32, Vec<Published>, Option<Vec<Forwarded>>),
     /// The parts are to be looked at.
     Tick(u32),
-    /// Containers may run that containerd does not know.
-    Orphans(u32),
+    /// Containers may run that containerd does not know, these among them.
+    Orphans(u32, Vec<health::Forgotten>),
     /// They have ended.
     OrphansEnded(u32),
     StartEngine(u32),
@@ -542,7 +542,9 @@ impl<'a> Supervisor<'a> {
                 self.look_after_places();
             }
             Input::StartEngine(number) if number == self.number => self.start_engine(),
-            Input::Orphans(number) if number == self.number => self.end_orphans(),
+            Input::Orphans(number, forgotten) if number == self.number => {
+                self.end_orphans(&forgotten);
+            }
             Input::OrphansEnded(number) if number == self.number => {
                 self.raise(Event::Replace(Why::Forgotten));
             }

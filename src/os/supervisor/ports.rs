@@ -99,6 +99,13 @@ pub fn is_plugin(process: &Process) -> bool {
     is_shim(process) && words.split(|byte| *byte == 0).any(|word| word == PLUGINS)
 }
 
+/// Whether a process is the shim of a container with one of these `ids`.
+pub fn is_shim_of(process: &Process, ids: &[String]) -> bool {
+    let words = fs::read(format!("/proc/{}/cmdline", process.identity.pid)).unwrap_or_default();
+    let mut words = words.split(|byte| *byte == 0);
+    is_shim(process) && words.any(|word| ids.iter().any(|id| id.as_bytes() == word))
+}
+
 /// Whether the user has rootlesskit publish a port: `[ADDRESS:]PORT:[ADDRESS:]PORT/PROTOCOL`.
 pub fn is_stated(flags: &[String], port: &ForwardedPort) -> bool {
     flags.iter().any(|flag| {
@@ -349,7 +356,7 @@ impl Supervisor<'_> {
         }
         self.launch.ports.stood = standing;
         if lacks_shim {
-            self.later(ASK_AGAIN, Input::Orphans(self.number));
+            self.later(ASK_AGAIN, Input::Orphans(self.number, Vec::new()));
         }
         if !self.launch.ports.published.is_empty() {
             self.tick_later();

@@ -201,14 +201,15 @@ fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
 const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 
 /// What runs in containers below the process `keeper` whose shims are gone, so that they have become
-/// its own children.
-pub fn orphans(keeper: u32, data_root: &Path) -> Vec<Process> {
+/// its own children, and in those whose first processes are `forgotten`.
+pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process> {
     let mut data_roots = vec![data_root.to_owned()];
     data_roots.extend(data_root.canonicalize().ok());
     let all = tree::all();
     let is_orphan = |process: &&Process| {
         let pid = process.identity.pid;
-        process.parent == keeper && !process.zombie && is_container(pid, &data_roots)
+        let is_alone = process.parent == keeper || forgotten.contains(&pid);
+        is_alone && !process.zombie && is_container(pid, &data_roots)
     };
     let first: Vec<Process> = all.iter().filter(is_orphan).cloned().collect();
     let below = first
