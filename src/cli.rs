@@ -109,12 +109,7 @@ enum Command {
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         only: Vec<String>,
         /// Report all but the checks of these names, with commas between them
-        #[arg(
-            long,
-            value_name = "NAME",
-            value_delimiter = ',',
-            conflicts_with = "only"
-        )]
+        #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
         skip: Vec<String>,
         /// Print the names of all checks and what they are about, and check nothing
         #[arg(long, conflicts_with_all = ["print_fix", "only", "skip"])]
@@ -161,11 +156,7 @@ enum Command {
     /// Run a command, or your shell, in the namespaces of the daemon
     Nsenter {
         /// The command
-        #[arg(
-            value_name = "COMMAND",
-            trailing_var_arg = true,
-            allow_hyphen_values = true
-        )]
+        #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
     /// Get Docker's static programs, checked, and switch between versions of them
@@ -188,11 +179,7 @@ struct Launch {
     #[command(flatten)]
     assignments: Assignments,
     /// Options of dockerd
-    #[arg(
-        value_name = "DOCKERD_OPTIONS",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "DOCKERD_OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
 
@@ -299,21 +286,10 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
         Command::Launching(command) => {
             return command::run::run(environment, &launching(command, &arguments, level));
         }
-        Command::Plan {
-            exec,
-            format,
-            launch,
-        } => {
+        Command::Plan { exec, format, launch } => {
             command::plan::run(environment, &launch.request(exec, level), format)?;
         }
-        Command::Check {
-            format,
-            print_fix,
-            only,
-            skip,
-            list,
-            launch,
-        } => {
+        Command::Check { format, print_fix, only, skip, list, launch } => {
             let choice = command::check::Choice::new(&only, &skip)?;
             let output = match print_fix {
                 Some(whose) => command::check::Output::Fix(whose),
@@ -342,26 +318,24 @@ pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Erro
         }
         Command::Nsenter { words } => return command::nsenter::run(environment, &words),
         Command::Fetch(options) => return command::fetch::run(environment, &options),
-        Command::Config {
-            assignments: Assignments { assignments },
-            format,
-            command,
-        } => match command {
-            Config::Show { origin } => {
-                command::config::show(environment, &assignments, origin, format)?;
+        Command::Config { assignments: Assignments { assignments }, format, command } => {
+            match command {
+                Config::Show { origin } => {
+                    command::config::show(environment, &assignments, origin, format)?;
+                }
+                Config::Explain { key } => {
+                    command::config::explain(environment, &assignments, &key, format)?;
+                }
+                Config::Check => command::config::check(environment, &assignments, format)?,
+                Config::Path => command::config::path(environment, format)?,
+                Config::Set { key, value } => {
+                    command::config::edit(environment, &assignments, &key, Some(&value), format)?;
+                }
+                Config::Unset { key } => {
+                    command::config::edit(environment, &assignments, &key, None, format)?;
+                }
             }
-            Config::Explain { key } => {
-                command::config::explain(environment, &assignments, &key, format)?;
-            }
-            Config::Check => command::config::check(environment, &assignments, format)?,
-            Config::Path => command::config::path(environment, format)?,
-            Config::Set { key, value } => {
-                command::config::edit(environment, &assignments, &key, Some(&value), format)?;
-            }
-            Config::Unset { key } => {
-                command::config::edit(environment, &assignments, &key, None, format)?;
-            }
-        },
+        }
     }
     Ok(Exit::Good)
 }
@@ -382,18 +356,12 @@ fn launching(
     arguments: &[OsString],
     level: Option<LevelFilter>,
 ) -> Request {
-    Request {
-        arguments: arguments.to_vec(),
-        ..launch.request(exec, level)
-    }
+    Request { arguments: arguments.to_vec(), ..launch.request(exec, level) }
 }
 
 /// What `--color` says before the words are understood: the errors about them have colours too.
 fn colors_of_usage(words: &[OsString]) -> ColorChoice {
-    let ours = words
-        .iter()
-        .take_while(|word| *word != "--")
-        .map(|word| word.as_bytes());
+    let ours = words.iter().take_while(|word| *word != "--").map(|word| word.as_bytes());
     let line = ours.collect::<Vec<_>>().join(&b'=');
     let says = |choice: &[u8]| line.windows(choice.len()).any(|window| window == choice);
     match () {
@@ -433,11 +401,7 @@ fn with_default_command(mut words: Vec<OsString>) -> (Vec<OsString>, Option<OsSt
 
 /// Whether what goes to `stream` has colours.
 fn colored(color: Color, environment: &Environment, stream: &impl IsTerminal) -> bool {
-    match (
-        color,
-        environment.get("NO_COLOR"),
-        environment.get("CLICOLOR_FORCE"),
-    ) {
+    match (color, environment.get("NO_COLOR"), environment.get("CLICOLOR_FORCE")) {
         (Color::Always, ..) => true,
         (Color::Never, ..) | (Color::Auto, Some(_), _) => false,
         (Color::Auto, None, Some(force)) if force != "0" => true,
@@ -453,9 +417,7 @@ fn start_messages(messages: &Messages, environment: &Environment) -> Option<Leve
         _ => Some(LevelFilter::TRACE),
     });
     let default = Targets::new().with_default(LevelFilter::INFO);
-    let stated = environment
-        .get("RUST_LOG")
-        .map(|text| (text, text.to_string_lossy().parse()));
+    let stated = environment.get("RUST_LOG").map(|text| (text, text.to_string_lossy().parse()));
     let (filter, misread) = match (chosen, stated) {
         (Some(level), _) => (Targets::new().with_default(level), None),
         (None, None) => (default, None),
@@ -470,17 +432,12 @@ fn start_messages(messages: &Messages, environment: &Environment) -> Option<Leve
     let registry = tracing_subscriber::registry();
     // The journal adds the time itself.
     if environment.has("JOURNAL_STREAM") {
-        registry
-            .with(lines.without_time().with_filter(filter))
-            .init();
+        registry.with(lines.without_time().with_filter(filter)).init();
     } else {
         registry.with(lines.with_filter(filter)).init();
     }
     if let Some((text, error)) = misread {
-        warn!(
-            "`RUST_LOG`: `{}` is not understood ({error}); it counts as `info`",
-            text.display()
-        );
+        warn!("`RUST_LOG`: `{}` is not understood ({error}); it counts as `info`", text.display());
     }
     chosen
 }
@@ -513,27 +470,11 @@ mod tests {
             (&["-D"], false, &["-D"]),
             (&["--exec"], true, &[]),
             (&["run", "--exec", "--", "--exec"], true, &["--exec"]),
-            (
-                &["run", "-H", "fd://", "--exec"],
-                false,
-                &["-H", "fd://", "--exec"],
-            ),
-            (
-                &["--data-root=/x", "-v", "--"],
-                false,
-                &["--data-root=/x", "-v", "--"],
-            ),
-            (
-                &["--", "-v", "--log-level", "x"],
-                false,
-                &["-v", "--log-level", "x"],
-            ),
+            (&["run", "-H", "fd://", "--exec"], false, &["-H", "fd://", "--exec"]),
+            (&["--data-root=/x", "-v", "--"], false, &["--data-root=/x", "-v", "--"]),
+            (&["--", "-v", "--log-level", "x"], false, &["-v", "--log-level", "x"]),
             (&["run", "--", "--", "a"], false, &["--", "a"]),
-            (
-                &["-v", "--set", "network.mtu=1500", "--mtu=9"],
-                false,
-                &["--mtu=9"],
-            ),
+            (&["-v", "--set", "network.mtu=1500", "--mtu=9"], false, &["--mtu=9"]),
         ];
         for (words, expected_exec, expected_words) in cases {
             let expected = expected_words.iter().map(OsString::from).collect();
@@ -541,11 +482,7 @@ mod tests {
                 panic!("{words:?} is `run`")
             };
             for Launching::Run { exec, launch } in [among_all, understand(words)] {
-                assert_eq!(
-                    (exec, &launch.words),
-                    (*expected_exec, &expected),
-                    "{words:?}"
-                );
+                assert_eq!((exec, &launch.words), (*expected_exec, &expected), "{words:?}");
             }
         }
     }
@@ -557,10 +494,7 @@ mod tests {
             &["--color=never", "-vv", "plan"],
             &["--log-level", "debug", "plan"],
         ] {
-            assert!(
-                matches!(understand(words), Command::Plan { .. }),
-                "{words:?}"
-            );
+            assert!(matches!(understand(words), Command::Plan { .. }), "{words:?}");
         }
         assert!(matches!(understand(&["-v"]), Command::Launching(_)));
     }

@@ -13,18 +13,13 @@ pub struct Environment(BTreeMap<OsString, OsString>);
 impl Environment {
     /// The value of `name`, unless it is unset or empty.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0
-            .get(OsStr::new(name))
-            .map(OsString::as_os_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
     /// The value of `name` as a path, if it is an absolute one: the XDG base directory
     /// specification tells programs to ignore others.
     pub fn absolute(&self, name: &str) -> Option<PathBuf> {
-        self.get(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     /// Where a user's settings live: `$XDG_CONFIG_HOME`, else `~/.config`.
@@ -49,8 +44,7 @@ impl Environment {
     }
 
     fn base_directory(&self, name: &str, below_home: &str) -> Option<PathBuf> {
-        self.absolute(name)
-            .or_else(|| Some(self.absolute("HOME")?.join(below_home)))
+        self.absolute(name).or_else(|| Some(self.absolute("HOME")?.join(below_home)))
     }
 
     /// The same variables, and `name` with this `value`.
@@ -73,11 +67,6 @@ impl Environment {
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }

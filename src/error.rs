@@ -65,13 +65,7 @@ impl Error {
     /// A failure that ends in `exit`; `message` is a lowercase sentence without a full stop.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self {
-            exit,
-            message,
-            causes: Vec::new(),
-            hint: None,
-            check: None,
-        }
+        Self { exit, message, causes: Vec::new(), hint: None, check: None }
     }
 
     /// Adds what lies below: the error itself and every source of it.
@@ -111,10 +105,8 @@ impl Error {
     pub fn render(&self) -> String {
         let causes = self.causes.iter().map(|cause| line("cause", cause));
         let hint = self.hint.iter().map(|hint| line("hint", hint));
-        let check = self
-            .check
-            .iter()
-            .map(|name| format!("check: dockerd-rootless check --only {name}\n"));
+        let check =
+            self.check.iter().map(|name| format!("check: dockerd-rootless check --only {name}\n"));
         let first = line("error", &self.message);
         let rest = causes.chain(hint).chain(check);
         std::iter::once(first).chain(rest).collect()
@@ -148,9 +140,7 @@ mod tests {
     #[test]
     fn renders_sentence_causes_and_hint_in_this_order() {
         let cause = std::io::Error::other("disk on fire");
-        let error = Error::new(Exit::Config, "cannot read `x`")
-            .because(&cause)
-            .hint("buy water");
+        let error = Error::new(Exit::Config, "cannot read `x`").because(&cause).hint("buy water");
         assert_eq!(
             error.render(),
             "error: cannot read `x`\ncause: disk on fire\nhint: buy water\n"

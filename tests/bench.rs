@@ -49,10 +49,8 @@ const SECTIONS: [(&str, fn()); 7] = [
 
 fn main() {
     // cargo adds an option of its own.
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     println!("{}", versions());
     for (name, measure) in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
@@ -154,20 +152,8 @@ fn instructions(user: &TestUser) {
             let thousands = count_instructions(user, launcher) / 1000;
             f64::from(u32::try_from(thousands).expect("below 4e12")) / 1000.0
         });
-    row(
-        "instructions until rootlesskit is executed",
-        "M",
-        upstream,
-        script,
-        Bar::AtMost(0.33),
-    );
-    row(
-        "  the same, as `dockerd-rootless run --exec`",
-        "M",
-        upstream,
-        own,
-        Bar::AtMost(0.33),
-    );
+    row("instructions until rootlesskit is executed", "M", upstream, script, Bar::AtMost(0.33));
+    row("  the same, as `dockerd-rootless run --exec`", "M", upstream, own, Bar::AtMost(0.33));
 }
 
 /// Ours remembers what programs say of themselves; this takes it back to the first launch.
@@ -181,10 +167,7 @@ fn count_instructions(user: &TestUser, launcher: Launcher) -> u64 {
     let mut command = user.command(&program);
     command.args(launcher.words());
     let rootlesskit = fs::canonicalize("/usr/bin/rootlesskit").expect("rootlesskit");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec only this system call is made.
     unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
     #[expect(
@@ -240,17 +223,9 @@ fn count_instructions(user: &TestUser, launcher: Launcher) -> u64 {
             other => panic!("{other:?}"),
         };
         // Until the launcher itself is there nothing is counted, so nothing needs steps.
-        let go_on = if counting {
-            ptrace::step(pid, signal)
-        } else {
-            ptrace::cont(pid, signal)
-        };
+        let go_on = if counting { ptrace::step(pid, signal) } else { ptrace::cont(pid, signal) };
         if let Err(error) = go_on {
-            assert_eq!(
-                error,
-                nix::errno::Errno::ESRCH,
-                "only a process that is gone cannot go on"
-            );
+            assert_eq!(error, nix::errno::Errno::ESRCH, "only a process that is gone cannot go on");
         }
     }
 }
@@ -265,14 +240,9 @@ const SETUP_TOOL: &str = "/usr/share/docker.io/contrib/dockerd-rootless-setuptoo
 fn checks(user: &TestUser) {
     let program = Launcher::Script.install(user);
     let ours = Launcher::Run.install(user);
-    let path = format!(
-        "{}:{PATH}",
-        program.parent().expect("a directory").display()
-    );
+    let path = format!("{}:{PATH}", program.parent().expect("a directory").display());
     let mut upstream = user.command(SETUP_TOOL);
-    upstream
-        .args(["check", "--skip-iptables"])
-        .env("PATH", path);
+    upstream.args(["check", "--skip-iptables"]).env("PATH", path);
     let mut ours = user.command(ours);
     ours.arg("check");
     let mut times: [Vec<f64>; 2] = Default::default();
@@ -310,12 +280,8 @@ fn start_up(user: &TestUser) {
     let mut starts: [Vec<f64>; 5] = Default::default();
     let mut stops: [Vec<f64>; 5] = Default::default();
     for _ in 0..STARTS {
-        let launches = [
-            launch(Launcher::Upstream),
-            launch(Launcher::Run),
-            path(),
-            launch(Launcher::Script),
-        ];
+        let launches =
+            [launch(Launcher::Upstream), launch(Launcher::Run), path(), launch(Launcher::Script)];
         for (side, launch) in launches.iter().enumerate() {
             let (start, stop) = start_and_stop(launch);
             starts[side].push(start);
@@ -338,13 +304,7 @@ fn start_up(user: &TestUser) {
         let some = (!stops.is_empty()).then(|| median(stops));
         some.unwrap_or_default()
     });
-    row(
-        "stop (SIGTERM to the end), defaults",
-        "s",
-        upstream,
-        run,
-        Bar::AtMost(0.1),
-    );
+    row("stop (SIGTERM to the end), defaults", "s", upstream, run, Bar::AtMost(0.1));
     let what = "  as `dockerd-rootless.sh`";
     row(what, "s", upstream, script, Bar::None);
 }
@@ -355,11 +315,7 @@ fn start_and_stop(launch: &Launch<'_>) -> (f64, f64) {
     let mut daemon = launch.start();
     let socket = daemon.docker.socket();
     while !http::ping(&socket) {
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "no answer:\n{}",
-            daemon.log()
-        );
+        assert!(begin.elapsed() < Duration::from_secs(60), "no answer:\n{}", daemon.log());
         std::thread::sleep(Duration::from_millis(1));
     }
     let start = begin.elapsed().as_secs_f64();
@@ -378,20 +334,16 @@ fn memory(user: &TestUser) {
         let program = launcher.install(user).canonicalize().expect("the launcher");
         let name = program.file_name().expect("a name").to_owned();
         let mut daemon = Launch::new(user, launcher).ready();
-        let own = process::list(user.uid, &user.subordinate)
-            .into_iter()
-            .filter(|process| {
-                let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
-                let is_script = fs::read(format!("/proc/{}/cmdline", process.pid))
-                    .unwrap_or_default()
-                    .split(|byte| *byte == 0)
-                    .nth(1)
-                    == Some(program.as_os_str().as_encoded_bytes())
-                    && exe
-                        .file_name()
-                        .is_some_and(|name| name == "dash" || name == "sh");
-                exe.file_name() == Some(&name) || is_script
-            });
+        let own = process::list(user.uid, &user.subordinate).into_iter().filter(|process| {
+            let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+            let is_script = fs::read(format!("/proc/{}/cmdline", process.pid))
+                .unwrap_or_default()
+                .split(|byte| *byte == 0)
+                .nth(1)
+                == Some(program.as_os_str().as_encoded_bytes())
+                && exe.file_name().is_some_and(|name| name == "dash" || name == "sh");
+            exe.file_name() == Some(&name) || is_script
+        });
         let shares = own.map(|process| pss(process.pid)).sum::<u32>();
         daemon.stop();
         f64::from(shares)
@@ -404,8 +356,7 @@ fn memory(user: &TestUser) {
 fn pss(pid: i32) -> u32 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 // --- Throughput of containers ---
@@ -426,13 +377,8 @@ impl Peer {
         let ip = |line: &str| run(Command::new("ip").args(line.split(' ')));
         ip(&format!("netns add {namespace}"));
         let route = run(Command::new("ip").args(["route", "show", "to", "match", PEER]));
-        assert!(
-            !route.contains("203.0.113"),
-            "{PEER} is in use here: {route}"
-        );
-        ip(&format!(
-            "link add drl-bench type veth peer name eth0 netns {namespace}"
-        ));
+        assert!(!route.contains("203.0.113"), "{PEER} is in use here: {route}");
+        ip(&format!("link add drl-bench type veth peer name eth0 netns {namespace}"));
         ip(&format!("addr add {HERE}/30 dev drl-bench"));
         ip("link set drl-bench up");
         ip(&format!("-n {namespace} addr add {PEER}/30 dev eth0"));
@@ -442,23 +388,16 @@ impl Peer {
                 .args(["netns", "exec", &namespace, "iperf3", "--server"])
                 .stdout(Stdio::null()),
         );
-        Self {
-            namespace,
-            _server: server,
-        }
+        Self { namespace, _server: server }
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
         // The cable goes with the namespace.
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.namespace])
-            .status();
-        let _ = Command::new("ip")
-            .args(["link", "del", "drl-bench"])
-            .stderr(Stdio::null())
-            .status();
+        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
+        let _ =
+            Command::new("ip").args(["link", "del", "drl-bench"]).stderr(Stdio::null()).status();
     }
 }
 
@@ -480,21 +419,9 @@ fn throughput(user: &TestUser) {
         }
     }
     let [upstream, ours] = upload.map(median);
-    row(
-        "upload from a container to another host",
-        "Gbit/s",
-        upstream,
-        ours,
-        Bar::AtLeast(4.0),
-    );
+    row("upload from a container to another host", "Gbit/s", upstream, ours, Bar::AtLeast(4.0));
     let [upstream, ours] = download.map(median);
-    row(
-        "download from another host to a container",
-        "Gbit/s",
-        upstream,
-        ours,
-        Bar::None,
-    );
+    row("download from another host to a container", "Gbit/s", upstream, ours, Bar::None);
 }
 
 /// Gbit/s between a container and the peer, by the receiver's count. The container borrows the host's iperf3.

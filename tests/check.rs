@@ -34,9 +34,11 @@ fn what_has_drawbacks_on_the_host_as_it_is_is_mended_too() {
 #[test]
 fn a_user_without_subordinate_ids_gets_some() {
     let user = TestUser::new();
-    Scene::new(&user)
-        .fault("sed -i \"/^$USER:/d\" /etc/subuid")
-        .assert_mended_alone("subuid", "fail", "has no line for");
+    Scene::new(&user).fault("sed -i \"/^$USER:/d\" /etc/subuid").assert_mended_alone(
+        "subuid",
+        "fail",
+        "has no line for",
+    );
 }
 
 #[test]
@@ -44,11 +46,7 @@ fn a_thousand_ids_become_enough() {
     let user = TestUser::new();
     Scene::new(&user)
         .fault("sed -i \"s/^\\($USER:.*\\):65536$/\\1:1000/\" /etc/subuid")
-        .assert_mended_alone(
-            "subuid",
-            "fail",
-            "1000 subordinate user ids instead of 65536",
-        );
+        .assert_mended_alone("subuid", "fail", "1000 subordinate user ids instead of 65536");
 }
 
 #[test]
@@ -85,38 +83,33 @@ fn a_range_that_is_another_users_too_is_replaced() {
 #[test]
 fn another_users_damaged_line_becomes_a_comment() {
     let user = TestUser::new();
-    let story = Scene::new(&user)
-        .fault("echo 'daemon:100000' >>/etc/subuid")
-        .assert_mended_alone("subuid", "warn", "`daemon:100000`, is damaged");
-    assert!(
-        story.file("fix.root").contains("# &"),
-        "{}",
-        story.file("fix.root")
+    let story = Scene::new(&user).fault("echo 'daemon:100000' >>/etc/subuid").assert_mended_alone(
+        "subuid",
+        "warn",
+        "`daemon:100000`, is damaged",
     );
+    assert!(story.file("fix.root").contains("# &"), "{}", story.file("fix.root"));
 }
 
 #[test]
 fn newuidmap_gets_its_power_back() {
     let user = TestUser::new();
-    Scene::new(&user)
-        .fault("overlay /usr/bin; chmod 0755 /usr/bin/newuidmap")
-        .assert_mended_alone("newuidmap", "fail", "has no power to map ids");
+    Scene::new(&user).fault("overlay /usr/bin; chmod 0755 /usr/bin/newuidmap").assert_mended_alone(
+        "newuidmap",
+        "fail",
+        "has no power to map ids",
+    );
 }
 
 #[test]
 fn a_session_without_new_privileges_is_told_to_check_from_another() {
     let user = TestUser::new();
-    let story = Scene::new(&user)
-        .privileges("--no-new-privs")
-        .play("apart", &["--only", "newuidmap"]);
-    story
-        .before
-        .assert("newuidmap", "fail", "no_new_privs is set");
+    let story =
+        Scene::new(&user).privileges("--no-new-privs").play("apart", &["--only", "newuidmap"]);
+    story.before.assert("newuidmap", "fail", "no_new_privs is set");
     story.assert_idle_twice();
     // Nothing mends this session; the fix is a check in one that is in order, and says so.
-    story
-        .after
-        .assert("newuidmap", "fail", "no_new_privs is set");
+    story.after.assert("newuidmap", "fail", "no_new_privs is set");
     for run in ["root.1", "root.2"] {
         let said = story.file(run);
         assert!(said.contains("ok    newuidmap"), "{said}");
@@ -131,11 +124,7 @@ fn a_quota_of_no_user_namespaces_is_raised() {
         .on(Stage::Users)
         .fault("echo 0 >/proc/sys/user/max_user_namespaces")
         .assert_mended_alone("user-namespaces", "fail", "no user namespace can be made");
-    story.before.assert(
-        "user-namespace-quota",
-        "fail",
-        "`user.max_user_namespaces` is 0",
-    );
+    story.before.assert("user-namespace-quota", "fail", "`user.max_user_namespaces` is 0");
     story.assert_content(&["user-namespace-quota", "rootlesskit"]);
 }
 
@@ -150,23 +139,19 @@ fn a_tun_device_that_is_roots_alone_is_opened() {
 #[test]
 fn a_runtime_directory_for_everybody_is_closed() {
     let user = TestUser::new();
-    Scene::new(&user)
-        .fault("chmod 1777 \"$XDG_RUNTIME_DIR\"")
-        .assert_mended_alone("runtime-dir", "fail", "1777");
+    Scene::new(&user).fault("chmod 1777 \"$XDG_RUNTIME_DIR\"").assert_mended_alone(
+        "runtime-dir",
+        "fail",
+        "1777",
+    );
 }
 
 #[test]
 fn a_socket_path_of_108_bytes_is_shortened() {
     let user = TestUser::new();
     let longest = check(&user, &["--format", "json", "--only", "socket-path"]);
-    let summary = longest.finding("socket-path")["summary"]
-        .as_str()
-        .expect("a summary")
-        .to_owned();
-    let longest: usize = summary
-        .split(' ')
-        .find_map(|word| word.parse().ok())
-        .expect(&summary);
+    let summary = longest.finding("socket-path")["summary"].as_str().expect("a summary").to_owned();
+    let longest: usize = summary.split(' ').find_map(|word| word.parse().ok()).expect(&summary);
     let beyond = longest - user.runtime_dir.as_os_str().len();
     let of_length = |length: usize| {
         let name = "x".repeat(length - beyond - user.home.as_os_str().len() - 1);
@@ -176,13 +161,13 @@ fn a_socket_path_of_108_bytes_is_shortened() {
         format!("export XDG_RUNTIME_DIR={}", dir.display())
     };
     // containerd, whose path is the longest, takes no more.
-    let fits = Scene::new(&user)
-        .profile(of_length(104))
-        .play("apart", &["--only", "socket-path"]);
+    let fits = Scene::new(&user).profile(of_length(104)).play("apart", &["--only", "socket-path"]);
     fits.before.assert("socket-path", "ok", "104 bytes");
-    Scene::new(&user)
-        .profile(of_length(108))
-        .assert_mended_alone("socket-path", "fail", "has 108 bytes");
+    Scene::new(&user).profile(of_length(108)).assert_mended_alone(
+        "socket-path",
+        "fail",
+        "has 108 bytes",
+    );
 }
 
 #[test]
@@ -227,16 +212,10 @@ fn a_running_containerd_rootless_is_ended() {
 fn a_comma_too_many_in_daemon_json_is_taken_out() {
     let user = TestUser::new();
     let file = user.home.join(".config/docker/daemon.json");
-    user.write(
-        &file,
-        "{\n  \"debug\": true,\n  \"log-level\": \"info\",\n}\n",
-    );
+    user.write(&file, "{\n  \"debug\": true,\n  \"log-level\": \"info\",\n}\n");
     Scene::new(&user).assert_mended_alone("daemon-config", "fail", "trailing comma");
     let text = std::fs::read_to_string(&file).expect("daemon.json");
-    assert_eq!(
-        text,
-        "{\n  \"debug\": true,\n  \"log-level\": \"info\"\n}\n"
-    );
+    assert_eq!(text, "{\n  \"debug\": true,\n  \"log-level\": \"info\"\n}\n");
 }
 
 #[test]
@@ -263,9 +242,7 @@ fn a_data_root_without_overlays_is_left() {
          mount --bind \"$HOME/lib\" /var/lib",
     );
     let story = scene.assert_mended_alone("overlay", "fail", "(overlay): dockerd would fall to");
-    story
-        .after
-        .assert("overlay", "ok", "/var/lib/dockerd-rootless");
+    story.after.assert("overlay", "ok", "/var/lib/dockerd-rootless");
 }
 
 #[test]
@@ -276,10 +253,7 @@ fn a_user_bus_is_started() {
     manager.systemctl(&["stop", "dbus.socket", "dbus.service"]);
     let scene = Scene::new(&user).on(Stage::Manager(&manager));
     let story = scene.play("apart", &["--only", "dbus"]);
-    let status = story.before.finding("dbus")["status"]
-        .as_str()
-        .expect("a status")
-        .to_owned();
+    let status = story.before.finding("dbus")["status"].as_str().expect("a status").to_owned();
     story.before.assert("dbus", &status, "there is no user bus");
     assert!(["warn", "fail"].contains(&&*status), "{status}");
     story.assert_idle_twice();

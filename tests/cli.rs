@@ -46,26 +46,13 @@ struct Bench(tempfile::TempDir);
 
 impl Bench {
     fn new() -> Self {
-        let bench = Self(
-            tempfile::Builder::new()
-                .prefix("drl-cli")
-                .tempdir()
-                .expect("a temporary folder"),
-        );
+        let bench =
+            Self(tempfile::Builder::new().prefix("drl-cli").tempdir().expect("a temporary folder"));
         chmod(bench.0.path(), 0o755);
-        for folder in [
-            "home",
-            "home/.config",
-            "home/.config/dockerd-rootless",
-            "run",
-            "record",
-        ] {
+        for folder in ["home", "home/.config", "home/.config/dockerd-rootless", "run", "record"] {
             bench.folder(folder);
         }
-        bench.copy(
-            env!("CARGO_BIN_EXE_dockerd-rootless"),
-            "bin/dockerd-rootless",
-        );
+        bench.copy(env!("CARGO_BIN_EXE_dockerd-rootless"), "bin/dockerd-rootless");
         symlink("dockerd-rootless", bench.path("bin/dockerd-rootless.sh")).expect("a link");
         bench.stub("stubs/rootlesskit", &bench.rootlesskit("exit 1"));
         bench.stub("stubs/dockerd", "");
@@ -73,11 +60,8 @@ impl Bench {
         // No other program of the host is in PATH, so that none decides a test.
         fs::create_dir(bench.path("called")).expect("a folder");
         for program in ["sh", "cat", "sleep"] {
-            symlink(
-                Path::new("/bin").join(program),
-                bench.path("called").join(program),
-            )
-            .expect(program);
+            symlink(Path::new("/bin").join(program), bench.path("called").join(program))
+                .expect(program);
         }
         bench
     }
@@ -105,10 +89,7 @@ impl Bench {
     /// Makes a program that notes its name and first word, then does what `body` says.
     fn stub(&self, name: impl AsRef<Path>, body: &str) {
         let calls = self.path("record/calls");
-        let script = format!(
-            "#!/bin/sh\necho \"${{0##*/}} $1\" >>{}\n{body}\n",
-            calls.display()
-        );
+        let script = format!("#!/bin/sh\necho \"${{0##*/}} $1\" >>{}\n{body}\n", calls.display());
         stubs::install("/dev/stdin", &self.path(name), script.as_bytes());
     }
 
@@ -134,15 +115,8 @@ impl Bench {
     /// Our program under `name`, started through the words of `wrapper`.
     fn program(&self, wrapper: &[&str], name: &str) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
-        command
-            .args(["--kill-after=1", DEADLINE])
-            .args(wrapper)
-            .arg(self.path("bin").join(name));
-        command
-            .env_clear()
-            .envs(self.variables())
-            .current_dir(self.0.path())
-            .stdin(Stdio::null());
+        command.args(["--kill-after=1", DEADLINE]).args(wrapper).arg(self.path("bin").join(name));
+        command.env_clear().envs(self.variables()).current_dir(self.0.path()).stdin(Stdio::null());
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -180,17 +154,11 @@ impl Bench {
 fn typed(mut command: Command, line: &str) -> Command {
     let words = shlex::split(line).unwrap_or_else(|| panic!("{line}"));
     let is_variable = |word: &&String| {
-        word.split('=')
-            .next()
-            .is_some_and(|name| name.len() < word.len() && !name.starts_with('-'))
+        word.split('=').next().is_some_and(|name| name.len() < word.len() && !name.starts_with('-'))
     };
     let count = words.iter().take_while(is_variable).count();
     command
-        .envs(
-            words[..count]
-                .iter()
-                .filter_map(|word| word.split_once('=')),
-        )
+        .envs(words[..count].iter().filter_map(|word| word.split_once('=')))
         .args(&words[count..]);
     command
 }
@@ -204,9 +172,7 @@ struct Told {
 }
 
 fn told(command: &mut Command) -> Told {
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let told = Told {
         code: output.status.code(),
@@ -224,13 +190,8 @@ impl Told {
 
     /// The programs and questions in the messages of level debug.
     fn asked(&self) -> Vec<&str> {
-        let asked = self
-            .stderr
-            .lines()
-            .filter_map(|line| line.split_once("asking "));
-        asked
-            .map(|(_, what)| what.rsplit('/').next().unwrap_or(what))
-            .collect()
+        let asked = self.stderr.lines().filter_map(|line| line.split_once("asking "));
+        asked.map(|(_, what)| what.rsplit('/').next().unwrap_or(what)).collect()
     }
 }
 
@@ -246,12 +207,7 @@ impl Wrong {
     }
 
     fn end(self) {
-        assert!(
-            self.0.is_empty(),
-            "{} wrong:\n{}",
-            self.0.len(),
-            self.0.join("\n")
-        );
+        assert!(self.0.is_empty(), "{} wrong:\n{}", self.0.len(), self.0.join("\n"));
     }
 }
 
@@ -362,10 +318,9 @@ fn a_hostile_configuration_file_is_named_and_nothing_is_executed() {
     let bench = Bench::new();
     let mut wrong = Wrong::default();
     for (what, make, said) in with_those_of_root(CANDIDATES, CANDIDATES_OF_ROOT) {
-        for (variable, below) in [
-            ("HOME", ".config/dockerd-rootless"),
-            ("XDG_CONFIG_HOME", "dockerd-rootless"),
-        ] {
+        for (variable, below) in
+            [("HOME", ".config/dockerd-rootless"), ("XDG_CONFIG_HOME", "dockerd-rootless")]
+        {
             let home = bench.folder(&format!("{what} by {variable}"));
             let file = home.join(below).join("config.toml");
             fs::create_dir_all(home.join(below)).expect("a folder");
@@ -397,12 +352,10 @@ fn a_link_into_another_folder_is_followed_and_a_relative_xdg_config_home_ignored
     let file = bench.path("home/.config/dockerd-rootless/config.toml");
     link("../../elsewhere", &file);
     for config_home in ["", "home/nowhere", ".", "~/.config"] {
-        let told = bench.tell(&format!(
-            "XDG_CONFIG_HOME='{config_home}' config explain network.container-mtu"
-        ));
+        let told = bench
+            .tell(&format!("XDG_CONFIG_HOME='{config_home}' config explain network.container-mtu"));
         assert!(
-            told.stdout
-                .contains(&format!("-> {}:2: `1400`", file.display())),
+            told.stdout.contains(&format!("-> {}:2: `1400`", file.display())),
             "{config_home:?}: {told:?}"
         );
     }
@@ -447,10 +400,7 @@ fn the_hint_for_a_file_that_others_can_write_can_be_pasted() {
     write_mode(&file, FINE, 0o666);
     let check = || told(bench.command("config check").env("XDG_CONFIG_HOME", &home));
     let refused = check();
-    let (_, hint) = refused
-        .stderr
-        .split_once("hint: ")
-        .unwrap_or_else(|| panic!("{refused:?}"));
+    let (_, hint) = refused.stderr.split_once("hint: ").unwrap_or_else(|| panic!("{refused:?}"));
     let pasted = Command::new("sh").args(["-c", hint]).output().expect("sh");
     assert_eq!(check().code, Some(0), "{refused:?}, pasted: {pasted:?}");
 }
@@ -470,11 +420,7 @@ fn any_bytes_as_configuration_file_are_valid_or_refused() {
         proptest::collection::vec(any::<u8>(), 0..2000),
         fragments.prop_map(|fragments| fragments.concat().into_bytes()),
     ];
-    let config = Config {
-        cases: 200,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&any, |bytes| {
         bench.configure(bytes);
         let told = bench.tell("config check");
@@ -497,13 +443,8 @@ fn what_config_show_prints_is_a_configuration_file_of_the_same_settings() {
     let shown = bench.tell(&format!("{set} show"));
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let values = |line: &str| -> Vec<Value> {
-        let rows = bench.tell(line).json()["settings"]
-            .as_array()
-            .expect("settings")
-            .clone();
-        rows.iter()
-            .map(|row| json!([row["key"], row["value"]]))
-            .collect()
+        let rows = bench.tell(line).json()["settings"].as_array().expect("settings").clone();
+        rows.iter().map(|row| json!([row["key"], row["value"]])).collect()
     };
     let from_words = values(&format!("{set} show --format json"));
     bench.configure(&shown.stdout);
@@ -527,30 +468,17 @@ fn config_show_says_where_each_value_comes_from() {
         ("network.mtu", Some("1500"), format!("{}:2", file.display())),
         ("network.container-mtu", Some("\"auto\""), "default".into()),
         ("network.ipv6", Some("false"), "command line".into()),
-        (
-            "daemon.binary",
-            Some("\"mine\""),
-            "environment variable DOCKERD".into(),
-        ),
+        ("daemon.binary", Some("\"mine\""), "environment variable DOCKERD".into()),
         ("proxy.http", None, "default".into()),
-        (
-            "proxy.no",
-            Some("\"intern\""),
-            format!("{}:6", file.display()),
-        ),
+        ("proxy.no", Some("\"intern\""), format!("{}:6", file.display())),
     ] {
         let typed: Option<Value> =
             value.map(|value| serde_json::from_str(value).expect("JSON as well as TOML"));
         let row = json!({"key": key, "value": typed, "origin": origin});
         assert!(rows.contains(&row), "{row} in {object}");
         let name = key.split_once('.').expect("section.key").1;
-        let value = value.map_or(format!("# {name}: none"), |value| {
-            format!("{name} = {value}")
-        });
-        assert!(
-            text.contains(&format!("\n{value}  # {origin}\n")),
-            "{row} in {text}"
-        );
+        let value = value.map_or(format!("# {name}: none"), |value| format!("{name} = {value}"));
+        assert!(text.contains(&format!("\n{value}  # {origin}\n")), "{row} in {text}");
     }
 }
 
@@ -567,20 +495,14 @@ fn bench_with_etc(text: &str) -> Bench {
 /// makes it as root; anybody else in a user namespace, which makes him root as far as our program can see.
 fn tell_with_etc(bench: &Bench, line: &str) -> Told {
     let (unshare, as_user) = if geteuid().is_root() {
-        (
-            "--mount",
-            format!("/usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"),
-        )
+        ("--mount", format!("/usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"))
     } else {
         ("--mount --map-root-user", String::new())
     };
     let script = format!(
         "/usr/bin/unshare {unshare} /bin/sh -ec '/bin/mount --bind etc /etc; exec {as_user} \"$0\" \"$@\"' \"$0\" \"$@\""
     );
-    let mut command = typed(
-        bench.program(&["/bin/sh", "-c", &script], "dockerd-rootless"),
-        line,
-    );
+    let mut command = typed(bench.program(&["/bin/sh", "-c", &script], "dockerd-rootless"), line);
     if geteuid().is_root() {
         command.uid(0).gid(0);
     }
@@ -616,14 +538,8 @@ fn config_explain_names_all_five_layers_in_order_and_marks_the_one_that_counts()
             .iter()
             .enumerate()
             .map(|(at, layer)| format!("{} {layer}", mark(at)));
-        let starts = list
-            .lines()
-            .zip(expected)
-            .all(|(line, expected)| line.starts_with(&expected));
-        assert!(
-            starts && list.lines().count() == highest + 1,
-            "{line}: {told:?}"
-        );
+        let starts = list.lines().zip(expected).all(|(line, expected)| line.starts_with(&expected));
+        assert!(starts && list.lines().count() == highest + 1, "{line}: {told:?}");
     }
 }
 
@@ -642,9 +558,7 @@ fn a_broken_file_of_the_system_stops_every_user() {
     bench.configure("[network]\nmtu = 1400\n");
     for line in ["config show", "config check"] {
         let told = tell_with_etc(&bench, line);
-        let named = told
-            .stderr
-            .contains("/etc/dockerd-rootless/config.toml:2: `network.mtu`");
+        let named = told.stderr.contains("/etc/dockerd-rootless/config.toml:2: `network.mtu`");
         assert!(told.code == Some(78) && named, "{told:?}");
     }
 }
@@ -655,21 +569,12 @@ fn an_unknown_key_is_told_which_one_may_be_meant() {
     let mut wrong = Wrong::default();
     for (name, hint) in [
         ("driver", "did you mean `network.driver`?"),
-        (
-            "network.container_mtu",
-            "did you mean `network.container-mtu`?",
-        ),
+        ("network.container_mtu", "did you mean `network.container-mtu`?"),
         ("rootlesskit.mtu", "did you mean `network.mtu`?"),
         ("network.drivr", "did you mean `network.driver`?"),
-        (
-            "network.detatch-netns",
-            "did you mean `network.detach-netns`?",
-        ),
+        ("network.detatch-netns", "did you mean `network.detach-netns`?"),
         ("daemon.arg", "did you mean `daemon.args`?"),
-        (
-            "qqqqqqqqqqqqqqqq",
-            "`dockerd-rootless config show` lists the keys",
-        ),
+        ("qqqqqqqqqqqqqqqq", "`dockerd-rootless config show` lists the keys"),
     ] {
         let told = bench.tell(&format!("config explain {name}"));
         let right = told.code == Some(2)
@@ -685,29 +590,19 @@ fn config_path_and_check_name_the_files() {
     let system = "/etc/dockerd-rootless/config.toml";
     let file = bench.path("home/.config/dockerd-rootless/config.toml");
     let shown = file.display();
-    assert_eq!(
-        bench.tell("config path").stdout,
-        format!("{system}\n{shown}\n")
-    );
-    assert_eq!(
-        bench.tell("HOME= config path").stdout,
-        format!("{system}\n")
-    );
+    assert_eq!(bench.tell("config path").stdout, format!("{system}\n{shown}\n"));
+    assert_eq!(bench.tell("HOME= config path").stdout, format!("{system}\n"));
 
     let absent = bench.tell("config check");
     assert!(
-        absent
-            .stdout
-            .contains(&format!("{shown}: absent\nenvironment: valid\n")),
+        absent.stdout.contains(&format!("{shown}: absent\nenvironment: valid\n")),
         "{absent:?}"
     );
     bench.configure(FINE);
     let odd = "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK";
     let valid = bench.tell(&format!("{odd}=0 config check"));
     assert!(
-        valid.stdout.contains(&format!(
-            "{shown}: valid\nenvironment: valid\nwarning: `{odd}`"
-        )),
+        valid.stdout.contains(&format!("{shown}: valid\nenvironment: valid\nwarning: `{odd}`")),
         "{valid:?}"
     );
     let bad = bench.tell("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=big config check");
@@ -753,47 +648,29 @@ fn config_set_makes_the_file_once_and_config_unset_takes_the_key_out() {
     };
 
     let nothing = tell("config unset network.mtu");
-    assert_eq!(
-        nothing.stdout,
-        format!("network.mtu is not set in {shown} (unchanged)\n")
-    );
+    assert_eq!(nothing.stdout, format!("network.mtu is not set in {shown} (unchanged)\n"));
     assert!(!home.join(".config").exists());
 
     let set = "config set network.slirp4netns-sandbox false";
     let line = format!("network.slirp4netns-sandbox = false in {shown}");
     assert_eq!(tell(set).stdout, format!("{line}\n"));
     assert_eq!(read(&file), "[network]\nslirp4netns-sandbox = false\n");
-    assert_eq!(
-        (mode(&home.join(".config")), mode(folder), mode(&file)),
-        (0o700, 0o700, 0o600)
-    );
+    assert_eq!((mode(&home.join(".config")), mode(folder), mode(&file)), (0o700, 0o700, 0o600));
     let explained = tell("config explain network.slirp4netns-sandbox").stdout;
-    assert!(
-        explained.contains(&format!("-> {shown}:2: `false`")),
-        "{explained}"
-    );
+    assert!(explained.contains(&format!("-> {shown}:2: `false`")), "{explained}");
 
     let before = traces(folder);
     assert_eq!(tell(set).stdout, format!("{line} (unchanged)\n"));
     let again = tell(&format!("{set} --format json")).json();
-    assert_eq!(
-        again,
-        result("network.slirp4netns-sandbox", json!(false), false)
-    );
+    assert_eq!(again, result("network.slirp4netns-sandbox", json!(false), false));
     assert_eq!(traces(folder), before);
 
     let list = tell("config --format=json set daemon.args \"--label 'a b'\"").json();
     assert_eq!(list, result("daemon.args", json!(["--label", "a b"]), true));
     let ours = tell("config set daemon.args --format json -- --log-level=debug").json();
-    assert_eq!(
-        ours,
-        result("daemon.args", json!(["--log-level=debug"]), true)
-    );
+    assert_eq!(ours, result("daemon.args", json!(["--log-level=debug"]), true));
     let sandbox = "[network]\nslirp4netns-sandbox = false\n";
-    assert_eq!(
-        read(&file),
-        format!("{sandbox}\n[daemon]\nargs = [\"--log-level=debug\"]\n")
-    );
+    assert_eq!(read(&file), format!("{sandbox}\n[daemon]\nargs = [\"--log-level=debug\"]\n"));
     let unset = tell("config unset daemon.args --format json").json();
     assert_eq!(unset, result("daemon.args", Value::Null, true));
     assert_eq!(read(&file), format!("{sandbox}\n[daemon]\n"));
@@ -827,11 +704,7 @@ fn config_set_keeps_links_modes_and_every_other_byte() {
         if let Some(target) = target {
             link(target, &file);
         }
-        let told = told(
-            bench
-                .command("config set network.mtu 9000")
-                .env("HOME", &home),
-        );
+        let told = told(bench.command("config set network.mtu 9000").env("HOME", &home));
         let expected = match target {
             Some("../../managed/new") => "[network]\nmtu = 9000\n".to_owned(),
             _ => text.replace("1500", "9000"),
@@ -870,11 +743,7 @@ fn config_set_gives_no_other_group_what_was_meant_for_one() {
         chmod(&file, before);
         let told = bench.tell("config set network.mtu 1500");
         assert_eq!(told.code, Some(0), "{told:?}");
-        assert_eq!(
-            owners(&file),
-            (NOBODY, NOBODY, after),
-            "{user}:{group} {before:o}"
-        );
+        assert_eq!(owners(&file), (NOBODY, NOBODY, after), "{user}:{group} {before:o}");
         assert_eq!(bench.tell("config check").code, Some(0));
     }
 }
@@ -913,13 +782,9 @@ fn a_file_that_config_set_cannot_write_stays_what_it_is() {
         let told = bench.tell(&line.replace("ROOT", &shown.to_string()));
         let right = told.code == Some(1)
             && told.stdout.is_empty()
-            && told
-                .stderr
-                .contains("` cannot be written\ncause: Permission denied")
+            && told.stderr.contains("` cannot be written\ncause: Permission denied")
             && told.stderr.contains(&format!("\nhint: {hint}"));
-        wrong.unless(right && traces(&closed) == before, || {
-            format!("{line}, {hint}: {told:?}")
-        });
+        wrong.unless(right && traces(&closed) == before, || format!("{line}, {hint}: {told:?}"));
     }
     wrong.end();
 }
@@ -938,53 +803,21 @@ fn what_config_set_refuses_leaves_the_file_as_it_was() {
             "error: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, got `big`\n",
         ),
         ("config set network.mtu ''", 78, "got ``"),
-        (
-            "config set network.ipv6 auto",
-            78,
-            "expected true or false, got `auto`",
-        ),
-        (
-            "config set daemon.binary ''",
-            78,
-            "expected a string that is not empty",
-        ),
-        (
-            "config set daemon.args \"'a\"",
-            78,
-            "a single quote is not closed",
-        ),
-        (
-            "config set rootlesskit.copy-up etc",
-            78,
-            "`etc` is not absolute",
-        ),
+        ("config set network.ipv6 auto", 78, "expected true or false, got `auto`"),
+        ("config set daemon.binary ''", 78, "expected a string that is not empty"),
+        ("config set daemon.args \"'a\"", 78, "a single quote is not closed"),
+        ("config set rootlesskit.copy-up etc", 78, "`etc` is not absolute"),
         (
             "config set network.mut 1",
             2,
             "error: unknown key `network.mut`\nhint: did you mean `network.mtu`?\n",
         ),
-        (
-            "config unset mtu",
-            2,
-            "error: unknown key `mtu`\nhint: did you mean `network.mtu`?\n",
-        ),
+        ("config unset mtu", 2, "error: unknown key `mtu`\nhint: did you mean `network.mtu`?\n"),
         ("config set network.mtu", 2, "VALUE"),
         ("config set daemon.args -D -H fd://", 2, "-H"),
-        (
-            "config set network.mtu 1 --set network.mut=1",
-            2,
-            "`--set network.mut`: unknown key",
-        ),
-        (
-            "HOME= config set network.mtu 1",
-            78,
-            "HOME is not set\nhint: export HOME=",
-        ),
-        (
-            "HOME=home config unset network.mtu",
-            78,
-            "HOME is not set\nhint: export HOME=",
-        ),
+        ("config set network.mtu 1 --set network.mut=1", 2, "`--set network.mut`: unknown key"),
+        ("HOME= config set network.mtu 1", 78, "HOME is not set\nhint: export HOME="),
+        ("HOME=home config unset network.mtu", 78, "HOME is not set\nhint: export HOME="),
     ] {
         let told = bench.tell(line);
         let right = told.code == Some(code) && told.stderr.contains(said) && told.stdout.is_empty();
@@ -995,20 +828,12 @@ fn what_config_set_refuses_leaves_the_file_as_it_was() {
     let bytes = OsStr::from_bytes(b"/\xff");
     let told_bytes = told(bench.command("config set daemon.binary").arg(bytes));
     let said = "error: `daemon.binary`: the value is not UTF-8 text\n";
-    wrong.unless(
-        told_bytes.code == Some(78) && told_bytes.stderr.starts_with(said),
-        || format!("{told_bytes:?}"),
-    );
-    let large = told(
-        bench
-            .command("config set proxy.no")
-            .arg("x".repeat(64 * 1024)),
-    );
+    wrong.unless(told_bytes.code == Some(78) && told_bytes.stderr.starts_with(said), || {
+        format!("{told_bytes:?}")
+    });
+    let large = told(bench.command("config set proxy.no").arg("x".repeat(64 * 1024)));
     let said = "` would be larger than 64 KiB\n";
-    wrong.unless(
-        large.code == Some(78) && large.stderr.contains(said),
-        || format!("{large:?}"),
-    );
+    wrong.unless(large.code == Some(78) && large.stderr.contains(said), || format!("{large:?}"));
     wrong.unless(traces(folder) == before, || "the file was touched".into());
     wrong.end();
 }
@@ -1018,20 +843,13 @@ fn config_set_edits_no_file_that_is_not_valid() {
     let bench = Bench::new();
     let mut wrong = Wrong::default();
     for (what, make, said) in with_those_of_root(CANDIDATES, CANDIDATES_OF_ROOT) {
-        let said = if *what == "64 KiB" {
-            "would be larger"
-        } else {
-            said
-        };
+        let said = if *what == "64 KiB" { "would be larger" } else { said };
         let home = bench.folder(what);
         let folder = bench.folder(&format!("{what}/dockerd-rootless"));
         let file = folder.join("config.toml");
         make(&file);
         let before = traces(&folder);
-        for line in [
-            "config set network.port-driver none",
-            "config unset network.port-driver",
-        ] {
+        for line in ["config set network.port-driver none", "config unset network.port-driver"] {
             if *what == "64 KiB" && line.contains("unset") {
                 continue;
             }
@@ -1057,10 +875,7 @@ fn config_set_edits_no_file_that_is_not_valid() {
 fn config_set_mends_what_is_wrong_with_its_key_whatever_is_wrong_elsewhere() {
     let bench = bench_with_etc("[network]\nmtu = 'big'\n");
     let file = bench.configure("[network]\nmtu = 65522 # x\n");
-    let told = tell_with_etc(
-        &bench,
-        "DOCKERD_ROOTLESS_IPV6=maybe config set network.mtu 0",
-    );
+    let told = tell_with_etc(&bench, "DOCKERD_ROOTLESS_IPV6=maybe config set network.mtu 0");
     assert!(told.code == Some(0) && told.stderr.is_empty(), "{told:?}");
     assert_eq!(read(&file), "[network]\nmtu = 0 # x\n");
 }
@@ -1104,10 +919,7 @@ fn config_set_stores_the_password_of_a_proxy_and_does_not_show_it() {
         );
         let told = bench.tell(&line);
         let shown = [&*told.stdout, &told.stderr].concat();
-        assert!(
-            told.stdout.contains("http://***@proxy") && !shown.contains(PASSWORD),
-            "{told:?}"
-        );
+        assert!(told.stdout.contains("http://***@proxy") && !shown.contains(PASSWORD), "{told:?}");
     }
     bench.tell("run");
     let expected = format!("http://me:{PASSWORD}@proxy");
@@ -1129,10 +941,7 @@ fn root_makes_no_file_that_the_owner_of_the_home_could_not_read() {
         "is not made by root: `{}` belongs to user {NOBODY}\nhint: do this as user {NOBODY}\n",
         home.display()
     );
-    assert!(
-        told.code == Some(78) && told.stderr.ends_with(&said),
-        "{told:?}"
-    );
+    assert!(told.code == Some(78) && told.stderr.ends_with(&said), "{told:?}");
     assert!(traces(&home).is_empty());
     give(&home, 0);
     assert_eq!(as_root("config set network.mtu 1500").code, Some(0));
@@ -1166,25 +975,15 @@ fn word(value: &Value) -> OsString {
     let bytes = || {
         serde_json::from_value(value["bytes"].clone()).unwrap_or_else(|e| panic!("{value}: {e}"))
     };
-    value
-        .as_str()
-        .map_or_else(|| OsString::from_vec(bytes()), OsString::from)
+    value.as_str().map_or_else(|| OsString::from_vec(bytes()), OsString::from)
 }
 
 fn words(value: &Value) -> Vec<OsString> {
-    value
-        .as_array()
-        .unwrap_or_else(|| panic!("{value} is no array"))
-        .iter()
-        .map(word)
-        .collect()
+    value.as_array().unwrap_or_else(|| panic!("{value} is no array")).iter().map(word).collect()
 }
 
 fn variables(pairs: &[(&str, &[u8])]) -> Variables {
-    pairs
-        .iter()
-        .map(|(name, value)| (name.into(), OsStr::from_bytes(value).to_owned()))
-        .collect()
+    pairs.iter().map(|(name, value)| (name.into(), OsStr::from_bytes(value).to_owned())).collect()
 }
 
 /// Plans and runs the launch of `daemon_words` with `options` and more `variables`, through `wrapper`, and compares what
@@ -1197,20 +996,14 @@ fn assert_planned(
     daemon_words: &[OsString],
 ) {
     let launch = |name: &str, line: &str| {
-        let told = told(
-            typed(bench.program(wrapper, name), line)
-                .args(daemon_words)
-                .envs(variables),
-        );
+        let told =
+            told(typed(bench.program(wrapper, name), line).args(daemon_words).envs(variables));
         assert_eq!(told.code, Some(0), "{name} {line}: {told:?}");
         told
     };
     for mode in ["", "--exec"] {
-        let plan = launch(
-            "dockerd-rootless",
-            &format!("plan {mode} --format json {options} --"),
-        )
-        .json();
+        let plan =
+            launch("dockerd-rootless", &format!("plan {mode} --format json {options} --")).json();
         let (argv, daemon) = (words(&plan["argv"]), words(&plan["daemon"]));
         assert!(
             plan["schema"] == 1 && argv.ends_with(&daemon) && daemon.ends_with(daemon_words),
@@ -1264,26 +1057,14 @@ fn the_words_of_the_plan_are_those_that_rootlesskit_gets() {
         b"--",
         b"",
     ];
-    assert_planned(
-        &bench,
-        &[],
-        "",
-        &given,
-        &odd.map(|word| OsStr::from_bytes(word).to_owned()),
-    );
+    assert_planned(&bench, &[], "", &given, &odd.map(|word| OsStr::from_bytes(word).to_owned()));
 }
 
 #[test]
 fn the_plan_tells_of_passed_sockets() {
     let bench = Bench::new();
     let passing = "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" 3</dev/null 4</dev/null";
-    assert_planned(
-        &bench,
-        &["/bin/sh", "-c", passing],
-        "",
-        &Variables::new(),
-        &[],
-    );
+    assert_planned(&bench, &["/bin/sh", "-c", passing], "", &Variables::new(), &[]);
     let words = bench.recorded_words();
     assert!(words.ends_with(&["-H".into(), "fd://".into()]), "{words:?}");
 }
@@ -1299,12 +1080,7 @@ fn the_proxies_of_the_plan_are_those_that_rootlesskit_gets() {
 fn a_search_path_with_odd_bytes_is_planned_as_it_is_used() {
     let bench = Bench::new();
     for folder in [&b"/a b'"[..], b"/\xff"] {
-        let path = [
-            bench.variables()[OsStr::new("PATH")].as_bytes(),
-            b":",
-            folder,
-        ]
-        .concat();
+        let path = [bench.variables()[OsStr::new("PATH")].as_bytes(), b":", folder].concat();
         assert_planned(&bench, &[], "", &variables(&[("PATH", &path)]), &[]);
     }
 }
@@ -1332,26 +1108,10 @@ fn each_failure_has_its_exit_code() {
         ("run --set network.mtu", 2, "expected KEY=VALUE"),
         ("run --set network.mut=1", 2, "unknown key"),
         ("run --set network.mtu=big", 78, "`network.mtu`: expected"),
-        (
-            "PATH=ROOT/empty run",
-            4,
-            "no program `rootlesskit` is in PATH",
-        ),
-        (
-            "PATH=ROOT/empty plan",
-            4,
-            "no program `rootlesskit` is in PATH",
-        ),
-        (
-            "run --set rootlesskit.binary=/nonexistent",
-            127,
-            "`/nonexistent`",
-        ),
-        (
-            "run --set rootlesskit.binary=nonexistent",
-            127,
-            "`nonexistent`",
-        ),
+        ("PATH=ROOT/empty run", 4, "no program `rootlesskit` is in PATH"),
+        ("PATH=ROOT/empty plan", 4, "no program `rootlesskit` is in PATH"),
+        ("run --set rootlesskit.binary=/nonexistent", 127, "`/nonexistent`"),
+        ("run --set rootlesskit.binary=nonexistent", 127, "`nonexistent`"),
         ("run --set rootlesskit.binary=ROOT/text", 126, "/text`"),
         ("run --set rootlesskit.binary=ROOT/empty", 126, "/empty`"),
         ("DOCKERD=/nonexistent run", 127, "`/nonexistent`"),
@@ -1359,18 +1119,13 @@ fn each_failure_has_its_exit_code() {
         ("DOCKERD=ROOT/text run", 126, "/text`"),
         ("HOME= run", 4, "HOME is not set"),
         ("HOME=/nonexistent run", 4, "HOME `/nonexistent`"),
-        (
-            "XDG_RUNTIME_DIR=/nonexistent run",
-            4,
-            "XDG_RUNTIME_DIR `/nonexistent`",
-        ),
+        ("XDG_RUNTIME_DIR=/nonexistent run", 4, "XDG_RUNTIME_DIR `/nonexistent`"),
     ] {
         let told = bench.tell(&line.replace("ROOT", &bench.0.path().display().to_string()));
         let right = told.code == Some(code) && told.stderr.contains(said) && told.stdout.is_empty();
         wrong.unless(right, || format!("{line} is not {code}, {said}: {told:?}"));
-        wrong.unless(!bench.path("record/words").exists(), || {
-            format!("{line} started rootlesskit")
-        });
+        wrong
+            .unless(!bench.path("record/words").exists(), || format!("{line} started rootlesskit"));
     }
     wrong.end();
 }
@@ -1384,10 +1139,7 @@ fn an_option_that_is_none_of_ours_is_dockerds() {
         ("--exec -- --help", "--help"),
         ("-D --version", "-D --version"),
         ("-vD", "-vD"),
-        (
-            "--log-level=debug -D --log-level=fatal",
-            "-D --log-level=fatal",
-        ),
+        ("--log-level=debug -D --log-level=fatal", "-D --log-level=fatal"),
     ] {
         let told = bench.tell(line);
         assert_eq!(told.code, Some(0), "{line}: {told:?}");
@@ -1422,66 +1174,34 @@ fn answers_of_elf_programs_are_kept_until_the_program_is_replaced() {
     let (bench, cache) = bench_of_real_programs();
     bench.stub("stubs/pasta", "echo pasta 1");
     let plan = || bench.tell("plan --log-level debug");
-    let of_elf = [
-        "rootlesskit --help",
-        "slirp4netns --help",
-        "slirp4netns --version",
-    ];
+    let of_elf = ["rootlesskit --help", "slirp4netns --help", "slirp4netns --version"];
     let first = plan();
     assert_eq!(first.asked(), [&of_elf[..], &["pasta --version"]].concat());
     let kept = read_json(&cache);
-    let keys: Vec<&str> = kept["answers"]
-        .as_object()
-        .expect("answers")
-        .keys()
-        .map(String::as_str)
-        .collect();
+    let keys: Vec<&str> =
+        kept["answers"].as_object().expect("answers").keys().map(String::as_str).collect();
     let stubs = bench.path("stubs");
-    assert_eq!(
-        keys,
-        of_elf.map(|question| format!("{}/{question}", stubs.display()))
-    );
-    assert_eq!(
-        (mode(&cache), mode(cache.parent().expect("a folder"))),
-        (0o600, 0o700)
-    );
+    assert_eq!(keys, of_elf.map(|question| format!("{}/{question}", stubs.display())));
+    assert_eq!((mode(&cache), mode(cache.parent().expect("a folder"))), (0o600, 0o700));
 
     let second = plan();
-    assert_eq!(
-        second.asked(),
-        ["pasta --version"],
-        "a script is asked each time"
-    );
+    assert_eq!(second.asked(), ["pasta --version"], "a script is asked each time");
     assert_eq!(second.stdout, first.stdout);
 
     let swap = "cp -p slirp4netns new && mv new slirp4netns";
     assert!(
-        Command::new("sh")
-            .args(["-c", swap])
-            .current_dir(&stubs)
-            .status()
-            .expect("sh")
-            .success()
+        Command::new("sh").args(["-c", swap]).current_dir(&stubs).status().expect("sh").success()
     );
-    let asked = [
-        "slirp4netns --help",
-        "slirp4netns --version",
-        "pasta --version",
-    ];
-    assert_eq!(
-        plan().asked(),
-        asked,
-        "it has the same size and date, and is another file"
-    );
+    let asked = ["slirp4netns --help", "slirp4netns --version", "pasta --version"];
+    assert_eq!(plan().asked(), asked, "it has the same size and date, and is another file");
 }
 
 /// The kept answers with a lie in them: slirp4netns is too old.
 fn forge(cache: &Path) -> String {
     let mut kept = read_json(cache);
     let mut answers = kept["answers"].as_object_mut().expect("answers").iter_mut();
-    let (_, answer) = answers
-        .find(|(key, _)| key.ends_with("slirp4netns --help"))
-        .expect("slirp4netns's");
+    let (_, answer) =
+        answers.find(|(key, _)| key.ends_with("slirp4netns --help")).expect("slirp4netns's");
     answer[1] = json!(false);
     kept.to_string()
 }
@@ -1505,9 +1225,7 @@ const CACHES: &[Cache] = &[
     ("a directory", |path, _| fs::create_dir(path).expect("mkdir")),
 ];
 
-const CACHES_OF_ROOT: &[Cache] = &[("another user's", |path, text| {
-    write_as(path, text, STRANGER)
-})];
+const CACHES_OF_ROOT: &[Cache] = &[("another user's", |path, text| write_as(path, text, STRANGER))];
 
 #[test]
 fn a_cache_that_is_not_the_users_own_is_passed_over_in_silence_and_made_anew() {
@@ -1533,13 +1251,9 @@ fn a_cache_that_is_not_the_users_own_is_passed_over_in_silence_and_made_anew() {
             fs::remove_dir(&cache).expect("the directory");
             bench.tell("plan");
         }
-        wrong.unless(cache.is_file() && mode(&cache) == 0o600, || {
-            format!("{what}: no new cache")
-        });
+        wrong.unless(cache.is_file() && mode(&cache) == 0o600, || format!("{what}: no new cache"));
         let files = fs::read_dir(folder).expect("the folder").count();
-        wrong.unless(files == 1, || {
-            format!("{what}: {files} files in the folder")
-        });
+        wrong.unless(files == 1, || format!("{what}: {files} files in the folder"));
     }
     wrong.end();
 }
@@ -1585,34 +1299,22 @@ fn the_password_of_a_proxy_is_handed_on_and_never_shown() {
         "http://hunter2@proxy",
         "socks5://:hunter2@[::1]:1",
     ] {
-        for source in [
-            "file",
-            "HTTP_PROXY=",
-            "http_proxy=",
-            "HTTPS_PROXY=",
-            "--set proxy.https=",
-        ] {
+        for source in ["file", "HTTP_PROXY=", "http_proxy=", "HTTPS_PROXY=", "--set proxy.https="] {
             bench.configure(if source == "file" {
                 format!("[proxy]\nhttp = '{url}'\n")
             } else {
                 String::new()
             });
             let given = |kind: bool| {
-                if kind {
-                    format!("{source}'{url}'")
-                } else {
-                    String::new()
-                }
+                if kind { format!("{source}'{url}'") } else { String::new() }
             };
             let (variable, set) = (
                 given(source.ends_with("Y=") || source.ends_with("y=")),
                 given(source.starts_with("--")),
             );
             for line in PROXY_READERS {
-                let told = bench.tell(&format!(
-                    "RUST_LOG=trace {variable} {}",
-                    line.replace("SET", &set)
-                ));
+                let told =
+                    bench.tell(&format!("RUST_LOG=trace {variable} {}", line.replace("SET", &set)));
                 let shown = [&*told.stdout, &told.stderr].concat();
                 let right = told.code == Some(0) && !shown.contains(PASSWORD);
                 wrong.unless(right, || format!("{url} by {source}, {line}: {told:?}"));
@@ -1636,16 +1338,11 @@ fn a_proxys_user_is_shown_as_stars_and_the_rest_as_it_is() {
             "http://me:hunter2@proxy:3128",
             "# http = \"http://***@proxy:3128\", its password not shown",
         ),
-        (
-            "me:hunter2@proxy:3128",
-            "# http = \"***@proxy:3128\", its password not shown",
-        ),
+        ("me:hunter2@proxy:3128", "# http = \"***@proxy:3128\", its password not shown"),
         ("proxy:3128", "http = \"proxy:3128\""),
     ] {
         let told = bench.tell(&format!("HTTP_PROXY={url} config show"));
-        wrong.unless(told.stdout.contains(&format!("\n{shown}\n")), || {
-            format!("{url}: {told:?}")
-        });
+        wrong.unless(told.stdout.contains(&format!("\n{shown}\n")), || format!("{url}: {told:?}"));
     }
     wrong.end();
 }
@@ -1673,10 +1370,9 @@ fn an_error_about_a_proxy_keeps_its_password() {
         "plan --set proxy.http:http://me:hunter2@proxy",
     ] {
         let told = bench.tell(line);
-        wrong.unless(
-            told.code == Some(2) && !told.stderr.contains(PASSWORD),
-            || format!("{line}: {told:?}"),
-        );
+        wrong.unless(told.code == Some(2) && !told.stderr.contains(PASSWORD), || {
+            format!("{line}: {told:?}")
+        });
     }
     wrong.end();
 }
@@ -1717,10 +1413,7 @@ fn results_go_to_standard_output_and_messages_to_standard_error() {
         assert_eq!(object["schema"], 1, "{line}: {object}");
     }
     let launch = bench.tell("run");
-    assert!(
-        launch.stdout.is_empty() && launch.stderr.contains("INFO starting "),
-        "{launch:?}"
-    );
+    assert!(launch.stdout.is_empty() && launch.stderr.contains("INFO starting "), "{launch:?}");
     let verbose = bench.tell("plan --format json -vv");
     assert!(
         verbose.json()["schema"] == 1 && verbose.stderr.contains("DEBUG asking "),
@@ -1746,10 +1439,8 @@ fn levels_come_from_the_command_line_then_from_rust_log() {
         ("RUST_LOG=trace run --log-level=error -v", ""),
     ] {
         let told = bench.tell(line);
-        let seen: Vec<&str> = ["DEBUG", "INFO"]
-            .into_iter()
-            .filter(|level| told.stderr.contains(level))
-            .collect();
+        let seen: Vec<&str> =
+            ["DEBUG", "INFO"].into_iter().filter(|level| told.stderr.contains(level)).collect();
         assert_eq!(seen.join(" "), expected, "{line}: {told:?}");
     }
     // The variable is not ours alone: what we cannot read in it is no reason not to start.
@@ -1784,18 +1475,9 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
             format!("{line}, {colored}: {told:?}")
         });
     }
-    let terminal = [
-        "/usr/bin/script",
-        "--quiet",
-        "--return",
-        "/dev/null",
-        "--command",
-    ];
+    let terminal = ["/usr/bin/script", "--quiet", "--return", "/dev/null", "--command"];
     for (variable, colored) in [("TERM=xterm", true), ("NO_COLOR=1", false)] {
-        let told = told(&mut typed(
-            bench.program(&terminal, "dockerd-rootless"),
-            variable,
-        ));
+        let told = told(&mut typed(bench.program(&terminal, "dockerd-rootless"), variable));
         let right = told.stdout.contains("starting") && told.stdout.contains('\x1b') == colored;
         wrong.unless(right, || format!("on a terminal with {variable}: {told:?}"));
     }
@@ -1806,28 +1488,16 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
 fn messages_have_a_time_unless_the_journal_adds_it() {
     let bench = Bench::new();
     let plain = bench.tell("run").stderr;
-    assert!(
-        plain.starts_with("20") && plain.contains("INFO starting"),
-        "{plain}"
-    );
+    assert!(plain.starts_with("20") && plain.contains("INFO starting"), "{plain}");
     let journal = bench.tell("JOURNAL_STREAM=8:1 run").stderr;
-    assert!(
-        journal.trim_start().starts_with("INFO starting"),
-        "{journal}"
-    );
+    assert!(journal.trim_start().starts_with("INFO starting"), "{journal}");
 }
 
 /// Streams that cannot be written: a reader that is gone, a full device.
 fn broken_streams() -> [(&'static str, Stdio); 2] {
     let (_, writer) = io::pipe().expect("a pipe");
-    let full = File::options()
-        .write(true)
-        .open("/dev/full")
-        .expect("/dev/full");
-    [
-        ("a pipe without a reader", writer.into()),
-        ("/dev/full", full.into()),
-    ]
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+    [("a pipe without a reader", writer.into()), ("/dev/full", full.into())]
 }
 
 #[test]
@@ -1846,11 +1516,7 @@ fn a_reader_who_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
             let child = command.stdout(stream).stderr(Stdio::piped()).spawn();
             let output = child.and_then(Child::wait_with_output).expect("started");
             let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(
-                output.status.code(),
-                Some(code),
-                "{line} into {what}: {stderr}"
-            );
+            assert_eq!(output.status.code(), Some(code), "{line} into {what}: {stderr}");
             assert_eq!(stderr.is_empty(), code == 0, "{line} into {what}: {stderr}");
         }
     }
@@ -1868,12 +1534,8 @@ fn messages_that_cannot_be_written_change_neither_the_exit_code_nor_the_launch()
         ("config --bogus", 2),
     ] {
         for (what, stream) in broken_streams() {
-            let status = bench
-                .command(line)
-                .stderr(stream)
-                .stdout(Stdio::null())
-                .status()
-                .expect("started");
+            let status =
+                bench.command(line).stderr(stream).stdout(Stdio::null()).status().expect("started");
             wrong.unless(status.code() == Some(code), || {
                 format!("{line} into {what}: {status}, not {code}")
             });
@@ -1906,19 +1568,12 @@ fn launch_with_help(help: &str) -> Duration {
         let _ = kill(Pid::from_raw(pid.parse().expect("a PID")), Signal::SIGKILL);
     }
     assert!(over.is_some(), "of {noted:?} {survivors:?} are left");
-    assert_eq!(
-        (told.code, bench.recorded_words().pop()),
-        (Some(0), Some("-D".into())),
-        "{told:?}"
-    );
+    assert_eq!((told.code, bench.recorded_words().pop()), (Some(0), Some("-D".into())), "{told:?}");
     took
 }
 
 fn assert_five_seconds(took: Duration) {
-    assert!(
-        (Duration::from_secs(5)..Duration::from_secs(15)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_secs(5)..Duration::from_secs(15)).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -1933,9 +1588,7 @@ fn children_of_a_rootlesskit_that_does_not_answer_are_killed_too() {
 
 #[test]
 fn a_rootlesskit_that_drips_its_answer_has_five_seconds_in_all() {
-    assert_five_seconds(launch_with_help(
-        "echo $$ >PIDS; while echo OPTIONS:; do sleep 1; done",
-    ));
+    assert_five_seconds(launch_with_help("echo $$ >PIDS; while echo OPTIONS:; do sleep 1; done"));
 }
 
 #[test]

@@ -48,13 +48,9 @@ fn the_oracle_sees_what_a_running_daemon_has() {
     let daemon = exec(&user).ready();
     let seen = leftovers::leftovers(&user).join("\n");
     let state_dir = daemon.state_dir();
-    for sign in [
-        "process ",
-        "mount ",
-        "docker.pid",
-        "docker.sock",
-        &state_dir.display().to_string(),
-    ] {
+    for sign in
+        ["process ", "mount ", "docker.pid", "docker.sock", &state_dir.display().to_string()]
+    {
         assert!(seen.contains(sign), "no {sign} in:\n{seen}");
     }
 }
@@ -86,10 +82,7 @@ fn the_users_daemon_json_is_obeyed_and_its_mtu_wins() {
         r#"{"mtu": 1400, "labels": ["a=b"], "debug": true}"#,
     );
     let daemon = exec(&user).ready();
-    assert_eq!(
-        daemon.docker.run("info --format {{.Labels}},{{.Debug}}"),
-        "[a=b],true"
-    );
+    assert_eq!(daemon.docker.run("info --format {{.Labels}},{{.Debug}}"), "[a=b],true");
     daemon.docker.import_image();
     assert_eq!(container_mtu(&daemon), "1400");
 }
@@ -116,9 +109,7 @@ fn containers_have_the_mtu_of_the_tap_or_the_one_asked_for() {
     assert_eq!(container_mtu(&daemon), "65520");
     daemon.stop();
 
-    let mut daemon = exec(&user)
-        .env("DOCKERD_ROOTLESS_CONTAINER_MTU", "1500")
-        .ready();
+    let mut daemon = exec(&user).env("DOCKERD_ROOTLESS_CONTAINER_MTU", "1500").ready();
     assert_eq!(container_mtu(&daemon), "1500");
     daemon.stop();
 
@@ -138,16 +129,12 @@ fn user_made_networks_have_that_mtu_too_where_dockerd_takes_a_default_for_them()
     let daemon = exec(&user).ready();
     daemon.docker.import_image();
     daemon.docker.run("network create plain");
-    daemon
-        .docker
-        .run("network create --opt com.docker.network.driver.mtu=1400 own");
+    daemon.docker.run("network create --opt com.docker.network.driver.mtu=1400 own");
     let default = if takes_default { "65520" } else { "1500" };
     for (network, mtu) in [("plain", default), ("own", "1400")] {
         let container = format!("run --rm --network {network} {IMAGE}");
         assert_eq!(
-            daemon
-                .docker
-                .run(&format!("{container} cat /sys/class/net/eth0/mtu")),
+            daemon.docker.run(&format!("{container} cat /sys/class/net/eth0/mtu")),
             mtu,
             "{network}, and dockerd takes a default: {takes_default}"
         );
@@ -171,10 +158,7 @@ fn words_for_dockerd_arrive_unchanged() {
         let user = TestUser::new();
         let record = user.home.join("record");
         let [text, dockerd] = ["text", "dockerd"].map(|name| user.home.join(name));
-        user.write(
-            &text,
-            "#!/bin/sh\ncat /proc/$$/cmdline >\"$RECORD\"\nexit 7\n",
-        );
+        user.write(&text, "#!/bin/sh\ncat /proc/$$/cmdline >\"$RECORD\"\nexit 7\n");
         launcher::install(&text, &dockerd);
         let (code, log) = Launch::new(&user, launcher)
             .env("DOCKERD", &dockerd)
@@ -183,24 +167,17 @@ fn words_for_dockerd_arrive_unchanged() {
             .refusal();
         assert_eq!(code, Some(7), "{launcher:?}: the daemon's own code\n{log}");
         let recorded = fs::read(&record).unwrap_or_else(|e| panic!("{launcher:?}: {e}\n{log}"));
-        let recorded: Vec<&[u8]> = recorded
-            .strip_suffix(b"\0")
-            .expect("words")
-            .split(|&byte| byte == 0)
-            .collect();
-        assert!(
-            recorded.ends_with(&words),
-            "{launcher:?}: {recorded:?}\n{log}"
-        );
+        let recorded: Vec<&[u8]> =
+            recorded.strip_suffix(b"\0").expect("words").split(|&byte| byte == 0).collect();
+        assert!(recorded.ends_with(&words), "{launcher:?}: {recorded:?}\n{log}");
     }
 }
 
 #[test]
 fn a_leaked_child_variable_changes_nothing() {
     let user = TestUser::new();
-    let mut daemon = Launch::new(&user, Launcher::Script)
-        .env("_DOCKERD_ROOTLESS_CHILD", "1")
-        .ready();
+    let mut daemon =
+        Launch::new(&user, Launcher::Script).env("_DOCKERD_ROOTLESS_CHILD", "1").ready();
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
 }
@@ -212,9 +189,8 @@ fn a_space_in_the_runtime_directory_does_no_harm() {
     let mut user = TestUser::new();
     user.runtime_dir = user.runtime_dir.join("run time");
     user.make_dir(&user.runtime_dir);
-    let mut daemon = Launch::new(&user, Launcher::Script)
-        .env("XDG_RUNTIME_DIR", &user.runtime_dir)
-        .ready();
+    let mut daemon =
+        Launch::new(&user, Launcher::Script).env("XDG_RUNTIME_DIR", &user.runtime_dir).ready();
     daemon.docker.import_image();
     assert_eq!(daemon.docker.container("echo hello"), "hello");
     daemon.stop();
@@ -224,9 +200,7 @@ fn a_space_in_the_runtime_directory_does_no_harm() {
 #[test]
 fn a_host_without_ipv6_starts() {
     let user = TestUser::new();
-    let mut daemon = exec(&user)
-        .prepare("mount -t tmpfs tmpfs /proc/sys/net/ipv6")
-        .ready();
+    let mut daemon = exec(&user).prepare("mount -t tmpfs tmpfs /proc/sys/net/ipv6").ready();
     assert_eq!(daemon.inside("cat /proc/sys/net/ipv4/ip_forward"), "1");
     daemon.stop();
     assert_nothing_left(&user);
@@ -267,9 +241,7 @@ fn certificates_behind_relative_links_can_be_opened_inside() {
 #[test]
 fn a_path_without_sbin_is_enough() {
     let user = TestUser::new();
-    let daemon = Launch::new(&user, Launcher::Script)
-        .env("PATH", "/usr/bin:/bin")
-        .ready();
+    let daemon = Launch::new(&user, Launcher::Script).env("PATH", "/usr/bin:/bin").ready();
     daemon.docker.import_image();
     daemon.docker.assert_publishes(user.port(0), "");
 }
@@ -299,10 +271,7 @@ fn forwarding_is_on_before_dockerd_could_do_it() {
     let user = TestUser::new();
     let daemon = exec(&user).args(["--ip-forward=false"]).ready();
     assert_eq!(daemon.inside("cat /proc/sys/net/ipv4/ip_forward"), "1");
-    assert_eq!(
-        daemon.inside("cat /proc/sys/net/ipv6/conf/all/forwarding"),
-        "1"
-    );
+    assert_eq!(daemon.inside("cat /proc/sys/net/ipv6/conf/all/forwarding"), "1");
 }
 
 #[test]
@@ -337,20 +306,10 @@ fn the_hosts_own_engines_are_hidden_and_its_later_mounts_appear() {
 
     let (pid, later) = (daemon.pid(), shared.join("later"));
     run(Command::new("nsenter")
-        .args([
-            &format!("--target={pid}"),
-            "--mount",
-            "mount",
-            "-t",
-            "tmpfs",
-            "later",
-        ])
+        .args([&format!("--target={pid}"), "--mount", "mount", "-t", "tmpfs", "later"])
         .arg(&later));
     let mounts = daemon.inside("cat /proc/self/mountinfo");
-    assert!(
-        mounts.contains(&format!("{} ", later.display())),
-        "{mounts}"
-    );
+    assert!(mounts.contains(&format!("{} ", later.display())), "{mounts}");
     daemon.stop();
     assert_nothing_left(&user);
 }
@@ -359,26 +318,16 @@ fn the_hosts_own_engines_are_hidden_and_its_later_mounts_appear() {
 fn networks_work_with_the_iptables_that_we_choose_and_with_the_one_in_path() {
     for iptables in ["auto", "path"] {
         let user = TestUser::new();
-        let mut daemon = exec(&user)
-            .env("DOCKERD_ROOTLESS_IPTABLES", iptables)
-            .ready();
+        let mut daemon = exec(&user).env("DOCKERD_ROOTLESS_IPTABLES", iptables).ready();
         daemon.docker.import_image();
-        daemon
-            .docker
-            .run("network create --ipv6 --subnet fd00:d0c::/64 net");
-        daemon
-            .docker
-            .assert_publishes(user.port(0), "--network net");
+        daemon.docker.run("network create --ipv6 --subnet fd00:d0c::/64 net");
+        daemon.docker.assert_publishes(user.port(0), "--network net");
         daemon.docker.serve("other", "--network net");
         for (from, to) in [("web", "other"), ("other", "web")] {
             let address = "{{.NetworkSettings.Networks.net.GlobalIPv6Address}}";
-            let ipv6 = daemon
-                .docker
-                .run(&format!("inspect --format {address} {to}"));
+            let ipv6 = daemon.docker.run(&format!("inspect --format {address} {to}"));
             for host in [to, &format!("[{ipv6}]")] {
-                let page = daemon
-                    .docker
-                    .run(&format!("exec {from} wget -q -O - http://{host}/"));
+                let page = daemon.docker.run(&format!("exec {from} wget -q -O - http://{host}/"));
                 assert_eq!(page, PAGE, "{iptables}: {from} asks {host}");
             }
         }
@@ -416,20 +365,14 @@ fn of_launches_at_once_one_wins() {
     let mut daemons: Vec<Daemon> = (0..8).map(|_| launch.start()).collect();
     while daemons.len() > 1 {
         let (loser, status) = wait::until("all but one give up", || {
-            daemons
-                .iter_mut()
-                .enumerate()
-                .find_map(|(n, daemon)| Some((n, daemon.ended()?)))
+            daemons.iter_mut().enumerate().find_map(|(n, daemon)| Some((n, daemon.ended()?)))
         });
         let log = daemons.remove(loser).log();
         // Who comes while the first is between its own look and rootlesskit's lock is refused by
         // that lock: in exec mode nothing of ours stays that could hold one.
         let by_rootlesskit =
             status.code() == Some(1) && log.contains("another RootlessKit is running");
-        assert!(
-            status.code() == Some(5) || by_rootlesskit,
-            "{status}: {log}"
-        );
+        assert!(status.code() == Some(5) || by_rootlesskit, "{status}: {log}");
     }
     daemons[0].wait_ready();
     daemons[0].stop();
@@ -441,10 +384,7 @@ fn a_live_containerd_rootless_is_refused_and_its_stale_directory_is_not() {
     let user = TestUser::new();
     let state_dir = user.runtime_dir.join("containerd-rootless");
     let containerd = Background::start(
-        user.command("rootlesskit")
-            .arg("--state-dir")
-            .arg(&state_dir)
-            .args(["sleep", "infinity"]),
+        user.command("rootlesskit").arg("--state-dir").arg(&state_dir).args(["sleep", "infinity"]),
     );
     child_pid(&state_dir);
     let (code, message) = exec(&user).refusal();
@@ -456,10 +396,7 @@ fn a_live_containerd_rootless_is_refused_and_its_stale_directory_is_not() {
     );
     drop(containerd);
 
-    assert!(
-        state_dir.join("lock").exists(),
-        "SIGKILL leaves the directory"
-    );
+    assert!(state_dir.join("lock").exists(), "SIGKILL leaves the directory");
     exec(&user).ready();
 }
 
@@ -545,21 +482,13 @@ fn a_state_directory_above_the_daemons_data_or_the_session_is_refused() {
         format!("{runtime}/docker"),
         "/".to_owned(),
     ] {
-        let refused = exec(&user)
-            .env("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", &value)
-            .refusal();
+        let refused = exec(&user).env("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", &value).refusal();
         assert_eq!(refused.0, Some(78), "{value}: {}", refused.1);
         assert!(refused.1.contains("is or holds"), "{value}: {}", refused.1);
     }
     let refused = exec(&user)
-        .env(
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR",
-            user.home.join("data"),
-        )
-        .args([
-            "--data-root".as_ref(),
-            user.home.join("data/root").as_os_str(),
-        ])
+        .env("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", user.home.join("data"))
+        .args(["--data-root".as_ref(), user.home.join("data/root").as_os_str()])
         .refusal();
     assert_eq!(refused.0, Some(78), "{}", refused.1);
 }
@@ -569,12 +498,7 @@ fn tree(dir: &Path) -> BTreeMap<String, String> {
     let files = run(Command::new("find").arg(dir).args(["-type", "f"]));
     files
         .lines()
-        .map(|file| {
-            (
-                file.to_owned(),
-                fs::read_to_string(file).expect("read a file"),
-            )
-        })
+        .map(|file| (file.to_owned(), fs::read_to_string(file).expect("read a file")))
         .collect()
 }
 
@@ -592,31 +516,18 @@ fn what_a_user_can_put_right_is_refused_with_a_hint() {
     let runtime = |dir: &Path| exec(&user).env("XDG_RUNTIME_DIR", dir);
     let cases = [
         ("relative", 4, "XDG_RUNTIME_DIR", runtime(Path::new("run"))),
-        (
-            "missing",
-            4,
-            "XDG_RUNTIME_DIR",
-            runtime(Path::new("/nonexistent")),
-        ),
+        ("missing", 4, "XDG_RUNTIME_DIR", runtime(Path::new("/nonexistent"))),
         ("root's", 4, "XDG_RUNTIME_DIR", runtime(Path::new("/run"))),
         ("open to all", 4, "XDG_RUNTIME_DIR", runtime(&open)),
         ("a link", 4, "XDG_RUNTIME_DIR", runtime(&link)),
         ("too long for a socket", 78, "107", runtime(&long)),
         ("no home", 4, "HOME", exec(&user).env_remove("HOME")),
-        (
-            "a home that is not there",
-            4,
-            "HOME",
-            exec(&user).env("HOME", "/nonexistent"),
-        ),
+        ("a home that is not there", 4, "HOME", exec(&user).env("HOME", "/nonexistent")),
     ];
     for (case, code, word, launch) in cases {
         let (actual, message) = launch.refusal();
         assert_eq!(actual, Some(code), "{case}: {message}");
-        assert!(
-            message.contains(word) && message.contains("hint: "),
-            "{case}: {message}"
-        );
+        assert!(message.contains(word) && message.contains("hint: "), "{case}: {message}");
     }
 }
 
@@ -630,19 +541,14 @@ fn without_a_runtime_directory_in_the_environment_the_users_own_is_taken() {
     fs::remove_dir_all(&user.runtime_dir).expect("remove the runtime directory");
     let (code, message) = launch.refusal();
     assert_eq!(code, Some(4), "{message}");
-    assert!(
-        message.contains("XDG_RUNTIME_DIR") && message.contains("hint: "),
-        "{message}"
-    );
+    assert!(message.contains("XDG_RUNTIME_DIR") && message.contains("hint: "), "{message}");
 }
 
 #[test]
 fn root_is_refused() {
     let user = TestUser::new();
     for launcher in [Launcher::Run, Launcher::Script] {
-        let output = Command::new(launcher.install(&user))
-            .output()
-            .expect("run the launcher");
+        let output = Command::new(launcher.install(&user)).output().expect("run the launcher");
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{launcher:?}: {message}");
         assert!(message.contains("root"), "{launcher:?}: {message}");
@@ -670,10 +576,7 @@ fn pasta_works_where_rootlesskit_knows_it_and_is_refused_where_it_does_not() {
     }
     let (code, message) = launch.refusal();
     assert_eq!(code, Some(78), "{message}");
-    assert!(
-        message.contains("pasta") && message.contains("rootlesskit"),
-        "{message}"
-    );
+    assert!(message.contains("pasta") && message.contains("rootlesskit"), "{message}");
 }
 
 #[test]
@@ -683,17 +586,10 @@ fn the_network_namespace_is_detached_where_both_rootlesskit_and_dockerd_can_do_t
     let mut numbers = version
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|number| number.parse::<u32>().ok());
-    let version = (
-        numbers.next().expect("major"),
-        numbers.next().expect("minor"),
-    );
+    let version = (numbers.next().expect("major"), numbers.next().expect("minor"));
     let both_can = rootlesskit_knows(&user, "--detach-netns") && version >= (29, 5);
     let daemon = exec(&user).ready();
-    assert_eq!(
-        daemon.state_dir().join("netns").exists(),
-        both_can,
-        "dockerd {version:?}"
-    );
+    assert_eq!(daemon.state_dir().join("netns").exists(), both_can, "dockerd {version:?}");
 }
 
 fn rootlesskit_knows(user: &TestUser, word: &str) -> bool {
@@ -714,11 +610,7 @@ fn a_plugin_can_be_enabled_with_the_state_directory_on_a_nosuid_file_system() {
     // `cargo test` builds it, as it builds all examples.
     let program =
         Path::new(env!("CARGO_BIN_EXE_dockerd-rootless")).with_file_name("examples/plugin");
-    assert!(
-        program.exists(),
-        "{} is missing: cargo build --example plugin",
-        program.display()
-    );
+    assert!(program.exists(), "{} is missing: cargo build --example plugin", program.display());
     launcher::install(&program, &plugin.join("rootfs/plugin"));
     user.write(
         &plugin.join("config.json"),
@@ -732,14 +624,9 @@ fn a_plugin_can_be_enabled_with_the_state_directory_on_a_nosuid_file_system() {
             user.uid,
             nosuid.display()
         ))
-        .env(
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR",
-            nosuid.join("state"),
-        )
+        .env("DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR", nosuid.join("state"))
         .ready();
-    daemon
-        .docker
-        .run(&format!("plugin create test {}", plugin.display()));
+    daemon.docker.run(&format!("plugin create test {}", plugin.display()));
     daemon.docker.run("plugin enable test");
     assert_eq!(daemon.docker.run("plugin ls --format {{.Enabled}}"), "true");
     daemon.docker.run("plugin rm --force test");

@@ -43,12 +43,7 @@ fn play(
     drop(user);
     if table::is_wanted() {
         let upstream = upstream.map(|upstream| upstream(&TestUser::new()));
-        table::write(Row {
-            number,
-            fault: fault.to_owned(),
-            ours,
-            upstream,
-        });
+        table::write(Row { number, fault: fault.to_owned(), ours, upstream });
     }
 }
 

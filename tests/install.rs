@@ -25,10 +25,8 @@ impl Told {
     fn actions(&self) -> Vec<String> {
         let report = self.json();
         let actions = report["actions"].as_array().expect("actions");
-        let actions: Vec<String> = actions
-            .iter()
-            .map(|action| action.as_str().expect("a sentence").to_owned())
-            .collect();
+        let actions: Vec<String> =
+            actions.iter().map(|action| action.as_str().expect("a sentence").to_owned()).collect();
         assert_eq!(report["changed"], !actions.is_empty(), "{self:?}");
         actions
     }
@@ -42,10 +40,7 @@ struct Home<'u> {
 
 impl<'u> Home<'u> {
     fn new(user: &'u TestUser) -> Self {
-        Self {
-            user,
-            program: Launcher::Run.install(user),
-        }
+        Self { user, program: Launcher::Run.install(user) }
     }
 
     /// Our program with `words`, split at blanks.

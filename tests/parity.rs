@@ -71,10 +71,8 @@ type Variables = BTreeMap<String, OsString>;
 
 impl Bench {
     fn new() -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("drl-parity")
-            .tempdir()
-            .expect("a temporary folder");
+        let root =
+            tempfile::Builder::new().prefix("drl-parity").tempdir().expect("a temporary folder");
         let bench = Self { root };
         fs::set_permissions(bench.path(""), fs::Permissions::from_mode(0o755)).expect("chmod");
         for folder in ["home", "run", "run dir", "record"] {
@@ -95,19 +93,13 @@ impl Bench {
             "slirp/slirp4netns",
             "echo 'Usage: slirp4netns [OPTION]...'; echo '--netns-type=TYPE'",
         );
-        bench.stub(
-            "old-slirp/slirp4netns",
-            "echo 'Usage: slirp4netns [OPTION]...'",
-        );
+        bench.stub("old-slirp/slirp4netns", "echo 'Usage: slirp4netns [OPTION]...'");
         bench.stub("vpnkit/vpnkit", "exit 1");
         bench.stub("pasta/pasta", "echo pasta 2025_05_03");
         fs::create_dir(bench.path("called")).expect("folder");
         for program in CALLED {
-            symlink(
-                Path::new("/bin").join(program),
-                bench.path("called").join(program),
-            )
-            .expect(program);
+            symlink(Path::new("/bin").join(program), bench.path("called").join(program))
+                .expect(program);
         }
         bench
     }
@@ -143,11 +135,7 @@ impl Bench {
             let _ = fs::remove_file(self.path("record").join(record));
         }
         let mut command = Command::new(launcher);
-        command
-            .args(words)
-            .env_clear()
-            .envs(variables)
-            .current_dir(self.path(""));
+        command.args(words).env_clear().envs(variables).current_dir(self.path(""));
         if nix::unistd::geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
@@ -170,10 +158,8 @@ impl Bench {
             ("XDG_RUNTIME_DIR".to_owned(), self.path("run").into()),
             ("PATH".to_owned(), self.search_path(&["slirp"])),
         ]);
-        variables.extend(
-            more.iter()
-                .map(|(name, value)| ((*name).to_owned(), OsString::from(value))),
-        );
+        variables
+            .extend(more.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
         variables
     }
 
@@ -184,24 +170,15 @@ impl Bench {
             panic!("{variables:?}: {}", String::from_utf8_lossy(&output.stderr))
         });
         let (flags, _) = self.split(&record.words);
-        flags
-            .iter()
-            .map(|word| word.to_str().expect("UTF-8").to_owned())
-            .collect()
+        flags.iter().map(|word| word.to_str().expect("UTF-8").to_owned()).collect()
     }
 
     /// The words before our own path, and the daemon's behind the stage's `--`.
     fn split<'a>(&self, words: &'a [OsString]) -> (&'a [OsString], &'a [OsString]) {
         let own = self.path("dockerd-rootless.sh").into_os_string();
-        let at = words
-            .iter()
-            .position(|word| *word == own)
-            .expect("our own path among the words");
-        let end = at
-            + words[at..]
-                .iter()
-                .position(|word| word == "--")
-                .expect("`--` behind the stage");
+        let at = words.iter().position(|word| *word == own).expect("our own path among the words");
+        let end =
+            at + words[at..].iter().position(|word| word == "--").expect("`--` behind the stage");
         (&words[..at], &words[end + 1..])
     }
 }
@@ -235,18 +212,11 @@ struct Text {
 
 impl Text {
     fn plain(value: &str) -> Self {
-        Self {
-            value: value.into(),
-            plain: true,
-        }
+        Self { value: value.into(), plain: true }
     }
 
     fn token(&self, place: &str) -> OsString {
-        if self.plain {
-            self.value.clone()
-        } else {
-            format!("token-of-{place}").into()
-        }
+        if self.plain { self.value.clone() } else { format!("token-of-{place}").into() }
     }
 }
 
@@ -261,10 +231,7 @@ fn odd_text() -> impl Strategy<Value = Text> {
         Just(b"\xff\xfe".to_vec()),
         proptest::collection::vec(1u8..=255, 1..16),
     ];
-    hostile.prop_map(|bytes| Text {
-        value: OsString::from_vec(bytes),
-        plain: false,
-    })
+    hostile.prop_map(|bytes| Text { value: OsString::from_vec(bytes), plain: false })
 }
 
 fn any_case() -> impl Strategy<Value = Case> {
@@ -279,17 +246,9 @@ fn any_case() -> impl Strategy<Value = Case> {
         1 => odd_text(),
     ];
     let flag = prop_oneof![
-        plain(&[
-            "--debug",
-            "--cidr=10.0.3.0/24",
-            "--pidns",
-            "-p=127.0.0.1:8080:80/tcp",
-            "--ipv6"
-        ]),
-        odd_text().prop_map(|text| Text {
-            value: assignment("--ifname=", &text.value),
-            plain: false
-        }),
+        plain(&["--debug", "--cidr=10.0.3.0/24", "--pidns", "-p=127.0.0.1:8080:80/tcp", "--ipv6"]),
+        odd_text()
+            .prop_map(|text| Text { value: assignment("--ifname=", &text.value), plain: false }),
     ];
     let word = prop_oneof![
         4 => plain(&["-D", "--experimental", "--data-root=/x", "-H", "fd://", "--", "install.sh", "--iptables=false"]),
@@ -307,9 +266,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             known_values(SCRIPT.state_dir, &["", "mine", "deep/my state"]),
         ),
         (proptest::option::of(net), proptest::option::of(port_driver)),
-        proptest::option::of(proptest::sample::select(vec![
-            "", "1500", "65520", "0", "9000",
-        ])),
+        proptest::option::of(proptest::sample::select(vec!["", "1500", "65520", "0", "9000"])),
         (
             proptest::option::of(proptest::sample::select(vec!["", "auto", "true", "false"])),
             proptest::option::of(proptest::sample::select(vec!["", "auto", "true", "false"])),
@@ -374,9 +331,7 @@ impl Case {
             () if self.has("vpnkit") => Some("vpnkit".into()),
             () => None,
         };
-        Self::stated(&self.net)
-            .map(|text| text.value.clone())
-            .or_else(found)
+        Self::stated(&self.net).map(|text| text.value.clone()).or_else(found)
     }
 
     /// What ours refuses and upstream leaves to rootlesskit (D9).
@@ -386,8 +341,7 @@ impl Case {
         };
         let port = Self::stated(&self.port_driver).map(|text| text.value.clone());
         let port_is = |names: &[&str]| {
-            port.as_ref()
-                .is_some_and(|port| names.iter().any(|name| port == name))
+            port.as_ref().is_some_and(|port| names.iter().any(|name| port == name))
         };
         match driver.to_str().unwrap_or_default() {
             "host" => true,
@@ -408,17 +362,12 @@ impl Case {
     /// The state directory that counts: the stated one, or the default that ours has as the newest upstream.
     fn state_dir(&self, bench: &Bench) -> PathBuf {
         let stated = self.state_dir.filter(|name| !name.is_empty());
-        bench
-            .path(self.runtime_dir)
-            .join(stated.unwrap_or("dockerd-rootless"))
+        bench.path(self.runtime_dir).join(stated.unwrap_or("dockerd-rootless"))
     }
 
     fn variables(&self, bench: &Bench, tokens: bool) -> Variables {
         let mut variables = bench.variables(&[]);
-        variables.insert(
-            "XDG_RUNTIME_DIR".into(),
-            bench.path(self.runtime_dir).into(),
-        );
+        variables.insert("XDG_RUNTIME_DIR".into(), bench.path(self.runtime_dir).into());
         variables.insert("PATH".into(), bench.search_path(&self.programs));
         variables.insert("UNRELATED".into(), "a *\nb".into());
         let mut set = |name: &str, value: OsString| {
@@ -426,14 +375,7 @@ impl Case {
         };
         for (name, text) in [("NET", &self.net), ("PORT_DRIVER", &self.port_driver)] {
             if let Some(text) = text {
-                set(
-                    name,
-                    if tokens {
-                        text.token(name)
-                    } else {
-                        text.value.clone()
-                    },
-                );
+                set(name, if tokens { text.token(name) } else { text.value.clone() });
             }
         }
         for (name, value) in [
@@ -456,15 +398,12 @@ impl Case {
         }
         if !self.flags.is_empty() {
             let words = self.flags.iter().enumerate();
-            let words: Vec<OsString> = words
-                .map(|(at, text)| {
-                    if tokens {
-                        text.token(&format!("flag-{at}"))
-                    } else {
-                        quoted(&text.value)
-                    }
-                })
-                .collect();
+            let words: Vec<OsString> =
+                words
+                    .map(|(at, text)| {
+                        if tokens { text.token(&format!("flag-{at}")) } else { quoted(&text.value) }
+                    })
+                    .collect();
             set("FLAGS", words.join(OsStr::new(" ")));
         }
         if self.leaked {
@@ -521,11 +460,9 @@ impl Case {
         let value = match text {
             "--net=token-of-NET" => replaced("--net=", &self.net),
             "--port-driver=token-of-PORT_DRIVER" => replaced("--port-driver=", &self.port_driver),
-            _ => text.strip_prefix("token-of-flag-").map(|at| {
-                self.flags[at.parse::<usize>().expect("a number")]
-                    .value
-                    .clone()
-            }),
+            _ => text
+                .strip_prefix("token-of-flag-")
+                .map(|at| self.flags[at.parse::<usize>().expect("a number")].value.clone()),
         };
         value.unwrap_or_else(|| word.to_owned())
     }
@@ -559,9 +496,7 @@ fn comparable(record: &Record, given: &Variables) -> BTreeMap<OsString, OsString
             && !was_empty
             && !name.starts_with("DOCKERD_ROOTLESS_ROOTLESSKIT_")
     });
-    variables
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
+    variables.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// PATH as ours extends it (D8).
@@ -606,10 +541,7 @@ fn a_thousand_launches_tell_rootlesskit_what_upstreams_script_tells_it() {
                     "{:?}: {told}",
                     output.status
                 );
-                prop_assert!(
-                    told.contains("error: ") && told.contains("hint: "),
-                    "{told}"
-                );
+                prop_assert!(told.contains("error: ") && told.contains("hint: "), "{told}");
                 return Ok(());
             }
             let ours = ours.ok_or_else(|| TestCaseError::fail(told))?;
@@ -630,10 +562,7 @@ fn a_thousand_launches_tell_rootlesskit_what_upstreams_script_tells_it() {
             // D10: the containers' MTU is the only word that is added.
             let added = &daemon[1..daemon.len() - words.len()];
             prop_assert!(
-                added
-                    .iter()
-                    .all(|word| word.as_bytes().starts_with(b"--mtu="))
-                    && added.len() < 2,
+                added.iter().all(|word| word.as_bytes().starts_with(b"--mtu=")) && added.len() < 2,
                 "{:?}",
                 added
             );
@@ -642,11 +571,7 @@ fn a_thousand_launches_tell_rootlesskit_what_upstreams_script_tells_it() {
                 comparable(&ours, &given),
                 with_sbin(comparable(&upstream, &given_upstream))
             );
-            prop_assert!(
-                !ours
-                    .variables
-                    .contains_key(OsStr::new("_DOCKERD_ROOTLESS_CHILD"))
-            );
+            prop_assert!(!ours.variables.contains_key(OsStr::new("_DOCKERD_ROOTLESS_CHILD")));
             compared.set(compared.get() + 1);
             Ok(())
         })
@@ -655,11 +580,7 @@ fn a_thousand_launches_tell_rootlesskit_what_upstreams_script_tells_it() {
         "{CASES} launches, {} of them compared word by word, the others refused",
         compared.get()
     );
-    assert!(
-        compared.get() > CASES / 4,
-        "only {} launches were compared",
-        compared.get()
-    );
+    assert!(compared.get() > CASES / 4, "only {} launches were compared", compared.get());
 }
 
 /// The flags that ours hands over with `variables`, as one line without the state directory.
@@ -834,21 +755,11 @@ fn variables_that_only_the_newest_upstream_knows() {
         ("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "pesto"),
     ]);
     pesto.insert("PATH".into(), bench.search_path(all));
-    assert!(
-        bench
-            .flags_of_ours(&pesto)
-            .contains(&"--port-driver=pesto".to_owned())
-    );
+    assert!(bench.flags_of_ours(&pesto).contains(&"--port-driver=pesto".to_owned()));
 
-    let (output, record) = bench.ours(
-        &bench.variables(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "yes")]),
-        &[],
-    );
-    assert_eq!(
-        (output.status.code(), record),
-        (Some(78), None),
-        "DETACH_NETNS=yes"
-    );
+    let (output, record) =
+        bench.ours(&bench.variables(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "yes")]), &[]);
+    assert_eq!((output.status.code(), record), (Some(78), None), "DETACH_NETNS=yes");
 }
 
 #[test]
@@ -856,20 +767,11 @@ fn dockerd_replaces_the_daemon() {
     let bench = Bench::new();
     bench.stub("other dir/my daemon", "exit 1");
     let daemon = bench.path("other dir/my daemon");
-    let (_, record) = bench.ours(
-        &bench.variables(&[("DOCKERD", daemon.to_str().unwrap())]),
-        &["-D".into()],
-    );
+    let (_, record) =
+        bench.ours(&bench.variables(&[("DOCKERD", daemon.to_str().unwrap())]), &["-D".into()]);
     let record = record.expect("rootlesskit is started");
     let (_, words) = bench.split(&record.words);
-    assert_eq!(
-        words,
-        [
-            daemon.as_os_str(),
-            OsStr::new("--mtu=65520"),
-            OsStr::new("-D")
-        ]
-    );
+    assert_eq!(words, [daemon.as_os_str(), OsStr::new("--mtu=65520"), OsStr::new("-D")]);
     let (output, record) = bench.ours(&bench.variables(&[("DOCKERD", "/nowhere/dockerd")]), &[]);
     assert_eq!((output.status.code(), record), (Some(127), None));
 }
@@ -882,17 +784,12 @@ fn a_word_of_the_setup_tool_gets_upstreams_hint() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), record), (Some(1), None), "{word}");
         assert!(
-            told.contains(&format!(
-                "did you mean `dockerd-rootless-setuptool.sh {word} --force`?"
-            )),
+            told.contains(&format!("did you mean `dockerd-rootless-setuptool.sh {word} --force`?")),
             "{told}"
         );
     }
     assert!(
-        bench
-            .ours(&bench.variables(&[]), &["--check".into()])
-            .1
-            .is_some(),
+        bench.ours(&bench.variables(&[]), &["--check".into()]).1.is_some(),
         "an option is dockerd's"
     );
 }
@@ -901,17 +798,10 @@ fn a_word_of_the_setup_tool_gets_upstreams_hint() {
 fn sandbox_seccomp_and_port_driver_have_upstreams_defaults_and_can_be_overridden() {
     let bench = Bench::new();
     let default = line(&bench, &[]);
-    assert!(
-        default.contains("--slirp4netns-sandbox=auto --slirp4netns-seccomp=auto"),
-        "{default}"
-    );
+    assert!(default.contains("--slirp4netns-sandbox=auto --slirp4netns-seccomp=auto"), "{default}");
     assert!(default.contains("--port-driver=builtin"), "{default}");
     for (name, value, word) in [
-        (
-            "SLIRP4NETNS_SANDBOX",
-            "false",
-            "--slirp4netns-sandbox=false",
-        ),
+        ("SLIRP4NETNS_SANDBOX", "false", "--slirp4netns-sandbox=false"),
         ("SLIRP4NETNS_SECCOMP", "true", "--slirp4netns-seccomp=true"),
         ("PORT_DRIVER", "slirp4netns", "--port-driver=slirp4netns"),
         ("MTU", "1400", "--mtu=1400"),
@@ -927,13 +817,7 @@ fn nothing_is_experimental_and_mounts_of_the_host_reach_inside() {
     let told = line(&bench, &[]);
     assert!(told.ends_with("--propagation=rslave"), "{told}");
     let (_, record) = bench.ours(&bench.variables(&[]), &[]);
-    assert!(
-        !record
-            .expect("started")
-            .words
-            .iter()
-            .any(|word| word == "--experimental")
-    );
+    assert!(!record.expect("started").words.iter().any(|word| word == "--experimental"));
 }
 
 #[test]
@@ -952,10 +836,7 @@ fn a_missing_network_driver_ends_in_a_failure() {
     variables.insert("PATH".into(), bench.search_path(&["old-slirp"]));
     let (output, record) = bench.ours(&variables, &[]);
     assert_eq!((output.status.code(), record), (Some(4), None));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("older than 0.4.0"),
-        "{output:?}"
-    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("older than 0.4.0"), "{output:?}");
 }
 
 #[test]
@@ -970,15 +851,9 @@ fn values_that_would_be_parsed_again_are_refused() {
         ("FLAGS", "--debug evil"),
         ("FLAGS", "'unclosed"),
     ] {
-        let (output, record) = bench.ours(
-            &bench.variables(&[(&format!("{PREFIX}{name}"), value)]),
-            &[],
-        );
-        assert_eq!(
-            (output.status.code(), record),
-            (Some(78), None),
-            "{name}={value}"
-        );
+        let (output, record) =
+            bench.ours(&bench.variables(&[(&format!("{PREFIX}{name}"), value)]), &[]);
+        assert_eq!((output.status.code(), record), (Some(78), None), "{name}={value}");
     }
 }
 
@@ -994,8 +869,5 @@ fn what_is_too_long_for_the_kernel_is_named_as_such() {
     let (output, record) = bench.ours(&variables, &words);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), record), (Some(126), None), "{told}");
-    assert!(
-        told.contains("hint: an argument or a variable is too long"),
-        "{told}"
-    );
+    assert!(told.contains("hint: an argument or a variable is too long"), "{told}");
 }

@@ -43,9 +43,8 @@ fn status_command(user: &TestUser, words: &str) -> Command {
 
 /// What `status --format json` says, and its exit code.
 fn status(user: &TestUser) -> (Option<i32>, Value) {
-    let Output { status, stdout, .. } = status_command(user, "--format json")
-        .output()
-        .expect("run status");
+    let Output { status, stdout, .. } =
+        status_command(user, "--format json").output().expect("run status");
     let told = serde_json::from_slice(&stdout)
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&stdout)));
     (status.code(), told)
@@ -63,9 +62,7 @@ fn pid_of(status: &Value, who: &str) -> Option<i32> {
 
 /// Kills the daemon and returns when it is gone; the supervisor may be about to start another.
 fn kill_dockerd(user: &TestUser) -> i32 {
-    let dockerd = wait::until("status names dockerd", || {
-        pid_of(&status(user).1, "dockerd")
-    });
+    let dockerd = wait::until("status names dockerd", || pid_of(&status(user).1, "dockerd"));
     kill(Pid::from_raw(dockerd), Signal::SIGKILL).expect("it is there");
     let processes = || process::list(user.uid, &user.subordinate);
     wait::until("SIGKILL ends it", || {
@@ -89,9 +86,7 @@ fn wait_known(user: &TestUser) -> Value {
         let watched = watched_by(pid_of(status, "supervisor")?);
         pid_of(status, "containerd")?;
         let pids = ["dockerd", "keeper", "helper"].map(|who| pid_of(status, who));
-        pids.into_iter()
-            .all(|pid| pid.is_some_and(|pid| watched.contains(&pid)))
-            .then_some(())
+        pids.into_iter().all(|pid| pid.is_some_and(|pid| watched.contains(&pid))).then_some(())
     };
     wait_status(user, "all is known and watched", |status| {
         watched(status).is_some() && !status["dockerd_version"].is_null()

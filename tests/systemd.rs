@@ -27,10 +27,7 @@ fn the_first_request_on_the_socket_starts_the_daemon_and_is_answered() {
             ),
         );
         manager.systemctl(&["start", "docker.socket"]);
-        assert_eq!(
-            manager.property("docker.service", "ActiveState"),
-            "inactive"
-        );
+        assert_eq!(manager.property("docker.service", "ActiveState"), "inactive");
 
         let answer = http::get_unix(&docker.socket(), "/_ping")
             .unwrap_or_else(|e| panic!("`{arguments}`: {e}"));

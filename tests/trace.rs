@@ -28,18 +28,13 @@ impl Told {
     fn check(&self, name: &str) -> Value {
         let report = self.json();
         let checks = report["checks"].as_array().expect("checks").iter();
-        let found = checks
-            .filter(|check| check["name"] == name)
-            .collect::<Vec<_>>();
+        let found = checks.filter(|check| check["name"] == name).collect::<Vec<_>>();
         assert_eq!(found.len(), 1, "{name}: {self:?}");
         found[0].clone()
     }
 
     fn status(&self, name: &str) -> String {
-        self.check(name)["status"]
-            .as_str()
-            .expect("a status")
-            .to_owned()
+        self.check(name)["status"].as_str().expect("a status").to_owned()
     }
 
     /// The names of the checks with this status.

@@ -87,18 +87,11 @@ struct Problem {
 
 impl Problem {
     fn fatal(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self {
-            fatal: true,
-            what: what.into(),
-            why: why.into(),
-        }
+        Self { fatal: true, what: what.into(), why: why.into() }
     }
 
     fn drawback(what: impl Into<String>, why: impl Into<String>) -> Self {
-        Self {
-            fatal: false,
-            ..Self::fatal(what, why)
-        }
+        Self { fatal: false, ..Self::fatal(what, why) }
     }
 }
 
@@ -140,11 +133,9 @@ fn not_json(path: &Path, text: &str, reason: &str) -> Finding {
             let file = quoted(path);
             let (new, backup) = (beside(path, ".new"), beside(path, ".bak"));
             // Written through, so that a link stays a link.
-            finding
-                .user(format!("[ -e {backup} ] || cp -p {file} {backup}"))
-                .user(format!(
-                    "LC_ALL=C sed -e '{script}' {file} >{new} && cat {new} >{file} && rm {new}"
-                ))
+            finding.user(format!("[ -e {backup} ] || cp -p {file} {backup}")).user(format!(
+                "LC_ALL=C sed -e '{script}' {file} >{new} && cat {new} >{file} && rm {new}"
+            ))
         }
         None => finding,
     }
@@ -193,9 +184,7 @@ fn sed_script(text: &str, commas: &[usize]) -> Option<String> {
             })
         })
         .collect();
-    steps
-        .filter(|steps| !steps.is_empty())
-        .map(|steps| steps.join("; "))
+    steps.filter(|steps| !steps.is_empty()).map(|steps| steps.join("; "))
 }
 
 /// What is wrong with a file that is understood.
@@ -230,10 +219,9 @@ fn judge(evidence: &Evidence<'_>, path: &Path, object: &Map<String, Value>) -> F
         true => Finding::fail(summary),
         false => Finding::warn(summary),
     };
-    rest.into_iter()
-        .fold(finding.because(worst.why), |finding, problem| {
-            finding.because(format!("{}: {}", problem.what, problem.why))
-        })
+    rest.into_iter().fold(finding.because(worst.why), |finding, problem| {
+        finding.because(format!("{}: {}", problem.what, problem.why))
+    })
 }
 
 /// The options as dockerd counts them.
@@ -251,10 +239,7 @@ fn options(object: &Map<String, Value>) -> Vec<&str> {
 }
 
 fn flag_of(key: &str) -> &str {
-    RENAMED
-        .iter()
-        .find(|(renamed, _)| *renamed == key)
-        .map_or(key, |(_, flag)| flag)
+    RENAMED.iter().find(|(renamed, _)| *renamed == key).map_or(key, |(_, flag)| flag)
 }
 
 /// Options that this dockerd does not have, by its own help.
@@ -265,9 +250,7 @@ fn unknown(evidence: &Evidence<'_>, options: &[&str]) -> Option<Problem> {
         .filter(|key| !NOT_IN_HELP.contains(key) && !dockerd.has_flag(flag_of(key)))
         .map(|key| format!("`{key}`"))
         .collect();
-    let version = dockerd
-        .version
-        .map_or_else(String::new, |version| format!(" {version}"));
+    let version = dockerd.version.map_or_else(String::new, |version| format!(" {version}"));
     (!unknown.is_empty()).then(|| {
         Problem::fatal(
             format!("this dockerd{version} has no option {}", unknown.join(", ")),
@@ -314,9 +297,7 @@ fn turned_to_root(object: &Map<String, Value>) -> Option<Problem> {
 /// moby's `verifyDaemonSettings`.
 fn cgroup_driver(evidence: &Evidence<'_>, object: &Map<String, Value>) -> Option<Problem> {
     let options = object.get("exec-opts")?.as_array()?;
-    let asked = options
-        .iter()
-        .any(|option| option == "native.cgroupdriver=systemd");
+    let asked = options.iter().any(|option| option == "native.cgroupdriver=systemd");
     (asked && evidence.survey.cgroup.version == Some(1)).then(|| {
         Problem::fatal(
             "`exec-opts` asks for the cgroup driver `systemd` on cgroup v1",
@@ -431,23 +412,11 @@ mod tests {
     #[test]
     fn what_dockerd_refuses_fails() {
         for (text, summary) in [
-            (
-                r#"{"bogus": 1, "mtu": 1400}"#,
-                "this dockerd 29.5.0 has no option `bogus`",
-            ),
-            (
-                r#"{"proxies": {"htp-proxy": "x"}}"#,
-                "has no option `htp-proxy`",
-            ),
-            (
-                r#"{"log-opt": {"max-size": "1m"}}"#,
-                "has no option `max-size`",
-            ),
+            (r#"{"bogus": 1, "mtu": 1400}"#, "this dockerd 29.5.0 has no option `bogus`"),
+            (r#"{"proxies": {"htp-proxy": "x"}}"#, "has no option `htp-proxy`"),
+            (r#"{"log-opt": {"max-size": "1m"}}"#, "has no option `max-size`"),
             (r#"{"rootless": false}"#, "`rootless` is false"),
-            (
-                r#"{"icc": false, "iptables": false}"#,
-                "`icc` and `iptables` are both false",
-            ),
+            (r#"{"icc": false, "iptables": false}"#, "`icc` and `iptables` are both false"),
         ] {
             let finding = daemon_config(&with(text).evidence());
             assert_eq!(finding.status, Status::Fail, "{text}");
@@ -466,11 +435,7 @@ mod tests {
             (r#"{"mtu": 1400}"#, "--mtu=1400", Some("`mtu` also")),
             (r#"{"hosts": ["fd://"]}"#, "-Hfd://", Some("`hosts` also")),
             (r#"{"debug": true}"#, "-D", Some("`debug` also")),
-            (
-                r#"{"exec-opts": []}"#,
-                "--exec-opt=x",
-                Some("`exec-opts` also"),
-            ),
+            (r#"{"exec-opts": []}"#, "--exec-opt=x", Some("`exec-opts` also")),
             (r#"{"runtimes": {}}"#, "--add-runtime=x", None),
             (r#"{"mtu": 1400}"#, "--debug", None),
         ];
@@ -483,16 +448,8 @@ mod tests {
             }
             let finding = daemon_config(&sample.evidence());
             let expected = summary.map_or(Status::Ok, |_| Status::Fail);
-            assert_eq!(
-                finding.status, expected,
-                "{text} {word}: {}",
-                finding.summary
-            );
-            assert!(
-                finding.summary.contains(summary.unwrap_or_default()),
-                "{}",
-                finding.summary
-            );
+            assert_eq!(finding.status, expected, "{text} {word}: {}", finding.summary);
+            assert!(finding.summary.contains(summary.unwrap_or_default()), "{}", finding.summary);
         }
     }
 
@@ -525,13 +482,7 @@ mod tests {
 
     #[test]
     fn other_faults_of_json_get_no_command() {
-        for text in [
-            "{",
-            "[1]",
-            r#"{"a": 1,, }"#,
-            r#"{"a": 1, "b" 2, }"#,
-            "{'a': 1}",
-        ] {
+        for text in ["{", "[1]", r#"{"a": 1,, }"#, r#"{"a": 1, "b" 2, }"#, "{'a': 1}"] {
             let finding = daemon_config(&with(text).evidence());
             assert_eq!(finding.status, Status::Fail, "{text}");
             assert_eq!(finding.fix, Default::default(), "{text}");
@@ -561,10 +512,8 @@ mod tests {
             assert_eq!(finding.status, Status::Fail, "{text}");
             for time in ["once", "twice"] {
                 let script = finding.fix.user.join("\n");
-                let run = std::process::Command::new("sh")
-                    .args(["-euc", &script])
-                    .status()
-                    .expect("sh");
+                let run =
+                    std::process::Command::new("sh").args(["-euc", &script]).status().expect("sh");
                 assert!(run.success(), "{script}");
                 let now = std::fs::read_to_string(&file).expect("read");
                 assert_eq!(now, mended, "{time}: {script}");

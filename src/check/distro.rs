@@ -90,9 +90,7 @@ pub fn set_sysctl(finding: Finding, release: &Release, name: &str, value: &str) 
     // behind `99-sysctl.conf` and what hardening guides write. One file for each name, so that no
     // command undoes another one; `sysctl -p FILE` sets nothing else.
     let file = format!("/etc/sysctl.d/99-zz-{name}.conf");
-    finding
-        .root(write_file(&file, &format!("{name} = {value}")))
-        .root(format!("sysctl -p {file}"))
+    finding.root(write_file(&file, &format!("{name} = {value}"))).root(format!("sysctl -p {file}"))
 }
 
 /// `finding` with the commands that load kernel modules now and at each start.
@@ -297,33 +295,13 @@ mod tests {
     fn every_system_has_its_manager_and_its_names() {
         use Package::*;
         let cases = [
-            (
-                "ID=debian\nVERSION_ID=12",
-                DockerCli,
-                Some("apt-get install -y docker.io"),
-            ),
-            (
-                "ID=debian\nVERSION_ID=13",
-                DockerCli,
-                Some("apt-get install -y docker-cli"),
-            ),
-            (
-                "ID=debian",
-                DockerCli,
-                Some("apt-get install -y docker-cli"),
-            ),
+            ("ID=debian\nVERSION_ID=12", DockerCli, Some("apt-get install -y docker.io")),
+            ("ID=debian\nVERSION_ID=13", DockerCli, Some("apt-get install -y docker-cli")),
+            ("ID=debian", DockerCli, Some("apt-get install -y docker-cli")),
             ("ID=debian\nVERSION_ID=10", Rootlesskit, None),
-            (
-                "ID=debian\nVERSION_ID=11",
-                Rootlesskit,
-                Some("apt-get install -y rootlesskit"),
-            ),
+            ("ID=debian\nVERSION_ID=11", Rootlesskit, Some("apt-get install -y rootlesskit")),
             ("ID=debian\nVERSION_ID=11", Passt, None),
-            (
-                "ID=debian\nVERSION_ID=12",
-                Passt,
-                Some("apt-get install -y passt"),
-            ),
+            ("ID=debian\nVERSION_ID=12", Passt, Some("apt-get install -y passt")),
             ("ID=ubuntu\nID_LIKE=debian\nVERSION_ID=22.04", Passt, None),
             (
                 "ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04",
@@ -345,60 +323,32 @@ mod tests {
                 Uidmap,
                 Some("yum install -y shadow-utils"),
             ),
-            (
-                "ID=rhel\nID_LIKE=fedora\nVERSION_ID=8.10",
-                Iptables,
-                Some("dnf install -y iptables"),
-            ),
+            ("ID=rhel\nID_LIKE=fedora\nVERSION_ID=8.10", Iptables, Some("dnf install -y iptables")),
             (
                 "ID=rocky\nID_LIKE='rhel centos fedora'\nVERSION_ID=9.4",
                 Iptables,
                 Some("dnf install -y iptables-nft"),
             ),
-            (
-                "ID=ol\nID_LIKE=fedora\nVERSION_ID=9.4",
-                Passt,
-                Some("dnf install -y passt"),
-            ),
+            ("ID=ol\nID_LIKE=fedora\nVERSION_ID=9.4", Passt, Some("dnf install -y passt")),
             ("ID=rhel\nVERSION_ID=8.10", Passt, None),
             ("ID=rhel\nVERSION_ID=10.0", Dockerd, None),
-            (
-                "ID=amzn\nID_LIKE='centos rhel fedora'\nVERSION_ID=2",
-                Uidmap,
-                None,
-            ),
+            ("ID=amzn\nID_LIKE='centos rhel fedora'\nVERSION_ID=2", Uidmap, None),
             (
                 "ID=fedora\nVERSION_ID=43",
                 Rootlesskit,
                 Some("dnf install -y moby-engine-rootless-extras"),
             ),
             ("ID=fedora\nVERSION_ID=31", Rootlesskit, None),
-            (
-                "ID=fedora\nVERSION_ID=43",
-                Iptables,
-                Some("dnf install -y iptables-nft"),
-            ),
+            ("ID=fedora\nVERSION_ID=43", Iptables, Some("dnf install -y iptables-nft")),
             (
                 "ID=opensuse-leap\nID_LIKE='suse opensuse'\nVERSION_ID=15.5",
                 Uidmap,
                 Some("zypper --non-interactive install shadow"),
             ),
-            (
-                "ID=opensuse-leap\nID_LIKE='suse opensuse'\nVERSION_ID=15.5",
-                Passt,
-                None,
-            ),
+            ("ID=opensuse-leap\nID_LIKE='suse opensuse'\nVERSION_ID=15.5", Passt, None),
             ("ID=opensuse-microos\nID_LIKE='suse opensuse'", Uidmap, None),
-            (
-                "ID=manjaro\nID_LIKE=arch",
-                Iptables,
-                Some("pacman -S --needed --noconfirm iptables"),
-            ),
-            (
-                "ID=alpine\nVERSION_ID=3.23.0",
-                Uidmap,
-                Some("apk add shadow-uidmap"),
-            ),
+            ("ID=manjaro\nID_LIKE=arch", Iptables, Some("pacman -S --needed --noconfirm iptables")),
+            ("ID=alpine\nVERSION_ID=3.23.0", Uidmap, Some("apk add shadow-uidmap")),
             ("ID=alpine\nVERSION_ID=3.23.0", UserBus, None),
             ("ID=nixos\nVERSION_ID=25.05", Uidmap, None),
             ("ID=gentoo", Uidmap, None),
@@ -414,10 +364,7 @@ mod tests {
 
     #[test]
     fn without_a_command_there_is_a_reason() {
-        for (text, reason) in [
-            ("ID=nixos", "/run/wrappers/bin"),
-            ("ID=gentoo", "shadow-utils"),
-        ] {
+        for (text, reason) in [("ID=nixos", "/run/wrappers/bin"), ("ID=gentoo", "shadow-utils")] {
             let finding = install_for(Finding::fail("x"), &release(text), Package::Uidmap);
             assert!(finding.fix.root.is_empty());
             assert!(finding.reasons[0].contains(reason), "{:?}", finding.reasons);

@@ -17,71 +17,31 @@ const SAID: usize = 480;
 /// checks that look into it. From the sources of rootlesskit (`pkg/parent`, `pkg/network`) and
 /// slirp4netns (`sandbox.c`).
 const MEANINGS: &[(&str, &str, &[&str])] = &[
-    (
-        "newuidmap",
-        "the user ids could not be mapped",
-        &["newuidmap", "subuid"],
-    ),
-    (
-        "newgidmap",
-        "the group ids could not be mapped",
-        &["newgidmap", "subgid"],
-    ),
-    (
-        "no subuid",
-        "there are no subordinate user ids",
-        &["subuid"],
-    ),
-    (
-        "no subgid",
-        "there are no subordinate group ids",
-        &["subgid"],
-    ),
+    ("newuidmap", "the user ids could not be mapped", &["newuidmap", "subuid"]),
+    ("newgidmap", "the group ids could not be mapped", &["newgidmap", "subgid"]),
+    ("no subuid", "there are no subordinate user ids", &["subuid"]),
+    ("no subgid", "there are no subordinate group ids", &["subgid"]),
     (
         "subuid/gid parsing",
         "a line of the subordinate ids is not understood",
         &["subuid", "subgid"],
     ),
-    (
-        "open /etc/subuid",
-        "there are no subordinate user ids",
-        &["subuid"],
-    ),
-    (
-        "open /etc/subgid",
-        "there are no subordinate group ids",
-        &["subgid"],
-    ),
+    ("open /etc/subuid", "there are no subordinate user ids", &["subuid"]),
+    ("open /etc/subgid", "there are no subordinate group ids", &["subgid"]),
     (
         "fork/exec",
         "the user namespace could not be made",
         &["user-namespaces", "user-namespace-quota"],
     ),
-    (
-        "/dev/net/tun",
-        "the network driver could not open the tun device",
-        &["tun-device"],
-    ),
+    ("/dev/net/tun", "the network driver could not open the tun device", &["tun-device"]),
     (
         "failed to setup network",
         "the network driver did not start",
         &["network-driver", "tun-device"],
     ),
-    (
-        "setting up tap",
-        "the network interface could not be made",
-        &["tun-device"],
-    ),
-    (
-        "slirp4netns failed",
-        "the network driver ended at once",
-        &["network-driver", "tun-device"],
-    ),
-    (
-        "pasta failed",
-        "the network driver ended at once",
-        &["network-driver", "tun-device"],
-    ),
+    ("setting up tap", "the network interface could not be made", &["tun-device"]),
+    ("slirp4netns failed", "the network driver ended at once", &["network-driver", "tun-device"]),
+    ("pasta failed", "the network driver ended at once", &["network-driver", "tun-device"]),
     (
         "flag provided but not defined",
         "this rootlesskit does not know a flag that it is given, and \
@@ -93,11 +53,7 @@ const MEANINGS: &[(&str, &str, &[&str])] = &[
         "rootless Docker runs already, with the same state directory",
         &["state-dir"],
     ),
-    (
-        "bind: invalid argument",
-        "a socket's path is too long",
-        &["socket-path"],
-    ),
+    ("bind: invalid argument", "a socket's path is too long", &["socket-path"]),
     (
         "no space left on device",
         "a quota or a file system is full",
@@ -112,9 +68,7 @@ const MEANINGS: &[(&str, &str, &[&str])] = &[
 
 /// `rootlesskit`: there, and able to run a command in namespaces as the plan has them.
 pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
-    let Evidence {
-        settings, trials, ..
-    } = evidence;
+    let Evidence { settings, trials, .. } = evidence;
     let (path, answer) = match &evidence.host.tools.rootlesskit {
         Tool::Found { path, answer } => (path.display(), answer),
         other => {
@@ -143,13 +97,7 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
 }
 
 /// The checks whose failures are refusals of a launch: nothing is tried then.
-const REFUSALS: [&str; 5] = [
-    "runtime-dir",
-    "home",
-    "network-driver",
-    "port-driver",
-    "socket-path",
-];
+const REFUSALS: [&str; 5] = ["runtime-dir", "home", "network-driver", "port-driver", "socket-path"];
 
 /// A trial that was not made: the check that fails says why.
 fn not_tried(evidence: &Evidence<'_>, what: &str, why: &str) -> Finding {
@@ -164,11 +112,8 @@ fn not_tried(evidence: &Evidence<'_>, what: &str, why: &str) -> Finding {
 fn fails(evidence: &Evidence<'_>, what: &str, text: &str) -> Finding {
     let lower = text.to_lowercase();
     let meanings = MEANINGS.iter().filter(|(part, ..)| lower.contains(part));
-    let mut checks: Vec<&str> = meanings
-        .clone()
-        .flat_map(|(.., checks)| *checks)
-        .copied()
-        .collect();
+    let mut checks: Vec<&str> =
+        meanings.clone().flat_map(|(.., checks)| *checks).copied().collect();
     checks.sort_unstable();
     checks.dedup();
     let culprits = failing(evidence, &checks);
@@ -182,9 +127,8 @@ fn fails(evidence: &Evidence<'_>, what: &str, text: &str) -> Finding {
     if said != gist {
         finding = finding.because(format!("it said: {said}"));
     }
-    let mut meanings: Vec<String> = meanings
-        .map(|(_, meaning, checks)| format!("{meaning}: {}", see(checks)))
-        .collect();
+    let mut meanings: Vec<String> =
+        meanings.map(|(_, meaning, checks)| format!("{meaning}: {}", see(checks))).collect();
     meanings.dedup();
     meanings.into_iter().fold(finding, Finding::because)
 }
@@ -204,8 +148,7 @@ pub(super) fn gist(text: &str) -> String {
     };
     let told = parts.iter().find(is_parents).or(parts.last());
     let told = told.map_or("no word of why", |part| {
-        part.split_once("] error: ")
-            .map_or(*part, |(_, error)| error)
+        part.split_once("] error: ").map_or(*part, |(_, error)| error)
     });
     let told = told.split(" (it ended with").next().unwrap_or(told);
     cut(&without_values(told), GIST)
@@ -235,18 +178,10 @@ fn without_values(text: &str) -> String {
 /// `dockerd`: there, and known.
 pub fn dockerd(evidence: &Evidence<'_>) -> Finding {
     match &evidence.host.tools.dockerd {
-        Tool::Found {
-            path,
-            answer: Answer::Known(facts),
-        } => Finding::ok(format!(
-            "dockerd{} at `{}`",
-            shown(facts.version),
-            path.display()
-        )),
-        Tool::Found {
-            path,
-            answer: Answer::Unknown(reason),
-        } => Finding::skip(format!(
+        Tool::Found { path, answer: Answer::Known(facts) } => {
+            Finding::ok(format!("dockerd{} at `{}`", shown(facts.version), path.display()))
+        }
+        Tool::Found { path, answer: Answer::Unknown(reason) } => Finding::skip(format!(
             "`{}` is there, and does not tell what it can do: {reason}",
             path.display()
         )),
@@ -267,11 +202,7 @@ fn not_there<T>(
     let settings = evidence.settings;
     let (program, key, origin) = match package {
         Package::Dockerd => ("dockerd", "daemon.binary", &settings.daemon_binary.origin),
-        _ => (
-            "rootlesskit",
-            "rootlesskit.binary",
-            &settings.rootlesskit_binary.origin,
-        ),
+        _ => ("rootlesskit", "rootlesskit.binary", &settings.rootlesskit_binary.origin),
     };
     if let Tool::NotExecutable(path) = tool {
         let finding = Finding::fail(format!("`{}` cannot be executed", path.display()))
@@ -339,36 +270,22 @@ pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
 
 /// Whether rootlesskit's error is that of its network driver.
 fn blames_network(text: &str) -> bool {
-    [
-        "failed to setup network",
-        "slirp4netns failed",
-        "pasta failed",
-        "create_sandbox failed",
-    ]
-    .iter()
-    .any(|part| text.contains(part))
+    ["failed to setup network", "slirp4netns failed", "pasta failed", "create_sandbox failed"]
+        .iter()
+        .any(|part| text.contains(part))
 }
 
 /// A failed run, explained by what the driver said and by versions that are known to be bad.
 fn network_failure(evidence: &Evidence<'_>, driver: &NetworkDriver, text: &str) -> Finding {
-    let Evidence {
-        settings,
-        host,
-        survey,
-        trials,
-        ..
-    } = evidence;
+    let Evidence { settings, host, survey, trials, .. } = evidence;
     let word = driver.word().display().to_string();
     if trials.tun.failure().is_some() && needs_tun(driver) == Some(true) {
         return Finding::skip(format!(
             "network driver `{word}` cannot start without `/dev/net/tun`: see `tun-device`"
         ));
     }
-    let finding = Finding::fail(format!(
-        "network driver `{word}` does not start: {}",
-        gist(text)
-    ))
-    .because(format!("rootlesskit said: {}", cut(text, SAID)));
+    let finding = Finding::fail(format!("network driver `{word}` does not start: {}", gist(text)))
+        .because(format!("rootlesskit said: {}", cut(text, SAID)));
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     match driver {
         NetworkDriver::Slirp4netns => {
@@ -429,37 +346,24 @@ fn network_failure(evidence: &Evidence<'_>, driver: &NetworkDriver, text: &str) 
 /// Advises slirp4netns, if it is there and rootlesskit knows it.
 fn instead_of_pasta(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let tools = &evidence.host.tools;
-    let usable = tools
-        .slirp4netns
-        .known()
-        .is_some_and(|facts| facts.netns_type)
-        && tools.rootlesskit.known().is_some_and(|facts| {
-            facts
-                .network_drivers
-                .iter()
-                .any(|name| name == "slirp4netns")
-        })
+    let usable = tools.slirp4netns.known().is_some_and(|facts| facts.netns_type)
+        && tools
+            .rootlesskit
+            .known()
+            .is_some_and(|facts| facts.network_drivers.iter().any(|name| name == "slirp4netns"))
         && flags(evidence).value("net").is_none();
     if !usable {
         return package_of(evidence, finding, Package::Slirp4netns)
             .because("slirp4netns is taken before pasta where it is installed");
     }
     let settings = evidence.settings;
-    let finding = set(
-        finding,
-        &settings.network_driver.origin,
-        "network.driver",
-        "slirp4netns",
-    );
+    let finding = set(finding, &settings.network_driver.origin, "network.driver", "slirp4netns");
     // `implicit` and `pesto` are pasta's and would be refused.
     match settings.port_driver.value {
         Choice::Auto => finding,
-        Choice::Fixed(_) => set(
-            finding,
-            &settings.port_driver.origin,
-            "network.port-driver",
-            "auto",
-        ),
+        Choice::Fixed(_) => {
+            set(finding, &settings.port_driver.origin, "network.port-driver", "auto")
+        }
     }
 }
 
@@ -614,9 +518,7 @@ fn dockerd_in(tools: &Tools, first: Version, mended: Version) -> bool {
 fn pasta_date(tools: &Tools) -> Option<u32> {
     let version = tools.pasta_version.as_deref()?.replace('_', "");
     let mut runs = version.split(|c: char| !c.is_ascii_digit());
-    runs.find(|run| run.len() == 8 && run.starts_with("20"))?
-        .parse()
-        .ok()
+    runs.find(|run| run.len() == 8 && run.starts_with("20"))?.parse().ok()
 }
 
 /// `port-driver`: goes with the network driver, and these versions publish ports with it.
@@ -629,9 +531,7 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
     // Its default follows the network driver, and goes with it.
     if settings.port_driver.value == Choice::Auto
         && flags.value("port-driver").is_none()
-        && network
-            .refuse_network(settings, &host.tools, &flags)
-            .is_err()
+        && network.refuse_network(settings, &host.tools, &flags).is_err()
     {
         return Finding::skip("it follows a network driver that is refused: see `network-driver`");
     }
@@ -640,29 +540,19 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
         if flags.value("port-driver").is_some() || flags.value("net").is_some() {
             return finding.because("rootlesskit.flags name a driver, and they count last");
         }
-        return set(
-            finding,
-            &settings.port_driver.origin,
-            "network.port-driver",
-            "auto",
-        );
+        return set(finding, &settings.port_driver.origin, "network.port-driver", "auto");
     }
-    let (net, port) = (
-        network.effective.driver.word().display(),
-        network.effective.port_driver.word().display(),
-    );
+    let (net, port) =
+        (network.effective.driver.word().display(), network.effective.port_driver.word().display());
     let what = format!("port driver `{port}` with network driver `{net}`");
-    let Some(bad) = REGRESSIONS
-        .iter()
-        .find(|regression| (regression.applies)(&host.tools, &network))
+    let Some(bad) =
+        REGRESSIONS.iter().find(|regression| (regression.applies)(&host.tools, &network))
     else {
         return Finding::ok(what);
     };
     let finding = match bad.total {
         true => Finding::fail(format!("{what} publishes no ports with these versions")),
-        false => Finding::warn(format!(
-            "{what} does not publish all ports with these versions"
-        )),
+        false => Finding::warn(format!("{what} does not publish all ports with these versions")),
     };
     let finding = finding.because(bad.what);
     match bad.mend {
@@ -703,17 +593,12 @@ pub(super) fn set(finding: Finding, origin: &Origin, key: &str, value: &str) -> 
             ))
             .user(format!("unset {name}")),
         Origin::CommandLine => {
-            return finding.because(format!(
-                "`--set` sets it: say `--set {key}={}`",
-                value.display()
-            ));
+            return finding
+                .because(format!("`--set` sets it: say `--set {key}={}`", value.display()));
         }
         Origin::Default | Origin::File(..) => finding,
     };
-    finding.user(format!(
-        "dockerd-rootless config set {key} {}",
-        value.display()
-    ))
+    finding.user(format!("dockerd-rootless config set {key} {}", value.display()))
 }
 
 /// The refusal of a launch, as a finding.
@@ -731,12 +616,7 @@ fn refused_setting(
     let settings = evidence.settings;
     let message = error.to_string();
     let (key, origin, value, flag) = if message.contains("detach-netns`") {
-        (
-            "network.detach-netns",
-            &settings.detach_netns.origin,
-            "auto",
-            "detach-netns",
-        )
+        ("network.detach-netns", &settings.detach_netns.origin, "auto", "detach-netns")
     } else if message.contains("slirp4netns-sandbox") {
         (
             "network.slirp4netns-sandbox",
@@ -781,17 +661,11 @@ mod tests {
     }
 
     fn with(variables: &[(&str, &str)]) -> Sample {
-        Sample {
-            settings: settings(variables),
-            ..Sample::healthy()
-        }
+        Sample { settings: settings(variables), ..Sample::healthy() }
     }
 
     fn rootlesskit_of(sample: &mut Sample) -> &mut RootlesskitFacts {
-        let Tool::Found {
-            answer: Answer::Known(facts),
-            ..
-        } = &mut sample.host.tools.rootlesskit
+        let Tool::Found { answer: Answer::Known(facts), .. } = &mut sample.host.tools.rootlesskit
         else {
             panic!("the sample has a rootlesskit");
         };
@@ -801,10 +675,7 @@ mod tests {
     fn set_dockerd(sample: &mut Sample, version: Version) {
         sample.host.tools.dockerd = Tool::Found {
             path: "/usr/bin/dockerd".into(),
-            answer: Answer::Known(DockerdFacts {
-                version: Some(version),
-                flags: Vec::new(),
-            }),
+            answer: Answer::Known(DockerdFacts { version: Some(version), flags: Vec::new() }),
         };
     }
 
@@ -830,24 +701,12 @@ mod tests {
                 rootlesskit(&evidence),
                 "rootlesskit 1.1.0 at `/usr/bin/rootlesskit` runs a command in its namespaces",
             ),
-            (
-                dockerd(&evidence),
-                "dockerd 20.10.24 at `/usr/sbin/dockerd`",
-            ),
-            (
-                network_driver(&evidence),
-                "network driver `slirp4netns` starts",
-            ),
+            (dockerd(&evidence), "dockerd 20.10.24 at `/usr/sbin/dockerd`"),
+            (network_driver(&evidence), "network driver `slirp4netns` starts"),
             (tun_device(&evidence), "`/dev/net/tun` opens"),
-            (
-                port_driver(&evidence),
-                "port driver `builtin` with network driver `slirp4netns`",
-            ),
+            (port_driver(&evidence), "port driver `builtin` with network driver `slirp4netns`"),
         ] {
-            assert_eq!(
-                (finding.status, finding.summary.as_str()),
-                (Status::Ok, summary)
-            );
+            assert_eq!((finding.status, finding.summary.as_str()), (Status::Ok, summary));
             assert_eq!(finding.fix, Default::default(), "{summary}");
         }
     }
@@ -873,10 +732,7 @@ mod tests {
         assert_eq!(finding.summary, "the program `/opt/dockerd` does not exist");
         assert_eq!(
             finding.fix.user,
-            [
-                "unset DOCKERD",
-                "dockerd-rootless config set daemon.binary dockerd"
-            ]
+            ["unset DOCKERD", "dockerd-rootless config set daemon.binary dockerd"]
         );
         sample.host.tools.rootlesskit = Tool::NotExecutable("/opt/rk".into());
         let finding = rootlesskit(&sample.evidence());
@@ -895,11 +751,7 @@ mod tests {
         };
         let finding = dockerd(&sample.evidence());
         assert_eq!(finding.status, Status::Skip);
-        assert!(
-            finding
-                .summary
-                .ends_with("it is a script, which is not asked")
-        );
+        assert!(finding.summary.ends_with("it is a script, which is not asked"));
         sample.trials.tun = Outcome::NotTried("x".to_owned());
         assert_eq!(tun_device(&sample.evidence()).status, Status::Skip);
     }
@@ -915,19 +767,10 @@ mod tests {
                 "failed to start the child: fork/exec /proc/self/exe: operation not permitted",
                 "`user-namespaces`",
             ),
-            (
-                "fork/exec /proc/self/exe: no space left on device",
-                "`user-namespace-quota`",
-            ),
+            ("fork/exec /proc/self/exe: no space left on device", "`user-namespace-quota`"),
             ("open(\"/dev/net/tun\"): Permission denied", "`tun-device`"),
-            (
-                "flag provided but not defined: -detach-netns",
-                "`network-driver`",
-            ),
-            (
-                "listen unix /x/.bp.sock: bind: invalid argument",
-                "`socket-path`",
-            ),
+            ("flag provided but not defined: -detach-netns", "`network-driver`"),
+            ("listen unix /x/.bp.sock: bind: invalid argument", "`socket-path`"),
             ("it did not end within 8 s", "`socket-path`"),
         ];
         for (text, check) in cases {
@@ -955,11 +798,7 @@ mod tests {
         type Spoil = fn(&mut Sample);
         let network = "failed to setup network &{}: slirp4netns failed";
         let cases: [(&str, Spoil, &str); 5] = [
-            (
-                network,
-                |sample| sample.trials.tun = Outcome::fails("x"),
-                "see `tun-device`",
-            ),
+            (network, |sample| sample.trials.tun = Outcome::fails("x"), "see `tun-device`"),
             (network, |_| {}, "see `network-driver`"),
             (
                 "newuidmap 7 [0 1000 1] failed: newuidmap: write to uid_map failed",
@@ -994,11 +833,7 @@ mod tests {
         sample.trials.rootlesskit = Outcome::NotTried("HOME is not set".to_owned());
         sample.host.session.person.home = None;
         let finding = rootlesskit(&sample.evidence());
-        assert!(
-            finding.summary.ends_with("not tried: see `home`"),
-            "{}",
-            finding.summary
-        );
+        assert!(finding.summary.ends_with("not tried: see `home`"), "{}", finding.summary);
     }
 
     #[test]
@@ -1065,18 +900,11 @@ mod tests {
         assert_eq!(finding.fix.root, ["apt-get install -y passt"]);
         let sample = with(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "true")]);
         let finding = network_driver(&sample.evidence());
-        assert_eq!(
-            finding.fix.user[1],
-            "dockerd-rootless config set network.detach-netns auto"
-        );
+        assert_eq!(finding.fix.user[1], "dockerd-rootless config set network.detach-netns auto");
         let sample = with(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--net=host")]);
         let finding = network_driver(&sample.evidence());
         assert_eq!(finding.fix, Default::default());
-        assert!(
-            finding.reasons[0].contains("`--net`"),
-            "{:?}",
-            finding.reasons
-        );
+        assert!(finding.reasons[0].contains("`--net`"), "{:?}", finding.reasons);
     }
 
     #[test]
@@ -1084,19 +912,14 @@ mod tests {
         let failure = "failed to setup network: slirp4netns failed";
         type Spoil = fn(&mut Sample);
         let cases: [(&str, Spoil); 3] = [
-            (
-                "failed to setup network: cannot pivot_root to /tmp\ncreate_sandbox failed",
-                |_| {},
-            ),
+            ("failed to setup network: cannot pivot_root to /tmp\ncreate_sandbox failed", |_| {}),
             (failure, |sample| {
                 sample.survey.mounts =
                     crate::host::Mounts::parse("1 1 0:2 / / rw - rootfs rootfs rw\n");
             }),
             (failure, |sample| {
-                sample.survey.surroundings = Surroundings {
-                    container: Some("lxc".to_owned()),
-                    ..Surroundings::default()
-                };
+                sample.survey.surroundings =
+                    Surroundings { container: Some("lxc".to_owned()), ..Surroundings::default() };
             }),
         ];
         for (text, spoil) in cases {
@@ -1117,19 +940,11 @@ mod tests {
         sample.trials.tun = Outcome::fails("permission denied");
         let finding = network_driver(&sample.evidence());
         assert_eq!(finding.status, Status::Skip);
-        assert!(
-            finding.summary.ends_with("see `tun-device`"),
-            "{}",
-            finding.summary
-        );
+        assert!(finding.summary.ends_with("see `tun-device`"), "{}", finding.summary);
         sample.trials.rootlesskit = Outcome::fails("newuidmap failed");
         let finding = network_driver(&sample.evidence());
         assert_eq!(finding.status, Status::Skip);
-        assert!(
-            finding.summary.ends_with("see `rootlesskit`"),
-            "{}",
-            finding.summary
-        );
+        assert!(finding.summary.ends_with("see `rootlesskit`"), "{}", finding.summary);
     }
 
     #[test]
@@ -1149,11 +964,7 @@ mod tests {
             sample.trials.rootlesskit = Outcome::fails(text);
             let finding = network_driver(&sample.evidence());
             let explains = |reason: &String| reason.contains(source);
-            assert!(
-                finding.reasons.iter().any(explains),
-                "{:?}",
-                finding.reasons
-            );
+            assert!(finding.reasons.iter().any(explains), "{:?}", finding.reasons);
             assert_eq!(finding.fix.root, ["apt-get install -y slirp4netns"]);
             sample.host.tools.slirp4netns = Sample::healthy().host.tools.slirp4netns;
             sample.settings = settings(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "pasta")]);
@@ -1169,10 +980,8 @@ mod tests {
     fn a_tun_device_that_does_not_open_is_mended_by_its_error() {
         let failing = |errno: &str| {
             let mut sample = Sample::healthy();
-            sample.trials.tun = Outcome::Fails(Failure {
-                errno: Some(errno.to_owned()),
-                text: errno.to_owned(),
-            });
+            sample.trials.tun =
+                Outcome::Fails(Failure { errno: Some(errno.to_owned()), text: errno.to_owned() });
             sample
         };
         let finding = tun_device(&failing("EACCES").evidence());
@@ -1180,22 +989,12 @@ mod tests {
         assert_eq!(finding.fix.root[0], "chmod 0666 /dev/net/tun");
         assert!(finding.fix.root[1].starts_with("if [ -d /etc/udev/rules.d ]; then"));
         let finding = tun_device(&failing("ENOENT").evidence());
-        assert!(
-            finding.fix.root[0].starts_with("modprobe tun"),
-            "{:?}",
-            finding.fix
-        );
+        assert!(finding.fix.root[0].starts_with("modprobe tun"), "{:?}", finding.fix);
         let mut contained = failing("ENOENT");
         contained.survey.surroundings.container = Some("docker".to_owned());
         let finding = tun_device(&contained.evidence());
-        assert_eq!(
-            (finding.status, finding.fix),
-            (Status::Fail, Default::default())
-        );
-        assert_eq!(
-            tun_device(&failing("EIO").evidence()).fix,
-            Default::default()
-        );
+        assert_eq!((finding.status, finding.fix), (Status::Fail, Default::default()));
+        assert_eq!(tun_device(&failing("EIO").evidence()).fix, Default::default());
         let mut unneeded = failing("EACCES");
         unneeded.settings = settings(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "lxc-user-nic")]);
         assert_eq!(tun_device(&unneeded.evidence()).status, Status::Skip);
@@ -1217,15 +1016,9 @@ mod tests {
         let finding = port_driver(&sample.evidence());
         assert!(finding.summary.contains("`pasta` needs port driver"));
         assert_eq!(network_driver(&sample.evidence()).status, Status::Ok);
-        let sample = with(&[(
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS",
-            "--port-driver=implicit",
-        )]);
+        let sample = with(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--port-driver=implicit")]);
         let finding = port_driver(&sample.evidence());
-        assert_eq!(
-            (finding.status, finding.fix),
-            (Status::Fail, Default::default())
-        );
+        assert_eq!((finding.status, finding.fix), (Status::Fail, Default::default()));
     }
 
     #[test]
@@ -1233,11 +1026,7 @@ mod tests {
         let cases = [
             (Version(20, 10, 24), Version(1, 1, 0), None),
             (Version(20, 10, 5), Version(0, 14, 2), None),
-            (
-                Version(20, 10, 6),
-                Version(0, 14, 2),
-                Some("rootlesskit#249"),
-            ),
+            (Version(20, 10, 6), Version(0, 14, 2), Some("rootlesskit#249")),
             (Version(20, 10, 6), Version(0, 14, 3), None),
             (Version(27, 5, 1), Version(2, 3, 2), None),
             (Version(28, 0, 0), Version(2, 3, 2), Some("moby#49499")),
@@ -1266,11 +1055,7 @@ mod tests {
                 "dockerd-rootless config set network.port-driver builtin"
             );
             sample.settings = settings(&[]);
-            assert_eq!(
-                port_driver(&sample.evidence()).status,
-                Status::Ok,
-                "builtin, {issue}"
-            );
+            assert_eq!(port_driver(&sample.evidence()).status, Status::Ok, "builtin, {issue}");
         }
     }
 
@@ -1278,26 +1063,15 @@ mod tests {
     fn a_late_pasta_with_an_early_rootlesskit_resets_what_is_local() {
         let cases = [
             (Version(2, 0, 2), "pasta 2024_10_30.ee7d0b6", Status::Warn),
-            (
-                Version(2, 0, 2),
-                "pasta 0.0~git20250503.587980c-2",
-                Status::Warn,
-            ),
-            (
-                Version(2, 3, 1),
-                "pasta 0^20241030.gee7d0b6-1.fc41",
-                Status::Warn,
-            ),
+            (Version(2, 0, 2), "pasta 0.0~git20250503.587980c-2", Status::Warn),
+            (Version(2, 3, 1), "pasta 0^20241030.gee7d0b6-1.fc41", Status::Warn),
             (Version(2, 3, 2), "pasta 2024_10_30.ee7d0b6", Status::Ok),
             (Version(2, 0, 2), "pasta 2024_09_06.6b38f07", Status::Ok),
             (Version(2, 0, 2), "pasta unknown", Status::Ok),
         ];
         for (rootlesskit, version, status) in cases {
             let finding = port_driver(&pasta(rootlesskit, version).evidence());
-            assert_eq!(
-                finding.status, status,
-                "rootlesskit {rootlesskit}, {version}"
-            );
+            assert_eq!(finding.status, status, "rootlesskit {rootlesskit}, {version}");
         }
     }
 }

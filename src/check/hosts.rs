@@ -63,12 +63,7 @@ struct Account {
 
 impl Default for Account {
     fn default() -> Self {
-        Self {
-            uid: 1000,
-            gid: 1000,
-            name: None,
-            home: "/home/u".into(),
-        }
+        Self { uid: 1000, gid: 1000, name: None, home: "/home/u".into() }
     }
 }
 
@@ -173,11 +168,9 @@ fn change_tools(host: &mut HostFacts, tools: Tools) {
             .map(str::to_owned)
             .into(),
     });
-    change(&mut own.slirp4netns, tools.slirp4netns, |version| {
-        Slirp4netnsFacts {
-            version: Some(version),
-            netns_type: version >= Version(0, 4, 0),
-        }
+    change(&mut own.slirp4netns, tools.slirp4netns, |version| Slirp4netnsFacts {
+        version: Some(version),
+        netns_type: version >= Version(0, 4, 0),
     });
     own.pasta = tools.pasta;
     own.pasta_version = tools.pasta_version;
@@ -186,9 +179,7 @@ fn change_tools(host: &mut HostFacts, tools: Tools) {
         own.iptables = path;
     }
     if let Some(path) = tools.iptables_legacy {
-        own.ip6tables_legacy = path
-            .as_ref()
-            .map(|path| path.with_file_name("ip6tables-legacy"));
+        own.ip6tables_legacy = path.as_ref().map(|path| path.with_file_name("ip6tables-legacy"));
         own.iptables_legacy = path;
     }
 }
@@ -197,27 +188,19 @@ fn change_tools(host: &mut HostFacts, tools: Tools) {
 fn enter(sample: &mut Sample, tree: &Path, account: &Account) {
     let session = &mut sample.host.session;
     let person = &mut session.person;
-    let there = |path: &Path| {
-        tree.join(path.strip_prefix("/").expect("absolute"))
-            .is_dir()
-    };
+    let there = |path: &Path| tree.join(path.strip_prefix("/").expect("absolute")).is_dir();
     let own = PathBuf::from(format!("/run/user/{}", account.uid));
     let stated = sample.environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
     person.uid = account.uid;
     person.home = Some((account.home.clone(), there(&account.home)));
     person.runtime_dir_guessed = stated.is_none();
-    person.runtime_dir = stated
-        .or_else(|| there(&own).then(|| own.clone()))
-        .map(|path| {
-            let directory = match there(&path) {
-                false => Directory::Missing,
-                true => Directory::Present {
-                    owner: account.uid,
-                    mode: 0o700,
-                },
-            };
-            (path, directory)
-        });
+    person.runtime_dir = stated.or_else(|| there(&own).then(|| own.clone())).map(|path| {
+        let directory = match there(&path) {
+            false => Directory::Missing,
+            true => Directory::Present { owner: account.uid, mode: 0o700 },
+        };
+        (path, directory)
+    });
     let runtime_dir = person.runtime_dir.as_ref().map_or(&own, |(path, _)| path);
     session.state_dir.path = runtime_dir.join("dockerd-rootless");
     session.containerd_rootless.0 = runtime_dir.join("containerd-rootless");
@@ -234,25 +217,16 @@ fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, accou
     let trials = &mut sample.trials;
     let is_stated = |name: &str| changes.contains_key(name);
     let own = PathBuf::from(format!("/run/user/{}", account.uid));
-    for (name, place, outcome) in [
-        ("bus", "bus", &mut trials.bus),
-        ("manager", "systemd/private", &mut trials.manager),
-    ] {
+    for (name, place, outcome) in
+        [("bus", "bus", &mut trials.bus), ("manager", "systemd/private", &mut trials.manager)]
+    {
         let path = own.join(place);
-        if !is_stated(name)
-            && !tree
-                .join(path.strip_prefix("/").expect("absolute"))
-                .exists()
-        {
+        if !is_stated(name) && !tree.join(path.strip_prefix("/").expect("absolute")).exists() {
             *outcome = Outcome::fails(format!("`{}` does not exist", path.display()));
         }
     }
     if trials.user_namespace.failure().is_some() {
-        for outcome in [
-            &mut trials.capabilities,
-            &mut trials.uid_map,
-            &mut trials.gid_map,
-        ] {
+        for outcome in [&mut trials.capabilities, &mut trials.uid_map, &mut trials.gid_map] {
             *outcome = Outcome::NotTried(namespace::NONE.to_owned());
         }
     }
@@ -283,10 +257,7 @@ fn host(directory: &Path) -> Sample {
     let account = described.account;
     let usual = [
         ("HOME".to_owned(), account.home.display().to_string()),
-        (
-            "XDG_RUNTIME_DIR".to_owned(),
-            format!("/run/user/{}", account.uid),
-        ),
+        ("XDG_RUNTIME_DIR".to_owned(), format!("/run/user/{}", account.uid)),
     ];
     let mut variables = BTreeMap::from(usual);
     for (name, value) in described.environment {
@@ -295,10 +266,8 @@ fn host(directory: &Path) -> Sample {
             None => variables.remove(&name),
         };
     }
-    sample.environment = variables
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    sample.environment =
+        variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     sample.words = described.words.into_iter().map(Into::into).collect();
     let layer = Layer::from_toml(
         &account.home.join(".config/dockerd-rootless/config.toml"),
@@ -345,12 +314,7 @@ fn hosts() -> BTreeMap<String, PathBuf> {
     let entries = fs::read_dir(hosts).expect("tests/hosts");
     entries
         .map(|entry| entry.expect("an entry"))
-        .map(|entry| {
-            (
-                entry.file_name().to_string_lossy().into_owned(),
-                entry.path(),
-            )
-        })
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
         .collect()
 }
 
@@ -381,11 +345,7 @@ fn every_host_has_the_report_that_is_expected() {
 const HINTS: &[(&[&str], &str, &[&str])] = &[
     (&["user-namespaces"], "default of Debian 9", &["debian-9"]),
     (&["user-namespaces"], "default of Debian 10", &["debian-10"]),
-    (
-        &["user-namespaces"],
-        "default of Arch's hardened kernel",
-        &["arch-hardened"],
-    ),
+    (&["user-namespaces"], "default of Arch's hardened kernel", &["arch-hardened"]),
     (
         &["user-namespaces"],
         "99-zz-kernel.unprivileged_userns_clone.conf",
@@ -401,86 +361,33 @@ const HINTS: &[(&[&str], &str, &[&str])] = &[
         "user.max_user_namespaces = 28633",
         &["centos-7.5", "centos-7.6", "centos-7.7"],
     ),
-    (
-        &["user-namespaces"],
-        "user_namespace.enable=1",
-        &["centos-7.5"],
-    ),
-    (
-        &["user-namespaces"],
-        "/etc/apparmor.d/home.u.bin.rootlesskit",
-        &["ubuntu-24.04"],
-    ),
+    (&["user-namespaces"], "user_namespace.enable=1", &["centos-7.5"]),
+    (&["user-namespaces"], "/etc/apparmor.d/home.u.bin.rootlesskit", &["ubuntu-24.04"]),
     (&["user-namespaces"], "--privileged", &["container-docker"]),
     (&["user-namespaces"], "chroot(2)", &["chroot"]),
-    (
-        &["newuidmap", "newgidmap"],
-        "vbatts/shadow-utils-newxidmap",
-        &["centos-7.5", "centos-7.6"],
-    ),
-    (
-        &["newuidmap", "newgidmap"],
-        "apk add shadow-uidmap",
-        &["alpine"],
-    ),
+    (&["newuidmap", "newgidmap"], "vbatts/shadow-utils-newxidmap", &["centos-7.5", "centos-7.6"]),
+    (&["newuidmap", "newgidmap"], "apk add shadow-uidmap", &["alpine"]),
     (&["newuidmap", "newgidmap"], "/run/wrappers/bin", &["nixos"]),
-    (
-        &["overlay"],
-        "for Debian 9: `overlay2` is not possible",
-        &["debian-9-switched-on"],
-    ),
-    (
-        &["overlay"],
-        "permit_mounts_in_userns=1",
-        &["debian-10-switched-on", "debian-11"],
-    ),
-    (
-        &["overlay"],
-        "Ubuntu's own kernels do",
-        &["ubuntu-20.04-mainline"],
-    ),
-    (
-        &["overlay"],
-        "for RHEL and CentOS 7: `vfs`",
-        &["centos-7.7-switched-on"],
-    ),
+    (&["overlay"], "for Debian 9: `overlay2` is not possible", &["debian-9-switched-on"]),
+    (&["overlay"], "permit_mounts_in_userns=1", &["debian-10-switched-on", "debian-11"]),
+    (&["overlay"], "Ubuntu's own kernels do", &["ubuntu-20.04-mainline"]),
+    (&["overlay"], "for RHEL and CentOS 7: `vfs`", &["centos-7.7-switched-on"]),
     (
         &["overlay"],
         "--storage-driver=vfs",
-        &[
-            "centos-7.7-switched-on",
-            "debian-9-switched-on",
-            "fedora-31",
-        ],
+        &["centos-7.7-switched-on", "debian-9-switched-on", "fedora-31"],
     ),
     (&["overlay"], "--data-root=/var/lib", &["hpc-node"]),
-    (
-        &["cgroup"],
-        "--args=systemd.unified_cgroup_hierarchy=0",
-        &["fedora-31"],
-    ),
+    (&["cgroup"], "--args=systemd.unified_cgroup_hierarchy=0", &["fedora-31"]),
     (&["cgroup"], "rc-update add cgroups", &["alpine"]),
-    (
-        &["cgroup"],
-        "cgroup_no_v1=all",
-        &["wsl2", "wsl2-old-kernel"],
-    ),
+    (&["cgroup"], "cgroup_no_v1=all", &["wsl2", "wsl2-old-kernel"]),
     (
         &["systemd-user"],
         "`systemctl --user` does not work by default",
-        &[
-            "centos-7.5",
-            "centos-7.6",
-            "centos-7.7",
-            "centos-7.7-switched-on",
-        ],
+        &["centos-7.5", "centos-7.6", "centos-7.7", "centos-7.7-switched-on"],
     ),
     (&["systemd-user"], "`/etc/wsl.conf`", &["wsl2"]),
-    (
-        &["linger"],
-        "users.users.u.linger = true",
-        &["nixos", "nixos-hardened"],
-    ),
+    (&["linger"], "users.users.u.linger = true", &["nixos", "nixos-hardened"]),
     (
         &["netfilter"],
         "modprobe -a ip_tables iptable_mangle iptable_nat iptable_filter",
@@ -488,21 +395,9 @@ const HINTS: &[(&[&str], &str, &[&str])] = &[
     ),
     (&["netfilter"], "kernel-modules-extra", &["rhel-10"]),
     (&["netfilter"], "no legacy tables", &["almalinux-10-legacy"]),
-    (
-        &["netfilter"],
-        "dnf install -y iptables-nft",
-        &["almalinux-10-legacy", "rhel-9"],
-    ),
-    (
-        &["rootlesskit"],
-        "moby-engine-rootless-extras",
-        &["fedora-43"],
-    ),
-    (
-        &["resolv-conf"],
-        "network.slirp4netns-sandbox false",
-        &["wsl2"],
-    ),
+    (&["netfilter"], "dnf install -y iptables-nft", &["almalinux-10-legacy", "rhel-9"]),
+    (&["rootlesskit"], "moby-engine-rootless-extras", &["fedora-43"]),
+    (&["resolv-conf"], "network.slirp4netns-sandbox false", &["wsl2"]),
 ];
 
 #[test]
@@ -533,14 +428,8 @@ fn every_hint_stands_beside_its_failing_probe_and_nowhere_else() {
 /// Where the manuals say that no preparation is needed.
 #[test]
 fn hosts_that_need_no_preparation_have_no_failure() {
-    let names = [
-        "debian-12",
-        "debian-13",
-        "fedora-30",
-        "rhel-8",
-        "ubuntu-18.04",
-        "ubuntu-24.04-profile",
-    ];
+    let names =
+        ["debian-12", "debian-13", "fedora-30", "rhel-8", "ubuntu-18.04", "ubuntu-24.04-profile"];
     for name in names {
         let sample = host(&hosts()[name]);
         for (check, finding) in find_all(&sample.evidence()) {

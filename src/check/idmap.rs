@@ -7,14 +7,8 @@ use super::{Evidence, Finding};
 use crate::host::{Failure, IdMapper, Outcome};
 
 /// Where only root puts programs.
-const SYSTEM_DIRECTORIES: [&str; 6] = [
-    "/usr/bin",
-    "/bin",
-    "/usr/sbin",
-    "/sbin",
-    "/usr/local/bin",
-    "/usr/local/sbin",
-];
+const SYSTEM_DIRECTORIES: [&str; 6] =
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
 /// One of the two programs, and what came of it.
 struct Side<'a> {
@@ -100,9 +94,8 @@ impl Side<'_> {
         }
         if !has_power(mapper) {
             let path = quoted(&mapper.path);
-            finding = finding
-                .root(format!("chown root:root {path}"))
-                .root(format!("chmod 4755 {path}"));
+            finding =
+                finding.root(format!("chown root:root {path}")).root(format!("chmod 4755 {path}"));
         }
         match &mapper.nosuid {
             None => finding,
@@ -115,14 +108,9 @@ impl Side<'_> {
     /// A copy of somebody's own can never have the power; it only stands before one that has.
     fn step_aside(&self, evidence: &Evidence<'_>, mapper: &IdMapper, finding: Finding) -> Finding {
         let finding = match &mapper.shadowed {
-            Some(good) => finding.because(format!(
-                "it stands before `{}` in PATH, which would do",
-                good.display()
-            )),
-            None => install(
-                evidence,
-                finding.because("a copy of one's own can never have it"),
-            ),
+            Some(good) => finding
+                .because(format!("it stands before `{}` in PATH, which would do", good.display())),
+            None => install(evidence, finding.because("a copy of one's own can never have it")),
         };
         if mapper.owner == evidence.survey.account.uid {
             // Neither shells nor rootlesskit take what is not executable; the file stays.
@@ -147,10 +135,7 @@ impl Side<'_> {
         let (shown, text) = (mapper.path.display(), &failure.text);
         // `uid range [0-1) -> [100000-100001) not allowed`: no such range is granted. EINVAL: the
         // ranges cover one another (user_namespaces(7)).
-        if ["not allowed", "Invalid argument"]
-            .iter()
-            .any(|ids| text.contains(ids))
-        {
+        if ["not allowed", "Invalid argument"].iter().any(|ids| text.contains(ids)) {
             return Finding::skip(format!(
                 "`{shown}` has its power{}, but the ids are refused; see `{}`",
                 by_what(mapper),
@@ -252,9 +237,7 @@ fn no_new_privs(evidence: &Evidence<'_>, mapper: &IdMapper) -> Finding {
 
 /// `path` as one would type it.
 fn quoted(path: &Path) -> String {
-    crate::words::quote(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
+    crate::words::quote(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -283,33 +266,19 @@ mod tests {
     fn both_work_on_a_healthy_host_and_say_how() {
         let mut sample = Sample::healthy();
         let finding = newuidmap(&sample.evidence());
-        assert_eq!(
-            finding,
-            Finding::ok("`/usr/bin/newuidmap` maps ids by being set-user-ID root")
-        );
+        assert_eq!(finding, Finding::ok("`/usr/bin/newuidmap` maps ids by being set-user-ID root"));
         let mapper = sample.trials.newgidmap.as_mut().expect("healthy");
         mapper.mode = 0o755;
         mapper.file_capability = true;
         let finding = newgidmap(&sample.evidence());
-        assert_eq!(
-            finding,
-            Finding::ok("`/usr/bin/newgidmap` maps ids by its file capability")
-        );
+        assert_eq!(finding, Finding::ok("`/usr/bin/newgidmap` maps ids by its file capability"));
     }
 
     #[test]
     fn a_missing_program_is_installed() {
         let cases = [
-            (
-                "ID=debian\nVERSION_ID=12",
-                "",
-                vec!["apt-get install -y uidmap"],
-            ),
-            (
-                "ID=alpine\nVERSION_ID=3.22",
-                "",
-                vec!["apk add shadow-uidmap"],
-            ),
+            ("ID=debian\nVERSION_ID=12", "", vec!["apt-get install -y uidmap"]),
+            ("ID=alpine\nVERSION_ID=3.22", "", vec!["apk add shadow-uidmap"]),
             ("ID=nixos", "", vec![]),
             (
                 "ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7",
@@ -339,10 +308,7 @@ mod tests {
 
     #[test]
     fn the_systems_powerless_program_gets_its_power_back() {
-        let chmod = [
-            "chown root:root /usr/bin/newuidmap",
-            "chmod 4755 /usr/bin/newuidmap",
-        ];
+        let chmod = ["chown root:root /usr/bin/newuidmap", "chmod 4755 /usr/bin/newuidmap"];
         for (owner, mode) in [(0, 0o755), (1000, 0o4755), (1000, 0o755)] {
             let sample = spoilt(|mapper| {
                 mapper.owner = owner;
@@ -350,10 +316,7 @@ mod tests {
             });
             let finding = newuidmap(&sample.evidence());
             assert_eq!(finding.status, Status::Fail);
-            assert!(
-                finding.reasons[0].contains("set-user-ID root"),
-                "{finding:?}"
-            );
+            assert!(finding.reasons[0].contains("set-user-ID root"), "{finding:?}");
             assert_eq!(finding.fix.root, chmod, "{owner} {mode:o}");
         }
         let sample = spoilt(|mapper| mapper.nosuid = Some("/usr".into()));
@@ -383,10 +346,7 @@ mod tests {
             own_copy(mapper);
             mapper.path = "/usr/local/bin/newuidmap".into();
         });
-        assert_eq!(
-            newuidmap(&sample.evidence()).fix.root,
-            ["apt-get install -y uidmap"]
-        );
+        assert_eq!(newuidmap(&sample.evidence()).fix.root, ["apt-get install -y uidmap"]);
 
         let sample = spoilt(|mapper| {
             mapper.mode = 0o555;
@@ -415,10 +375,7 @@ mod tests {
         sample.survey.account.name = Some("DOM\\u".to_owned());
         let finding = newuidmap(&sample.evidence());
         assert!(finding.fix.user.is_empty());
-        assert_eq!(
-            finding.fix.root,
-            ["su -l \"DOM\\\\u\" -c '/usr/bin/dockerd-rootless check'"]
-        );
+        assert_eq!(finding.fix.root, ["su -l \"DOM\\\\u\" -c '/usr/bin/dockerd-rootless check'"]);
         sample.trials.uid_map = Outcome::Works;
         assert_eq!(newuidmap(&sample.evidence()).status, Status::Ok);
     }
@@ -447,14 +404,8 @@ mod tests {
     fn a_refusal_in_spite_of_power_is_explained_by_the_surroundings() {
         type Case = (fn(&mut Sample), &'static str);
         let cases: [Case; 4] = [
-            (
-                |s| s.survey.surroundings.nested = true,
-                "/proc/self/uid_map",
-            ),
-            (
-                |s| s.survey.surroundings.container = Some("docker".to_owned()),
-                "cap_setuid",
-            ),
+            (|s| s.survey.surroundings.nested = true, "/proc/self/uid_map"),
+            (|s| s.survey.surroundings.container = Some("docker".to_owned()), "cap_setuid"),
             (|s| s.host.kernel.selinux = true, "ausearch"),
             (|_| (), "set-user-ID root"),
         ];

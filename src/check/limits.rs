@@ -28,9 +28,8 @@ pub fn privileged_ports(evidence: &Evidence<'_>) -> Finding {
     if start <= 1 {
         return Finding::ok(format!("every port can be published (`{name}` is {start})"));
     }
-    let finding = Finding::ok(format!(
-        "ports from {start} on can be published (`{name}` is {start})"
-    ));
+    let finding =
+        Finding::ok(format!("ports from {start} on can be published (`{name}` is {start})"));
     if evidence.survey.sysctl(name).is_none() {
         return finding.because("this kernel does not let it be changed");
     }
@@ -75,9 +74,7 @@ pub fn ping(evidence: &Evidence<'_>) -> Finding {
     };
     let gid = evidence.survey.account.gid;
     if (first..=last).contains(&u64::from(gid)) {
-        return Finding::ok(format!(
-            "containers can ping (`{name}` is {first} to {last})"
-        ));
+        return Finding::ok(format!("containers can ping (`{name}` is {first} to {last})"));
     }
     let finding = Finding::warn(format!(
         "containers cannot ping other hosts: `{name}` ({first} to {last}) leaves out your group {gid}"
@@ -88,12 +85,7 @@ pub fn ping(evidence: &Evidence<'_>) -> Finding {
 
 /// `ipv6`: what was asked for can be had.
 pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
-    let Evidence {
-        settings,
-        host,
-        trials,
-        ..
-    } = evidence;
+    let Evidence { settings, host, trials, .. } = evidence;
     let by_flag = flags(evidence).switch("ipv6");
     if !by_flag.unwrap_or(settings.ipv6.value) {
         return Finding::skip("network.ipv6 is off, so that containers reach IPv4 hosts only");
@@ -103,9 +95,7 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
         None => set(finding, &settings.ipv6.origin, "network.ipv6", "false"),
     };
     if !host.kernel.ipv6 {
-        return off(Finding::warn(
-            "network.ipv6 is on, and this host's kernel has no IPv6",
-        ));
+        return off(Finding::warn("network.ipv6 is on, and this host's kernel has no IPv6"));
     }
     match network(evidence).map(|network| network.effective.driver) {
         Err(_) => return Finding::skip("no network driver is known: see `network-driver`"),
@@ -128,10 +118,12 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
             let why = evidence.why_not_inside();
             Finding::skip(format!("there is no namespace to look into: {why}"))
         }
-        Some(inside) if !inside.ipv6 => off(Finding::warn(
-            "network.ipv6 is on, and a new network namespace has no IPv6",
-        )
-        .because("the kernel was started with IPv6 turned off (`ipv6.disable=1`), or lacks it")),
+        Some(inside) if !inside.ipv6 => {
+            off(Finding::warn("network.ipv6 is on, and a new network namespace has no IPv6")
+                .because(
+                    "the kernel was started with IPv6 turned off (`ipv6.disable=1`), or lacks it",
+                ))
+        }
         Some(_) => Finding::ok("network.ipv6 is on, and the namespace has IPv6"),
     }
 }
@@ -164,10 +156,7 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
         }
     }
     let instances = "fs.inotify.max_user_instances";
-    if let Some(max) = survey
-        .sysctl_number(instances)
-        .filter(|max| *max < INOTIFY_INSTANCES)
-    {
+    if let Some(max) = survey.sysctl_number(instances).filter(|max| *max < INOTIFY_INSTANCES) {
         scarce.push(format!("`{instances}` is {max}"));
         finding = finding.because(format!(
             "all containers share it; the kernel's default is {INOTIFY_INSTANCES}"
@@ -183,9 +172,8 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
                  `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d",
             );
         } else if let Some(name) = &survey.account.name {
-            finding = finding
-                .because("a higher number counts from the next login on")
-                .root(write_file(
+            finding =
+                finding.because("a higher number counts from the next login on").root(write_file(
                     "/etc/security/limits.d/90-dockerd-rootless.conf",
                     &format!("{name} hard nofile 524288"),
                 ));
@@ -224,24 +212,16 @@ fn isolation(evidence: &Evidence<'_>) -> Option<Finding> {
 
 /// `selinux`: whether it is in the way of what a launch does about it.
 pub fn selinux(evidence: &Evidence<'_>) -> Finding {
-    let Evidence {
-        settings,
-        host,
-        trials,
-        ..
-    } = evidence;
+    let Evidence { settings, host, trials, .. } = evidence;
     if !host.kernel.selinux {
         return Finding::skip("SELinux is off");
     }
     let firewalls = trials.inside.iter().flat_map(|inside| &inside.firewalls);
-    let locked_out = firewalls
-        .filter(|firewall| firewall.chosen)
-        .find_map(|firewall| {
-            let failure = firewall.outcome.failure()?;
-            let text = failure.text.to_lowercase();
-            (text.contains("xtables.lock") && text.contains("denied"))
-                .then_some((firewall, failure))
-        });
+    let locked_out = firewalls.filter(|firewall| firewall.chosen).find_map(|firewall| {
+        let failure = firewall.outcome.failure()?;
+        let text = failure.text.to_lowercase();
+        (text.contains("xtables.lock") && text.contains("denied")).then_some((firewall, failure))
+    });
     let finding = match locked_out {
         Some((firewall, failure)) => Finding::fail(format!(
             "SELinux keeps `{}` from its lock: {}",
@@ -269,19 +249,14 @@ pub fn selinux(evidence: &Evidence<'_>) -> Finding {
 /// `proxy`: a proxy on the host's loopback is out of reach from another network namespace.
 pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     let Evidence { settings, host, .. } = evidence;
-    let proxies = [
-        ("proxy.http", &settings.http_proxy),
-        ("proxy.https", &settings.https_proxy),
-    ]
-    .map(|(key, url)| Some((key, url.value.as_ref()?, &url.origin)));
+    let proxies = [("proxy.http", &settings.http_proxy), ("proxy.https", &settings.https_proxy)]
+        .map(|(key, url)| Some((key, url.value.as_ref()?, &url.origin)));
     let proxies: Vec<(&str, &ProxyUrl, &Origin)> = proxies.into_iter().flatten().collect();
     if proxies.is_empty() {
         return Finding::skip("no proxy is set");
     }
-    let on_loopback: Vec<_> = proxies
-        .iter()
-        .filter(|(_, url, _)| is_loopback(&authority(url).0))
-        .collect();
+    let on_loopback: Vec<_> =
+        proxies.iter().filter(|(_, url, _)| is_loopback(&authority(url).0)).collect();
     if on_loopback.is_empty() {
         let hosts: Vec<String> = proxies
             .iter()
@@ -299,11 +274,7 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     }
     let flags = flags(evidence);
     let driver = &network.effective.driver;
-    let version = host
-        .tools
-        .rootlesskit
-        .known()
-        .and_then(|facts| facts.version);
+    let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
     let word = driver.word().display();
     // The host's loopback as the namespace sees it, with rootlesskit's default of `--cidr`.
     let gateway = match driver {
@@ -358,12 +329,7 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
          true; every container reaches all of the host's 127.0.0.1 then"
     ));
     if !settings.host_loopback.value {
-        finding = set(
-            finding,
-            &settings.host_loopback.origin,
-            "network.host-loopback",
-            "true",
-        );
+        finding = set(finding, &settings.host_loopback.origin, "network.host-loopback", "true");
     }
     for (key, url, origin) in on_loopback {
         let (_, plain) = authority(url);
@@ -388,10 +354,7 @@ fn authority(url: &ProxyUrl) -> (String, Option<(String, String)>) {
         None => (false, start),
     };
     let server = &url[at..end];
-    let host = match server
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
+    let host = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, _)) => &server[..host.len() + 2],
         None => server.split(':').next().unwrap_or(server),
     };
@@ -402,9 +365,7 @@ fn authority(url: &ProxyUrl) -> (String, Option<(String, String)>) {
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host == "[::1]"
-        || host
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|address| address.is_loopback())
+        || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -427,10 +388,7 @@ mod tests {
     }
 
     fn spoil_sysctl(sample: &mut Sample, name: &str, value: &str) {
-        sample
-            .survey
-            .sysctls
-            .insert(name.to_owned(), value.to_owned());
+        sample.survey.sysctls.insert(name.to_owned(), value.to_owned());
     }
 
     #[test]
@@ -488,11 +446,7 @@ mod tests {
             let finding = ping(&sample.evidence());
             let status = if has_fix { Status::Warn } else { Status::Ok };
             assert_eq!(finding.status, status, "{range}");
-            assert!(
-                finding.summary.starts_with(summary),
-                "{range}: {}",
-                finding.summary
-            );
+            assert!(finding.summary.starts_with(summary), "{range}: {}", finding.summary);
             assert_eq!(!finding.fix.root.is_empty(), has_fix, "{range}");
         }
         let mut sample = Sample::healthy();
@@ -506,10 +460,7 @@ mod tests {
         let cases: [(Spoil, Status); 4] = [
             (|_| {}, Status::Ok),
             (|sample| sample.host.kernel.ipv6 = false, Status::Warn),
-            (
-                |sample| sample.trials.inside.as_mut().expect("made").ipv6 = false,
-                Status::Warn,
-            ),
+            (|sample| sample.trials.inside.as_mut().expect("made").ipv6 = false, Status::Warn),
             (|sample| sample.trials.inside = None, Status::Skip),
         ];
         for (at, (spoil, status)) in cases.into_iter().enumerate() {
@@ -520,11 +471,7 @@ mod tests {
             assert_eq!(finding.status, status, "case {at}");
             let off = finding.fix.user.get(1).map(String::as_str);
             let expected = "dockerd-rootless config set network.ipv6 false";
-            assert_eq!(
-                off,
-                (status == Status::Warn).then_some(expected),
-                "case {at}"
-            );
+            assert_eq!(off, (status == Status::Warn).then_some(expected), "case {at}");
         }
         for (driver, status) in [("vpnkit", Status::Warn), ("gvisor-tap-vsock", Status::Fail)] {
             let mut sample = with(&[
@@ -555,11 +502,7 @@ mod tests {
                 "`fs.inotify.max_user_instances` is 127",
                 "fs.inotify.max_user_instances = 1024",
             ),
-            (
-                |sample| sample.trials.open_files = Some(4096),
-                "4096 files",
-                "u hard nofile 524288",
-            ),
+            (|sample| sample.trials.open_files = Some(4096), "4096 files", "u hard nofile 524288"),
         ];
         for (spoil, summary, command) in cases {
             let mut sample = Sample::healthy();
@@ -567,11 +510,7 @@ mod tests {
             let finding = limits(&sample.evidence());
             assert_eq!(finding.status, Status::Warn, "{summary}");
             assert!(finding.summary.contains(summary), "{}", finding.summary);
-            assert!(
-                finding.fix.root.concat().contains(command),
-                "{:?}",
-                finding.fix.root
-            );
+            assert!(finding.fix.root.concat().contains(command), "{:?}", finding.fix.root);
         }
         let mut sample = Sample::healthy();
         sample.survey.keys = Some((159, 200, 15_999, 20_000));
@@ -610,10 +549,8 @@ mod tests {
         assert_eq!(selinux(&sample.evidence()).status, Status::Fail);
         let layers =
             [Layer::from_assignments(&["rootlesskit.copy-up=/etc".into()]).expect("layer")];
-        let mut sample = Sample {
-            settings: Settings::resolve(&layers).expect("settings"),
-            ..Sample::healthy()
-        };
+        let mut sample =
+            Sample { settings: Settings::resolve(&layers).expect("settings"), ..Sample::healthy() };
         sample.host.kernel.selinux = true;
         assert_eq!(selinux(&sample.evidence()).status, Status::Warn);
     }
@@ -666,10 +603,8 @@ mod tests {
                 ("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "pasta"),
                 ("DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK", closed),
             ]);
-            let Tool::Found {
-                answer: Answer::Known(facts),
-                ..
-            } = &mut sample.host.tools.rootlesskit
+            let Tool::Found { answer: Answer::Known(facts), .. } =
+                &mut sample.host.tools.rootlesskit
             else {
                 panic!("the sample has a rootlesskit");
             };

@@ -46,10 +46,7 @@ impl Evidence<'_> {
     /// Why nothing was tried in namespaces, as the end of a sentence.
     fn why_not_inside(&self) -> String {
         let trials = self.trials;
-        let refused = trials
-            .user_namespace
-            .failure()
-            .or_else(|| trials.capabilities.failure());
+        let refused = trials.user_namespace.failure().or_else(|| trials.capabilities.failure());
         match (refused, &trials.rootlesskit) {
             (None, Outcome::NotTried(why)) => why.clone(),
             (None, Outcome::Fails(_)) => "see `rootlesskit`".to_owned(),
@@ -96,12 +93,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(status: Status, summary: impl Into<String>) -> Self {
-        Self {
-            status,
-            summary: summary.into(),
-            reasons: Vec::new(),
-            fix: Fix::default(),
-        }
+        Self { status, summary: summary.into(), reasons: Vec::new(), fix: Fix::default() }
     }
 
     /// All is well.
@@ -222,12 +214,7 @@ fn cut(text: &str, max: usize) -> String {
     if line.chars().count() <= max {
         return line;
     }
-    line.chars()
-        .take(max - 1)
-        .collect::<String>()
-        .trim_end()
-        .to_owned()
-        + "…"
+    line.chars().take(max - 1).collect::<String>().trim_end().to_owned() + "…"
 }
 
 /// All checks, in the order in which a launch needs things.
@@ -244,93 +231,41 @@ pub const CHECKS: &[Check] = &[
     ),
     Check::new("subuid", "your subordinate user ids", subids::subuid),
     Check::new("subgid", "your subordinate group ids", subids::subgid),
-    Check::new(
-        "newuidmap",
-        "the program that maps subordinate user ids",
-        idmap::newuidmap,
-    ),
-    Check::new(
-        "newgidmap",
-        "the program that maps subordinate group ids",
-        idmap::newgidmap,
-    ),
-    Check::new(
-        "rootlesskit",
-        "the program that makes the namespaces",
-        engine::rootlesskit,
-    ),
+    Check::new("newuidmap", "the program that maps subordinate user ids", idmap::newuidmap),
+    Check::new("newgidmap", "the program that maps subordinate group ids", idmap::newgidmap),
+    Check::new("rootlesskit", "the program that makes the namespaces", engine::rootlesskit),
     Check::new("dockerd", "the daemon's program", engine::dockerd),
-    Check::new(
-        "network-driver",
-        "the way out of the network namespace",
-        engine::network_driver,
-    ),
+    Check::new("network-driver", "the way out of the network namespace", engine::network_driver),
     Check::new(
         "tun-device",
         "whether `/dev/net/tun` opens, which network drivers need",
         engine::tun_device,
     ),
-    Check::new(
-        "port-driver",
-        "how published ports get in",
-        engine::port_driver,
-    ),
+    Check::new("port-driver", "how published ports get in", engine::port_driver),
     Check::new(
         "netfilter",
         "the firewall rules and network devices that containers need",
         netfilter::netfilter,
     ),
-    Check::new(
-        "overlay",
-        "whether images can be stored in layers",
-        storage::overlay,
-    ),
-    Check::new(
-        "cgroup",
-        "whether limits of CPU, memory and processes hold",
-        session::cgroup,
-    ),
+    Check::new("overlay", "whether images can be stored in layers", storage::overlay),
+    Check::new("cgroup", "whether limits of CPU, memory and processes hold", session::cgroup),
     Check::new("dbus", "whether dockerd reaches your bus", session::dbus),
     Check::new(
         "systemd-user",
         "whether a user manager can start the daemon",
         session::systemd_user,
     ),
-    Check::new(
-        "linger",
-        "whether the daemon outlives the session",
-        session::linger,
-    ),
+    Check::new("linger", "whether the daemon outlives the session", session::linger),
     Check::new(
         "runtime-dir",
         "whether the runtime directory is safe and has room",
         places::runtime_dir,
     ),
-    Check::new(
-        "home",
-        "whether the home is there when the daemon starts",
-        places::home,
-    ),
-    Check::new(
-        "state-dir",
-        "whether rootlesskit may have its state directory",
-        places::state_dir,
-    ),
-    Check::new(
-        "socket-path",
-        "whether the paths of all sockets fit",
-        places::socket_path,
-    ),
-    Check::new(
-        "resolv-conf",
-        "whether names are resolved in the namespace",
-        places::resolv_conf,
-    ),
-    Check::new(
-        "etc-links",
-        "whether CA certificates open in the namespace",
-        places::etc_links,
-    ),
+    Check::new("home", "whether the home is there when the daemon starts", places::home),
+    Check::new("state-dir", "whether rootlesskit may have its state directory", places::state_dir),
+    Check::new("socket-path", "whether the paths of all sockets fit", places::socket_path),
+    Check::new("resolv-conf", "whether names are resolved in the namespace", places::resolv_conf),
+    Check::new("etc-links", "whether CA certificates open in the namespace", places::etc_links),
     Check::new(
         "rootful-docker",
         "whether root's daemon is within your reach",
@@ -347,29 +282,13 @@ pub const CHECKS: &[Check] = &[
         "which daemon a plain `docker` reaches",
         neighbours::docker_context,
     ),
-    Check::new(
-        "daemon-config",
-        "whether dockerd takes its `daemon.json`",
-        daemon::daemon_config,
-    ),
-    Check::new(
-        "privileged-ports",
-        "which ports can be published",
-        limits::privileged_ports,
-    ),
+    Check::new("daemon-config", "whether dockerd takes its `daemon.json`", daemon::daemon_config),
+    Check::new("privileged-ports", "which ports can be published", limits::privileged_ports),
     Check::new("ping", "whether containers can ping", limits::ping),
     Check::new("ipv6", "IPv6 for containers", limits::ipv6),
-    Check::new(
-        "limits",
-        "kernel keys, open files and inotify instances",
-        limits::limits,
-    ),
+    Check::new("limits", "kernel keys, open files and inotify instances", limits::limits),
     Check::new("selinux", "what SELinux changes", limits::selinux),
-    Check::new(
-        "proxy",
-        "whether the daemon reaches its proxy",
-        limits::proxy,
-    ),
+    Check::new("proxy", "whether the daemon reaches its proxy", limits::proxy),
 ];
 
 #[cfg(test)]

@@ -28,10 +28,7 @@ const QUOTAS: [&str; 7] = [
 /// `user-namespaces`: a namespace is made, and its owner makes others inside.
 pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
     let trials = evidence.trials;
-    let failure = trials
-        .user_namespace
-        .failure()
-        .or_else(|| trials.capabilities.failure());
+    let failure = trials.user_namespace.failure().or_else(|| trials.capabilities.failure());
     // AppArmor goes by the path of the program: what counts is rootlesskit, not this program.
     if trials.rootlesskit.works() {
         let finding = Finding::ok("rootlesskit makes user namespaces, with capabilities inside");
@@ -47,10 +44,7 @@ pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
         return explain(evidence, failure, &what);
     }
     if let Some(failure) = trials.capabilities.failure() {
-        let what = format!(
-            "a user namespace can be made, but not used: {}",
-            failure.text
-        );
+        let what = format!("a user namespace can be made, but not used: {}", failure.text);
         return explain(evidence, failure, &what);
     }
     // This program may, by a profile of its own, and rootlesskit has none.
@@ -60,10 +54,7 @@ pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
             && stopped_by_apparmor(failure)
     });
     if let Some(failure) = stopped {
-        let what = format!(
-            "rootlesskit makes no user namespace: {}",
-            gist(&failure.text)
-        );
+        let what = format!("rootlesskit makes no user namespace: {}", gist(&failure.text));
         return apparmor(evidence, Finding::fail(what));
     }
     match (&trials.user_namespace, &trials.capabilities) {
@@ -113,10 +104,7 @@ fn exhausted(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 
 /// The quotas that are 0.
 fn quotas_of_none(evidence: &Evidence<'_>) -> Vec<&'static str> {
-    QUOTAS
-        .into_iter()
-        .filter(|name| evidence.survey.sysctl_number(name) == Some(0))
-        .collect()
+    QUOTAS.into_iter().filter(|name| evidence.survey.sysctl_number(name) == Some(0)).collect()
 }
 
 /// EINVAL and ENOSYS: the kernel has none, or is RHEL 7's, which says EINVAL to a quota of 0 as well
@@ -142,10 +130,7 @@ fn needs_boot_word(evidence: &Evidence<'_>) -> bool {
     let survey = evidence.survey;
     distro::enterprise_linux_7_minor(&survey.release, &survey.kernel)
         .is_some_and(|minor| minor <= 5)
-        && !survey
-            .boot_words
-            .split_whitespace()
-            .any(|word| word == "user_namespace.enable=1")
+        && !survey.boot_words.split_whitespace().any(|word| word == "user_namespace.enable=1")
 }
 
 fn with_boot_word(evidence: &Evidence<'_>, finding: Finding) -> Finding {
@@ -164,12 +149,7 @@ fn denied(evidence: &Evidence<'_>, failure: &Failure, mut finding: Finding) -> F
     if survey.sysctl_number("kernel.unprivileged_userns_clone") == Some(0) {
         certain = true;
         finding = finding.because(unprivileged_userns_clone(evidence));
-        finding = set_sysctl(
-            finding,
-            &survey.release,
-            "kernel.unprivileged_userns_clone",
-            "1",
-        );
+        finding = set_sysctl(finding, &survey.release, "kernel.unprivileged_userns_clone", "1");
     }
     if needs_boot_word(evidence) {
         certain = true;
@@ -281,10 +261,8 @@ fn apparmor(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         "`kernel.apparmor_restrict_unprivileged_userns` is on: AppArmor lets only programs with a \
          profile use user namespaces (Ubuntu 23.10 and later)",
     );
-    let program = apparmor
-        .rootlesskit
-        .as_deref()
-        .or_else(|| evidence.host.tools.rootlesskit.path());
+    let program =
+        apparmor.rootlesskit.as_deref().or_else(|| evidence.host.tools.rootlesskit.path());
     let Some(program) = program else {
         return finding.because("there is no rootlesskit yet, which would need the profile");
     };
@@ -298,9 +276,9 @@ fn apparmor(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         );
     }
     match profile_for(program) {
-        Some((file, text)) => finding
-            .root(write_file(&file, &text))
-            .root(format!("apparmor_parser -r {file}")),
+        Some((file, text)) => {
+            finding.root(write_file(&file, &text)).root(format!("apparmor_parser -r {file}"))
+        }
         None => {
             finding.because("its path cannot be written in a profile: move it to a plainer one")
         }
@@ -310,21 +288,14 @@ fn apparmor(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 /// A profile is there; whether it is at work is known only if rootlesskit was tried.
 fn load_profile(evidence: &Evidence<'_>, finding: Finding, profile: &Path) -> Finding {
     let shown = profile.display();
-    if evidence
-        .trials
-        .rootlesskit
-        .failure()
-        .is_some_and(stopped_by_apparmor)
-    {
+    if evidence.trials.rootlesskit.failure().is_some_and(stopped_by_apparmor) {
         let file = crate::words::quote(profile.as_os_str());
         return finding
             .because(format!("`{shown}` allows it, but is not loaded"))
             .root(format!("apparmor_parser -r {}", file.display()));
     }
     Finding::skip("this program may not make user namespaces, and rootlesskit could not be tried")
-        .because(format!(
-            "`{shown}` lets rootlesskit make them; see `rootlesskit`"
-        ))
+        .because(format!("`{shown}` lets rootlesskit make them; see `rootlesskit`"))
 }
 
 /// The file and the text of a profile for `program`, named as Ubuntu names them. Paths are
@@ -360,10 +331,8 @@ pub fn user_namespace_quota(evidence: &Evidence<'_>) -> Finding {
         .filter_map(|(name, limit)| Some((name, limit?)))
         .filter(|(_, limit)| *limit < FEW_NAMESPACES)
         .collect();
-    let shown: Vec<String> = low
-        .iter()
-        .map(|(name, limit)| format!("`{name}` is {limit}"))
-        .collect();
+    let shown: Vec<String> =
+        low.iter().map(|(name, limit)| format!("`{name}` is {limit}")).collect();
     let finding = if low.is_empty() {
         return Finding::ok(format!(
             "`{}` is {}",
@@ -377,8 +346,7 @@ pub fn user_namespace_quota(evidence: &Evidence<'_>) -> Finding {
             "each container takes one of each kind, and does not start once one kind is used up",
         )
     };
-    low.into_iter()
-        .fold(finding, |finding, (name, _)| raise(evidence, finding, name))
+    low.into_iter().fold(finding, |finding, (name, _)| raise(evidence, finding, name))
 }
 
 /// `finding` with the commands that raise the quota `name`.
@@ -395,10 +363,7 @@ mod tests {
     use crate::host::Release;
 
     fn fails(errno: &str) -> Outcome {
-        Outcome::Fails(Failure {
-            errno: Some(errno.to_owned()),
-            text: format!("unshare: {errno}"),
-        })
+        Outcome::Fails(Failure { errno: Some(errno.to_owned()), text: format!("unshare: {errno}") })
     }
 
     /// A host without user namespaces, by `errno`, for us and for rootlesskit.
@@ -413,10 +378,7 @@ mod tests {
     }
 
     fn set(sample: &mut Sample, name: &str, value: &str) {
-        sample
-            .survey
-            .sysctls
-            .insert(name.to_owned(), value.to_owned());
+        sample.survey.sysctls.insert(name.to_owned(), value.to_owned());
     }
 
     fn ubuntu(errno: &str) -> Sample {
@@ -424,11 +386,7 @@ mod tests {
         sample.survey.release = Release::parse("ID=ubuntu\nID_LIKE=debian\nVERSION_ID=24.04");
         sample.survey.apparmor.enabled = true;
         sample.survey.apparmor.knows_userns = true;
-        set(
-            &mut sample,
-            "kernel.apparmor_restrict_unprivileged_userns",
-            "1",
-        );
+        set(&mut sample, "kernel.apparmor_restrict_unprivileged_userns", "1");
         sample
     }
 
@@ -546,10 +504,7 @@ mod tests {
         let mut sample = ubuntu("EACCES");
         sample.survey.apparmor.profile = Some("/etc/apparmor.d/rootlesskit".into());
         let finding = failed_with(&sample, "not loaded");
-        assert_eq!(
-            finding.fix.root,
-            ["apparmor_parser -r /etc/apparmor.d/rootlesskit"]
-        );
+        assert_eq!(finding.fix.root, ["apparmor_parser -r /etc/apparmor.d/rootlesskit"]);
         sample.trials.rootlesskit = Outcome::fails("newuidmap failed");
         let finding = user_namespaces(&sample.evidence());
         assert_eq!(finding.status, Status::Skip);
@@ -560,10 +515,7 @@ mod tests {
     fn no_profile_is_printed_that_would_not_parse() {
         let mut old_parser = ubuntu("EACCES");
         old_parser.survey.apparmor.knows_userns = false;
-        assert_eq!(
-            failed_with(&old_parser, "older than 4.0").fix,
-            Default::default()
-        );
+        assert_eq!(failed_with(&old_parser, "older than 4.0").fix, Default::default());
         let mut odd = ubuntu("EACCES");
         odd.survey.apparmor.rootlesskit = Some("/home/u x/{a}/rootlesskit".into());
         assert_eq!(failed_with(&odd, "plainer").fix, Default::default());
@@ -598,10 +550,7 @@ mod tests {
         }
         set(&mut sample, "user.max_user_namespaces", "28633");
         sample.trials.user_namespace = fails("EINVAL");
-        assert_eq!(
-            failed_with(&sample, "CONFIG_USER_NS").fix,
-            Default::default()
-        );
+        assert_eq!(failed_with(&sample, "CONFIG_USER_NS").fix, Default::default());
     }
 
     #[test]
@@ -609,18 +558,9 @@ mod tests {
         type Case = (fn(&mut Sample), &'static str);
         let cases: [Case; 7] = [
             (|s| s.survey.surroundings.chroot = true, "chroot(2)"),
-            (
-                |s| s.survey.surroundings.container = Some("docker".to_owned()),
-                "seccomp=unconfined",
-            ),
-            (
-                |s| s.survey.surroundings.container = Some("podman".to_owned()),
-                "unmask=ALL",
-            ),
-            (
-                |s| s.survey.surroundings.seccomp = true,
-                "RestrictNamespaces=",
-            ),
+            (|s| s.survey.surroundings.container = Some("docker".to_owned()), "seccomp=unconfined"),
+            (|s| s.survey.surroundings.container = Some("podman".to_owned()), "unmask=ALL"),
+            (|s| s.survey.surroundings.seccomp = true, "RestrictNamespaces="),
             (|s| s.survey.surroundings.nested = true, "uid_map"),
             (|s| s.host.kernel.selinux = true, "SELinux"),
             (|_| (), "security module"),
@@ -628,11 +568,7 @@ mod tests {
         for (spoil, reason) in cases {
             let mut sample = sample("EPERM");
             spoil(&mut sample);
-            assert_eq!(
-                failed_with(&sample, reason).fix,
-                Default::default(),
-                "{reason}"
-            );
+            assert_eq!(failed_with(&sample, reason).fix, Default::default(), "{reason}");
         }
     }
 

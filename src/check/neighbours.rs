@@ -16,9 +16,7 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
     let Some(socket) = &evidence.trials.rootful_socket else {
         return Finding::ok("no socket of a rootful daemon is there");
     };
-    let RootfulSocket {
-        mode, owner, group, ..
-    } = socket;
+    let RootfulSocket { mode, owner, group, .. } = socket;
     let path = socket.path.display();
     if !socket.writable {
         return Finding::ok(format!("you cannot write `{path}`"));
@@ -144,17 +142,12 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
         return point_at(evidence, &ours, unset(finding, "DOCKER_HOST"));
     }
     if let Some(fault) = &client.config_fault {
-        return Finding::warn(format!(
-            "the client's config.json is not understood: {fault}"
-        ))
-        .because("the client warns and forgets its context");
+        return Finding::warn(format!("the client's config.json is not understood: {fault}"))
+            .because("the client warns and forgets its context");
     }
     let (name, from) = match variable("DOCKER_CONTEXT") {
         Some(name) => (name, "`DOCKER_CONTEXT`"),
-        None => (
-            client.current_context.clone().unwrap_or_default(),
-            "`currentContext`",
-        ),
+        None => (client.current_context.clone().unwrap_or_default(), "`currentContext`"),
     };
     let finding = match (name.as_str(), client.contexts.get(&name)) {
         ("" | "default", _) => {
@@ -168,9 +161,7 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
             "context `{name}`, which {from} says, leads to `{address}`, and not to your daemon"
         ))
         .because(format!("your daemon is at `{ours}`")),
-        (_, None) => Finding::warn(format!(
-            "context `{name}`, which {from} says, does not exist"
-        )),
+        (_, None) => Finding::warn(format!("context `{name}`, which {from} says, does not exist")),
     };
     let finding = match from {
         "`DOCKER_CONTEXT`" => unset(finding, "DOCKER_CONTEXT"),
@@ -214,9 +205,7 @@ fn unset(finding: Finding, name: &str) -> Finding {
 }
 
 fn quoted(word: impl AsRef<Path>) -> String {
-    crate::words::quote(word.as_ref().as_os_str())
-        .display()
-        .to_string()
+    crate::words::quote(word.as_ref().as_os_str()).display().to_string()
 }
 
 #[cfg(test)]
@@ -245,12 +234,7 @@ mod tests {
             (0o660, 0, &["u", "docker"], &[leave]),
             (0o666, 0, &["u"], &["chmod o-w /run/docker.sock"]),
             (0o600, 1000, &["u"], &["chown root /run/docker.sock"]),
-            (
-                0o666,
-                0,
-                &["docker"],
-                &["chmod o-w /run/docker.sock", leave],
-            ),
+            (0o666, 0, &["docker"], &["chmod o-w /run/docker.sock", leave]),
             (0o660, 0, &["u"], &[]),
         ];
         for (mode, owner, groups, commands) in cases {
@@ -272,10 +256,7 @@ mod tests {
         let mut sample = socket(0o660, 0, "docker");
         sample.trials.rootful_socket.as_mut().expect("set").writable = false;
         assert_eq!(rootful_docker(&sample.evidence()).status, Status::Ok);
-        assert_eq!(
-            rootful_docker(&Sample::healthy().evidence()).status,
-            Status::Ok
-        );
+        assert_eq!(rootful_docker(&Sample::healthy().evidence()).status, Status::Ok);
     }
 
     #[test]
@@ -288,33 +269,21 @@ mod tests {
         assert_eq!(finding.status, Status::Warn);
         assert_eq!(
             finding.fix.user,
-            [format!(
-                "[ ! -e {directory} ] || flock -n {directory}/lock rm -r {directory}"
-            )]
+            [format!("[ ! -e {directory} ] || flock -n {directory}/lock rm -r {directory}")]
         );
         sample.host.session.containerd_rootless.0 = "/home/u/mine".into();
-        assert_eq!(
-            containerd_rootless(&sample.evidence()).fix,
-            Default::default()
-        );
+        assert_eq!(containerd_rootless(&sample.evidence()).fix, Default::default());
         sample.host.session.containerd_rootless = (directory.into(), Lock::Held(4711));
         let finding = containerd_rootless(&sample.evidence());
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.summary.contains("PID 4711"), "{}", finding.summary);
-        assert!(
-            finding.fix.user[1].contains("kill 4711"),
-            "{:?}",
-            finding.fix
-        );
+        assert!(finding.fix.user[1].contains("kill 4711"), "{:?}", finding.fix);
     }
 
     #[test]
     fn a_missing_client_is_a_drawback() {
         let mut sample = Sample::healthy();
-        assert_eq!(
-            docker_cli(&sample.evidence()).summary,
-            "`docker` is at `/usr/bin/docker`"
-        );
+        assert_eq!(docker_cli(&sample.evidence()).summary, "`docker` is at `/usr/bin/docker`");
         sample.survey.docker_client.program = None;
         let finding = docker_cli(&sample.evidence());
         assert_eq!(finding.status, Status::Warn);
@@ -343,18 +312,8 @@ mod tests {
             (&[("DOCKER_HOST", ours)], None, &[], None),
             (&[("DOCKER_CONTEXT", "mine")], None, &[("mine", ours)], None),
             (&[], None, &[], Some(vec![make.clone(), choose("rootless")])),
-            (
-                &[],
-                Some("default"),
-                &[("rootless", ours)],
-                Some(vec![choose("rootless")]),
-            ),
-            (
-                &[],
-                Some("gone"),
-                &[("a b", ours)],
-                Some(vec![choose("'a b'")]),
-            ),
+            (&[], Some("default"), &[("rootless", ours)], Some(vec![choose("rootless")])),
+            (&[], Some("gone"), &[("a b", ours)], Some(vec![choose("'a b'")])),
             (
                 &[],
                 Some("rootless"),
@@ -371,30 +330,20 @@ mod tests {
                 &[("DOCKER_CONTEXT", "default")],
                 None,
                 &[],
-                Some(vec![
-                    unset("DOCKER_CONTEXT"),
-                    make.clone(),
-                    choose("rootless"),
-                ]),
+                Some(vec![unset("DOCKER_CONTEXT"), make.clone(), choose("rootless")]),
             ),
         ];
         for (variables, current, contexts, commands) in cases {
             let mut sample = Sample::healthy();
             sample.environment = variables.iter().copied().collect();
             sample.survey.docker_client.current_context = current.map(str::to_owned);
-            sample.survey.docker_client.contexts = contexts
-                .iter()
-                .map(|(name, to)| ((*name).to_owned(), (*to).to_owned()))
-                .collect();
+            sample.survey.docker_client.contexts =
+                contexts.iter().map(|(name, to)| ((*name).to_owned(), (*to).to_owned())).collect();
             let finding = docker_context(&sample.evidence());
             let status = commands.as_ref().map_or(Status::Ok, |_| Status::Warn);
             let what = format!("{variables:?} {current:?} {contexts:?}");
             assert_eq!(finding.status, status, "{what}");
-            assert_eq!(
-                finding.fix.user,
-                commands.clone().unwrap_or_default(),
-                "{what}"
-            );
+            assert_eq!(finding.fix.user, commands.clone().unwrap_or_default(), "{what}");
         }
     }
 }

@@ -52,9 +52,7 @@ fn wants_nftables(evidence: &Evidence<'_>, words: DockerdWords<'_>) -> bool {
         let text = evidence.host.session.daemon_json.1.text("firewall-backend");
         text.map(OsStr::new)
     };
-    stated
-        .or_else(in_file)
-        .is_some_and(|backend| backend == "nftables")
+    stated.or_else(in_file).is_some_and(|backend| backend == "nftables")
 }
 
 /// What is wrong with the network devices, if anything is.
@@ -66,11 +64,7 @@ fn devices(evidence: &Evidence<'_>, inside: &Inside) -> Option<Finding> {
         .collect();
     if let [(_, first), ..] = failed[..] {
         let kinds: Vec<&str> = failed.iter().map(|(kind, _)| *kind).collect();
-        let what = format!(
-            "no network device of kind {}: {}",
-            kinds.join(" and "),
-            first.text
-        );
+        let what = format!("no network device of kind {}: {}", kinds.join(" and "), first.text);
         let finding = Finding::fail(what)
             .because("each container gets a veth, and each of dockerd's networks a bridge");
         let missing = matches!(first.errno.as_deref(), Some("EOPNOTSUPP")) || is_missing(first);
@@ -80,13 +74,11 @@ fn devices(evidence: &Evidence<'_>, inside: &Inside) -> Option<Finding> {
             finding
         });
     }
-    let untried = ["bridge", "veth"]
-        .into_iter()
-        .find_map(|kind| match outcome(kind) {
-            Some(Outcome::NotTried(why)) => Some(format!("a {kind} was not tried: {why}")),
-            None => Some(format!("a {kind} was not tried")),
-            _ => None,
-        });
+    let untried = ["bridge", "veth"].into_iter().find_map(|kind| match outcome(kind) {
+        Some(Outcome::NotTried(why)) => Some(format!("a {kind} was not tried: {why}")),
+        None => Some(format!("a {kind} was not tried")),
+        _ => None,
+    });
     untried.map(Finding::skip)
 }
 
@@ -110,11 +102,8 @@ fn nftables(evidence: &Evidence<'_>, inside: &Inside) -> Finding {
 
 /// The backends that dockerd meets under the name of iptables.
 fn iptables(evidence: &Evidence<'_>, words: DockerdWords<'_>, inside: &Inside) -> Finding {
-    let ipv4: Vec<&Firewall> = inside
-        .firewalls
-        .iter()
-        .filter(|own| own.name.starts_with("iptables"))
-        .collect();
+    let ipv4: Vec<&Firewall> =
+        inside.firewalls.iter().filter(|own| own.name.starts_with("iptables")).collect();
     if ipv4.is_empty() {
         let finding = Finding::fail("no `iptables` is in PATH")
             .because("dockerd makes the containers' network by it, and does not start without it");
@@ -137,10 +126,7 @@ fn iptables(evidence: &Evidence<'_>, words: DockerdWords<'_>, inside: &Inside) -
 }
 
 fn works(firewall: &Firewall) -> Finding {
-    Finding::ok(format!(
-        "bridge, veth and the rules of `{}` work",
-        firewall.path.display()
-    ))
+    Finding::ok(format!("bridge, veth and the rules of `{}` work", firewall.path.display()))
 }
 
 fn fails(firewall: &Firewall, failure: &Failure) -> Finding {
@@ -152,10 +138,7 @@ fn fails(firewall: &Firewall, failure: &Failure) -> Finding {
 }
 
 fn untried(firewall: &Firewall, why: &str) -> Finding {
-    Finding::skip(format!(
-        "the rules of `{}` were not tried: {why}",
-        firewall.path.display()
-    ))
+    Finding::skip(format!("the rules of `{}` were not tried: {why}", firewall.path.display()))
 }
 
 /// IPv6's rules count for who asked for IPv6.
@@ -201,11 +184,7 @@ fn other_backend(
     let Some(other) = ipv4.iter().find(|own| !own.chosen && own.outcome.works()) else {
         return Err(finding);
     };
-    let value = if other.name == "iptables" {
-        Iptables::Path
-    } else {
-        Iptables::Legacy
-    };
+    let value = if other.name == "iptables" { Iptables::Path } else { Iptables::Legacy };
     let value = value.word();
     let finding = finding.because(format!("`{}` would work", other.path.display()));
     if value == "legacy" && !evidence.settings.copies_up("/run") {
@@ -219,10 +198,7 @@ fn other_backend(
         )),
         Origin::Default | Origin::File(..) => {
             let program = crate::words::quote(evidence.host.session.own_path.as_os_str());
-            finding.user(format!(
-                "{} config set daemon.iptables {value}",
-                program.display()
-            ))
+            finding.user(format!("{} config set daemon.iptables {value}", program.display()))
         }
     })
 }
@@ -241,19 +217,10 @@ enum Backend {
 impl Backend {
     /// What `firewall` uses: the links of `iptables` end in the program of its backend.
     fn of(evidence: &Evidence<'_>, firewall: &Firewall) -> Self {
-        let program = evidence
-            .host
-            .tools
-            .iptables
-            .as_deref()
-            .unwrap_or(&firewall.path);
+        let program = evidence.host.tools.iptables.as_deref().unwrap_or(&firewall.path);
         let name = program.file_name().unwrap_or_default();
         let is_nft = name == "xtables-nft-multi" || name == "iptables-nft";
-        if firewall.name == "iptables" && is_nft {
-            Self::NftCompat
-        } else {
-            Self::Legacy
-        }
+        if firewall.name == "iptables" && is_nft { Self::NftCompat } else { Self::Legacy }
     }
 
     /// The modules that have to be loaded by root; the kernel loads the others by itself. The
@@ -261,12 +228,7 @@ impl Backend {
     fn modules(self) -> &'static [&'static str] {
         match self {
             Self::NftCompat => &["nf_tables", "nft_compat"],
-            Self::Legacy => &[
-                "ip_tables",
-                "iptable_mangle",
-                "iptable_nat",
-                "iptable_filter",
-            ],
+            Self::Legacy => &["ip_tables", "iptable_mangle", "iptable_nat", "iptable_filter"],
             Self::Nft => &["nf_tables"],
         }
     }
@@ -324,10 +286,7 @@ fn enterprise_linux_10(evidence: &Evidence<'_>, finding: Finding, backend: Backe
                 .because(
                     "if that package is gone for this kernel, update the kernel with it and reboot",
                 )
-                .root(format!(
-                    "dnf install -y kernel-modules-extra-{}",
-                    survey.kernel
-                ));
+                .root(format!("dnf install -y kernel-modules-extra-{}", survey.kernel));
             load_modules(finding, &survey.release, "netfilter", &["xt_addrtype"])
         }
     }
@@ -349,14 +308,12 @@ pub(super) fn from_kernel(
         ));
     }
     if survey.surroundings.container.is_some() {
-        return finding.because(format!(
-            "the modules {names} have to be loaded on the container's host"
-        ));
+        return finding
+            .because(format!("the modules {names} have to be loaded on the container's host"));
     }
     if !survey.modules {
-        return finding.because(format!(
-            "this kernel loads no modules: it has to be built with {names}"
-        ));
+        return finding
+            .because(format!("this kernel loads no modules: it has to be built with {names}"));
     }
     let finding = if survey.release.is_like("arch") {
         finding.because("after an update of the kernel, its modules are missing until a reboot")
@@ -435,18 +392,13 @@ mod tests {
     #[test]
     fn devices_fail_by_name_and_get_modules_only_where_the_kernel_lacks_them() {
         let cases = [
-            (
-                "RTNETLINK answers: Operation not supported",
-                vec!["modprobe -a veth"],
-            ),
+            ("RTNETLINK answers: Operation not supported", vec!["modprobe -a veth"]),
             ("RTNETLINK answers: Operation not permitted", vec![]),
         ];
         for (text, commands) in cases {
             let mut sample = Sample::healthy();
             let inside = sample.trials.inside.as_mut().expect("healthy");
-            inside
-                .devices
-                .insert("veth".to_owned(), Outcome::fails(text));
+            inside.devices.insert("veth".to_owned(), Outcome::fails(text));
             let finding = netfilter(&sample.evidence());
             assert_eq!(finding.status, Status::Fail);
             assert!(finding.summary.contains("of kind veth"), "{finding:?}");
@@ -466,18 +418,9 @@ mod tests {
     #[test]
     fn a_backend_that_works_is_chosen_by_our_own_setting() {
         let cases = [
+            (with(&[("iptables", true, Some(NO_NFT)), ("iptables-legacy", false, None)]), "legacy"),
             (
-                with(&[
-                    ("iptables", true, Some(NO_NFT)),
-                    ("iptables-legacy", false, None),
-                ]),
-                "legacy",
-            ),
-            (
-                with(&[
-                    ("iptables", false, None),
-                    ("iptables-legacy", true, Some(NO_LEGACY)),
-                ]),
+                with(&[("iptables", false, None), ("iptables-legacy", true, Some(NO_LEGACY))]),
                 "path",
             ),
             (with(&[("iptables", false, None)]), "path"),
@@ -488,9 +431,7 @@ mod tests {
             assert!(finding.fix.root.is_empty());
             assert_eq!(
                 finding.fix.user,
-                [format!(
-                    "/usr/bin/dockerd-rootless config set daemon.iptables {value}"
-                )]
+                [format!("/usr/bin/dockerd-rootless config set daemon.iptables {value}")]
             );
             // The variable would win over the file.
             sample.settings.iptables.origin = Origin::Variable("DOCKERD_ROOTLESS_IPTABLES");
@@ -502,10 +443,7 @@ mod tests {
 
     #[test]
     fn modules_go_by_the_backend() {
-        let both = [
-            ("iptables", true, Some(NO_NFT)),
-            ("iptables-legacy", false, Some(NO_LEGACY)),
-        ];
+        let both = [("iptables", true, Some(NO_NFT)), ("iptables-legacy", false, Some(NO_LEGACY))];
         let finding = netfilter(&with(&both).evidence());
         assert_eq!(finding.status, Status::Fail);
         assert_eq!(
@@ -553,14 +491,8 @@ mod tests {
         let cases: [Case; 4] = [
             (|s| s.survey.modules = false, "loads no modules"),
             (|s| s.survey.surroundings.wsl = true, "wsl --update"),
-            (
-                |s| s.survey.surroundings.container = Some("lxc".to_owned()),
-                "container's host",
-            ),
-            (
-                |s| s.survey.release = Release::parse("ID=nixos"),
-                "boot.kernelModules",
-            ),
+            (|s| s.survey.surroundings.container = Some("lxc".to_owned()), "container's host"),
+            (|s| s.survey.release = Release::parse("ID=nixos"), "boot.kernelModules"),
         ];
         for (spoil, reason) in cases {
             let mut sample = with(&[("iptables", true, Some(NO_NFT))]);
@@ -604,10 +536,7 @@ mod tests {
         let mut sample = with(&[("iptables", true, Some(NO_LEGACY)), ("nft", false, None)]);
         sample.words = vec!["--firewall-backend=nftables".into()];
         let finding = netfilter(&sample.evidence());
-        assert_eq!(
-            finding,
-            Finding::ok("bridge, veth and the rules of `/usr/sbin/nft` work")
-        );
+        assert_eq!(finding, Finding::ok("bridge, veth and the rules of `/usr/sbin/nft` work"));
         sample.words.clear();
         sample.host.session.daemon_json.1 =
             DaemonJson::parse(r#"{"firewall-backend": "nftables"}"#);

@@ -28,9 +28,7 @@ pub fn runtime_dir(evidence: &Evidence<'_>) -> Finding {
         return Finding::fail(format!("`{shown}` has only {free} bytes free: rootlesskit would hang"))
             .because(format!("take out what is not needed (`du -a {}` shows it), or have it made larger: `RuntimeDirectorySize=` in logind.conf(5)", quoted(path)));
     }
-    let finding = Finding::ok(format!(
-        "`{shown}` belongs to you, and nobody else can write it"
-    ));
+    let finding = Finding::ok(format!("`{shown}` belongs to you, and nobody else can write it"));
     if person.runtime_dir_guessed {
         return finding.because("XDG_RUNTIME_DIR is not set, and a launch takes this directory");
     }
@@ -64,8 +62,7 @@ fn mend_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 
 fn is_at_home(evidence: &Evidence<'_>, path: &Path) -> bool {
     let home = &evidence.host.session.person.home;
-    home.as_ref()
-        .is_some_and(|(home, _)| path.starts_with(home))
+    home.as_ref().is_some_and(|(home, _)| path.starts_with(home))
 }
 
 /// Adds the way to a runtime directory other than the one that XDG_RUNTIME_DIR names.
@@ -80,9 +77,7 @@ fn another_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         return finding.user(format!("export XDG_RUNTIME_DIR={own}"));
     }
     if evidence.survey.systemd.booted {
-        return finding
-            .root(enable_linger(evidence))
-            .user(format!("export XDG_RUNTIME_DIR={own}"));
+        return finding.root(enable_linger(evidence)).user(format!("export XDG_RUNTIME_DIR={own}"));
     }
     // Where upstream's tool puts it without systemd.
     finding
@@ -104,10 +99,7 @@ pub fn home(evidence: &Evidence<'_>) -> Finding {
             )),
         };
     }
-    let path = person
-        .home
-        .as_ref()
-        .map_or(Path::new("/"), |(path, _)| path);
+    let path = person.home.as_ref().map_or(Path::new("/"), |(path, _)| path);
     if !evidence.trials.home_writable {
         return unwritable_home(evidence, path);
     }
@@ -139,10 +131,7 @@ pub fn home(evidence: &Evidence<'_>) -> Finding {
 /// user manager mounts nothing; `%h` is root's home there.
 fn wait_for_home(uid: u32, path: &Path, finding: Finding) -> Finding {
     let directory = format!("/etc/systemd/system/user@{uid}.service.d");
-    let Some(path) = path
-        .to_str()
-        .filter(|path| !path.contains(['"', '\\', '\n']))
-    else {
+    let Some(path) = path.to_str().filter(|path| !path.contains(['"', '\\', '\n'])) else {
         return finding;
     };
     finding
@@ -224,9 +213,7 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
     }
     let path = session.state_dir.path.display();
     if let Lock::Held(pid) = session.state_dir.lock {
-        return Finding::ok(format!(
-            "rootless Docker is running (PID {pid}) with `{path}`"
-        ));
+        return Finding::ok(format!("rootless Docker is running (PID {pid}) with `{path}`"));
     }
     if let Err(error) = plan::refuse_foreign_state_dir(&session.state_dir, session.person.uid) {
         return Finding::fail(error.to_string()).because(
@@ -238,9 +225,9 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
         PidState::Absent | PidState::Stale(_) | PidState::NoPid => None,
     });
     match running {
-        Some((pid, file)) => Finding::ok(format!(
-            "rootless Docker is running (PID {pid}), says `{file}`"
-        )),
+        Some((pid, file)) => {
+            Finding::ok(format!("rootless Docker is running (PID {pid}), says `{file}`"))
+        }
         None => Finding::ok(format!("`{path}` is free")),
     }
 }
@@ -249,21 +236,12 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
 /// alone, and follows the links one by one (slirp4netns#116, moby#52035).
 pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
     let chain = &evidence.survey.resolv_conf;
-    let shown: Vec<String> = chain
-        .hops
-        .iter()
-        .map(|hop| format!("`{}`", hop.display()))
-        .collect();
+    let shown: Vec<String> = chain.hops.iter().map(|hop| format!("`{}`", hop.display())).collect();
     let shown = shown.join(" -> ");
-    let end = chain
-        .hops
-        .last()
-        .map_or(Path::new("/etc/resolv.conf"), |hop| hop);
+    let end = chain.hops.last().map_or(Path::new("/etc/resolv.conf"), |hop| hop);
     if !chain.ends_in_file {
-        let finding = Finding::fail(format!(
-            "`{}` does not exist: no name is resolved",
-            end.display()
-        ));
+        let finding =
+            Finding::fail(format!("`{}` does not exist: no name is resolved", end.display()));
         return if chain.hops.len() > 1 {
             finding.because(format!("links lead there: {shown}"))
         } else {
@@ -289,9 +267,7 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
         ))
         .because("the network driver runs as you and reads it");
     };
-    let servers = text
-        .lines()
-        .filter(|line| line.split_whitespace().next() == Some("nameserver"));
+    let servers = text.lines().filter(|line| line.split_whitespace().next() == Some("nameserver"));
     match servers.count() {
         0 => Finding::warn(format!("`{}` names no nameserver", end.display())).because(
             "names are then asked of 127.0.0.1 (resolv.conf(5)), where a resolver is rarely found",
@@ -314,12 +290,7 @@ fn hidden_hop<'a>(evidence: &Evidence<'a>) -> Option<&'a PathBuf> {
         return None;
     }
     let seen = |hop: &PathBuf| hop.starts_with("/etc") || hop.starts_with("/run");
-    evidence
-        .survey
-        .resolv_conf
-        .hops
-        .iter()
-        .find(|hop| !seen(hop))
+    evidence.survey.resolv_conf.hops.iter().find(|hop| !seen(hop))
 }
 
 /// The value of `--slirp4netns-sandbox` that holds: rootlesskit lets the last one count.
@@ -421,11 +392,7 @@ mod tests {
         const LINGER: &str = "loginctl enable-linger u";
         const MAKE: &str = "install -d -m 0700 -o 1000 -g 1000 /run/user/1000";
         let cases: &[Case] = &[
-            (
-                "healthy",
-                |_| {},
-                (Ok, "`/run/user/1000` belongs to you", &[]),
-            ),
+            ("healthy", |_| {}, (Ok, "`/run/user/1000` belongs to you", &[])),
             (
                 "guessed",
                 |sample| sample.host.session.person.runtime_dir_guessed = true,
@@ -494,11 +461,7 @@ mod tests {
             (
                 "missing elsewhere",
                 |sample| set_runtime_dir(sample, "/home/u/my run", Directory::Missing),
-                (
-                    Fail,
-                    "does not exist",
-                    &["mkdir -p -m 0700 '/home/u/my run'"],
-                ),
+                (Fail, "does not exist", &["mkdir -p -m 0700 '/home/u/my run'"]),
             ),
             (
                 "missing below another's",
@@ -543,11 +506,7 @@ mod tests {
             (
                 "unset",
                 |sample| sample.host.session.person.home = None,
-                (
-                    Fail,
-                    "HOME is not set",
-                    &["export HOME=\"$(getent passwd 1000 | cut -d: -f6)\""],
-                ),
+                (Fail, "HOME is not set", &["export HOME=\"$(getent passwd 1000 | cut -d: -f6)\""]),
             ),
             (
                 "missing",
@@ -580,11 +539,7 @@ mod tests {
                 |sample| on(sample, "fuse.gocryptfs"),
                 (Warn, "(fuse.gocryptfs) may be mounted after", &[]),
             ),
-            (
-                "a local disk",
-                |sample| on(sample, "xfs"),
-                (Ok, "can be written", &[]),
-            ),
+            ("a local disk", |sample| on(sample, "xfs"), (Ok, "can be written", &[])),
             (
                 "read-only",
                 |sample| sample.trials.home_writable = false,
@@ -613,21 +568,15 @@ mod tests {
     #[test]
     fn socket_paths_of_108_bytes_are_seen_before_rootlesskit_hangs() {
         fn long(sample: &mut Sample, bytes: usize) {
-            let directory = format!(
-                "/tmp/{}",
-                "x".repeat(bytes - "/tmp//dockerd-rootless/.bp.sock".len())
-            );
+            let directory =
+                format!("/tmp/{}", "x".repeat(bytes - "/tmp//dockerd-rootless/.bp.sock".len()));
             set_runtime_dir(sample, &directory, present(1000, 0o700));
             // So that rootlesskit's socket is the longest.
             sample.words = vec!["--exec-root=/run/user/1000/docker".into()];
         }
         let cases: &[Case] = &[
             ("healthy", |_| {}, (Ok, "has 54 bytes", &[])),
-            (
-                "107",
-                |sample| long(sample, 107),
-                (Ok, "has 107 bytes", &[]),
-            ),
+            ("107", |sample| long(sample, 107), (Ok, "has 107 bytes", &[])),
             (
                 "108",
                 |sample| long(sample, 108),
@@ -663,11 +612,7 @@ mod tests {
             (
                 "no driver",
                 |sample| sample.host.tools.slirp4netns = Tool::Absent,
-                (
-                    Skip,
-                    "no network driver is decided: see `network-driver`",
-                    &[],
-                ),
+                (Skip, "no network driver is decided: see `network-driver`", &[]),
             ),
             (
                 "no directory",
@@ -683,22 +628,14 @@ mod tests {
     #[test]
     fn a_running_daemon_may_hold_the_state_directory_and_nobody_else() {
         let cases: &[Case] = &[
-            (
-                "healthy",
-                |_| {},
-                (Ok, "`/run/user/1000/dockerd-rootless` is free", &[]),
-            ),
+            ("healthy", |_| {}, (Ok, "`/run/user/1000/dockerd-rootless` is free", &[])),
             (
                 "held",
                 |sample| {
                     sample.host.session.state_dir.lock = Lock::Held(42);
                     sample.host.session.state_dir.foreign = vec!["more".into()];
                 },
-                (
-                    Ok,
-                    "is running (PID 42) with `/run/user/1000/dockerd-rootless`",
-                    &[],
-                ),
+                (Ok, "is running (PID 42) with `/run/user/1000/dockerd-rootless`", &[]),
             ),
             (
                 "a daemon elsewhere",
@@ -709,11 +646,7 @@ mod tests {
                         is_daemons: true,
                     }];
                 },
-                (
-                    Ok,
-                    "is running (PID 43), says `/run/user/1000/docker.pid`",
-                    &[],
-                ),
+                (Ok, "is running (PID 43), says `/run/user/1000/docker.pid`", &[]),
             ),
             (
                 "somebody's files",
@@ -721,11 +654,7 @@ mod tests {
                     sample.host.session.state_dir.directory = present(1000, 0o700);
                     sample.host.session.state_dir.foreign = vec!["thesis.tex".into()];
                 },
-                (
-                    Fail,
-                    "holds what rootlesskit did not make: `thesis.tex`",
-                    &[],
-                ),
+                (Fail, "holds what rootlesskit did not make: `thesis.tex`", &[]),
             ),
             (
                 "nowhere",
@@ -747,11 +676,7 @@ mod tests {
         fn nixos(sample: &mut Sample) {
             links(
                 sample,
-                &[
-                    "/etc/resolv.conf",
-                    "/etc/static/resolv.conf",
-                    "/nix/store/x/resolv.conf",
-                ],
+                &["/etc/resolv.conf", "/etc/static/resolv.conf", "/nix/store/x/resolv.conf"],
             );
         }
         let cases: &[Case] = &[
@@ -759,28 +684,16 @@ mod tests {
             (
                 "systemd-resolved",
                 |sample| {
-                    links(
-                        sample,
-                        &["/etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"],
-                    );
+                    links(sample, &["/etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"]);
                     sample.survey.resolv_conf.text =
                         Some("nameserver 127.0.0.53\nnameserver ::1\n".to_owned());
                 },
                 (Ok, "names 2 nameservers", &[]),
             ),
-            (
-                "NixOS",
-                nixos,
-                (Fail, "cannot see `/nix/store/x/resolv.conf`", &[SET]),
-            ),
+            ("NixOS", nixos, (Fail, "cannot see `/nix/store/x/resolv.conf`", &[SET])),
             (
                 "openSUSE, through the link /var/run",
-                |sample| {
-                    links(
-                        sample,
-                        &["/etc/resolv.conf", "/var/run/netconfig/resolv.conf"],
-                    )
-                },
+                |sample| links(sample, &["/etc/resolv.conf", "/var/run/netconfig/resolv.conf"]),
                 (Fail, "cannot see `/var/run/netconfig/resolv.conf`", &[SET]),
             ),
             (
@@ -795,11 +708,7 @@ mod tests {
                 "the sandbox by a flag",
                 |sample| {
                     nixos(sample);
-                    set(
-                        sample,
-                        "rootlesskit.flags",
-                        "[\"--slirp4netns-sandbox=true\"]",
-                    );
+                    set(sample, "rootlesskit.flags", "[\"--slirp4netns-sandbox=true\"]");
                 },
                 (Fail, "cannot see", &[]),
             ),
@@ -831,10 +740,8 @@ mod tests {
             (
                 "missing",
                 |sample| {
-                    sample.survey.resolv_conf = LinkChain {
-                        hops: vec!["/etc/resolv.conf".into()],
-                        ..LinkChain::default()
-                    };
+                    sample.survey.resolv_conf =
+                        LinkChain { hops: vec!["/etc/resolv.conf".into()], ..LinkChain::default() };
                 },
                 (Fail, "`/etc/resolv.conf` does not exist", &[]),
             ),
@@ -869,31 +776,21 @@ mod tests {
     fn certificates_must_open_behind_the_copy_of_etc() {
         fn certificates(sample: &mut Sample, files: &[(&str, bool)]) {
             let inside = sample.trials.inside.as_mut().expect("inside");
-            inside.certificates = files
-                .iter()
-                .map(|(path, opens)| (path.into(), *opens))
-                .collect();
+            inside.certificates = files.iter().map(|(path, opens)| (path.into(), *opens)).collect();
         }
         let cases: &[Case] = &[
             ("healthy", |_| {}, (Ok, "open in the namespace", &[])),
             (
                 "one of two",
                 |sample| {
-                    certificates(
-                        sample,
-                        &[("/etc/ssl/a.pem", true), ("/etc/ssl/b.pem", false)],
-                    )
+                    certificates(sample, &[("/etc/ssl/a.pem", true), ("/etc/ssl/b.pem", false)])
                 },
                 (Fail, "`/etc/ssl/b.pem` does not open", &[]),
             ),
             (
                 "none",
                 |sample| certificates(sample, &[]),
-                (
-                    Warn,
-                    "no CA certificates are installed",
-                    &["apt-get install -y ca-certificates"],
-                ),
+                (Warn, "no CA certificates are installed", &["apt-get install -y ca-certificates"]),
             ),
             (
                 "none on an unknown system",

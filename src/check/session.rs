@@ -26,9 +26,8 @@ const RARELY_ASKED_FOR: [&str; 2] = ["cpuset", "io"];
 pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
     let host = &evidence.survey.cgroup;
     let dockerd = evidence.host.tools.dockerd.known();
-    let too_old = dockerd
-        .and_then(|facts| facts.version)
-        .filter(|version| *version < CGROUP_2_SINCE);
+    let too_old =
+        dockerd.and_then(|facts| facts.version).filter(|version| *version < CGROUP_2_SINCE);
     match (host.version, too_old) {
         (None, _) => no_cgroup(evidence),
         (Some(2), Some(version)) => too_new_for(evidence, version),
@@ -100,9 +99,8 @@ fn boot_with_2(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         "cgroup v2 holds from the next boot on, and for every program of the host: other container managers must know it, as rootful Docker does from 20.10 on",
     );
     if evidence.survey.boot_words.contains(&format!("{WORD}=1")) {
-        return finding.because(format!(
-            "the kernel was booted with `{WORD}=1`, and systemd did not follow"
-        ));
+        return finding
+            .because(format!("the kernel was booted with `{WORD}=1`, and systemd did not follow"));
     }
     let enterprise = release.is_like("rhel") && release.version() >= Some((8, 0));
     if enterprise || release.id == "fedora" {
@@ -117,9 +115,7 @@ fn boot_with_2(evidence: &Evidence<'_>, finding: Finding) -> Finding {
             ))
             .root("update-grub");
     }
-    finding.because(format!(
-        "boot the kernel with the word `{WORD}=1`, and without `{WORD}=0`"
-    ))
+    finding.because(format!("boot the kernel with the word `{WORD}=1`, and without `{WORD}=0`"))
 }
 
 /// cgroup v2: which controllers reach the user manager.
@@ -154,24 +150,16 @@ fn delegation(evidence: &Evidence<'_>) -> Finding {
     let names = list(missing.iter().map(|(name, _)| *name).collect());
     let finding = if missing.is_empty() {
         return Finding::ok("cgroup v2 with all controllers: cpu, cpuset, io, memory, pids");
-    } else if missing
-        .iter()
-        .all(|(name, _)| RARELY_ASKED_FOR.contains(name))
-    {
-        Finding::ok(format!(
-            "cgroup v2 with cpu, memory and pids; not delegated: {names}"
-        ))
+    } else if missing.iter().all(|(name, _)| RARELY_ASKED_FOR.contains(name)) {
+        Finding::ok(format!("cgroup v2 with cpu, memory and pids; not delegated: {names}"))
     } else {
         Finding::warn(format!("controllers are not delegated to you: {names}"))
     };
     let flags = list(missing.iter().map(|(_, flag)| *flag).collect());
     let finding = finding.because(format!("{flags} and the like need them"));
     let in_kernel = |name: &str| survey.cgroup.available.iter().any(|known| known == name);
-    let absent: Vec<&str> = missing
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| !in_kernel(name))
-        .collect();
+    let absent: Vec<&str> =
+        missing.iter().map(|(name, _)| *name).filter(|name| !in_kernel(name)).collect();
     let finding = match &absent[..] {
         [] => finding,
         absent => finding.because(format!("the kernel does not offer: {}", absent.join(", "))),
@@ -272,9 +260,7 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
     let why = match &evidence.trials.manager {
         Outcome::Works => return manager_answers(evidence),
         Outcome::NotTried(why) if survey.systemd.manager => {
-            return Finding::skip(format!(
-                "the user manager of `{shown}` was not tried: {why}"
-            ));
+            return Finding::skip(format!("the user manager of `{shown}` was not tried: {why}"));
         }
         Outcome::NotTried(why) => why,
         Outcome::Fails(failure) => &failure.text,
@@ -285,10 +271,9 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
             .because(why.clone())
             .because(format!("`systemctl restart user@{uid}.service` by root starts it anew, and ends everything that `{shown}` runs"));
     }
-    let finding = Finding::warn(format!(
-        "no user manager runs for `{shown}`: no unit can start the daemon"
-    ))
-    .because(why.clone());
+    let finding =
+        Finding::warn(format!("no user manager runs for `{shown}`: no unit can start the daemon"))
+            .because(why.clone());
     if has_no_user_managers(evidence) {
         return finding.because("on RHEL and CentOS 7, `systemctl --user` does not work by default: start the daemon yourself with `dockerd-rootless run`");
     }
@@ -348,10 +333,8 @@ pub fn enable_linger(evidence: &Evidence<'_>) -> String {
 /// The command that lets `systemctl --user` find the manager, unless the environment does.
 fn export_runtime_dir(evidence: &Evidence<'_>) -> Option<String> {
     let own = format!("/run/user/{}", evidence.survey.account.uid);
-    let is_set = evidence
-        .environment
-        .get("XDG_RUNTIME_DIR")
-        .is_some_and(|stated| stated == own.as_str());
+    let is_set =
+        evidence.environment.get("XDG_RUNTIME_DIR").is_some_and(|stated| stated == own.as_str());
     (!is_set).then(|| format!("export XDG_RUNTIME_DIR={own}"))
 }
 
@@ -363,11 +346,7 @@ mod tests {
     use crate::host::{Answer, Release, Tool};
 
     fn dockerd(sample: &mut Sample, version: Version) {
-        if let Tool::Found {
-            answer: Answer::Known(facts),
-            ..
-        } = &mut sample.host.tools.dockerd
-        {
+        if let Tool::Found { answer: Answer::Known(facts), .. } = &mut sample.host.tools.dockerd {
             facts.version = Some(version);
         }
     }
@@ -446,11 +425,7 @@ mod tests {
                     sample.survey.cgroup.version = None;
                     release(sample, "ID=alpine\nVERSION_ID=3.20.1");
                 },
-                (
-                    Warn,
-                    "no control groups",
-                    &["rc-update add cgroups", "rc-service cgroups start"],
-                ),
+                (Warn, "no control groups", &["rc-update add cgroups", "rc-service cgroups start"]),
             ),
             (
                 "version 1 on Ubuntu 20.04",
@@ -473,10 +448,7 @@ mod tests {
                 |sample| {
                     sample.survey.cgroup.version = Some(1);
                     sample.survey.kernel = "4.18.0-553.el8.x86_64".to_owned();
-                    release(
-                        sample,
-                        "ID=rocky\nID_LIKE='rhel centos fedora'\nVERSION_ID=8.10",
-                    );
+                    release(sample, "ID=rocky\nID_LIKE='rhel centos fedora'\nVERSION_ID=8.10");
                 },
                 (
                     Warn,
@@ -549,11 +521,7 @@ mod tests {
         }
         let cases: &[Case] = &[
             ("healthy", |_| {}, (Ok, "answers", &[])),
-            (
-                "not started",
-                no_bus,
-                (Fail, "no container starts", &[START]),
-            ),
+            ("not started", no_bus, (Fail, "no container starts", &[START])),
             (
                 "not installed",
                 |sample| {
@@ -580,11 +548,7 @@ mod tests {
                 (
                     Fail,
                     "no container starts",
-                    &[
-                        "loginctl enable-linger u",
-                        "export XDG_RUNTIME_DIR=/run/user/1000",
-                        START,
-                    ],
+                    &["loginctl enable-linger u", "export XDG_RUNTIME_DIR=/run/user/1000", START],
                 ),
             ),
             (
@@ -640,11 +604,7 @@ mod tests {
             sample.survey.systemd.manager = false;
         }
         let cases: &[Case] = &[
-            (
-                "healthy",
-                |_| {},
-                (Ok, "the user manager of `u` answers", &[]),
-            ),
+            ("healthy", |_| {}, (Ok, "the user manager of `u` answers", &[])),
             (
                 "after su",
                 |sample| {
@@ -655,11 +615,7 @@ mod tests {
             (
                 "none",
                 no_manager,
-                (
-                    Warn,
-                    "no user manager runs for `u`",
-                    &["loginctl enable-linger u"],
-                ),
+                (Warn, "no user manager runs for `u`", &["loginctl enable-linger u"]),
             ),
             (
                 "none, with a name of Samba's",
@@ -715,16 +671,10 @@ mod tests {
         let mut sample = Sample::healthy();
         sample.survey.systemd.manager = false;
         sample.trials.manager = Outcome::fails("no such file");
-        release(
-            &mut sample,
-            "ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7",
-        );
+        release(&mut sample, "ID=centos\nID_LIKE='rhel fedora'\nVERSION_ID=7");
         let reasons = systemd_user(&sample.evidence()).reasons.join("\n");
         assert!(reasons.contains("RHEL and CentOS 7"), "{reasons}");
-        release(
-            &mut sample,
-            "ID=rocky\nID_LIKE='rhel fedora'\nVERSION_ID=9.4",
-        );
+        release(&mut sample, "ID=rocky\nID_LIKE='rhel fedora'\nVERSION_ID=9.4");
         let reasons = systemd_user(&sample.evidence()).reasons.join("\n");
         assert!(!reasons.contains("CentOS 7"), "{reasons}");
         sample.survey.systemd.booted = false;
@@ -740,11 +690,7 @@ mod tests {
             (
                 "not",
                 |sample| sample.survey.systemd.linger = Some(false),
-                (
-                    Warn,
-                    "stops when you log out",
-                    &["loginctl enable-linger u"],
-                ),
+                (Warn, "stops when you log out", &["loginctl enable-linger u"]),
             ),
             (
                 "not, on CentOS 7, where it keeps no more than a directory",

@@ -35,16 +35,7 @@ const FOUND_BY_DATA: [&str; 4] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs"];
 const GOOD: [&str; 4] = ["ext4", "ext3", "xfs", "btrfs"];
 
 /// File systems whose server decides on owners: no subordinate id can own a file there.
-const REMOTE: [&str; 8] = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "9p",
-    "lustre",
-    "afs",
-    "fuse.sshfs",
-];
+const REMOTE: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "9p", "lustre", "afs", "fuse.sshfs"];
 
 /// Judges the storage driver that dockerd will take.
 pub fn overlay(evidence: &Evidence<'_>) -> Finding {
@@ -53,14 +44,11 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
     }
     let Some(inside) = &evidence.trials.inside else {
         let why = evidence.why_not_inside();
-        return Finding::skip(format!(
-            "there is no namespace to try an overlay mount in: {why}"
-        ));
+        return Finding::skip(format!("there is no namespace to try an overlay mount in: {why}"));
     };
     let stated = stated_driver(evidence);
-    let prior: Vec<&str> = with_data(evidence)
-        .filter(|driver| FOUND_BY_DATA.contains(driver))
-        .collect();
+    let prior: Vec<&str> =
+        with_data(evidence).filter(|driver| FOUND_BY_DATA.contains(driver)).collect();
     let driver = match (&stated, &prior[..]) {
         (Some(stated), _) => Some(stated.as_str()),
         (None, [_, _, ..]) => return ambiguous(evidence, &prior),
@@ -111,10 +99,8 @@ fn file_system<'a>(evidence: &Evidence<'a>) -> Option<&'a Mount> {
 /// The data root and its file system, for people.
 fn place(evidence: &Evidence<'_>) -> String {
     let base = evidence.survey.data_root.base.display();
-    file_system(evidence).map_or_else(
-        || format!("`{base}`"),
-        |mount| format!("`{base}` ({})", mount.kind),
-    )
+    file_system(evidence)
+        .map_or_else(|| format!("`{base}`"), |mount| format!("`{base}` ({})", mount.kind))
 }
 
 fn is_on(evidence: &Evidence<'_>, kinds: &[&str]) -> bool {
@@ -153,10 +139,8 @@ fn native(evidence: &Evidence<'_>, overlay: &Overlay, driver: Option<&str>) -> F
         Some(driver) => Finding::fail(format!("{what}: dockerd will not start with `{driver}`")),
         None => {
             let copier = if takes_snapshotters { "native" } else { "vfs" };
-            Finding::fail(format!(
-                "{what}: dockerd would fall to `{copier}` in silence"
-            ))
-            .because("every layer is a whole copy of the one below there")
+            Finding::fail(format!("{what}: dockerd would fall to `{copier}` in silence"))
+                .because("every layer is a whole copy of the one below there")
         }
     };
     mend(evidence, failure, finding.because(failure.text.clone()))
@@ -202,9 +186,8 @@ fn mend(evidence: &Evidence<'_>, failure: &Failure, finding: Finding) -> Finding
 fn old_kernel(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let survey = evidence.survey;
     let kernel = &survey.kernel;
-    let mut finding = finding.because(format!(
-        "kernel {kernel} lets users mount no overlays; 5.11 and later do"
-    ));
+    let mut finding =
+        finding.because(format!("kernel {kernel} lets users mount no overlays; 5.11 and later do"));
     // It has Windows' kernel, and not the distribution's.
     let wsl = survey.surroundings.wsl;
     let debian = survey.release.id == "debian" && !wsl;
@@ -232,9 +215,8 @@ fn old_kernel(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     }
     let kernel_has_fuse = survey.kernel_version() >= Some(KERNEL_FUSE);
     if kernel_has_fuse && is_before(evidence, FUSE_SINCE) {
-        finding = finding.because(format!(
-            "dockerd {FUSE_SINCE} and later can use `fuse-overlayfs`"
-        ));
+        finding =
+            finding.because(format!("dockerd {FUSE_SINCE} and later can use `fuse-overlayfs`"));
     }
     if !kernel_has_fuse || is_before(evidence, FUSE_SINCE) {
         finding = finding.because("`vfs`, stated, works everywhere, with a copy for every layer");
@@ -244,13 +226,7 @@ fn old_kernel(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     if is_before(evidence, SNAPSHOTTERS_SINCE) && stated_driver(evidence).is_none() {
         return finding;
     }
-    state(
-        evidence,
-        finding,
-        "storage-driver",
-        Some(b's'),
-        "fuse-overlayfs",
-    )
+    state(evidence, finding, "storage-driver", Some(b's'), "fuse-overlayfs")
 }
 
 /// The driver fuse-overlayfs, stated or found by its data.
@@ -277,10 +253,7 @@ fn fuse_fault(evidence: &Evidence<'_>) -> Option<String> {
         return Some(format!("kernel {kernel} is older than 4.18"));
     }
     if is_on(evidence, &REMOTE) {
-        return Some(format!(
-            "on {} no file can be given to a subordinate id",
-            place(evidence)
-        ));
+        return Some(format!("on {} no file can be given to a subordinate id", place(evidence)));
     }
     if evidence.trials.fuse_overlayfs.is_none() {
         return Some("the program `fuse-overlayfs` is not installed".to_owned());
@@ -294,12 +267,7 @@ fn install_fuse(evidence: &Evidence<'_>, mut finding: Finding) -> Finding {
     if evidence.trials.fuse_overlayfs.is_none() {
         finding = distro::install_for(finding, &evidence.survey.release, Package::FuseOverlayfs);
     }
-    match evidence
-        .trials
-        .fuse
-        .failure()
-        .map(|failure| failure.errno.as_deref())
-    {
+    match evidence.trials.fuse.failure().map(|failure| failure.errno.as_deref()) {
         None => finding,
         Some(Some("EACCES" | "EPERM")) => finding
             .because("/dev/fuse is open to all users elsewhere (mode 0666)")
@@ -318,9 +286,7 @@ fn elsewhere(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     ));
     // A name of a directory service may hold anything.
     let name = survey.account.shown();
-    let is_plain = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let name = if is_plain { name } else { uid.to_string() };
     let path = PathBuf::from(format!("/var/lib/dockerd-rootless/{name}"));
     let is_usable = |mount: &Mount| {
@@ -335,13 +301,7 @@ fn elsewhere(evidence: &Evidence<'_>, finding: Finding) -> Finding {
             survey.data_root.path.display()
         ))
         .root(format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(&path)));
-    state(
-        evidence,
-        finding,
-        "data-root",
-        Some(b'g'),
-        &path.to_string_lossy(),
-    )
+    state(evidence, finding, "data-root", Some(b'g'), &path.to_string_lossy())
 }
 
 /// Adds the user's command that gives dockerd `--name=value`, beside the words that `daemon.args`
@@ -356,10 +316,7 @@ fn state(
     let words = plan::stated_daemon_words(evidence.settings, evidence.words);
     let (json_path, json) = &evidence.host.session.daemon_json;
     if json.may_set(name) {
-        return finding.because(format!(
-            "set `{name}` to `{value}` in `{}`",
-            json_path.display()
-        ));
+        return finding.because(format!("set `{name}` to `{value}` in `{}`", json_path.display()));
     }
     if DockerdWords(&words).value(name, letter).is_some() {
         return finding.because(format!(
@@ -379,19 +336,14 @@ fn state(
     list.push(format!("--{name}={value}").into());
     // One value that is a list, split as a shell splits words.
     let list = crate::words::quote(&crate::words::join(&list));
-    finding.user(format!(
-        "dockerd-rootless config set daemon.args -- {}",
-        list.display()
-    ))
+    finding.user(format!("dockerd-rootless config set daemon.args -- {}", list.display()))
 }
 
 /// Two drivers have data and none is stated.
 fn ambiguous(evidence: &Evidence<'_>, prior: &[&str]) -> Finding {
     let names: Vec<String> = prior.iter().map(|driver| format!("`{driver}`")).collect();
-    let chosen = FOUND_BY_DATA
-        .into_iter()
-        .find(|driver| prior.contains(driver))
-        .unwrap_or(prior[0]);
+    let chosen =
+        FOUND_BY_DATA.into_iter().find(|driver| prior.contains(driver)).unwrap_or(prior[0]);
     let finding = Finding::fail(format!(
         "dockerd will not start: several storage drivers have data: {}",
         names.join(", ")
@@ -443,10 +395,7 @@ fn unwritable(evidence: &Evidence<'_>) -> Finding {
             path.display()
         ));
     }
-    let finding = Finding::fail(format!(
-        "the data root `{}` cannot be written",
-        path.display()
-    ));
+    let finding = Finding::fail(format!("the data root `{}` cannot be written", path.display()));
     if file_system(evidence).is_some_and(|mount| mount.options.iter().any(|option| option == "ro"))
     {
         return finding.because(format!("{} is mounted read-only", place(evidence)));
@@ -459,10 +408,7 @@ fn unwritable(evidence: &Evidence<'_>) -> Finding {
         ));
     }
     let (uid, gid) = (survey.account.uid, survey.account.gid);
-    finding.root(format!(
-        "install -d -m 0700 -o {uid} -g {gid} {}",
-        quoted(path)
-    ))
+    finding.root(format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(path)))
 }
 
 #[cfg(test)]
@@ -474,11 +420,7 @@ mod tests {
     use crate::settings::{Layer, Settings};
 
     fn dockerd(sample: &mut Sample, version: Version) {
-        if let Tool::Found {
-            answer: Answer::Known(facts),
-            ..
-        } = &mut sample.host.tools.dockerd
-        {
+        if let Tool::Found { answer: Answer::Known(facts), .. } = &mut sample.host.tools.dockerd {
             facts.version = Some(version);
         }
     }
@@ -518,11 +460,7 @@ mod tests {
     #[test]
     fn an_overlay_mount_is_tried_as_this_dockerd_makes_it() {
         let cases: &[Case] = &[
-            (
-                "healthy",
-                |_| {},
-                (Ok, "overlay mounts work on `/home/u` (ext4)", &[]),
-            ),
+            ("healthy", |_| {}, (Ok, "overlay mounts work on `/home/u` (ext4)", &[])),
             (
                 "Ubuntu 20.04, whose kernel allows plain mounts",
                 |sample| {
@@ -829,11 +767,7 @@ mod tests {
             sample.trials.fuse_overlayfs = Some("/usr/bin/fuse-overlayfs".into());
         }
         let cases: &[Case] = &[
-            (
-                "by itself",
-                with_fuse,
-                (Ok, "dockerd takes `fuse-overlayfs` instead", &[]),
-            ),
+            ("by itself", with_fuse, (Ok, "dockerd takes `fuse-overlayfs` instead", &[])),
             (
                 "stated",
                 |sample| {
@@ -893,11 +827,7 @@ mod tests {
     #[test]
     fn images_of_another_driver_are_missed_before_they_vanish() {
         let cases: &[Case] = &[
-            (
-                "its own",
-                |sample| data(sample, &["overlay2"]),
-                (Ok, "overlay mounts work", &[]),
-            ),
+            ("its own", |sample| data(sample, &["overlay2"]), (Ok, "overlay mounts work", &[])),
             (
                 "containerd's",
                 |sample| data(sample, &["overlayfs"]),
@@ -906,11 +836,7 @@ mod tests {
             (
                 "vfs, which dockerd does not look for",
                 |sample| data(sample, &["vfs"]),
-                (
-                    Warn,
-                    "images of storage driver `vfs` are not seen: dockerd takes another",
-                    &[],
-                ),
+                (Warn, "images of storage driver `vfs` are not seen: dockerd takes another", &[]),
             ),
             (
                 "two",
@@ -927,11 +853,7 @@ mod tests {
                     data(sample, &["fuse-overlayfs", "overlay2"]);
                     sample.words = vec!["--storage-driver=overlay2".into()];
                 },
-                (
-                    Warn,
-                    "images of storage driver `fuse-overlayfs` are not seen",
-                    &[],
-                ),
+                (Warn, "images of storage driver `fuse-overlayfs` are not seen", &[]),
             ),
             (
                 "the one that cannot work any more",
@@ -996,13 +918,7 @@ mod tests {
     #[test]
     fn slow_comparison_of_layers_is_no_more_than_a_reason() {
         let mut sample = Sample::healthy();
-        sample
-            .trials
-            .inside
-            .as_mut()
-            .expect("inside")
-            .overlay
-            .native_diff = Some(false);
+        sample.trials.inside.as_mut().expect("inside").overlay.native_diff = Some(false);
         let finding = overlay(&sample.evidence());
         assert_eq!((finding.status, finding.reasons.len()), (Ok, 1));
     }

@@ -109,11 +109,7 @@ struct Verdict {
 
 impl Verdict {
     fn add(&mut self, status: Status, sentence: impl Into<String>, why: impl Into<String>) {
-        self.problems.push(Problem {
-            status,
-            sentence: sentence.into(),
-            why: why.into(),
-        });
+        self.problems.push(Problem { status, sentence: sentence.into(), why: why.into() });
     }
 }
 
@@ -169,9 +165,7 @@ impl Case<'_> {
                 if finding.status == Status::Ok {
                     return finding;
                 }
-                finding.because(format!(
-                    "the ids come from {source}: they are to be changed there"
-                ))
+                finding.because(format!("the ids come from {source}: they are to be changed there"))
             }
             Some(Err(said)) => none().because(format!("`getsubids` said: {}", shown(said.trim()))),
             None if self.launches() => Finding::skip(format!(
@@ -187,10 +181,7 @@ impl Case<'_> {
             "the {} ids come from {source}, and there is no `getsubids` to ask for them",
             self.what
         ))
-        .because(format!(
-            "`rootlesskit` looks into `{}` only, then",
-            self.path
-        ));
+        .because(format!("`rootlesskit` looks into `{}` only, then", self.path));
         let packages = [
             ("debian", "apt-get install -y uidmap"),
             ("fedora", "dnf install -y shadow-utils-subid"),
@@ -341,10 +332,7 @@ impl Case<'_> {
         let (user, what) = (self.user(), self.what);
         let sum: u64 = kept.iter().map(|(_, ids)| size(ids)).sum();
         let lines: Vec<_> = kept.iter().map(|(line, _)| shown(&line.text)).collect();
-        let numbers: Vec<_> = kept
-            .iter()
-            .map(|(line, _)| line.number.to_string())
-            .collect();
+        let numbers: Vec<_> = kept.iter().map(|(line, _)| line.number.to_string()).collect();
         let from = format!(
             "in line{} {} of `{place}`, `{}`",
             if lines.len() == 1 { "" } else { "s" },
@@ -372,10 +360,9 @@ impl Case<'_> {
             (Err(why), _) if fields == 3 => (format!("{at} is damaged: {why}"), passes_over()),
             (Err(why), _) => (format!("{at} is damaged: {why}"), whole.to_owned()),
             (Ok(_), Some(Flaw::Blanks)) => (format!("{at} has blanks at its ends"), passes_over()),
-            (Ok(_), Some(Flaw::Fields)) => (
-                format!("{at} has {fields} fields instead of 3"),
-                whole.to_owned(),
-            ),
+            (Ok(_), Some(Flaw::Fields)) => {
+                (format!("{at} has {fields} fields instead of 3"), whole.to_owned())
+            }
             (Ok(_), Some(Flaw::Number)) => (
                 format!("{at} holds a number that is not plainly decimal"),
                 format!("`rootlesskit` and `{}` read it differently", self.mapper),
@@ -401,15 +388,9 @@ impl Case<'_> {
         for line in lines.iter().filter(|line| !self.is_mine(line)) {
             self.judge_form(verdict, line);
         }
-        let rest = verdict
-            .problems
-            .split_off(verdict.problems.len().min(before + TOLD));
+        let rest = verdict.problems.split_off(verdict.problems.len().min(before + TOLD));
         if let Some(worst) = rest.iter().max_by_key(|problem| problem.status) {
-            let sentence = format!(
-                "damaged lines of `{}` beyond these: {}",
-                self.path,
-                rest.len()
-            );
+            let sentence = format!("damaged lines of `{}` beyond these: {}", self.path, rest.len());
             verdict.add(worst.status, sentence, &worst.why);
         }
     }
@@ -440,9 +421,7 @@ impl Case<'_> {
             return Finding::ok(&verdict.holds);
         };
         let mut finding = Finding::new(worst.status, &worst.sentence);
-        let rest = problems[1..]
-            .iter()
-            .flat_map(|problem| [&problem.sentence, &problem.why]);
+        let rest = problems[1..].iter().flat_map(|problem| [&problem.sentence, &problem.why]);
         for reason in [&worst.why].into_iter().chain(rest) {
             if !finding.reasons.contains(reason) {
                 finding = finding.because(reason);
@@ -479,9 +458,7 @@ impl Case<'_> {
 
     /// Whether rootlesskit gets the ids from getsubids, and not from the file.
     fn asks_getsubids(&self) -> bool {
-        let knows_it = self
-            .rootlesskit()
-            .is_none_or(|version| version >= Version(1, 1, 0));
+        let knows_it = self.rootlesskit().is_none_or(|version| version >= Version(1, 1, 0));
         knows_it && matches!(self.getsubids, Some(Ok(_)))
     }
 
@@ -491,11 +468,7 @@ impl Case<'_> {
     }
 
     fn fail_unless_it_launches(&self) -> Status {
-        if self.launches() {
-            Status::Warn
-        } else {
-            Status::Fail
-        }
+        if self.launches() { Status::Warn } else { Status::Fail }
     }
 
     /// The data that belongs to the ids that the user has or had.
@@ -518,21 +491,13 @@ fn shared(one: &Range<u64>, other: &Range<u64>) -> u64 {
 }
 
 fn located(place: &str, line: &SubIdLine) -> String {
-    format!(
-        "line {} of `{place}`, `{}`,",
-        line.number,
-        shown(&line.text)
-    )
+    format!("line {} of `{place}`, `{}`,", line.number, shown(&line.text))
 }
 
 /// `text` on one line and not too long.
 fn shown(text: &str) -> String {
     let escaped = |c: char| {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            c.to_string()
-        }
+        if c.is_control() { c.escape_default().collect() } else { c.to_string() }
     };
     let cut = if text.chars().count() > 80 { "…" } else { "" };
     text.chars().take(80).map(escaped).collect::<String>() + cut

@@ -63,13 +63,9 @@ impl Sample {
             cgroup: crate::host::Cgroup {
                 version: Some(2),
                 hybrid: false,
-                available: ["cpuset", "cpu", "io", "memory", "pids"]
-                    .map(str::to_owned)
-                    .into(),
+                available: ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
                 delegated: Some(
-                    ["cpuset", "cpu", "io", "memory", "pids"]
-                        .map(str::to_owned)
-                        .into(),
+                    ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
                 ),
             },
             systemd: crate::host::Systemd {
@@ -94,11 +90,8 @@ impl Sample {
             docker_client: crate::host::DockerClient {
                 program: Some("/usr/bin/docker".into()),
                 current_context: Some("rootless".to_owned()),
-                contexts: [(
-                    "rootless".to_owned(),
-                    "unix:///run/user/1000/docker.sock".to_owned(),
-                )]
-                .into(),
+                contexts: [("rootless".to_owned(), "unix:///run/user/1000/docker.sock".to_owned())]
+                    .into(),
                 ..Default::default()
             },
             keys: Some((3, 200, 40, 20_000)),
@@ -115,9 +108,7 @@ impl Sample {
             getsubids_gid: Some(Ok("0: u 100000 65536\n".to_owned())),
             rootlesskit: works(),
             inside: Some(Inside {
-                devices: ["bridge", "veth"]
-                    .map(|kind| (kind.to_owned(), works()))
-                    .into(),
+                devices: ["bridge", "veth"].map(|kind| (kind.to_owned(), works())).into(),
                 firewalls: ["iptables", "iptables-legacy"]
                     .map(|name| crate::host::Firewall {
                         name: name.to_owned(),

@@ -59,11 +59,7 @@ impl<'a> Choice<'a> {
 
     fn takes(&self, name: &str) -> bool {
         let is_in = |names: &[String]| names.iter().any(|one| one == name);
-        if self.only.is_empty() {
-            !is_in(self.skip)
-        } else {
-            is_in(self.only)
-        }
+        if self.only.is_empty() { !is_in(self.skip) } else { is_in(self.only) }
     }
 }
 
@@ -87,13 +83,7 @@ impl Examination {
         let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
         let (uid, gid) = (person.uid, unistd::getegid().as_raw());
         let words = &request.words;
-        let host = probe::host(
-            &settings,
-            environment,
-            words,
-            person,
-            Thoroughness::Traceless,
-        )?;
+        let host = probe::host(&settings, environment, words, person, Thoroughness::Traceless)?;
         let find = |name: &str| {
             let (path, _) = plan::search_path(environment);
             which::which_in(name, Some(path), "/").ok()
@@ -113,13 +103,7 @@ impl Examination {
         };
         let survey = survey::survey("/".as_ref(), &subject);
         let trials = trial::run(&settings, environment, words, &host, &survey);
-        Ok(Self {
-            settings,
-            words: words.clone(),
-            host,
-            survey,
-            trials,
-        })
+        Ok(Self { settings, words: words.clone(), host, survey, trials })
     }
 
     /// What the checks see.
@@ -167,9 +151,7 @@ pub fn run(
             report::print(report::fix_script(&findings, whose, elevate))?;
         }
     }
-    let failed = findings
-        .iter()
-        .any(|(_, finding)| finding.status == Status::Fail);
+    let failed = findings.iter().any(|(_, finding)| finding.status == Status::Fail);
     Ok(match failed {
         true => Exit::Prerequisite,
         false => Exit::Good,

@@ -96,10 +96,7 @@ pub fn edit(
 ) -> Result<(), Error> {
     let key = find_key(name)?;
     let path = user_file(environment)?;
-    let above = [
-        Layer::from_environment(environment),
-        Layer::from_assignments(assignments)?,
-    ];
+    let above = [Layer::from_environment(environment), Layer::from_assignments(assignments)?];
     let (edited, changed) = change(&path, key, value)?;
     if let Some(winner) = statements(&above, key.name).last() {
         warn!(

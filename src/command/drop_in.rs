@@ -13,24 +13,15 @@ use crate::words;
 /// # Errors
 /// Returns only if the launch is refused or fails.
 pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
-    if words
-        .first()
-        .is_some_and(|word| word == "check" || word == "install" || word == "uninstall")
+    if words.first().is_some_and(|word| word == "check" || word == "install" || word == "uninstall")
     {
         let meant = words::join(words);
         return Err(Error::new(
             Exit::Failed,
             format!("`{}` is no option of dockerd", words[0].display()),
         )
-        .hint(format!(
-            "did you mean `dockerd-rootless-setuptool.sh {}`?",
-            meant.display()
-        )));
+        .hint(format!("did you mean `dockerd-rootless-setuptool.sh {}`?", meant.display())));
     }
-    let request = Request {
-        exec: true,
-        words: words.to_vec(),
-        ..Request::default()
-    };
+    let request = Request { exec: true, words: words.to_vec(), ..Request::default() };
     super::run::run(environment, &request)
 }

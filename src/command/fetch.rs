@@ -114,11 +114,7 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
     let outcome = if options.remove {
         refuse_in_use(environment)?;
         let actions = remove(environment, options.dry_run)?;
-        Outcome {
-            changed: !actions.is_empty(),
-            actions,
-            ..Outcome::default()
-        }
+        Outcome { changed: !actions.is_empty(), actions, ..Outcome::default() }
     } else if options.rollback {
         home.roll_back(options)?
     } else {
@@ -159,27 +155,19 @@ pub fn remove(environment: &Environment, dry_run: bool) -> Result<Vec<String>, E
     let mut removed = Vec::new();
     if store.exists() {
         let _lock = (!dry_run).then(|| store.lock()).transpose()?;
-        let state = if dry_run {
-            store.read_state()?
-        } else {
-            store.recover()?
-        };
+        let state = if dry_run { store.read_state()? } else { store.recover()? };
         if let Some(state) = &state {
             let kept = store.kept(state);
             for name in store.links(&state.bin_dir) {
                 let path = state.bin_dir.join(name);
                 removed.push(match kept.contains(&name) {
-                    true => format!(
-                        "link `{}`, in favour of what was there before",
-                        path.display()
-                    ),
+                    true => {
+                        format!("link `{}`, in favour of what was there before", path.display())
+                    }
                     false => format!("link `{}`", path.display()),
                 });
             }
-            let edited = state
-                .shell_files
-                .iter()
-                .filter(|file| shell_files::has_lines(&file.path));
+            let edited = state.shell_files.iter().filter(|file| shell_files::has_lines(&file.path));
             removed.extend(edited.map(|file| format!("our lines in `{}`", file.path.display())));
             if !dry_run {
                 store.restore(state)?;
@@ -228,34 +216,21 @@ struct Home {
 impl Home {
     fn find(environment: &Environment, options: &FetchOptions) -> Result<Self, Error> {
         let root = store_root(environment)?;
-        let stated = options
-            .bin_dir
-            .clone()
-            .or_else(|| Some(PathBuf::from(environment.get("DOCKER_BIN")?)));
+        let stated =
+            options.bin_dir.clone().or_else(|| Some(PathBuf::from(environment.get("DOCKER_BIN")?)));
         let bin_dir = match stated.or_else(|| Some(environment.absolute("HOME")?.join("bin"))) {
             Some(stated) => std::path::absolute(&stated)
                 .map_err(|error| failed(&stated, "is no path", &error))?,
             None => root.join("bin"),
         };
         // PATH has no way to say so.
-        if bin_dir
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .any(|byte| b":\n".contains(byte))
-        {
-            let what = format!(
-                "`{}` cannot be in PATH: it holds a colon or a newline",
-                bin_dir.display()
-            );
+        if bin_dir.as_os_str().as_encoded_bytes().iter().any(|byte| b":\n".contains(byte)) {
+            let what =
+                format!("`{}` cannot be in PATH: it holds a colon or a newline", bin_dir.display());
             return Err(Error::new(Exit::Usage, what).hint("take another directory: --bin-dir DIR"));
         }
         let downloads = downloads(environment).unwrap_or_else(|| root.join("downloads"));
-        Ok(Self {
-            store: Store::new(root),
-            bin_dir,
-            downloads,
-        })
+        Ok(Self { store: Store::new(root), bin_dir, downloads })
     }
 
     /// The version that is asked for, in use.
@@ -285,20 +260,10 @@ impl Home {
         let client = source::client(environment, options);
         let plan = source::plan(environment, options, &client)?;
         let foreign = self.store.foreign(&self.bin_dir)?;
-        let mut outcome = Outcome {
-            version: Some(plan.version.to_string()),
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { version: Some(plan.version.to_string()), ..Outcome::default() };
         let there = self.has(&plan)?;
         if options.dry_run {
-            self.describe(
-                environment,
-                options,
-                &plan,
-                there.as_deref(),
-                &foreign,
-                &mut outcome,
-            );
+            self.describe(environment, options, &plan, there.as_deref(), &foreign, &mut outcome);
             return Ok(outcome);
         }
         let set = match there {
@@ -365,14 +330,10 @@ impl Home {
             if io::stderr().is_terminal() {
                 scope.spawn(|| progress::show(stopped, &progress, plan));
             }
-            let jobs = plan
-                .archives
-                .iter()
-                .zip(&progress)
-                .map(|(archive, progress)| {
-                    let staging = &staging;
-                    scope.spawn(move || self.get(client, options, archive, progress, staging))
-                });
+            let jobs = plan.archives.iter().zip(&progress).map(|(archive, progress)| {
+                let staging = &staging;
+                scope.spawn(move || self.get(client, options, archive, progress, staging))
+            });
             let jobs: Vec<_> = jobs.collect();
             let results = jobs.into_iter().map(|job| {
                 job.join()
@@ -430,10 +391,7 @@ impl Home {
         let directory = staging.open()?;
         let programs = unpack(file, &shown, archive.package, sum, &directory);
         // What is refused once is not worth to be kept.
-        if programs
-            .as_ref()
-            .is_err_and(|error| error.exit() == Exit::Integrity)
-        {
+        if programs.as_ref().is_err_and(|error| error.exit() == Exit::Integrity) {
             let _ = std::fs::remove_file(self.downloads.join(&archive.file));
         }
         Ok((sum, programs?))
@@ -455,21 +413,16 @@ impl Home {
             self.store.write_state(state)?;
             self.store.activate(state, &adopted)?;
             self.store.take_places(&self.bin_dir, foreign)?;
-            let what = format!(
-                "took over {} in `{}`",
-                foreign.join(", "),
-                self.bin_dir.display()
-            );
+            let what = format!("took over {} in `{}`", foreign.join(", "), self.bin_dir.display());
             info!("{what}; --rollback uses, and --remove puts back, what was there");
             outcome.actions.push(what);
         }
         self.store.write_state(state)?;
         failpoint::pass("state-written");
         if self.store.activate(state, set)? {
-            outcome.actions.push(format!(
-                "linked the programs of {set} in `{}`",
-                self.bin_dir.display()
-            ));
+            outcome
+                .actions
+                .push(format!("linked the programs of {set} in `{}`", self.bin_dir.display()));
         }
         Ok(())
     }
@@ -491,10 +444,7 @@ impl Home {
             let file = match known {
                 Some(file) => file.clone(),
                 None => {
-                    let file = ShellFile {
-                        created: path.symlink_metadata().is_err(),
-                        path,
-                    };
+                    let file = ShellFile { created: path.symlink_metadata().is_err(), path };
                     state.shell_files.push(file.clone());
                     self.store.write_state(state)?;
                     file
@@ -513,11 +463,8 @@ impl Home {
 
     fn prune(&self, state: &State) -> Result<(), Error> {
         let used = [self.store.current(), self.store.previous()];
-        let keep: Vec<String> = used
-            .into_iter()
-            .flatten()
-            .chain(state.adopted.iter().cloned())
-            .collect();
+        let keep: Vec<String> =
+            used.into_iter().flatten().chain(state.adopted.iter().cloned()).collect();
         self.store.prune(&keep)
     }
 
@@ -583,11 +530,7 @@ impl Home {
             let lacking =
                 candidates.filter(|path| shell_files::lacks(path, self.bin_dir.as_os_str()));
             actions.extend(lacking.map(|path| {
-                format!(
-                    "add `{}` to PATH in `{}`",
-                    self.bin_dir.display(),
-                    path.display()
-                )
+                format!("add `{}` to PATH in `{}`", self.bin_dir.display(), path.display())
             }));
         }
         outcome.set = there.map(str::to_owned);
@@ -620,10 +563,9 @@ impl Home {
 /// The words for `dockerd-rootless`: upstream's two variables become options.
 fn install_words(environment: &Environment, options: &FetchOptions) -> Vec<OsString> {
     let mut words = vec![OsString::from("install")];
-    for (variable, option) in [
-        ("FORCE_ROOTLESS_INSTALL", "--force"),
-        ("SKIP_IPTABLES", "--skip-iptables"),
-    ] {
+    for (variable, option) in
+        [("FORCE_ROOTLESS_INSTALL", "--force"), ("SKIP_IPTABLES", "--skip-iptables")]
+    {
         let is_there = options.words.iter().any(|word| word == option);
         if environment.get(variable).is_some() && !is_there {
             words.push(option.into());
@@ -642,10 +584,8 @@ fn read_local(path: &Path, expected: Option<Sum>) -> Result<(File, Sum), Error> 
     let (file, sum) = opened.map_err(|error| failed(path, "cannot be read", &error))?;
     match expected {
         Some(expected) if expected != sum => {
-            let what = format!(
-                "`{}` has the SHA-256 sum `{sum}` instead of `{expected}`",
-                path.display()
-            );
+            let what =
+                format!("`{}` has the SHA-256 sum `{sum}` instead of `{expected}`", path.display());
             Err(Error::new(Exit::Integrity, what).hint("nothing was changed; get the file anew"))
         }
         _ => Ok((file, sum)),
@@ -670,10 +610,7 @@ fn print(home: &Home, options: &FetchOptions, outcome: &Outcome) -> Result<(), E
                     .collect();
             } else if let Some(version) = &outcome.version {
                 let verb = if options.dry_run { "would be" } else { "is" };
-                lines.push(format!(
-                    "Docker {version} {verb} in `{}`",
-                    home.bin_dir.display()
-                ));
+                lines.push(format!("Docker {version} {verb} in `{}`", home.bin_dir.display()));
             }
             lines.join("\n") + "\n"
         }

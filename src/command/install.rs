@@ -62,10 +62,8 @@ pub fn run(
     let mut done = Vec::new();
     // Much of what is checked comes with the user manager.
     if facts.manager == Manager::Silent {
-        let linger = InstallRequest {
-            enable_linger: options.enable_linger,
-            ..InstallRequest::default()
-        };
+        let linger =
+            InstallRequest { enable_linger: options.enable_linger, ..InstallRequest::default() };
         let first = SetupPlan::install(&facts, &linger)?;
         if dry_run {
             report(&first, options.manner, "")?;
@@ -193,13 +191,11 @@ impl Obstacles {
 
     /// Those that count: what fails, and a rootful daemon within reach unless that is to be ignored.
     pub fn counting(&self, ignore_rootful: bool) -> impl Iterator<Item = &Named> {
-        self.findings
-            .iter()
-            .filter(move |(name, finding)| match *name {
-                "netfilter" if self.skip_iptables => false,
-                "rootful-docker" => finding.status >= Status::Warn && !ignore_rootful,
-                _ => finding.status == Status::Fail,
-            })
+        self.findings.iter().filter(move |(name, finding)| match *name {
+            "netfilter" if self.skip_iptables => false,
+            "rootful-docker" => finding.status >= Status::Warn && !ignore_rootful,
+            _ => finding.status == Status::Fail,
+        })
     }
 
     /// The words for dockerd that the user wants what fails here ignored with.
@@ -207,10 +203,7 @@ impl Obstacles {
         let fails =
             |(name, finding): &Named| *name == "netfilter" && finding.status == Status::Fail;
         let without = self.skip_iptables && self.findings.iter().any(fails);
-        without
-            .then(|| WITHOUT_IPTABLES.into())
-            .into_iter()
-            .collect()
+        without.then(|| WITHOUT_IPTABLES.into()).into_iter().collect()
     }
 
     fn refuse(&self) -> Result<(), Error> {

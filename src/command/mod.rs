@@ -43,9 +43,7 @@ fn config_paths(environment: &Environment) -> Vec<PathBuf> {
 
 /// Reads one configuration file; one that does not exist says nothing.
 fn read_file(path: &Path) -> Result<Option<Layer>, Error> {
-    files::read_config(path, session::uid())?
-        .map(|text| Layer::from_toml(path, &text))
-        .transpose()
+    files::read_config(path, session::uid())?.map(|text| Layer::from_toml(path, &text)).transpose()
 }
 
 /// What all sources say, lowest first.

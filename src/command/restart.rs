@@ -24,10 +24,6 @@ pub fn run(environment: &Environment, all: bool) -> Result<Exit, Error> {
         true => vec![supervisor::request(&run_dir, &Wish::RestartAll, ALL)?],
         false => supervisor::refresh(&run_dir)?,
     };
-    report::print(
-        done.iter()
-            .map(|line| format!("{line}\n"))
-            .collect::<String>(),
-    )?;
+    report::print(done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
     Ok(Exit::Good)
 }

@@ -53,10 +53,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         warn!("this kernel has no pidfd_open(2), or forbids it: nothing stays as a supervisor");
     }
     if !supervises || !supervisor::pidfds_work() {
-        let request = &Request {
-            exec: true,
-            ..request.clone()
-        };
+        let request = &Request { exec: true, ..request.clone() };
         let (plan, host) = plan_for(environment, request, person, &settings, depth)?;
         announce(&plan, &host);
         return Err(launch::exec(&plan));
@@ -65,14 +62,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
     let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
-    supervise(
-        environment,
-        request,
-        &settings,
-        run_dir,
-        first,
-        supervisor::run,
-    )
+    supervise(environment, request, &settings, run_dir, first, supervisor::run)
 }
 
 /// Stays with the daemon that `first` is the plan of, which `begin` starts or finds.
@@ -87,13 +77,7 @@ fn supervise(
     let depth = Thoroughness::Launch;
     let passed = sockets::address(&first.1.session);
     let runtime_dir = run_dir.path().parent().unwrap_or(Path::new("/")).to_owned();
-    let api = Api::decide(
-        settings,
-        &first.1.session,
-        &request.words,
-        &runtime_dir,
-        passed,
-    );
+    let api = Api::decide(settings, &first.1.session, &request.words, &runtime_dir, passed);
     let faults = RefCell::new(Vec::new());
     let data_root = first.1.session.data_root.clone();
     let data_lock = supervisor::lock_data_root(&first.1.session.data_root)?;
@@ -153,14 +137,9 @@ pub fn take_over(
         Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
     })?;
     let run_dir = RunDir::resume(&plan::run_dir(&runtime_dir), lock);
-    supervise(
-        environment,
-        request,
-        &settings,
-        run_dir,
-        (plan, host),
-        |task| supervisor::resume(task, legacy),
-    )
+    supervise(environment, request, &settings, run_dir, (plan, host), |task| {
+        supervisor::resume(task, legacy)
+    })
 }
 
 /// The checks that fail now, and still do after a while if a service manager waits for us, which would
@@ -204,10 +183,7 @@ fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit
         Verdict::Failed(exit) => Error::new(exit, ended),
         Verdict::TimedOut => Error::new(
             Exit::Failed,
-            format!(
-                "rootless Docker did not start in its time: {}",
-                outcome.phase
-            ),
+            format!("rootless Docker did not start in its time: {}", outcome.phase),
         )
         .hint("dockerd-rootless config explain supervise.start-timeout"),
         Verdict::Forced => {
@@ -275,13 +251,7 @@ fn in_place(
     mtu: u32,
 ) -> Result<(InPlace, HostFacts), Error> {
     let (person, settings) = settle(environment, request)?;
-    let host = look(
-        environment,
-        request,
-        person,
-        &settings,
-        Thoroughness::Launch,
-    )?;
+    let host = look(environment, request, person, &settings, Thoroughness::Launch)?;
     let plan = InPlace::build(&settings, &host, &request.words, mtu)?;
     Ok((plan, host))
 }
@@ -318,9 +288,7 @@ fn plan_for(
     let mut plan = LaunchPlan::build(settings, &host, environment, &request.words, supervised)?;
     if let Some(level) = request.level {
         let why = "so that the namespace stage says as much".to_owned();
-        plan.environment
-            .set
-            .insert("RUST_LOG", (level.to_string().into(), why));
+        plan.environment.set.insert("RUST_LOG", (level.to_string().into(), why));
     }
     Ok((plan, host))
 }

@@ -48,11 +48,7 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error>
             let asked_for_help = usage.exit_code() == 0;
             // Where nobody listens, the exit code still says it.
             let _ = usage.print();
-            return Ok(if asked_for_help {
-                Exit::Good
-            } else {
-                Exit::Failed
-            });
+            return Ok(if asked_for_help { Exit::Good } else { Exit::Failed });
         }
     };
     let wrong = |what: String| {
@@ -111,10 +107,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
     let facts = look(environment, called)?;
     let obstacles = Obstacles::find(environment, &facts, tool.skip_iptables)?;
     require(tool, &obstacles)?;
-    let request = InstallRequest {
-        words: obstacles.words(),
-        ..InstallRequest::default()
-    };
+    let request = InstallRequest { words: obstacles.words(), ..InstallRequest::default() };
     let plan = SetupPlan::install(&facts, &request)?;
     let (units, contexts) = by_subject(&plan);
     let announce = |action: &Action| match action {
@@ -196,15 +189,8 @@ fn uninstall(environment: &Environment, called: &OsStr) -> Result<Exit, Error> {
 
 /// The plan's two halves: what is about units, and what is about the docker client.
 fn by_subject(plan: &SetupPlan) -> (SetupPlan, SetupPlan) {
-    let (contexts, units) = plan
-        .actions
-        .iter()
-        .cloned()
-        .partition(Action::is_about_client);
-    let half = |actions| SetupPlan {
-        actions,
-        notes: Vec::new(),
-    };
+    let (contexts, units) = plan.actions.iter().cloned().partition(Action::is_about_client);
+    let half = |actions| SetupPlan { actions, notes: Vec::new() };
     (half(units), half(contexts))
 }
 

@@ -23,9 +23,8 @@ pub fn run(
         None => supervisor::read_status(&run_dir),
         Some(time) => supervisor::wait_until_ready(&run_dir, time),
     };
-    let needs_restart = status
-        .as_ref()
-        .is_some_and(|status| !supervisor::newer_programs(status).is_empty());
+    let needs_restart =
+        status.as_ref().is_some_and(|status| !supervisor::newer_programs(status).is_empty());
     report::print(match format {
         Format::Text => report::status_text(status.as_ref(), needs_restart),
         Format::Json => report::status_json(status.as_ref(), needs_restart),

@@ -45,9 +45,7 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let environment = &at_home(environment);
     let facts = look(environment, called)?;
-    let request = UninstallRequest {
-        purge_data: options.purge_data,
-    };
+    let request = UninstallRequest { purge_data: options.purge_data };
     let mut plan = SetupPlan::uninstall(&facts, request)?;
     let session = session(environment, &facts);
     if options.purge_data {
@@ -69,10 +67,8 @@ pub fn run(
             let root = data.root;
             plan.actions.push(Action::DeleteData { root, entries });
         }
-    } else if let Some(data_root) = session
-        .ok()
-        .map(|session| session.data_root)
-        .filter(|path| path.exists())
+    } else if let Some(data_root) =
+        session.ok().map(|session| session.data_root).filter(|path| path.exists())
     {
         plan.notes.push(format!(
             "images, containers and volumes stay in `{}`; to delete them: dockerd-rootless uninstall --purge-data",
@@ -132,9 +128,6 @@ fn ask() -> Result<(), Error> {
         .map_err(|error| Error::new(Exit::Failed, "nobody can be asked").because(&error))?;
     match answer.trim() {
         "yes" => Ok(()),
-        _ => Err(Error::new(
-            Exit::Failed,
-            "nothing is changed: the answer was not `yes`",
-        )),
+        _ => Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`")),
     }
 }

@@ -30,9 +30,7 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let environment = &at_home(environment);
     let facts = look(environment, called)?;
-    let request = UpgradeRequest {
-        restart: options.restart,
-    };
+    let request = UpgradeRequest { restart: options.restart };
     let plan = SetupPlan::upgrade(&facts, request)?;
     if !options.manner.dry_run {
         carry_out(environment, &facts, &plan, &say)?;

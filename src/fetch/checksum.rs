@@ -79,14 +79,12 @@ pub fn parse_list(text: &str) -> Result<Vec<Line>, (usize, String)> {
     let lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     lines
         .map(|(number, line)| {
-            let parsed = line
-                .split_once(char::is_whitespace)
-                .and_then(|(sum, name)| {
-                    // A star marks a file that was read in binary mode.
-                    let name = name.trim().trim_start_matches('*');
-                    let name = name.trim_start_matches("./");
-                    (!name.is_empty()).then_some((name.to_owned(), Sum::parse(sum)?))
-                });
+            let parsed = line.split_once(char::is_whitespace).and_then(|(sum, name)| {
+                // A star marks a file that was read in binary mode.
+                let name = name.trim().trim_start_matches('*');
+                let name = name.trim_start_matches("./");
+                (!name.is_empty()).then_some((name.to_owned(), Sum::parse(sum)?))
+            });
             parsed.ok_or_else(|| (number + 1, line.to_owned()))
         })
         .collect()
@@ -101,37 +99,27 @@ pub fn parse_beside(text: &str, file: &str) -> Option<Sum> {
 /// The sum that `lines` hold for `file`, by its last name.
 pub fn find(lines: &[Line], file: &str) -> Option<Sum> {
     let last = |name: &str| name.rsplit('/').next() == Some(file);
-    lines
-        .iter()
-        .find(|(name, _)| last(name))
-        .map(|(_, sum)| *sum)
+    lines.iter().find(|(name, _)| last(name)).map(|(_, sum)| *sum)
 }
 
 /// The sum that is built in for `file` of this channel and architecture.
 pub fn find_in_table(channel: &str, architecture: &str, file: &str) -> Option<Sum> {
     let name = format!("{channel}/{architecture}/{file}");
     let lines = parse_list(TABLE).ok()?;
-    lines
-        .into_iter()
-        .find(|(line, _)| *line == name)
-        .map(|(_, sum)| sum)
+    lines.into_iter().find(|(line, _)| *line == name).map(|(_, sum)| sum)
 }
 
 /// The day on which the table was brought up to date, as `2026-11-21`.
 pub fn table_date() -> &'static str {
     let mut lines = TABLE.lines();
-    lines
-        .find_map(|line| line.strip_prefix(DATE))
-        .unwrap_or_default()
+    lines.find_map(|line| line.strip_prefix(DATE)).unwrap_or_default()
 }
 
 /// The newest version of which the table has every package for this channel and architecture.
 pub fn newest_in_table(channel: &str, architecture: &str) -> Option<Version> {
     let prefix = format!("{channel}/{architecture}/");
     let lines = parse_list(TABLE).ok()?;
-    let names = lines
-        .iter()
-        .filter_map(|(name, _)| name.strip_prefix(&*prefix));
+    let names = lines.iter().filter_map(|(name, _)| name.strip_prefix(&*prefix));
     let names = names.collect::<Vec<_>>().join("\n");
     super::version::versions_in_index(&names).pop()
 }
@@ -150,10 +138,7 @@ mod tests {
             let newest = newest_in_table("stable", architecture).expect("a version");
             for package in super::super::Package::ALL {
                 let file = package.file(&newest);
-                assert!(
-                    find_in_table("stable", architecture, &file).is_some(),
-                    "{file}"
-                );
+                assert!(find_in_table("stable", architecture, &file).is_some(), "{file}");
             }
         }
         assert_eq!(newest_in_table("test", "x86_64"), None);

@@ -35,14 +35,9 @@ pub fn line(shell: Shell, directory: &OsStr) -> Vec<u8> {
             b":$PATH; export PATH ;; esac\n",
         ]
         .concat(),
-        Shell::Fish => [
-            b"contains -- ",
-            quoted,
-            b" $PATH; or set -gx PATH ",
-            quoted,
-            b" $PATH\n",
-        ]
-        .concat(),
+        Shell::Fish => {
+            [b"contains -- ", quoted, b" $PATH; or set -gx PATH ", quoted, b" $PATH\n"].concat()
+        }
     }
 }
 
@@ -108,9 +103,7 @@ fn find(text: &[u8]) -> Option<Range<usize>> {
 
 fn positions(text: &[u8], word: &[u8]) -> impl Iterator<Item = usize> {
     let windows = text.windows(word.len()).enumerate();
-    windows
-        .filter(move |(_, window)| *window == word)
-        .map(|(at, _)| at)
+    windows.filter(move |(_, window)| *window == word).map(|(at, _)| at)
 }
 
 #[cfg(test)]
@@ -139,10 +132,7 @@ mod tests {
         let second = add(&first, Shell::Posix, OsStr::new("/two"));
         assert_eq!(remove(&second), b"a\nbehind\n");
         let text = String::from_utf8(second).expect("text");
-        assert!(
-            !text.contains("/one") && text.ends_with("behind\n"),
-            "{text}"
-        );
+        assert!(!text.contains("/one") && text.ends_with("behind\n"), "{text}");
     }
 
     #[test]

@@ -37,17 +37,10 @@ const EXTRAS_OPTIONAL: &[&str] = &["rootlesskit-docker-proxy", "vpnkit"];
 
 /// Every name that may ever be a link of ours in the directory of programs.
 pub fn all_names() -> impl Iterator<Item = &'static str> {
-    [
-        DOCKER_REQUIRED,
-        DOCKER_OPTIONAL,
-        EXTRAS_REQUIRED,
-        EXTRAS_OPTIONAL,
-        &[OWN],
-        &SCRIPTS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    [DOCKER_REQUIRED, DOCKER_OPTIONAL, EXTRAS_REQUIRED, EXTRAS_OPTIONAL, &[OWN], &SCRIPTS]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// What kind of thing an entry is.
@@ -98,13 +91,7 @@ pub struct Judge {
 impl Judge {
     /// One for a tarball of this package.
     pub fn new(package: Package) -> Self {
-        Self {
-            package,
-            seen: BTreeSet::new(),
-            taken: BTreeSet::new(),
-            entries: 0,
-            total: 0,
-        }
+        Self { package, seen: BTreeSet::new(), taken: BTreeSet::new(), entries: 0, total: 0 }
     }
 
     /// What to do with the next entry.
@@ -112,9 +99,7 @@ impl Judge {
     /// # Errors
     /// Why the tarball is refused, as the end of a sentence that begins with it.
     pub fn judge(&mut self, entry: &Entry<'_>) -> Result<Verdict, String> {
-        let shown = String::from_utf8_lossy(entry.name)
-            .escape_debug()
-            .to_string();
+        let shown = String::from_utf8_lossy(entry.name).escape_debug().to_string();
         let refuse = |why: &str| Err(format!("holds the entry `{shown}`, which {why}"));
         self.entries += 1;
         self.total = self.total.saturating_add(entry.size);
@@ -194,38 +179,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn file(name: &str) -> Entry<'_> {
-        Entry {
-            name: name.as_bytes(),
-            kind: Kind::File,
-            mode: 0o755,
-            size: 1,
-        }
+        Entry { name: name.as_bytes(), kind: Kind::File, mode: 0o755, size: 1 }
     }
 
     #[test]
     fn known_programs_are_taken_and_others_are_left() {
         let mut judge = Judge::new(Package::Docker);
-        let directory = Entry {
-            kind: Kind::Directory,
-            ..file("docker/")
-        };
+        let directory = Entry { kind: Kind::Directory, ..file("docker/") };
         assert_eq!(judge.judge(&directory), Ok(Verdict::Skip));
-        assert_eq!(
-            judge.judge(&file("docker/dockerd")),
-            Ok(Verdict::Take("dockerd"))
-        );
-        assert_eq!(
-            judge.judge(&file("docker/docker-news")),
-            Ok(Verdict::Unknown)
-        );
-        assert_eq!(
-            judge.judge(&file("docker/rootlesskit")),
-            Ok(Verdict::Unknown)
-        );
-        assert_eq!(
-            judge.finish(),
-            Err("lacks the program `containerd`".to_owned())
-        );
+        assert_eq!(judge.judge(&file("docker/dockerd")), Ok(Verdict::Take("dockerd")));
+        assert_eq!(judge.judge(&file("docker/docker-news")), Ok(Verdict::Unknown));
+        assert_eq!(judge.judge(&file("docker/rootlesskit")), Ok(Verdict::Unknown));
+        assert_eq!(judge.finish(), Err("lacks the program `containerd`".to_owned()));
         let mut judge = Judge::new(Package::Extras);
         let script = file("docker-rootless-extras/dockerd-rootless.sh");
         assert_eq!(judge.judge(&script), Ok(Verdict::Skip));
@@ -247,46 +212,14 @@ mod tests {
             (file("dockerd"), "not below"),
             (file("./docker/dockerd"), "not below"),
             (file("docker/do\0ckerd"), "no name"),
-            (
-                Entry {
-                    kind: link,
-                    ..file("docker/dockerd")
-                },
-                "a symbolic link",
-            ),
-            (
-                Entry {
-                    mode: 0o4755,
-                    ..file("docker/dockerd")
-                },
-                "setuid",
-            ),
-            (
-                Entry {
-                    mode: 0o2755,
-                    ..file("docker/news")
-                },
-                "setuid",
-            ),
-            (
-                Entry {
-                    size: PROGRAM_MAX + 1,
-                    ..file("docker/dockerd")
-                },
-                "larger",
-            ),
-            (
-                Entry {
-                    size: u64::MAX,
-                    ..file("docker/news")
-                },
-                "larger",
-            ),
+            (Entry { kind: link, ..file("docker/dockerd") }, "a symbolic link"),
+            (Entry { mode: 0o4755, ..file("docker/dockerd") }, "setuid"),
+            (Entry { mode: 0o2755, ..file("docker/news") }, "setuid"),
+            (Entry { size: PROGRAM_MAX + 1, ..file("docker/dockerd") }, "larger"),
+            (Entry { size: u64::MAX, ..file("docker/news") }, "larger"),
         ];
         for (entry, why) in cases {
-            let said = Judge::new(Package::Docker)
-                .judge(&entry)
-                .expect_err("refused");
+            let said = Judge::new(Package::Docker).judge(&entry).expect_err("refused");
             assert!(said.contains(why), "{entry:?}: {said}");
         }
     }
@@ -295,11 +228,7 @@ mod tests {
     fn twice_too_many_and_too_much_are_refused() {
         let mut judge = Judge::new(Package::Docker);
         assert!(judge.judge(&file("docker/dockerd")).is_ok());
-        assert!(
-            judge
-                .judge(&file("docker/dockerd"))
-                .is_err_and(|why| why.contains("twice"))
-        );
+        assert!(judge.judge(&file("docker/dockerd")).is_err_and(|why| why.contains("twice")));
 
         let mut judge = Judge::new(Package::Docker);
         let verdicts = (0..=ENTRIES_MAX)
@@ -307,18 +236,11 @@ mod tests {
         assert_eq!(verdicts.filter(|taken| *taken).count(), ENTRIES_MAX);
 
         let mut judge = Judge::new(Package::Docker);
-        let large = |name| Entry {
-            size: PROGRAM_MAX,
-            ..file(name)
-        };
+        let large = |name| Entry { size: PROGRAM_MAX, ..file(name) };
         for name in ["docker/a", "docker/b", "docker/c"] {
             assert!(judge.judge(&large(name)).is_ok());
         }
-        assert!(
-            judge
-                .judge(&large("docker/d"))
-                .is_err_and(|why| why.contains("unpacks to more"))
-        );
+        assert!(judge.judge(&large("docker/d")).is_err_and(|why| why.contains("unpacks to more")));
     }
 
     proptest! {

@@ -50,10 +50,7 @@ impl Url {
     /// As [`Url::parse`].
     pub fn follow(&self, location: &str) -> Result<Self, String> {
         let scheme = self.0.scheme_str().unwrap_or("https");
-        let authority = self
-            .0
-            .authority()
-            .map_or("", |authority| authority.as_str());
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
         let after_scheme =
             location.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+-.".contains(c));
         if after_scheme.starts_with("://") {
@@ -110,10 +107,7 @@ impl Url {
 impl fmt::Display for Url {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.0.scheme_str().unwrap_or("https");
-        let authority = self
-            .0
-            .authority()
-            .map_or("", |authority| authority.as_str());
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
         let server = authority.rsplit('@').next().unwrap_or(authority);
         write!(out, "{scheme}://{server}{}", self.0.path())
     }
@@ -140,11 +134,7 @@ mod tests {
             ("http://127.0.0.1.example/", false),
             ("http://127.0.0.1@mirror.example/", false),
         ] {
-            assert_eq!(
-                url(text).is_allowed(Policy::HttpsOnly),
-                https_only,
-                "{text}"
-            );
+            assert_eq!(url(text).is_allowed(Policy::HttpsOnly), https_only, "{text}");
             assert!(url(text).is_allowed(Policy::AnyHttp), "{text}");
         }
     }
@@ -159,11 +149,7 @@ mod tests {
         ];
         for (target, followed) in cases {
             let target = url(target);
-            assert_eq!(
-                https.may_lead_to(&target, Policy::HttpsOnly),
-                followed,
-                "{target}"
-            );
+            assert_eq!(https.may_lead_to(&target, Policy::HttpsOnly), followed, "{target}");
             assert!(https.may_lead_to(&target, Policy::AnyHttp), "{target}");
         }
     }
@@ -191,23 +177,14 @@ mod tests {
 
     #[test]
     fn other_schemes_and_nonsense_are_refused() {
-        for text in [
-            "",
-            "mirror.example",
-            "/a",
-            "ftp://a/b",
-            "file:///etc/passwd",
-            "https://a b/",
-        ] {
+        for text in ["", "mirror.example", "/a", "ftp://a/b", "file:///etc/passwd", "https://a b/"]
+        {
             assert!(Url::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_password_is_not_shown() {
-        assert_eq!(
-            url("https://me:secret@a.example/b").to_string(),
-            "https://a.example/b"
-        );
+        assert_eq!(url("https://me:secret@a.example/b").to_string(), "https://a.example/b");
     }
 }

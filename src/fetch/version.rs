@@ -75,9 +75,7 @@ impl Ord for Version {
             (Some(ours), Some(theirs)) => ours.cmp(theirs),
         };
         let numbers = self.numbers.cmp(&other.numbers);
-        numbers
-            .then_with(pre_releases)
-            .then_with(|| self.text.cmp(&other.text))
+        numbers.then_with(pre_releases).then_with(|| self.text.cmp(&other.text))
     }
 }
 

@@ -6,10 +6,8 @@ use super::*;
 
 /// A host on which everything is as Debian 12 has it: rootlesskit 1.1.0, dockerd 20.10.24.
 pub fn debian_12() -> HostFacts {
-    let found = |path: &str, version| Tool::Found {
-        path: path.into(),
-        answer: Answer::Known(version),
-    };
+    let found =
+        |path: &str, version| Tool::Found { path: path.into(), answer: Answer::Known(version) };
     let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     HostFacts {
         exposed: Vec::new(),
@@ -52,10 +50,7 @@ pub fn debian_12() -> HostFacts {
                 home: Some(("/home/u".into(), true)),
                 runtime_dir: Some((
                     "/run/user/1000".into(),
-                    Directory::Present {
-                        owner: 1000,
-                        mode: 0o700,
-                    },
+                    Directory::Present { owner: 1000, mode: 0o700 },
                 )),
                 runtime_dir_guessed: false,
                 runtime_dir_holds_home: false,
@@ -72,10 +67,7 @@ pub fn debian_12() -> HostFacts {
             pid_files: Vec::new(),
             data_root: "/home/u/.local/share/docker".into(),
             exec_root: "/run/user/1000/docker".into(),
-            daemon_json: (
-                "/home/u/.config/docker/daemon.json".into(),
-                DaemonJson::Absent,
-            ),
+            daemon_json: ("/home/u/.config/docker/daemon.json".into(), DaemonJson::Absent),
             has_swarm: false,
             listen_fds: None,
             keeper_fd: None,

@@ -185,11 +185,7 @@ impl PidState {
             Some(process) if process.uid != uid => {
                 Self::Stale(format!("process {pid} belongs to user {}", process.uid))
             }
-            Some(process)
-                if !programs
-                    .iter()
-                    .any(|name| is_program(&process.program, name)) =>
-            {
+            Some(process) if !programs.iter().any(|name| is_program(&process.program, name)) => {
                 Self::Stale(format!("process {pid} is `{}`", process.program))
             }
             Some(_) => Self::Running(pid),
@@ -233,25 +229,16 @@ impl StateDir {
 
     /// Whether rootlesskit makes an entry of this name and kind in its state directory.
     pub fn is_rootlesskits(name: &OsStr, kind: char) -> bool {
-        Self::ENTRIES
-            .iter()
-            .any(|(own, own_kind)| name == *own && kind == *own_kind)
+        Self::ENTRIES.iter().any(|(own, own_kind)| name == *own && kind == *own_kind)
     }
 
     /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,
     /// so that without one nothing here is its own: a lone `hosts` is somebody's file.
     pub fn foreign(entries: &[(OsString, char)]) -> Vec<OsString> {
-        let locked = entries
-            .iter()
-            .any(|(name, kind)| name == "lock" && *kind == 'f');
-        let foreign = entries
-            .iter()
-            .filter(|(name, kind)| !locked || !Self::is_rootlesskits(name, *kind));
-        foreign
-            .map(|(name, _)| name.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        let locked = entries.iter().any(|(name, kind)| name == "lock" && *kind == 'f');
+        let foreign =
+            entries.iter().filter(|(name, kind)| !locked || !Self::is_rootlesskits(name, *kind));
+        foreign.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -261,30 +248,16 @@ mod tests {
 
     #[test]
     fn a_pid_counts_only_for_a_live_process_of_ours_that_runs_the_program() {
-        let process = |program: &str, uid, zombie| {
-            Some(Process {
-                program: program.to_owned(),
-                uid,
-                zombie,
-            })
-        };
+        let process =
+            |program: &str, uid, zombie| Some(Process { program: program.to_owned(), uid, zombie });
         let stale = |why: &str| PidState::Stale(why.to_owned());
         let cases = [
             (process("dockerd", 1000, false), PidState::Running(7)),
-            (
-                process("my-docker-daemo", 1000, false),
-                PidState::Running(7),
-            ),
+            (process("my-docker-daemo", 1000, false), PidState::Running(7)),
             (process("dockerd", 1000, true), stale("process 7 has ended")),
             (process("sleep", 1000, false), stale("process 7 is `sleep`")),
-            (
-                process("systemd", 0, false),
-                stale("process 7 belongs to user 0"),
-            ),
-            (
-                process("dockerd", 1001, false),
-                stale("process 7 belongs to user 1001"),
-            ),
+            (process("systemd", 0, false), stale("process 7 belongs to user 0")),
+            (process("dockerd", 1001, false), stale("process 7 belongs to user 1001")),
             (None, stale("no process 7 exists")),
         ];
         for (process, expected) in cases {
@@ -305,40 +278,15 @@ mod tests {
             (Some(0), 0, 0o1777, None),
             (Some(1000), 1000, 0o775, None),
             (None, 65534, 0o755, None),
-            (
-                Some(0),
-                0,
-                0o777,
-                Some("can be written by others (mode 0777)"),
-            ),
-            (
-                Some(0),
-                100,
-                0o775,
-                Some("can be written by others (mode 0775)"),
-            ),
-            (
-                Some(1000),
-                100,
-                0o770,
-                Some("can be written by others (mode 0770)"),
-            ),
+            (Some(0), 0, 0o777, Some("can be written by others (mode 0777)")),
+            (Some(0), 100, 0o775, Some("can be written by others (mode 0775)")),
+            (Some(1000), 100, 0o770, Some("can be written by others (mode 0770)")),
             (Some(1001), 1001, 0o755, Some("belongs to user 1001")),
             (Some(1001), 1001, 0o1777, Some("belongs to user 1001")),
-            (
-                None,
-                65534,
-                0o1777,
-                Some("can be written by others (mode 1777)"),
-            ),
+            (None, 65534, 0o1777, Some("can be written by others (mode 1777)")),
         ];
         for (owner, group, mode, expected) in cases {
-            let ancestor = Ancestor {
-                path: "/a".into(),
-                owner,
-                group,
-                mode,
-            };
+            let ancestor = Ancestor { path: "/a".into(), owner, group, mode };
             assert_eq!(ancestor.fault(1000).as_deref(), expected, "{ancestor:?}");
         }
     }
@@ -376,10 +324,8 @@ mod tests {
             (&[("lock", 'f'), ("child_pid", 'l')], &["child_pid"]),
         ];
         for (entries, foreign) in cases {
-            let entries: Vec<(OsString, char)> = entries
-                .iter()
-                .map(|(name, kind)| (name.into(), *kind))
-                .collect();
+            let entries: Vec<(OsString, char)> =
+                entries.iter().map(|(name, kind)| (name.into(), *kind)).collect();
             assert_eq!(StateDir::foreign(&entries), *foreign, "{entries:?}");
         }
     }

@@ -117,9 +117,7 @@ fn strtoul(text: &str) -> Option<u64> {
     if !digits.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    let hex = digits
-        .strip_prefix("0x")
-        .or_else(|| digits.strip_prefix("0X"));
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
     let (digits, base) = match hex {
         Some(digits) => (digits, 16),
         None if digits.starts_with('0') => (digits, 8),
@@ -127,9 +125,7 @@ fn strtoul(text: &str) -> Option<u64> {
     };
     // from_str_radix would take a second sign.
     let all_digits = digits.chars().all(|c| c.is_digit(base));
-    u64::from_str_radix(digits, base)
-        .ok()
-        .filter(|_| all_digits)
+    u64::from_str_radix(digits, base).ok().filter(|_| all_digits)
 }
 
 /// Whether everybody reads the same number.
@@ -167,10 +163,7 @@ mod tests {
             ("u:0x186A0:65536", owned("u", 100_000..165_536, number)),
             ("u:+100000:65536", owned("u", 100_000..165_536, number)),
             ("u:0100000:65536", owned("u", 32_768..98_304, number)),
-            (
-                "u:100000:65536:x",
-                owned("u", 100_000..165_536, Some(Flaw::Fields)),
-            ),
+            ("u:100000:65536:x", owned("u", 100_000..165_536, Some(Flaw::Fields))),
             ("u:1:18446744073709551615", owned("u", 1..u64::MAX, None)),
             ("", None),
             (" \t\r", None),
@@ -185,10 +178,7 @@ mod tests {
             ("u:0x:2", senseless("u", "`0x` is no number")),
             ("u:0x+1:2", senseless("u", "`0x+1` is no number")),
             ("u:09:2", senseless("u", "`09` is no number")),
-            (
-                "u:1:18446744073709551616",
-                senseless("u", "`18446744073709551616` is no number"),
-            ),
+            ("u:1:18446744073709551616", senseless("u", "`18446744073709551616` is no number")),
         ] {
             let line = SubIds::parse(text).0.pop();
             let seen = line.map(|line| (line.owner, line.ids, line.flaw));
@@ -199,10 +189,7 @@ mod tests {
     #[test]
     fn counts_lines_as_an_editor_does() {
         let lines = SubIds::parse("#\n\nu:1:2\nv:3:4").0;
-        let seen: Vec<_> = lines
-            .iter()
-            .map(|line| (line.number, line.text.as_str()))
-            .collect();
+        let seen: Vec<_> = lines.iter().map(|line| (line.number, line.text.as_str())).collect();
         assert_eq!(seen, [(3, "u:1:2"), (4, "v:3:4")]);
     }
 

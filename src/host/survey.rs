@@ -69,10 +69,7 @@ impl Survey {
 
     /// The kernel's version, such as `(6, 1)`.
     pub fn kernel_version(&self) -> Option<(u32, u32)> {
-        let mut numbers = self
-            .kernel
-            .split(|c: char| !c.is_ascii_digit())
-            .map(str::parse);
+        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 }
@@ -113,10 +110,7 @@ impl Release {
         let value = |name: &str| values.get(name).cloned().unwrap_or_default();
         Self {
             id: value("ID"),
-            id_like: value("ID_LIKE")
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
+            id_like: value("ID_LIKE").split_whitespace().map(str::to_owned).collect(),
             version_id: value("VERSION_ID"),
             pretty_name: value("PRETTY_NAME"),
         }
@@ -129,10 +123,7 @@ impl Release {
 
     /// `VERSION_ID` as numbers; a missing minor number is 0.
     pub fn version(&self) -> Option<(u32, u32)> {
-        let (major, minor) = self
-            .version_id
-            .split_once('.')
-            .unwrap_or((&self.version_id, "0"));
+        let (major, minor) = self.version_id.split_once('.').unwrap_or((&self.version_id, "0"));
         Some((major.parse().ok()?, minor.parse().ok()?))
     }
 }
@@ -338,10 +329,7 @@ mod tests {
             release.is_like("rocky") && release.is_like("fedora") && !release.is_like("debian")
         );
         assert_eq!(release.version(), Some((9, 4)));
-        assert_eq!(
-            Release::parse("ID=debian\nVERSION_ID=12").version(),
-            Some((12, 0))
-        );
+        assert_eq!(Release::parse("ID=debian\nVERSION_ID=12").version(), Some((12, 0)));
         assert_eq!(Release::parse("ID=arch\n").version(), None);
     }
 
@@ -355,11 +343,7 @@ mod tests {
         );
         let kind = |path: &str| mounts.of(Path::new(path)).map(|mount| mount.kind.as_str());
         assert_eq!(kind("/homely"), Some("ext4"));
-        assert_eq!(
-            kind("/home/u"),
-            Some("tmpfs"),
-            "the last one covers the others"
-        );
+        assert_eq!(kind("/home/u"), Some("tmpfs"), "the last one covers the others");
         assert_eq!(kind("/mnt/my disk/x"), Some("xfs"));
         assert_eq!(mounts.0.len(), 4);
         assert_eq!(mounts.0[1].options, ["rw", "nosuid"]);
@@ -373,10 +357,7 @@ mod tests {
             ("5.15.153.1-microsoft-standard-WSL2", Some((5, 15))),
             ("", None),
         ] {
-            let survey = Survey {
-                kernel: text.to_owned(),
-                ..Survey::default()
-            };
+            let survey = Survey { kernel: text.to_owned(), ..Survey::default() };
             assert_eq!(survey.kernel_version(), version, "{text:?}");
         }
     }

@@ -98,10 +98,7 @@ impl<T> Tool<T> {
     /// What is known of it.
     pub fn known(&self) -> Option<&T> {
         match self {
-            Self::Found {
-                answer: Answer::Known(facts),
-                ..
-            } => Some(facts),
+            Self::Found { answer: Answer::Known(facts), .. } => Some(facts),
             _ => None,
         }
     }
@@ -116,16 +113,10 @@ impl Version {
     pub fn find(text: &str) -> Option<Self> {
         text.split_whitespace().find_map(|word| {
             let word = word.trim_start_matches('v');
-            let end = word
-                .find(|c: char| c != '.' && !c.is_ascii_digit())
-                .unwrap_or(word.len());
+            let end = word.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(word.len());
             let mut numbers = word[..end].split('.').map(str::parse);
             let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-            Some(Self(
-                major,
-                minor,
-                numbers.next().and_then(Result::ok).unwrap_or(0),
-            ))
+            Some(Self(major, minor, numbers.next().and_then(Result::ok).unwrap_or(0)))
         })
     }
 }
@@ -161,11 +152,7 @@ impl RootlesskitFacts {
             network_drivers: Vec::new(),
             port_drivers: Vec::new(),
         };
-        for line in options
-            .lines()
-            .map(str::trim_start)
-            .filter(|line| line.starts_with("--"))
-        {
+        for line in options.lines().map(str::trim_start).filter(|line| line.starts_with("--")) {
             // Two blanks end the names, as in `--publish value, -p value    publish ports`.
             let (names, description) = line.split_once("  ").unwrap_or((line, ""));
             for name in names.split(", ") {
@@ -191,9 +178,8 @@ fn bracketed(description: &str) -> Vec<String> {
         .split_once('[')
         .and_then(|(_, rest)| rest.split_once(']'))
         .map_or("", |(inside, _)| inside);
-    let names = inside
-        .split(',')
-        .filter_map(|item| item.split(['(', ' ']).find(|part| !part.is_empty()));
+    let names =
+        inside.split(',').filter_map(|item| item.split(['(', ' ']).find(|part| !part.is_empty()));
     names.map(str::to_owned).collect()
 }
 
@@ -210,28 +196,19 @@ pub struct DockerdFacts {
 impl DockerdFacts {
     /// Whether it has the flag `--name`.
     pub fn has_flag(&self, name: &str) -> bool {
-        self.flags
-            .binary_search_by(|flag| flag.as_str().cmp(name))
-            .is_ok()
+        self.flags.binary_search_by(|flag| flag.as_str().cmp(name)).is_ok()
     }
 }
 
 /// Reads the flags in `dockerd --help`; `None` if it is not dockerd's help. A line that begins with
 /// a dash begins a flag, any other goes on describing one.
 pub fn parse_dockerd_flags(help: &str) -> Option<Vec<String>> {
-    let lines = help
-        .lines()
-        .filter(|line| line.trim_start().starts_with('-'));
-    let names = lines.filter_map(|line| {
-        line.split_whitespace()
-            .find_map(|word| word.strip_prefix("--"))
-    });
+    let lines = help.lines().filter(|line| line.trim_start().starts_with('-'));
+    let names =
+        lines.filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("--")));
     let mut flags: Vec<String> = names.map(str::to_owned).collect();
     flags.sort_unstable();
-    flags
-        .iter()
-        .any(|flag| flag == "exec-root")
-        .then_some(flags)
+    flags.iter().any(|flag| flag == "exec-root").then_some(flags)
 }
 
 /// What slirp4netns says.
@@ -246,17 +223,12 @@ pub struct Slirp4netnsFacts {
 /// Whether `slirp4netns --help` names `--netns-type`; `None` if it is not slirp4netns's help.
 pub fn parse_slirp4netns_netns_type(help: &str) -> Option<bool> {
     let mut words = help.split(|c: char| c.is_whitespace() || c == '=');
-    help.contains("slirp4netns")
-        .then(|| words.any(|word| word == "--netns-type"))
+    help.contains("slirp4netns").then(|| words.any(|word| word == "--netns-type"))
 }
 
 /// Reads `pasta --version`: its first line, such as `pasta 0.0~git20230309.7c7625d-1`.
 pub fn parse_pasta_version(version: &str) -> Option<String> {
-    version
-        .lines()
-        .next()
-        .filter(|line| line.starts_with("pasta"))
-        .map(str::to_owned)
+    version.lines().next().filter(|line| line.starts_with("pasta")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -318,31 +290,15 @@ mod tests {
         for (help, version, networks, ports, detach) in cases {
             let facts = RootlesskitFacts::parse(&help).expect("help of rootlesskit");
             assert_eq!(facts.version, Some(version));
-            assert_eq!(
-                facts.network_drivers.join(" "),
-                networks,
-                "network drivers of {version}"
-            );
-            assert_eq!(
-                facts.port_drivers.join(" "),
-                ports,
-                "port drivers of {version}"
-            );
-            assert_eq!(
-                facts.flags.get("detach-netns"),
-                detach,
-                "detach-netns of {version}"
-            );
+            assert_eq!(facts.network_drivers.join(" "), networks, "network drivers of {version}");
+            assert_eq!(facts.port_drivers.join(" "), ports, "port drivers of {version}");
+            assert_eq!(facts.flags.get("detach-netns"), detach, "detach-netns of {version}");
             assert_eq!(
                 facts.flags.get("debug"),
                 Some(&false),
                 "--debug of {version} takes no value"
             );
-            assert_eq!(
-                facts.flags.get("p"),
-                Some(&true),
-                "-p of {version} takes a value"
-            );
+            assert_eq!(facts.flags.get("p"), Some(&true), "-p of {version} takes a value");
         }
         assert_eq!(RootlesskitFacts::parse("usage: something else"), None);
     }
@@ -352,10 +308,7 @@ mod tests {
         let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n                 as --tls does\n";
         let flags = parse_dockerd_flags(help).expect("dockerd");
         assert_eq!(flags, ["exec-root", "host", "mtu"]);
-        let facts = DockerdFacts {
-            version: None,
-            flags,
-        };
+        let facts = DockerdFacts { version: None, flags };
         assert!(facts.has_flag("mtu") && !facts.has_flag("m"));
         assert_eq!(parse_dockerd_flags("Usage: true [ignored]"), None);
     }
@@ -363,10 +316,7 @@ mod tests {
     #[test]
     fn slirp4netns_is_new_enough_by_its_flag_alone() {
         let usage = "Usage: slirp4netns [OPTION]... PID TAPNAME\n";
-        assert_eq!(
-            parse_slirp4netns_netns_type(&format!("{usage}-c, --configure")),
-            Some(false)
-        );
+        assert_eq!(parse_slirp4netns_netns_type(&format!("{usage}-c, --configure")), Some(false));
         assert_eq!(
             parse_slirp4netns_netns_type(&format!("{usage}--netns-type=TYPE  specify")),
             Some(true)

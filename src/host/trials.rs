@@ -37,10 +37,7 @@ impl Default for Outcome {
 impl Outcome {
     /// A failure in words.
     pub fn fails(text: impl Into<String>) -> Self {
-        Self::Fails(Failure {
-            errno: None,
-            text: text.into(),
-        })
+        Self::Fails(Failure { errno: None, text: text.into() })
     }
 
     /// Whether it works.

@@ -100,16 +100,8 @@ impl Asker {
     /// `search_path`.
     pub fn new(environment: &Environment, search_path: OsString, uid: u32) -> Self {
         let cache = environment.cache_home().map(|home| home.join(ANSWERS));
-        let kept = cache
-            .as_deref()
-            .and_then(|path| read_kept(path, uid))
-            .unwrap_or_default();
-        Self {
-            search_path,
-            cache,
-            kept,
-            news: false,
-        }
+        let kept = cache.as_deref().and_then(|path| read_kept(path, uid)).unwrap_or_default();
+        Self { search_path, cache, kept, news: false }
     }
 
     /// Begins to ask the program `path`; several programs answer at the same time.
@@ -136,21 +128,13 @@ impl Asker {
         let what = format!("{} {question}", path.display());
         debug!("asking {what}");
         let mut command = Command::new(path);
-        command
-            .arg(question)
-            .env("PATH", &self.search_path)
-            .process_group(0);
+        command.arg(question).env("PATH", &self.search_path).process_group(0);
         let process = process::tie(&mut command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn();
-        Question::Asked {
-            what,
-            key,
-            process,
-            deadline: Instant::now() + DEADLINE,
-        }
+        Question::Asked { what, key, process, deadline: Instant::now() + DEADLINE }
     }
 
     /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
@@ -158,9 +142,9 @@ impl Asker {
     pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
         match Identity::of(path) {
             Ok(identity @ Some(_)) => self.ask_identified(path, identity, question),
-            Ok(None) => Question::Settled(Answer::Unknown(
-                "it is a script, which is not asked".to_owned(),
-            )),
+            Ok(None) => {
+                Question::Settled(Answer::Unknown("it is a script, which is not asked".to_owned()))
+            }
             Err(error) => {
                 Question::Settled(Answer::Unknown(format!("its file cannot be read: {error}")))
             }
@@ -175,12 +159,7 @@ impl Asker {
     ) -> Answer<T> {
         let (what, key, process, deadline) = match question {
             Question::Settled(answer) => return answer,
-            Question::Asked {
-                what,
-                key,
-                process,
-                deadline,
-            } => (what, key, process, deadline),
+            Question::Asked { what, key, process, deadline } => (what, key, process, deadline),
         };
         let text = match process.and_then(|process| read_answer(process, deadline)) {
             Ok(text) => text,
@@ -227,24 +206,14 @@ fn read_kept(path: &Path, uid: u32) -> Option<Kept> {
 /// Writes the kept answers beside the file and moves them over it.
 fn write_kept(path: &Path, kept: &Kept) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let beside = directory.join(format!("programs.json.{}", std::process::id()));
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)?;
-    let written = serde_json::to_writer(&mut file, kept)
-        .map_err(io::Error::from)
-        .and_then(|()| file.flush());
-    written
-        .and_then(|()| fs::rename(&beside, path))
-        .inspect_err(|_| {
-            let _ = fs::remove_file(&beside);
-        })
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written =
+        serde_json::to_writer(&mut file, kept).map_err(io::Error::from).and_then(|()| file.flush());
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
 }
 
 /// What `child` writes, at the latest until `deadline`.
@@ -260,19 +229,13 @@ fn read_answer(mut child: Child, deadline: Instant) -> io::Result<String> {
 }
 
 fn read_stdout(child: &mut Child, deadline: Instant) -> io::Result<String> {
-    let mut stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| io::Error::other("it has no output"))?;
+    let mut stdout = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
     let mut text = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        ) {
+        match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
             // The supervisor is told when a child ends.
             Err(Errno::EINTR) => continue,
             Ok(0) => {

@@ -25,34 +25,24 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
     let quoted = crate::words::quote(path.as_os_str());
     let quoted = quoted.display();
     let refuse = |what: String, hint: String| {
-        Error::new(
-            Exit::Config,
-            format!("the configuration file `{shown}` {what}"),
-        )
-        .hint(hint)
+        Error::new(Exit::Config, format!("the configuration file `{shown}` {what}")).hint(hint)
     };
     let (file, metadata) = match open_regular(path) {
         Ok(opened) => opened,
         Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
         {
             return Ok(None);
         }
         Err(error) => {
             return Err(
-                refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error),
+                refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error)
             );
         }
     };
     if metadata.uid() != 0 && metadata.uid() != uid {
         return Err(refuse(
-            format!(
-                "belongs to user {}, neither to root nor to you (user {uid})",
-                metadata.uid()
-            ),
+            format!("belongs to user {}, neither to root nor to you (user {uid})", metadata.uid()),
             format!("make it yours: chown {uid} {quoted}"),
         ));
     }
@@ -60,10 +50,7 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
     let own_group = metadata.gid() == metadata.uid();
     if metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && !own_group) {
         return Err(refuse(
-            format!(
-                "can be written by others (mode {:04o})",
-                metadata.mode() & 0o7777
-            ),
+            format!("can be written by others (mode {:04o})", metadata.mode() & 0o7777),
             format!("chmod go-w {quoted}"),
         ));
     }
@@ -78,11 +65,10 @@ pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
     })?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
-        Err(error) => Err(refuse(
-            "is not UTF-8 text".to_owned(),
-            "TOML files are UTF-8".to_owned(),
-        )
-        .because(&error)),
+        Err(error) => {
+            Err(refuse("is not UTF-8 text".to_owned(), "TOML files are UTF-8".to_owned())
+                .because(&error))
+        }
     }
 }
 
@@ -162,11 +148,7 @@ pub fn end_of_links(path: &Path) -> PathBuf {
 pub fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     let written = old
         .map_or(Ok(()), |old| keep_rights(&file, old))
         .and_then(|()| file.write_all(bytes))
@@ -205,10 +187,7 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
         .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     Ok((file, metadata))
 }

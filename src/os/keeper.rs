@@ -55,9 +55,8 @@ pub fn keep(prepared: Prepared, control: u32, environment: &Environment) -> Resu
     process::adopt_orphans().map_err(|errno| failed(errno.into()))?;
     let control = adopt(control).map_err(failed)?;
     let signals = SigSet::from_iter(PASSED_ON.into_iter().chain([Signal::SIGCHLD]));
-    let mask = signals
-        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
-        .map_err(|errno| failed(errno.into()))?;
+    let mask =
+        signals.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|errno| failed(errno.into()))?;
     let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|errno| failed(errno.into()))?;
     let mut keeper = Keeper {
@@ -196,10 +195,7 @@ impl Keeper<'_> {
     /// Starts containerd as dockerd does, in the same places.
     fn start_engine(&mut self, engine: &Engine) -> io::Result<()> {
         let directory = engine.config_file.parent().unwrap_or(Path::new("/"));
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         files::write_whole(&engine.config_file, engine.config.as_bytes())?;
         let _ = fs::remove_file(&engine.socket);
         let pid = self.start(&engine.command, Sibling::Engine)?;
@@ -262,10 +258,9 @@ impl Keeper<'_> {
 
     fn reap(&mut self) -> io::Result<()> {
         while let Some((pid, how)) = tree::reap() {
-            for (sibling, known) in [
-                (Sibling::Engine, &mut self.engine),
-                (Sibling::Daemon, &mut self.daemon),
-            ] {
+            for (sibling, known) in
+                [(Sibling::Engine, &mut self.engine), (Sibling::Daemon, &mut self.daemon)]
+            {
                 if let Some((_, pid_file)) = known.take_if(|(own, _)| *own == pid) {
                     forget_pid(&pid_file, pid);
                     orders::report(&self.control, Report::Ended(sibling, how.code()))?;

@@ -108,11 +108,8 @@ fn command(plan: &LaunchPlan) -> Result<Command, Error> {
 
 /// The error for a `program` that could not be executed, with the shell's exit codes.
 pub fn exec_error(program: &OsStr, error: &io::Error) -> Error {
-    let exit = if error.kind() == io::ErrorKind::NotFound {
-        Exit::NotFound
-    } else {
-        Exit::CannotRun
-    };
+    let exit =
+        if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::CannotRun };
     let failed =
         Error::new(exit, format!("`{}` cannot be executed", program.display())).because(error);
     match error.raw_os_error() {

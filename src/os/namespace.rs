@@ -84,18 +84,12 @@ pub fn execute(mut command: Command) -> Error {
 /// Names the step that failed.
 pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Error> {
     prove_inside(stage.outside)?;
-    let mut prepared = Prepared {
-        path: None,
-        listen_fds: 0,
-    };
+    let mut prepared = Prepared { path: None, listen_fds: 0 };
     let mut chosen = Vec::new();
     for step in &stage.steps {
         let failed = |error: &dyn std::error::Error| {
-            Error::new(
-                Exit::Failed,
-                format!("the namespace stage could not {}", step.explain()),
-            )
-            .because(error)
+            Error::new(Exit::Failed, format!("the namespace stage could not {}", step.explain()))
+                .because(error)
         };
         match step {
             Step::DropLink(path) => drop_link(path).map_err(|error| failed(&error))?,
@@ -106,11 +100,7 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
             }
             Step::RebindBroken(path) => rebind_broken(path).map_err(|error| failed(&error))?,
             Step::Forward => in_network(stage, forward)?,
-            Step::LegacyIptables {
-                family,
-                program,
-                required,
-            } => {
+            Step::LegacyIptables { family, program, required } => {
                 let family = *family;
                 match in_network(stage, move || netfilter::probe_legacy(family))? {
                     Ok(()) => chosen.push((family, program)),
@@ -159,10 +149,7 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         Err(error) => return refuse(format!("/proc/self/ns/user: {error}")),
     }
     if session::uid() != 0 {
-        return refuse(format!(
-            "it runs as user {}, not as the namespace's root",
-            session::uid()
-        ));
+        return refuse(format!("it runs as user {}, not as the namespace's root", session::uid()));
     }
     match fs::read_to_string("/proc/self/uid_map") {
         Ok(map) if map.split_whitespace().take(2).eq(["0", "0"]) => {
@@ -222,10 +209,7 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
             continue;
         }
         let is_ssl = link == Path::new("/etc/ssl");
-        let copied_up = fs::read_link(&link)?
-            .as_os_str()
-            .as_bytes()
-            .starts_with(b".ro");
+        let copied_up = fs::read_link(&link)?.as_os_str().as_bytes().starts_with(b".ro");
         if !(is_ssl || copied_up && climbs_out(&link, 1)) {
             continue;
         }
@@ -258,9 +242,7 @@ fn climbs_out(directory: &Path, depth: usize) -> bool {
     };
     entries.flatten().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_symlink() => fs::read_link(entry.path()).is_ok_and(|target| {
-            let leading = target
-                .components()
-                .take_while(|part| *part == Component::ParentDir);
+            let leading = target.components().take_while(|part| *part == Component::ParentDir);
             leading.count() > depth
         }),
         Ok(kind) if kind.is_dir() && depth < LINK_DEPTH => climbs_out(&entry.path(), depth + 1),
@@ -286,10 +268,7 @@ pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Res
     entered.map_err(|error| {
         Error::new(
             Exit::Failed,
-            format!(
-                "the network namespace `{}` cannot be entered",
-                path.display()
-            ),
+            format!("the network namespace `{}` cannot be entered", path.display()),
         )
         .because(&error)
     })

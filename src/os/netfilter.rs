@@ -33,12 +33,8 @@ struct Revision {
 
 /// What dockerd's rules need beside the tables, and whether it is a target or a match; the
 /// revisions are the ones that have been there for long.
-const EXTENSIONS: [(&str, u8, bool); 4] = [
-    ("MASQUERADE", 0, true),
-    ("DNAT", 0, true),
-    ("addrtype", 0, false),
-    ("conntrack", 1, false),
-];
+const EXTENSIONS: [(&str, u8, bool); 4] =
+    [("MASQUERADE", 0, true), ("DNAT", 0, true), ("addrtype", 0, false), ("conntrack", 1, false)];
 
 /// Finds out whether the kernel has the legacy tables of `family`, and the extensions that
 /// dockerd's rules use.
@@ -52,11 +48,7 @@ pub fn probe_legacy(family: Family) -> Result<(), String> {
     };
     // SAFETY: socket takes numbers and touches no memory.
     let fd = Errno::result(unsafe {
-        libc::socket(
-            domain,
-            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-            libc::IPPROTO_RAW,
-        )
+        libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
     })
     .map_err(|errno| format!("no raw socket: {}", errno.desc()))?;
     // SAFETY: the descriptor is new and nobody else owns it.
@@ -69,16 +61,9 @@ pub fn probe_legacy(family: Family) -> Result<(), String> {
             .map_err(|errno| format!("table `{table}`: {}", errno.desc()))?;
     }
     for (name, revision, is_target) in EXTENSIONS {
-        let mut asked = Revision {
-            name: [0; 29],
-            revision,
-        };
+        let mut asked = Revision { name: [0; 29], revision };
         asked.name[..name.len()].copy_from_slice(name.as_bytes());
-        let option = if is_target {
-            target_option
-        } else {
-            match_option
-        };
+        let option = if is_target { target_option } else { match_option };
         match get_option(&socket, level, option, &mut asked) {
             // The kernel has the extension, in other revisions only.
             Ok(()) | Err(Errno::EPROTONOSUPPORT) => {}

@@ -38,29 +38,15 @@ pub fn add_device(name: &str, kind: &str) -> nix::Result<()> {
     let length = u32::try_from(HEADER + body.len()).map_err(|_| Errno::EMSGSIZE)?;
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(libc::RTM_NEWLINK.to_ne_bytes());
-    message.extend(
-        u16::try_from(flags)
-            .map_err(|_| Errno::EINVAL)?
-            .to_ne_bytes(),
-    );
+    message.extend(u16::try_from(flags).map_err(|_| Errno::EINVAL)?.to_ne_bytes());
     message.extend([0; 8]);
     message.extend(body);
-    sendto(
-        socket.as_raw_fd(),
-        &message,
-        &NetlinkAddr::new(0, 0),
-        MsgFlags::empty(),
-    )?;
+    sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     // The answer is there when send returns: rtnetlink works synchronously.
     let mut answer = [0; 4096];
     let count = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
-    let error = answer
-        .get(HEADER..HEADER + 4)
-        .filter(|_| count >= HEADER + 4);
-    match error
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(i32::from_ne_bytes)
-    {
+    let error = answer.get(HEADER..HEADER + 4).filter(|_| count >= HEADER + 4);
+    match error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
         Some(error) => Err(Errno::from_raw(-error)),
         None => Err(Errno::EBADMSG),

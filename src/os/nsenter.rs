@@ -24,13 +24,9 @@ const PID_MAX: u64 = 64;
 pub fn enter(state_dir: &Path) -> Result<(), Error> {
     let file = state_dir.join("child_pid");
     let not_running = |why: &dyn std::error::Error| {
-        let what = format!(
-            "no rootless Docker runs in the state directory `{}`",
-            state_dir.display()
-        );
-        Error::new(Exit::NotRunning, what)
-            .because(why)
-            .hint("dockerd-rootless status")
+        let what =
+            format!("no rootless Docker runs in the state directory `{}`", state_dir.display());
+        Error::new(Exit::NotRunning, what).because(why).hint("dockerd-rootless status")
     };
     let text = super::files::read_regular(&file, PID_MAX).map_err(|error| not_running(&error))?;
     // A file that was left may name another process of the user's, in other namespaces.
@@ -52,9 +48,7 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
         Ok((namespace, is_other))
     };
     let (user, is_other) = other("user").map_err(|error| not_running(&error))?;
-    let owner = fs::metadata(format!("/proc/{pid}"))
-        .map_err(|error| not_running(&error))?
-        .uid();
+    let owner = fs::metadata(format!("/proc/{pid}")).map_err(|error| not_running(&error))?.uid();
     if !is_other || owner != session::uid() {
         let why = format!("process {pid} is not rootlesskit's child: the file is stale");
         return Err(not_running(&io::Error::other(why)));
@@ -62,10 +56,7 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
     // With detached network, the daemon's own one is the host's.
     let detached = state_dir.join("netns").exists();
     let mut namespaces = vec![("user", CloneFlags::CLONE_NEWUSER, user)];
-    for (name, flag) in [
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-    ] {
+    for (name, flag) in [("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)] {
         if name == "net" && detached {
             continue;
         }
@@ -81,14 +72,9 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
     }
     // The mount namespace has put us at its root.
     let back = directory.and_then(env::set_current_dir);
-    back.or_else(|_| env::set_current_dir("/"))
-        .map_err(|error| {
-            Error::new(
-                Exit::Failed,
-                "there is no working directory in the namespaces",
-            )
-            .because(&error)
-        })
+    back.or_else(|_| env::set_current_dir("/")).map_err(|error| {
+        Error::new(Exit::Failed, "there is no working directory in the namespaces").because(&error)
+    })
 }
 
 #[cfg(test)]

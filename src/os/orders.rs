@@ -76,10 +76,9 @@ impl Order {
                     socket: socket.into(),
                 }))
             }
-            ("daemon", [pid_file, command @ ..]) if !command.is_empty() => Some(Self::Daemon {
-                pid_file: pid_file.into(),
-                command: command.to_vec(),
-            }),
+            ("daemon", [pid_file, command @ ..]) if !command.is_empty() => {
+                Some(Self::Daemon { pid_file: pid_file.into(), command: command.to_vec() })
+            }
             ("end", []) => Some(Self::End),
             _ => None,
         }

@@ -47,13 +47,8 @@ pub fn host(
     thoroughness: Thoroughness,
 ) -> Result<HostFacts, Error> {
     let tools = tools(settings, environment, thoroughness);
-    let session = session::session(
-        settings,
-        environment,
-        words,
-        person,
-        tools.rootlesskit.known(),
-    )?;
+    let session =
+        session::session(settings, environment, words, person, tools.rootlesskit.known())?;
     Ok(HostFacts {
         exposed: exposed(&tools, session.person.uid),
         tools,
@@ -102,15 +97,9 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     let slirp4netns = find_named("slirp4netns");
     let pasta = find_named("pasta");
     // dockerd takes the longest: it is asked first.
-    let flags = dockerd
-        .as_deref()
-        .map(|path| asker.ask_binary::<Vec<String>>(path, "--help"));
-    let help = rootlesskit
-        .as_deref()
-        .map(|path| asker.ask::<RootlesskitFacts>(path, "--help"));
-    let netns_type = slirp4netns
-        .as_deref()
-        .map(|path| asker.ask::<bool>(path, "--help"));
+    let flags = dockerd.as_deref().map(|path| asker.ask_binary::<Vec<String>>(path, "--help"));
+    let help = rootlesskit.as_deref().map(|path| asker.ask::<RootlesskitFacts>(path, "--help"));
+    let netns_type = slirp4netns.as_deref().map(|path| asker.ask::<bool>(path, "--help"));
     let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
@@ -122,10 +111,8 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     };
     let dockerd_version = version_of(&dockerd, report || !never_detaches);
     let slirp4netns_version = version_of(&slirp4netns, report);
-    let pasta_version = pasta
-        .as_deref()
-        .filter(|_| report)
-        .map(|path| asker.ask::<String>(path, "--version"));
+    let pasta_version =
+        pasta.as_deref().filter(|_| report).map(|path| asker.ask::<String>(path, "--version"));
 
     let flags = flags.map(|question| asker.answer(question, parse_dockerd_flags));
     let netns_type =
@@ -144,20 +131,15 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
             Tool::new(
                 dockerd,
                 flags.map(|answer| {
-                    answer.map(|flags| DockerdFacts {
-                        version: dockerd_version,
-                        flags,
-                    })
+                    answer.map(|flags| DockerdFacts { version: dockerd_version, flags })
                 }),
             ),
         ),
         slirp4netns: Tool::new(
             slirp4netns,
             netns_type.map(|answer| {
-                answer.map(|netns_type| Slirp4netnsFacts {
-                    version: slirp4netns_version,
-                    netns_type,
-                })
+                answer
+                    .map(|netns_type| Slirp4netnsFacts { version: slirp4netns_version, netns_type })
             }),
         ),
         pasta,
@@ -165,10 +147,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
             .and_then(|question| asker.answer(question, parse_pasta_version).known()),
         containerd: find_named("containerd"),
         vpnkit: find_named("vpnkit"),
-        lxc_user_nic: LXC_USER_NIC
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.exists()),
+        lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
         iptables: find_named("iptables").and_then(|path| path.canonicalize().ok()),
         iptables_legacy: find_named("iptables-legacy"),
         ip6tables_legacy: find_named("ip6tables-legacy"),
@@ -193,10 +172,7 @@ fn named_tool<T>(named: Option<&OsStr>, tool: Tool<T>) -> Tool<T> {
 fn kernel(thoroughness: Thoroughness) -> Kernel {
     let selinux = File::open("/sys/fs/selinux/enforce").is_ok();
     if thoroughness == Thoroughness::Launch {
-        return Kernel {
-            selinux,
-            ..Kernel::default()
-        };
+        return Kernel { selinux, ..Kernel::default() };
     }
     let read = |name: &str| {
         let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;

@@ -135,10 +135,7 @@ mod tests {
         held.add(Signal::SIGTERM);
         held.add(Signal::SIGCHLD);
         held.thread_block().expect("block");
-        let said = succeed(
-            Command::new("grep").args(["SigBlk", "/proc/self/status"]),
-            BRIEFLY,
-        );
+        let said = succeed(Command::new("grep").args(["SigBlk", "/proc/self/status"]), BRIEFLY);
         assert_eq!(said.expect("grep").trim(), "SigBlk:\t0000000000000000");
     }
 }

@@ -119,21 +119,15 @@ pub fn session(
 
     let words = plan::stated_daemon_words(settings, words);
     let words = DockerdWords(&words);
-    let runtime_dir = person
-        .runtime_dir
-        .as_ref()
-        .map(|(path, _)| path.clone())
-        .unwrap_or_default();
+    let runtime_dir = person.runtime_dir.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
     let json_path = plan::daemon_json(words, environment);
     let json = read_daemon_json(&json_path);
     let places = Places::find(words, &json, environment, &runtime_dir);
     let state_dir = plan::stated_state_dir(settings, rootlesskit)
         .unwrap_or_else(|| runtime_dir.join("dockerd-rootless"));
     let home = person.home.as_ref().map(|(path, _)| path.as_path());
-    let precious: Vec<&Path> = home
-        .into_iter()
-        .chain([&*runtime_dir, &*places.data_root, &*places.exec_root])
-        .collect();
+    let precious: Vec<&Path> =
+        home.into_iter().chain([&*runtime_dir, &*places.data_root, &*places.exec_root]).collect();
     let containerd_rootless = environment
         .get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR")
         .map_or_else(|| runtime_dir.join("containerd-rootless"), PathBuf::from);
@@ -143,12 +137,7 @@ pub fn session(
     let containerd_pid = places.exec_root.join("containerd/containerd.pid");
     let pid_files = vec![
         look_at_pid_file(places.pid_file, &runtime_dir, person.uid, &dockerd),
-        look_at_pid_file(
-            containerd_pid,
-            &runtime_dir,
-            person.uid,
-            &[OsStr::new("containerd")],
-        ),
+        look_at_pid_file(containerd_pid, &runtime_dir, person.uid, &[OsStr::new("containerd")]),
     ];
     Ok(Session {
         state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
@@ -181,10 +170,9 @@ fn directory(path: &Path) -> Directory {
         Err(error) => Directory::Unknown(error.to_string()),
         Ok(metadata) if metadata.is_symlink() => Directory::Symlink,
         Ok(metadata) if !metadata.is_dir() => Directory::NotADirectory,
-        Ok(metadata) => Directory::Present {
-            owner: metadata.uid(),
-            mode: metadata.mode() & 0o7777,
-        },
+        Ok(metadata) => {
+            Directory::Present { owner: metadata.uid(), mode: metadata.mode() & 0o7777 }
+        }
     }
 }
 
@@ -218,9 +206,7 @@ fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> StateDir {
         }
     }
     let real_path = real(&path);
-    let holds = precious
-        .iter()
-        .find(|precious| real(precious).starts_with(&real_path));
+    let holds = precious.iter().find(|precious| real(precious).starts_with(&real_path));
     StateDir {
         lock: lock(&path.join("lock")),
         holds: holds.map(|precious| (*precious).to_owned()),
@@ -237,8 +223,7 @@ fn real(path: &Path) -> PathBuf {
     let Some((ancestor, real)) = found else {
         return path.to_owned();
     };
-    path.strip_prefix(ancestor)
-        .map_or(real.clone(), |rest| real.join(rest))
+    path.strip_prefix(ancestor).map_or(real.clone(), |rest| real.join(rest))
 }
 
 /// The names in a state directory and their kinds.
@@ -335,22 +320,10 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&Os
         Ok(_) => PidState::NoPid,
     };
     let is_named = ["docker.pid", "containerd.pid"].map(OsStr::new);
-    let is_named = path
-        .file_name()
-        .is_some_and(|name| is_named.contains(&name));
-    let is_below = || {
-        Some(
-            path.parent()?
-                .canonicalize()
-                .ok()?
-                .starts_with(runtime_dir.canonicalize().ok()?),
-        )
-    };
-    PidFile {
-        is_daemons: is_named && is_below() == Some(true),
-        path,
-        state,
-    }
+    let is_named = path.file_name().is_some_and(|name| is_named.contains(&name));
+    let is_below =
+        || Some(path.parent()?.canonicalize().ok()?.starts_with(runtime_dir.canonicalize().ok()?));
+    PidFile { is_daemons: is_named && is_below() == Some(true), path, state }
 }
 
 /// Judges the process `pid`. One whose rootlesskit is gone is about to end, and has a moment for that.
@@ -391,15 +364,11 @@ fn is_headless(pid: u32) -> bool {
 fn process(pid: u32) -> Option<Process> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
     };
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let program = program.and_then(|path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    });
+    let program =
+        program.and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
     Some(Process {
         // The name of the file says more than the kernel's 15 bytes, but is for the owner only.
         program: program.map_or_else(
@@ -446,19 +415,9 @@ mod tests {
             ("run/docker.pid", "4294967295", gone(), true),
             ("run/docker.pid", " 4294967295\n", gone(), true),
             ("run/docker.pid", "", stale("it is empty"), true),
-            (
-                "run/docker/containerd/containerd.pid",
-                "4294967295",
-                gone(),
-                true,
-            ),
+            ("run/docker/containerd/containerd.pid", "4294967295", gone(), true),
             ("home/in/docker.pid", "4294967295", gone(), true),
-            (
-                "run/docker.pid",
-                "99999999999",
-                stale("no process 99999999999 exists"),
-                true,
-            ),
+            ("run/docker.pid", "99999999999", stale("no process 99999999999 exists"), true),
             ("run/docker.pid", "-1", PidState::NoPid, true),
             ("run/docker.pid", "my notes", PidState::NoPid, true),
             ("run/docker.pid", &long, PidState::NoPid, true),
@@ -471,11 +430,7 @@ mod tests {
             let path = at(name);
             fs::write(&path, text).expect("a file");
             let found = look_at_pid_file(path.clone(), &run, uid(), &[OsStr::new("dockerd")]);
-            let expected = PidFile {
-                path,
-                state,
-                is_daemons,
-            };
+            let expected = PidFile { path, state, is_daemons };
             assert_eq!(found, expected, "{name}: {text}");
         }
         let missing = look_at_pid_file(run.join("missing"), &run, uid(), &[]);
@@ -502,10 +457,7 @@ mod tests {
     #[test]
     fn a_daemon_without_its_rootlesskit_is_waited_for() {
         let possible = Command::new("unshare").args(["--user", "true"]).status();
-        assert!(
-            possible.is_ok_and(|status| status.success()),
-            "unshare --user"
-        );
+        assert!(possible.is_ok_and(|status| status.success()), "unshare --user");
         let directory = tempfile::tempdir().expect("a directory");
         let shell = |name: &str| {
             let program = directory.path().join(name);

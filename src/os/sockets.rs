@@ -26,11 +26,7 @@ const SHELTER: RawFd = 200;
 
 /// The socket of a supervisor that keeps it: one, which no service manager has passed.
 pub fn own() -> Option<ListenFds> {
-    Some(ListenFds {
-        count: 1,
-        shelter: shelter_for(1)?,
-        is_own: true,
-    })
+    Some(ListenFds { count: 1, shelter: shelter_for(1)?, is_own: true })
 }
 
 /// A number for the keeper's end of our connection, on its way through rootlesskit beside `sockets`.
@@ -54,11 +50,7 @@ pub fn passed(environment: &Environment) -> Option<ListenFds> {
     if pid != std::process::id() || (FIRST..FIRST.saturating_add(width)).any(|fd| !is_open(fd)) {
         return None;
     }
-    Some(ListenFds {
-        count,
-        shelter: shelter_for(width)?,
-        is_own: false,
-    })
+    Some(ListenFds { count, shelter: shelter_for(width)?, is_own: false })
 }
 
 /// The first of `width` free descriptors, high enough to cross rootlesskit.
@@ -193,14 +185,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
         let listeners = [UnixListener::bind(&path).expect("a socket").into()];
-        let mut clients: Vec<UnixStream> = (0..3)
-            .map(|_| UnixStream::connect(&path).expect("a connection"))
-            .collect();
+        let mut clients: Vec<UnixStream> =
+            (0..3).map(|_| UnixStream::connect(&path).expect("a connection")).collect();
         turn_away(&listeners);
         for client in &mut clients {
-            client
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .expect("a limit");
+            client.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
             assert_eq!(client.read(&mut [0]).expect("an end"), 0);
         }
     }

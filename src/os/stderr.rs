@@ -150,9 +150,7 @@ impl Waiting {
     fn tell_dropped(&mut self) {
         match std::mem::take(&mut self.dropped) {
             0 => {}
-            1 => self
-                .bytes
-                .extend(b"1 line was dropped, because nobody read it\n"),
+            1 => self.bytes.extend(b"1 line was dropped, because nobody read it\n"),
             count => {
                 let notice = format!("{count} lines were dropped, because nobody read them\n");
                 self.bytes.extend(notice.as_bytes());

@@ -44,14 +44,7 @@ const SYSCTLS: [&str; 17] = [
 ];
 
 /// The storage drivers that keep a directory of their name in the data root.
-const STORAGE_DRIVERS: [&str; 6] = [
-    "btrfs",
-    "fuse-overlayfs",
-    "overlay",
-    "overlay2",
-    "vfs",
-    "zfs",
-];
+const STORAGE_DRIVERS: [&str; 6] = ["btrfs", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs"];
 
 /// Whose session is surveyed, and where its things are.
 pub struct Subject {
@@ -181,18 +174,13 @@ impl Tree<'_> {
     fn links(&self, path: &Path) -> LinkChain {
         LinkChain {
             hops: self.hops(path),
-            ends_in_file: self
-                .hops(path)
-                .last()
-                .is_some_and(|end| self.at(end).is_file()),
+            ends_in_file: self.hops(path).last().is_some_and(|end| self.at(end).is_file()),
             text: self.text(path),
         }
     }
 
     fn release(&self) -> Release {
-        let text = self
-            .text("/etc/os-release")
-            .or_else(|| self.text("/usr/lib/os-release"));
+        let text = self.text("/etc/os-release").or_else(|| self.text("/usr/lib/os-release"));
         Release::parse(&text.unwrap_or_default())
     }
 
@@ -216,28 +204,14 @@ impl Tree<'_> {
             .or_else(|| subject.name.clone());
         let is_member = |(gid, _, members): &&(u32, String, String)| {
             *gid == subject.gid
-                || name
-                    .as_ref()
-                    .is_some_and(|name| members.split(',').any(|member| member == name))
+                || name.as_ref().is_some_and(|name| members.split(',').any(|member| member == name))
         };
         Account {
             uid: subject.uid,
             gid: subject.gid,
-            groups: groups
-                .iter()
-                .filter(is_member)
-                .map(|(_, name, _)| name.clone())
-                .collect(),
-            users: users
-                .into_iter()
-                .rev()
-                .map(|(uid, name, _)| (uid, name))
-                .collect(),
-            all_groups: groups
-                .into_iter()
-                .rev()
-                .map(|(gid, name, _)| (gid, name))
-                .collect(),
+            groups: groups.iter().filter(is_member).map(|(_, name, _)| name.clone()).collect(),
+            users: users.into_iter().rev().map(|(uid, name, _)| (uid, name)).collect(),
+            all_groups: groups.into_iter().rev().map(|(gid, name, _)| (gid, name)).collect(),
             name,
         }
     }
@@ -245,13 +219,8 @@ impl Tree<'_> {
     /// What `subid:` in nsswitch.conf(5) names beside the files (shadow 4.9 and later).
     fn subid_source(&self) -> Option<String> {
         let text = self.text("/etc/nsswitch.conf")?;
-        let sources = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("subid:"))?;
-        sources
-            .split_whitespace()
-            .find(|source| *source != "files")
-            .map(str::to_owned)
+        let sources = text.lines().find_map(|line| line.trim().strip_prefix("subid:"))?;
+        sources.split_whitespace().find(|source| *source != "files").map(str::to_owned)
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -264,10 +233,7 @@ impl Tree<'_> {
         let first = "0 0 4294967295";
         let container = self
             .line("/run/systemd/container")
-            .or_else(|| {
-                self.exists("/run/.containerenv")
-                    .then(|| "podman".to_owned())
-            })
+            .or_else(|| self.exists("/run/.containerenv").then(|| "podman".to_owned()))
             .or_else(|| self.exists("/.dockerenv").then(|| "docker".to_owned()));
         let mounts = Mounts::parse(&self.text("/proc/self/mountinfo").unwrap_or_default());
         Surroundings {
@@ -285,10 +251,7 @@ impl Tree<'_> {
 
     /// Whether a profile names `rootlesskit` is looked up only where it matters.
     fn apparmor(&self, rootlesskit: Option<&Path>, restricted: bool) -> AppArmor {
-        let enabled = self
-            .line("/sys/module/apparmor/parameters/enabled")
-            .as_deref()
-            == Some("Y");
+        let enabled = self.line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
         let names_it = |path: &Path, program: &Path| {
             let text = self.text(path).unwrap_or_default();
             let program = program.to_string_lossy();
@@ -322,11 +285,7 @@ impl Tree<'_> {
     fn cgroup(&self, uid: u32) -> Cgroup {
         let controllers = |path: String| {
             let text = self.line(&path)?;
-            Some(
-                text.split_whitespace()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>(),
-            )
+            Some(text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         };
         let available = controllers("/sys/fs/cgroup/cgroup.controllers".to_owned());
         let manager = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service");
@@ -353,13 +312,9 @@ impl Tree<'_> {
             bus: self.exists(format!("/run/user/{uid}/bus")),
             linger: linger.filter(|_| booted),
             awaited_mounts: self.awaited_mounts(uid),
-            dbus_unit: [
-                "/usr/lib/systemd/user",
-                "/lib/systemd/user",
-                "/etc/systemd/user",
-            ]
-            .iter()
-            .any(|directory| self.exists(format!("{directory}/dbus.socket"))),
+            dbus_unit: ["/usr/lib/systemd/user", "/lib/systemd/user", "/etc/systemd/user"]
+                .iter()
+                .any(|directory| self.exists(format!("{directory}/dbus.socket"))),
         }
     }
 
@@ -374,16 +329,13 @@ impl Tree<'_> {
         });
         let words = files.flat_map(|file| {
             let text = self.text(file).unwrap_or_default();
-            let values = text
-                .lines()
-                .filter_map(|line| line.trim().strip_prefix("RequiresMountsFor="));
+            let values =
+                text.lines().filter_map(|line| line.trim().strip_prefix("RequiresMountsFor="));
             let words = values.filter_map(|value| crate::words::split(value.as_ref()).ok());
             words.flatten().collect::<Vec<_>>()
         });
         // A percent sign stands twice there (systemd.unit(5)).
-        words
-            .map(|word| word.to_string_lossy().replace("%%", "%").into())
-            .collect()
+        words.map(|word| word.to_string_lossy().replace("%%", "%").into()).collect()
     }
 
     fn data_root(&self, path: &Path) -> DataRoot {
@@ -409,10 +361,8 @@ impl Tree<'_> {
     }
 
     fn docker_client(&self, program: Option<&Path>, directory: Option<&Path>) -> DockerClient {
-        let mut client = DockerClient {
-            program: program.map(Path::to_owned),
-            ..DockerClient::default()
-        };
+        let mut client =
+            DockerClient { program: program.map(Path::to_owned), ..DockerClient::default() };
         let Some(directory) = directory else {
             return client;
         };
@@ -428,9 +378,7 @@ impl Tree<'_> {
         }
         let metas = directory.join("contexts/meta");
         for entry in self.entries(&metas) {
-            let text = self
-                .text(metas.join(entry).join("meta.json"))
-                .unwrap_or_default();
+            let text = self.text(metas.join(entry).join("meta.json")).unwrap_or_default();
             let meta: Value = serde_json::from_str(&text).unwrap_or_default();
             let host = meta["Endpoints"]["docker"]["Host"].as_str();
             if let (Some(name), Some(host)) = (meta["Name"].as_str(), host) {
@@ -443,9 +391,7 @@ impl Tree<'_> {
     /// ` 1000:    12 12/12 8/200 214/20000` (proc_key-users(5)).
     fn keys(&self, uid: u32) -> Option<(u64, u64, u64, u64)> {
         let text = self.text("/proc/key-users")?;
-        let line = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(&format!("{uid}:")))?;
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{uid}:")))?;
         let mut fields = line.split_whitespace().skip(2);
         let mut pair = || {
             let (used, limit) = fields.next()?.split_once('/')?;

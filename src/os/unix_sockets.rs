@@ -108,9 +108,7 @@ fn serves_at(socket: &OwnedFd, path: &Path) -> bool {
 fn has(socket: &OwnedFd, event: PollFlags) -> bool {
     let mut polled = [PollFd::new(socket.as_fd(), event)];
     let _ = poll(&mut polled, PollTimeout::ZERO);
-    polled[0]
-        .revents()
-        .is_some_and(|events| events.contains(event))
+    polled[0].revents().is_some_and(|events| events.contains(event))
 }
 
 /// The fields of the rows for `path`: `Num RefCount Protocol Flags Type St Inode`. Short inodes are

@@ -74,12 +74,7 @@ impl Daemon {
             words: [mtu_words, host_words, keep.words(), keep.rest(user)].concat(),
             keep,
             iptables,
-            reasons: [mtu]
-                .into_iter()
-                .chain(hosts)
-                .chain([backend])
-                .chain(kept)
-                .collect(),
+            reasons: [mtu].into_iter().chain(hosts).chain([backend]).chain(kept).collect(),
             warnings,
         })
     }
@@ -108,36 +103,24 @@ fn container_mtu(
         return (Vec::new(), reason("dockerd's own", why));
     }
     if user.long("mtu").is_some() {
-        return (
-            Vec::new(),
-            reason("dockerd's own", "the daemon's words have --mtu".to_owned()),
-        );
+        return (Vec::new(), reason("dockerd's own", "the daemon's words have --mtu".to_owned()));
     }
     if daemon_json.may_set("mtu") {
         return (
             Vec::new(),
             reason(
                 "dockerd's own",
-                format!(
-                    "`{}` sets mtu, or cannot be read",
-                    host.session.daemon_json.0.display()
-                ),
+                format!("`{}` sets mtu, or cannot be read", host.session.daemon_json.0.display()),
             ),
         );
     }
     let number = mtu.to_string();
     if mtu == DOCKERD_MTU {
-        return (
-            Vec::new(),
-            reason(&number, format!("{why}; it is dockerd's default")),
-        );
+        return (Vec::new(), reason(&number, format!("{why}; it is dockerd's default")));
     }
     let mut words = vec![OsString::from(format!("--mtu={mtu}"))];
-    let knows_default_opts = host
-        .tools
-        .dockerd
-        .known()
-        .is_some_and(|facts| facts.has_flag("default-network-opt"));
+    let knows_default_opts =
+        host.tools.dockerd.known().is_some_and(|facts| facts.has_flag("default-network-opt"));
     let user_networks = if !knows_default_opts {
         "user-made networks keep 1500, as this dockerd has no --default-network-opt"
     } else if user.long("default-network-opt").is_some()
@@ -166,10 +149,7 @@ fn hosts(
     let (path, daemon_json) = &host.session.daemon_json;
     let reason = |value: &str, why: String| Some(Reason::new("hosts", OsStr::new(value), why));
     if user.has_hosts() {
-        return (
-            Vec::new(),
-            reason("as given", "the daemon's words have -H".to_owned()),
-        );
+        return (Vec::new(), reason("as given", "the daemon's words have -H".to_owned()));
     }
     if daemon_json.may_set("hosts") {
         warnings.push(Warning(format!(
@@ -179,10 +159,7 @@ fn hosts(
         )));
         return (
             Vec::new(),
-            reason(
-                "as given",
-                format!("`{}` sets hosts, or cannot be read", path.display()),
-            ),
+            reason("as given", format!("`{}` sets hosts, or cannot be read", path.display())),
         );
     }
     (
@@ -267,10 +244,7 @@ pub fn has_hosts(session: &Session, user: DockerdWords<'_>) -> bool {
 
 /// What dockerd itself gives containers to end when it does, before their own times count.
 pub fn shutdown_timeout(session: &Session, user: DockerdWords<'_>) -> Duration {
-    let stated = user
-        .long("shutdown-timeout")
-        .flatten()
-        .and_then(OsStr::to_str);
+    let stated = user.long("shutdown-timeout").flatten().and_then(OsStr::to_str);
     let seconds = match stated {
         Some(text) => text.parse().ok(),
         None => session.daemon_json.1.number("shutdown-timeout"),
@@ -288,12 +262,7 @@ fn iptables(
     host: &HostFacts,
     user: DockerdWords<'_>,
 ) -> Result<(Vec<Step>, Reason), Error> {
-    let Tools {
-        iptables,
-        iptables_legacy,
-        ip6tables_legacy,
-        ..
-    } = &host.tools;
+    let Tools { iptables, iptables_legacy, ip6tables_legacy, .. } = &host.tools;
     let (_, daemon_json) = &host.session.daemon_json;
     let asked = settings.iptables.value;
     let reason = |value: &str, why: String| Reason::new("daemon.iptables", OsStr::new(value), why);
@@ -302,18 +271,13 @@ fn iptables(
         return by_path(&settings.iptables.origin.to_string());
     }
     if asked == Iptables::Auto {
-        let is_nft = |path: &PathBuf| {
-            path.file_name()
-                .is_some_and(|name| name == "xtables-nft-multi")
-        };
+        let is_nft =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name == "xtables-nft-multi");
         let other_backend = |value: &OsStr| value != "iptables";
         if user.turns_off("iptables") || daemon_json.turns_off("iptables") {
             return by_path("dockerd is told to do without iptables");
         }
-        if user
-            .long("firewall-backend")
-            .flatten()
-            .is_some_and(other_backend)
+        if user.long("firewall-backend").flatten().is_some_and(other_backend)
             || daemon_json.may_set("firewall-backend")
         {
             return by_path("dockerd is told which firewall backend to use");
@@ -328,11 +292,12 @@ fn iptables(
     if !settings.copies_up("/run") {
         let why = "/run is not copied up, so there is no place of our own for the links";
         return match asked {
-            Iptables::Legacy => Err(Error::new(
-                Exit::Config,
-                format!("daemon.iptables is `legacy`, but {why}"),
-            )
-            .hint("add \"/run\" to rootlesskit.copy-up, or unset DOCKERD_ROOTLESS_IPTABLES")),
+            Iptables::Legacy => {
+                Err(Error::new(Exit::Config, format!("daemon.iptables is `legacy`, but {why}"))
+                    .hint(
+                        "add \"/run\" to rootlesskit.copy-up, or unset DOCKERD_ROOTLESS_IPTABLES",
+                    ))
+            }
             _ => by_path(why),
         };
     }
@@ -347,11 +312,7 @@ fn iptables(
         ));
     }
     let step = |family, program: &Option<PathBuf>, required| {
-        program.clone().map(|program| Step::LegacyIptables {
-            family,
-            program,
-            required,
-        })
+        program.clone().map(|program| Step::LegacyIptables { family, program, required })
     };
     let steps = [
         step(Family::Ipv4, iptables_legacy, required),

@@ -80,9 +80,7 @@ impl<'a> RootlesskitFlags<'a> {
             );
         }
         let mut values = read.filter_map(|(_, value)| *value);
-        values
-            .any(OsStr::is_empty)
-            .then(|| "`--state-dir` has an empty value".to_owned())
+        values.any(OsStr::is_empty).then(|| "`--state-dir` has an empty value".to_owned())
     }
 
     /// The flags as words again, without those of `names`.
@@ -108,19 +106,14 @@ impl<'a> RootlesskitFlags<'a> {
     pub fn published(&self) -> Vec<String> {
         let flags = self.flags.iter();
         let values = flags.filter(|(name, _)| ["p", "publish"].contains(name));
-        values
-            .filter_map(|(_, value)| Some(value.as_ref()?.to_str()?.to_owned()))
-            .collect()
+        values.filter_map(|(_, value)| Some(value.as_ref()?.to_str()?.to_owned())).collect()
     }
 
     /// Whether the switch `name` is given, and how: `--name=false` and the like turn it off.
     pub fn switch(&self, name: &str) -> Option<bool> {
         let (_, value) = self.flags.iter().rev().find(|(flag, _)| *flag == name)?;
         Some(!value.is_some_and(|value| {
-            matches!(
-                value.as_bytes(),
-                b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False"
-            )
+            matches!(value.as_bytes(), b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False")
         }))
     }
 }
@@ -128,11 +121,7 @@ impl<'a> RootlesskitFlags<'a> {
 /// The name of a flag and the value behind its `=`, if `word` is a flag at all.
 fn flag_of(word: &OsStr) -> Option<(&str, Option<&OsStr>)> {
     let bytes = word.as_bytes();
-    let dashes = bytes
-        .iter()
-        .take(2)
-        .take_while(|byte| **byte == b'-')
-        .count();
+    let dashes = bytes.iter().take(2).take_while(|byte| **byte == b'-').count();
     let flag = &bytes[dashes..];
     let (name, value) = match flag.iter().position(|byte| *byte == b'=') {
         Some(at) => (&flag[..at], Some(OsStr::from_bytes(&flag[at + 1..]))),
@@ -171,10 +160,8 @@ impl<'a> DockerdWords<'a> {
     pub fn short(self, letter: u8) -> Option<&'a OsStr> {
         let mut found = None;
         for (at, word) in self.0.iter().enumerate() {
-            let Some(letters) = word
-                .as_bytes()
-                .strip_prefix(b"-")
-                .filter(|rest| rest.first() != Some(&b'-'))
+            let Some(letters) =
+                word.as_bytes().strip_prefix(b"-").filter(|rest| rest.first() != Some(&b'-'))
             else {
                 continue;
             };
@@ -182,9 +169,7 @@ impl<'a> DockerdWords<'a> {
             let Some(first) = first.filter(|first| letters[*first] == letter) else {
                 continue;
             };
-            let value = letters[first + 1..]
-                .strip_prefix(b"=")
-                .unwrap_or(&letters[first + 1..]);
+            let value = letters[first + 1..].strip_prefix(b"=").unwrap_or(&letters[first + 1..]);
             found = match value {
                 [] => self.0.get(at + 1).map(OsString::as_os_str),
                 value => Some(OsStr::from_bytes(value)),
@@ -207,10 +192,7 @@ impl<'a> DockerdWords<'a> {
     pub fn switch(self, name: &str) -> Option<bool> {
         let mut words = self.0.iter().rev().map(|word| word.as_bytes());
         let last = words.find_map(|word| behind(word, name))?;
-        Some(!matches!(
-            last,
-            b"=false" | b"=0" | b"=f" | b"=F" | b"=False" | b"=FALSE"
-        ))
+        Some(!matches!(last, b"=false" | b"=0" | b"=f" | b"=F" | b"=False" | b"=FALSE"))
     }
 
     /// Whether `--name` is turned off by `--name=false`.
@@ -223,10 +205,7 @@ impl<'a> DockerdWords<'a> {
         let is_switch = |other: &&u8| b"Dvh".contains(other);
         self.0.iter().any(|word| {
             let letters = word.as_bytes().strip_prefix(b"-").unwrap_or_default();
-            letters
-                .iter()
-                .take_while(is_switch)
-                .any(|own| *own == letter)
+            letters.iter().take_while(is_switch).any(|own| *own == letter)
         })
     }
 
@@ -238,9 +217,7 @@ impl<'a> DockerdWords<'a> {
             match behind(word.as_bytes(), valued) {
                 Some(b"") => drop(words.next()),
                 Some(_) => {}
-                None if switches
-                    .iter()
-                    .any(|name| behind(word.as_bytes(), name).is_some()) => {}
+                None if switches.iter().any(|name| behind(word.as_bytes(), name).is_some()) => {}
                 None => kept.push(word.clone()),
             }
         }
@@ -259,10 +236,7 @@ mod tests {
     use super::*;
 
     fn words(line: &str) -> Vec<OsString> {
-        line.split(' ')
-            .filter(|word| !word.is_empty())
-            .map(OsString::from)
-            .collect()
+        line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect()
     }
 
     #[test]
@@ -281,24 +255,12 @@ mod tests {
                 None,
                 Some("`--` is no flag, and rootlesskit would run it instead of the daemon"),
             ),
-            (
-                "-",
-                None,
-                Some("`-` is no flag, and rootlesskit would run it instead of the daemon"),
-            ),
+            ("-", None, Some("`-` is no flag, and rootlesskit would run it instead of the daemon")),
             ("--debug --cidr", None, Some("`--cidr` lacks its value")),
             ("--state-dir", None, Some("`--state-dir` lacks its value")),
-            (
-                "--state-dir=",
-                Some(""),
-                Some("`--state-dir` has an empty value"),
-            ),
+            ("--state-dir=", Some(""), Some("`--state-dir` has an empty value")),
             ("--newer-switch --state-dir=/a", None, unclear),
-            (
-                "--state-dir --state-dir=/a",
-                Some("--state-dir=/a"),
-                unclear,
-            ),
+            ("--state-dir --state-dir=/a", Some("--state-dir=/a"), unclear),
         ];
         for (line, state_dir, fault) in cases {
             let words = words(line);
@@ -341,15 +303,8 @@ mod tests {
         ] {
             assert!(DockerdWords(&words(line)).has_hosts(), "{line}");
         }
-        for line in [
-            "",
-            "-D",
-            "--hostess x",
-            "-l H",
-            "-lH",
-            "--label=-H",
-            "--host-gateway-ip=::1",
-        ] {
+        for line in ["", "-D", "--hostess x", "-l H", "-lH", "--label=-H", "--host-gateway-ip=::1"]
+        {
             assert!(!DockerdWords(&words(line)).has_hosts(), "{line}");
         }
     }
@@ -361,12 +316,9 @@ mod tests {
         assert_eq!(read.long("mtu"), Some(Some(OsStr::new("2"))));
         assert_eq!(read.long("pidfile"), Some(Some(OsStr::new("/a"))));
         assert_eq!(read.long("exec-root"), None);
-        for (line, expected) in [
-            ("-p /a", "/a"),
-            ("-p=/a", "/a"),
-            ("-Dp/a", "/a"),
-            ("--pidfile /b -p /a", "/b"),
-        ] {
+        for (line, expected) in
+            [("-p /a", "/a"), ("-p=/a", "/a"), ("-Dp/a", "/a"), ("--pidfile /b -p /a", "/b")]
+        {
             assert_eq!(
                 DockerdWords(&words(line)).value("pidfile", Some(b'p')),
                 Some(OsStr::new(expected)),

@@ -60,9 +60,7 @@ impl Keep {
         config: &Path,
     ) -> Result<(Self, Reason, Vec<Warning>), Error> {
         let json = &host.session.daemon_json.1;
-        let stated = user
-            .switch(LIVE_RESTORE)
-            .or_else(|| json.switch(LIVE_RESTORE));
+        let stated = user.switch(LIVE_RESTORE).or_else(|| json.switch(LIVE_RESTORE));
         let is_foreign = user.long("containerd").is_some()
             || json.may_set("containerd")
             || json.switch("embedded-containerd") == Some(true);
@@ -105,10 +103,7 @@ impl Keep {
             Switch::Auto if host.tools.containerd.is_none() => {
                 (false, "no containerd is in PATH".to_owned())
             }
-            Switch::Auto => (
-                true,
-                "containers go on running while dockerd is replaced".to_owned(),
-            ),
+            Switch::Auto => (true, "containers go on running while dockerd is replaced".to_owned()),
         };
         let is_read = json.is_read();
         let engine = match is_foreign || only_tells || !is_read {
@@ -121,16 +116,9 @@ impl Keep {
             false => "dockerd's configuration file cannot be read".to_owned(),
         };
         let has_config = live_restore || (stated == Some(true) && is_read);
-        let keep = Self {
-            live_restore,
-            config: has_config.then(|| config.to_owned()),
-            engine,
-        };
-        let reason = Reason::new(
-            "supervise.keep-containers",
-            OsStr::new(&live_restore.to_string()),
-            why,
-        );
+        let keep = Self { live_restore, config: has_config.then(|| config.to_owned()), engine };
+        let reason =
+            Reason::new("supervise.keep-containers", OsStr::new(&live_restore.to_string()), why);
         Ok((keep, reason, warnings))
     }
 
@@ -139,9 +127,7 @@ impl Keep {
         let word = |name: &str, path: &PathBuf| super::stage::assignment(name, path.as_os_str());
         let config = self.config.iter().map(|path| word("--config-file", path));
         let engine = self.engine.iter();
-        config
-            .chain(engine.map(|engine| word("--containerd", &engine.socket)))
-            .collect()
+        config.chain(engine.map(|engine| word("--containerd", &engine.socket))).collect()
     }
 
     /// The user's words, but for those that say what our configuration file says.
@@ -195,12 +181,7 @@ impl Engine {
             .chain(words)
             .chain(["--log-level".into(), level])
             .collect();
-        Some(Self {
-            command,
-            config_file,
-            config,
-            socket,
-        })
+        Some(Self { command, config_file, config, socket })
     }
 }
 
@@ -238,12 +219,7 @@ mod tests {
         host.session.daemon_json.1 = DaemonJson::parse(json);
         change(&mut host);
         let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let decided = Keep::decide(
-            &settings,
-            &host,
-            DockerdWords(&words),
-            Path::new("/ours.json"),
-        );
+        let decided = Keep::decide(&settings, &host, DockerdWords(&words), Path::new("/ours.json"));
         decided.map(|(keep, reason, _)| (keep, reason))
     }
 
@@ -257,51 +233,15 @@ mod tests {
         // file of ours, a containerd of ours.
         let cases: &[(&str, &str, &str, Change, [bool; 3])] = &[
             ("auto", "", "", nothing, [true, true, true]),
-            (
-                "auto",
-                r#"{"debug": true}"#,
-                "-D",
-                nothing,
-                [true, true, true],
-            ),
-            (
-                "auto",
-                r#"{"live-restore": true}"#,
-                "",
-                nothing,
-                [true, true, true],
-            ),
-            (
-                "auto",
-                r#"{"live-restore": false}"#,
-                "",
-                nothing,
-                [false, false, true],
-            ),
-            (
-                "auto",
-                "",
-                "--live-restore=false",
-                nothing,
-                [false, false, true],
-            ),
+            ("auto", r#"{"debug": true}"#, "-D", nothing, [true, true, true]),
+            ("auto", r#"{"live-restore": true}"#, "", nothing, [true, true, true]),
+            ("auto", r#"{"live-restore": false}"#, "", nothing, [false, false, true]),
+            ("auto", "", "--live-restore=false", nothing, [false, false, true]),
             ("auto", "", "--live-restore", nothing, [true, true, true]),
             ("auto", "", "", swarm, [false, false, true]),
             ("auto", "", "", bare, [false, false, false]),
-            (
-                "auto",
-                "",
-                "--containerd=/c.sock",
-                nothing,
-                [false, false, false],
-            ),
-            (
-                "auto",
-                r#"{"containerd": "/c.sock"}"#,
-                "",
-                nothing,
-                [false, false, false],
-            ),
+            ("auto", "", "--containerd=/c.sock", nothing, [false, false, false]),
+            ("auto", r#"{"containerd": "/c.sock"}"#, "", nothing, [false, false, false]),
             (
                 "auto",
                 r#"{"features": {"embedded-containerd": true}}"#,
@@ -312,36 +252,14 @@ mod tests {
             ("auto", "{", "", nothing, [false, false, false]),
             ("auto", "", "--version", nothing, [false, false, false]),
             ("auto", "", "-v", nothing, [false, false, false]),
-            (
-                "true",
-                r#"{"live-restore": false}"#,
-                "",
-                nothing,
-                [true, true, true],
-            ),
-            (
-                "true",
-                "",
-                "--containerd=/c.sock",
-                nothing,
-                [true, true, false],
-            ),
+            ("true", r#"{"live-restore": false}"#, "", nothing, [true, true, true]),
+            ("true", "", "--containerd=/c.sock", nothing, [true, true, false]),
             ("false", "", "", nothing, [false, false, true]),
-            (
-                "false",
-                r#"{"live-restore": true}"#,
-                "",
-                nothing,
-                [false, true, true],
-            ),
+            ("false", r#"{"live-restore": true}"#, "", nothing, [false, true, true]),
         ];
         for (setting, json, line, change, expected) in cases {
             let (keep, reason) = decide(setting, json, line, change).expect("decided");
-            let got = [
-                keep.live_restore,
-                keep.config.is_some(),
-                keep.engine.is_some(),
-            ];
+            let got = [keep.live_restore, keep.config.is_some(), keep.engine.is_some()];
             assert_eq!(got, *expected, "{setting} {json} {line}: {}", reason.why);
         }
         let refused = decide("true", "", "", swarm).expect_err("a swarm");
@@ -364,10 +282,7 @@ mod tests {
         let engine = keep.engine.expect("ours");
         assert_eq!(engine.command[3..], ["--log-level", "debug"]);
         let parsed: toml::Table = engine.config.parse().expect("TOML");
-        assert_eq!(
-            parsed["root"].as_str(),
-            Some("/home/u/.local/share/docker/containerd/daemon")
-        );
+        assert_eq!(parsed["root"].as_str(), Some("/home/u/.local/share/docker/containerd/daemon"));
     }
 
     #[test]

@@ -96,11 +96,7 @@ pub struct Reason {
 
 impl Reason {
     fn new(key: &'static str, value: &OsStr, why: impl Into<String>) -> Self {
-        Self {
-            key,
-            value: value.to_string_lossy().into_owned(),
-            why: why.into(),
-        }
+        Self { key, value: value.to_string_lossy().into_owned(), why: why.into() }
     }
 }
 
@@ -165,23 +161,15 @@ impl LaunchPlan {
         if supervised {
             network.refuse_old_dockerd(settings, tools)?;
         }
-        let dockerd = required_program(
-            &tools.dockerd,
-            Some(&settings.daemon_binary.value),
-            "dockerd",
-        )?;
+        let dockerd =
+            required_program(&tools.dockerd, Some(&settings.daemon_binary.value), "dockerd")?;
 
         let stage = Stage {
             outside: session.user_namespace,
             keeper: session.keeper_fd.filter(|_| supervised),
-            netns: network
-                .effective
-                .detach_netns
-                .then(|| session.state_dir.path.join("netns")),
+            netns: network.effective.detach_netns.then(|| session.state_dir.path.join("netns")),
             steps: steps(settings, host, &daemon),
-            daemon: std::iter::once(dockerd.as_os_str().to_owned())
-                .chain(daemon.words)
-                .collect(),
+            daemon: std::iter::once(dockerd.as_os_str().to_owned()).chain(daemon.words).collect(),
         };
         let mut warnings = settings.warnings.clone();
         // As upstream's script has it, which takes such a directory.
@@ -216,12 +204,7 @@ impl LaunchPlan {
             removals,
             rootlesskit: rootlesskit.to_owned(),
             words: [
-                rootlesskit_words(
-                    settings,
-                    &session.state_dir.path,
-                    &network,
-                    &session.own_path,
-                ),
+                rootlesskit_words(settings, &session.state_dir.path, &network, &session.own_path),
                 stage.words(),
             ]
             .concat(),
@@ -280,9 +263,7 @@ impl InPlace {
         let config = daemon_config(runtime_dir);
         let daemon = daemon::Daemon::decide(settings, host, mtu, words, Some(&config))?;
         Ok(Self {
-            command: std::iter::once(dockerd.as_os_str().to_owned())
-                .chain(daemon.words)
-                .collect(),
+            command: std::iter::once(dockerd.as_os_str().to_owned()).chain(daemon.words).collect(),
             keep: daemon.keep,
             warnings: daemon.warnings,
         })
@@ -303,11 +284,10 @@ fn stated_flags<'a>(settings: &'a Settings, tools: &Tools) -> Result<Rootlesskit
     let flags = RootlesskitFlags::read(&stated.value, tools.rootlesskit.known());
     match &flags.fault {
         None => Ok(flags),
-        Some(fault) => Err(Error::new(
-            Exit::Config,
-            format!("rootlesskit.flags ({}): {fault}", stated.origin),
-        )
-        .hint("join a flag and its value by `=`, and quote values with blanks")),
+        Some(fault) => {
+            Err(Error::new(Exit::Config, format!("rootlesskit.flags ({}): {fault}", stated.origin))
+                .hint("join a flag and its value by `=`, and quote values with blanks"))
+        }
     }
 }
 
@@ -339,31 +319,15 @@ fn rootlesskit_words(
         flag("state-dir", state_dir.as_os_str()),
         flag("net", network.driver.word()),
         flag("mtu", OsStr::new(&network.mtu.to_string())),
-        flag(
-            "slirp4netns-sandbox",
-            OsStr::new(settings.slirp4netns_sandbox.value.word()),
-        ),
-        flag(
-            "slirp4netns-seccomp",
-            OsStr::new(settings.slirp4netns_seccomp.value.word()),
-        ),
+        flag("slirp4netns-sandbox", OsStr::new(settings.slirp4netns_sandbox.value.word())),
+        flag("slirp4netns-seccomp", OsStr::new(settings.slirp4netns_seccomp.value.word())),
     ];
     if !settings.host_loopback.value {
         words.push("--disable-host-loopback".into());
     }
     words.push(flag("port-driver", network.port_driver.word()));
-    words.extend(
-        settings
-            .copy_up
-            .value
-            .0
-            .iter()
-            .map(|path| flag("copy-up", path.as_os_str())),
-    );
-    words.push(flag(
-        "propagation",
-        OsStr::new(settings.propagation.value.word()),
-    ));
+    words.extend(settings.copy_up.value.0.iter().map(|path| flag("copy-up", path.as_os_str())));
+    words.push(flag("propagation", OsStr::new(settings.propagation.value.word())));
     if settings.ipv6.value {
         words.push("--ipv6".into());
     }
@@ -379,12 +343,7 @@ fn rootlesskit_words(
 fn steps(settings: &Settings, host: &HostFacts, daemon: &daemon::Daemon) -> Vec<Step> {
     let mut steps = Vec::new();
     if settings.copies_up("/run") {
-        let hidden = [
-            "/run/docker",
-            "/run/containerd",
-            "/run/xtables.lock",
-            "/run/nri",
-        ];
+        let hidden = ["/run/docker", "/run/containerd", "/run/xtables.lock", "/run/nri"];
         steps.extend(hidden.map(|path| Step::DropLink(path.into())));
     }
     if host.kernel.selinux && settings.copies_up("/run") {
@@ -399,10 +358,7 @@ fn steps(settings: &Settings, host: &HostFacts, daemon: &daemon::Daemon) -> Vec<
         host.session
             .listen_fds
             .as_ref()
-            .map(|fds| Step::TakeSockets {
-                count: fds.count,
-                from: fds.shelter,
-            }),
+            .map(|fds| Step::TakeSockets { count: fds.count, from: fds.shelter }),
     );
     steps
 }
@@ -427,18 +383,13 @@ fn environment_changes(
             "PATH",
             (
                 path,
-                format!(
-                    "dockerd finds iptables and modprobe in {} only",
-                    missing.join(" and ")
-                ),
+                format!("dockerd finds iptables and modprobe in {} only", missing.join(" and ")),
             ),
         );
     }
     if host.session.person.runtime_dir_guessed {
         let why = "it was unset, and this directory is yours";
-        changes
-            .set
-            .insert("XDG_RUNTIME_DIR", (runtime_dir.into(), why.to_owned()));
+        changes.set.insert("XDG_RUNTIME_DIR", (runtime_dir.into(), why.to_owned()));
     }
     let proxies = [
         (
@@ -451,17 +402,11 @@ fn environment_changes(
             settings.https_proxy.value.as_ref().map(|url| &url.0),
             &settings.https_proxy.origin,
         ),
-        (
-            "NO_PROXY",
-            settings.no_proxy.value.as_ref(),
-            &settings.no_proxy.origin,
-        ),
+        ("NO_PROXY", settings.no_proxy.value.as_ref(), &settings.no_proxy.origin),
     ];
     for (name, value, origin) in proxies {
         if let (Some(value), false) = (value, matches!(origin, Origin::Variable(_))) {
-            changes
-                .set
-                .insert(name, (value.clone(), origin.to_string()));
+            changes.set.insert(name, (value.clone(), origin.to_string()));
         }
     }
     let sockets = match &host.session.listen_fds {
@@ -474,14 +419,8 @@ fn environment_changes(
         ("LISTEN_PID", sockets),
         ("LISTEN_PIDFDID", sockets),
         ("LISTEN_FDNAMES", sockets),
-        (
-            "_DOCKERD_ROOTLESS_CHILD",
-            "upstream's mark of its child; it means nothing here",
-        ),
-        (
-            "_DOCKERD_ROOTLESS_SELINUX",
-            "upstream's mark of its child; it means nothing here",
-        ),
+        ("_DOCKERD_ROOTLESS_CHILD", "upstream's mark of its child; it means nothing here"),
+        ("_DOCKERD_ROOTLESS_SELINUX", "upstream's mark of its child; it means nothing here"),
     ];
     let watchdog = "the service manager's watchdog is the supervisor's";
     let gone = gone.into_iter().chain(
@@ -491,8 +430,7 @@ fn environment_changes(
             .filter(|_| supervised),
     );
     changes.unset.extend(
-        gone.filter(|(name, _)| environment.has(name))
-            .map(|(name, why)| (name, why.to_owned())),
+        gone.filter(|(name, _)| environment.has(name)).map(|(name, why)| (name, why.to_owned())),
     );
     changes
 }
@@ -521,19 +459,13 @@ fn required_program<'a, T>(
     named: Option<&OsStr>,
     program: &'static str,
 ) -> Result<&'a Path, Error> {
-    let section = if program == "dockerd" {
-        "daemon"
-    } else {
-        program
-    };
+    let section = if program == "dockerd" { "daemon" } else { program };
     let explain = format!("`dockerd-rootless config explain {section}.binary` shows who names it");
     match tool {
         Tool::Found { path, .. } => Ok(path),
         Tool::NotExecutable(path) => {
             let what = format!("`{}` cannot be executed", path.display());
-            Err(Error::new(Exit::CannotRun, what)
-                .hint(explain)
-                .check(program))
+            Err(Error::new(Exit::CannotRun, what).hint(explain).check(program))
         }
         Tool::Absent => Err(match named.filter(|name| *name != program) {
             Some(name) => Error::new(
@@ -543,19 +475,10 @@ fn required_program<'a, T>(
             .hint(explain)
             .check(program),
             None => {
-                let package = if program == "dockerd" {
-                    "docker.io"
-                } else {
-                    program
-                };
-                Error::new(
-                    Exit::Prerequisite,
-                    format!("no program `{program}` is in PATH"),
-                )
-                .hint(format!(
-                    "install it (Debian, Ubuntu: sudo apt-get install {package})"
-                ))
-                .check(program)
+                let package = if program == "dockerd" { "docker.io" } else { program };
+                Error::new(Exit::Prerequisite, format!("no program `{program}` is in PATH"))
+                    .hint(format!("install it (Debian, Ubuntu: sudo apt-get install {package})"))
+                    .check(program)
             }
         }),
     }
@@ -573,10 +496,7 @@ pub fn stated_state_dir(
     rootlesskit: Option<&RootlesskitFacts>,
 ) -> Option<PathBuf> {
     let flags = RootlesskitFlags::read(&settings.rootlesskit_flags.value, rootlesskit);
-    flags
-        .value("state-dir")
-        .or(settings.state_dir.value.as_deref())
-        .map(PathBuf::from)
+    flags.value("state-dir").or(settings.state_dir.value.as_deref()).map(PathBuf::from)
 }
 
 #[cfg(test)]

@@ -80,10 +80,9 @@ impl Network {
         })?;
         let (port_driver, port_why) = stated_or(&settings.port_driver, || {
             Ok(match driver {
-                NetworkDriver::Pasta => (
-                    PortDriver::Implicit,
-                    "pasta forwards ports by itself".to_owned(),
-                ),
+                NetworkDriver::Pasta => {
+                    (PortDriver::Implicit, "pasta forwards ports by itself".to_owned())
+                }
                 _ => (
                     PortDriver::Builtin,
                     "the fastest that works with every network driver".to_owned(),
@@ -91,13 +90,10 @@ impl Network {
             })
         })?;
         let (detach_netns, detach_why) = decide_detach_netns(settings, tools);
-        let stated_mtu = flags
-            .value("mtu")
-            .and_then(OsStr::to_str)
-            .and_then(|text| text.parse().ok());
-        let effective_driver = flags
-            .value("net")
-            .map_or_else(|| driver.clone(), NetworkDriver::from_word);
+        let stated_mtu =
+            flags.value("mtu").and_then(OsStr::to_str).and_then(|text| text.parse().ok());
+        let effective_driver =
+            flags.value("net").map_or_else(|| driver.clone(), NetworkDriver::from_word);
         let effective = Effective {
             mtu: match stated_mtu.unwrap_or(mtu) {
                 0 => default_mtu(&effective_driver),
@@ -113,11 +109,7 @@ impl Network {
             Reason::new("network.driver", driver.word(), driver_why),
             Reason::new("network.mtu", OsStr::new(&mtu.to_string()), mtu_why),
             Reason::new("network.port-driver", port_driver.word(), port_why),
-            Reason::new(
-                "network.detach-netns",
-                OsStr::new(&detach_netns.to_string()),
-                detach_why,
-            ),
+            Reason::new("network.detach-netns", OsStr::new(&detach_netns.to_string()), detach_why),
         ];
         let take_back = |key: &str, origin: &Origin, flag: &str| match origin {
             _ if flags.value(flag).is_some() || flags.switch(flag).is_some() => {
@@ -141,15 +133,7 @@ impl Network {
                 "detach-netns",
             ),
         };
-        Ok(Self {
-            driver,
-            mtu,
-            port_driver,
-            detach_netns,
-            effective,
-            reasons,
-            take_back,
-        })
+        Ok(Self { driver, mtu, port_driver, detach_netns, effective, reasons, take_back })
     }
 
     /// What is odd: values that nobody here can judge, or that will have no effect or a bad one.
@@ -167,9 +151,7 @@ impl Network {
             NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Other(_)
         );
         if settings.ipv6.value && !has_ipv6 {
-            warnings.push(format!(
-                "network.ipv6 has no effect with network driver `{shown}`"
-            ));
+            warnings.push(format!("network.ipv6 has no effect with network driver `{shown}`"));
         }
         warnings.extend(self.fault_of_dockerd(tools));
         warnings.into_iter().map(Warning).collect()
@@ -202,9 +184,7 @@ impl Network {
             _ => "leave network.detach-netns at auto, and --detach-netns out of rootlesskit.flags"
                 .to_owned(),
         };
-        Err(Error::new(Exit::Config, fault)
-            .hint(hint)
-            .check("network-driver"))
+        Err(Error::new(Exit::Config, fault).hint(hint).check("network-driver"))
     }
 
     /// Refuses what this rootlesskit would refuse later, or would fail over in silence.
@@ -218,12 +198,9 @@ impl Network {
         flags: &RootlesskitFlags<'_>,
     ) -> Result<(), Error> {
         let of_network = |error: Error| error.check("network-driver");
-        self.refuse_network(settings, tools, flags)
-            .map_err(of_network)?;
-        self.refuse_ports(tools)
-            .map_err(|error| error.check("port-driver"))?;
-        self.refuse_missing_program(tools, flags)
-            .map_err(of_network)
+        self.refuse_network(settings, tools, flags).map_err(of_network)?;
+        self.refuse_ports(tools).map_err(|error| error.check("port-driver"))?;
+        self.refuse_missing_program(tools, flags).map_err(of_network)
     }
 
     /// The part of [`Self::refuse_impossible`] that is about the network alone.
@@ -266,11 +243,7 @@ impl Network {
 
     /// Refuses port drivers that do not go with the network driver.
     fn refuse_port_combination(&self) -> Result<(), Error> {
-        let Effective {
-            driver,
-            port_driver,
-            ..
-        } = &self.effective;
+        let Effective { driver, port_driver, .. } = &self.effective;
         let (net, port) = (driver.word().display(), port_driver.word().display());
         let use_builtin = format!("{} to use `builtin`", self.take_back.port_driver);
         if *port_driver == PortDriver::Implicit && *driver != NetworkDriver::Pasta {
@@ -331,11 +304,7 @@ impl Network {
         settings: &Settings,
         flags: &RootlesskitFlags<'_>,
     ) -> Result<(), Error> {
-        let Effective {
-            driver,
-            detach_netns,
-            ..
-        } = &self.effective;
+        let Effective { driver, detach_netns, .. } = &self.effective;
         let sandbox = flags
             .value("slirp4netns-sandbox")
             .unwrap_or_else(|| OsStr::new(settings.slirp4netns_sandbox.value.word()));
@@ -449,9 +418,7 @@ fn refuse(what: String, hint: &str) -> Result<(), Error> {
 }
 
 fn shown_version(rootlesskit: &RootlesskitFacts) -> String {
-    rootlesskit
-        .version
-        .map_or_else(String::new, |version| format!(" {version}"))
+    rootlesskit.version.map_or_else(String::new, |version| format!(" {version}"))
 }
 
 /// Refuses the driver `word` if it is not among those that are `known`.
@@ -466,20 +433,16 @@ fn refuse_unknown_driver(
         return Ok(());
     }
     // `host` is known and would be refused in turn.
-    let offered: Vec<&str> = known
-        .iter()
-        .map(String::as_str)
-        .filter(|name| *name != "host")
-        .collect();
+    let offered: Vec<&str> =
+        known.iter().map(String::as_str).filter(|name| *name != "host").collect();
     let what = format!(
         "rootlesskit{} does not know {kind} driver `{}`, only {}",
         shown_version(rootlesskit),
         word.display(),
         offered.join(", ")
     );
-    Err(Error::new(Exit::Config, what).hint(format!(
-        "{take_back} to use one of these, or install a later rootlesskit"
-    )))
+    Err(Error::new(Exit::Config, what)
+        .hint(format!("{take_back} to use one of these, or install a later rootlesskit")))
 }
 
 /// The value that is stated, or else the one that `decide` finds; and why.
@@ -515,21 +478,19 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
     if let Tool::Found { path, answer } = &tools.slirp4netns {
         let path = path.display();
         match answer {
-            _ if !knows("slirp4netns") => passed_over.push(format!(
-                "this rootlesskit does not know slirp4netns ({path})"
-            )),
+            _ if !knows("slirp4netns") => {
+                passed_over.push(format!("this rootlesskit does not know slirp4netns ({path})"))
+            }
             Answer::Known(facts) if facts.netns_type => {
-                let version = facts
-                    .version
-                    .map_or_else(String::new, |version| format!(" {version}"));
+                let version =
+                    facts.version.map_or_else(String::new, |version| format!(" {version}"));
                 return Ok((
                     NetworkDriver::Slirp4netns,
                     format!("slirp4netns{version} at {path} has --netns-type"),
                 ));
             }
-            Answer::Known(_) => passed_over.push(format!(
-                "slirp4netns at {path} is older than 0.4.0: it has no --netns-type"
-            )),
+            Answer::Known(_) => passed_over
+                .push(format!("slirp4netns at {path} is older than 0.4.0: it has no --netns-type")),
             Answer::Unknown(reason) => {
                 passed_over.push(format!("slirp4netns at {path} cannot be asked: {reason}"))
             }
@@ -552,11 +513,7 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Error> {
             Some(path) => {
                 return Ok((
                     driver,
-                    format!(
-                        "{name} is at {}; {}",
-                        path.display(),
-                        passed_over.join("; ")
-                    ),
+                    format!("{name} is at {}; {}", path.display(), passed_over.join("; ")),
                 ));
             }
         }
@@ -582,25 +539,19 @@ fn decide_detach_netns(settings: &Settings, tools: &Tools) -> (bool, String) {
         Switch::Off => return (false, stated),
         Switch::Auto => {}
     }
-    let has_flag = tools
-        .rootlesskit
-        .known()
-        .map(|facts| facts.flags.contains_key("detach-netns"));
+    let has_flag = tools.rootlesskit.known().map(|facts| facts.flags.contains_key("detach-netns"));
     let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
     match (has_flag, dockerd) {
-        (None, _) => (
-            false,
-            "it is not known whether this rootlesskit has --detach-netns".to_owned(),
-        ),
+        (None, _) => {
+            (false, "it is not known whether this rootlesskit has --detach-netns".to_owned())
+        }
         (Some(false), _) => (false, "this rootlesskit has no --detach-netns".to_owned()),
         (Some(true), None) => (false, "the version of dockerd is not known".to_owned()),
-        (Some(true), Some(version)) if version < DETACH_NETNS_SINCE => (
-            false,
-            format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"),
-        ),
-        (Some(true), Some(version)) => (
-            true,
-            format!("this rootlesskit has --detach-netns and dockerd is {version}"),
-        ),
+        (Some(true), Some(version)) if version < DETACH_NETNS_SINCE => {
+            (false, format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"))
+        }
+        (Some(true), Some(version)) => {
+            (true, format!("this rootlesskit has --detach-netns and dockerd is {version}"))
+        }
     }
 }

@@ -27,9 +27,7 @@ impl Places {
     ) -> Self {
         let place = |name: &str, letter: Option<u8>, default: PathBuf| {
             let stated = words.value(name, letter).map(PathBuf::from);
-            stated
-                .or_else(|| json.text(name).map(PathBuf::from))
-                .unwrap_or(default)
+            stated.or_else(|| json.text(name).map(PathBuf::from)).unwrap_or(default)
         };
         let data_home = environment.data_home().unwrap_or_default();
         Self {

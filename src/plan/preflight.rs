@@ -27,10 +27,7 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
 pub fn refuse_home(person: &Person) -> Result<(), Error> {
     let refuse = |what: String, hint: &str| Err(Error::new(Exit::Prerequisite, what).hint(hint));
     match &person.home {
-        None => refuse(
-            "HOME is not set".to_owned(),
-            "export HOME=/path/to/your/home",
-        ),
+        None => refuse("HOME is not set".to_owned(), "export HOME=/path/to/your/home"),
         Some((home, false)) => refuse(
             format!("HOME `{}` is not a directory", home.display()),
             "create it, or set HOME to your home directory",
@@ -79,10 +76,9 @@ pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
             ),
             "set XDG_RUNTIME_DIR to the directory itself".to_owned(),
         ),
-        Directory::NotADirectory => refuse(
-            format!("XDG_RUNTIME_DIR `{shown}` is not a directory"),
-            own_directory.clone(),
-        ),
+        Directory::NotADirectory => {
+            refuse(format!("XDG_RUNTIME_DIR `{shown}` is not a directory"), own_directory.clone())
+        }
         Directory::Present { owner, .. } if *owner != uid => refuse(
             format!(
                 "XDG_RUNTIME_DIR `{shown}` belongs to user {owner}, not to you (user {uid}): {tamper}"
@@ -135,10 +131,7 @@ pub fn refuse_shared_runtime_dir(person: &Person) -> Result<(), Error> {
             format!(
                 "XDG_RUNTIME_DIR `{shown}` is or holds your home: what a daemon leaves is removed from it"
             ),
-            format!(
-                "name a directory of your own, of mode 0700: usually /run/user/{}",
-                person.uid
-            ),
+            format!("name a directory of your own, of mode 0700: usually /run/user/{}", person.uid),
         );
     }
     Ok(())
@@ -172,10 +165,7 @@ pub fn rootlesskit_sockets(state_dir: &Path, network: &Effective) -> Vec<(PathBu
         NetworkDriver::GvisorTapVsock => names.push("gvisortapvsock/tap.sock"),
         _ => {}
     }
-    names
-        .into_iter()
-        .map(|name| (state_dir.join(name), SOCKET_PATH_MAX))
-        .collect()
+    names.into_iter().map(|name| (state_dir.join(name), SOCKET_PATH_MAX)).collect()
 }
 
 /// Every socket that will be made must have a path that fits: rootlesskit would wait for ever.
@@ -228,20 +218,14 @@ pub fn refuse_foreign_state_dir(state_dir: &StateDir, uid: u32) -> Result<(), Er
         }
         Directory::Present { .. } if state_dir.foreign.is_empty() => Ok(()),
         Directory::Present { .. } => {
-            let names = state_dir
-                .foreign
-                .iter()
-                .take(3)
-                .map(|name| format!("`{}`", name.display()));
+            let names =
+                state_dir.foreign.iter().take(3).map(|name| format!("`{}`", name.display()));
             let names: Vec<String> = names.collect();
             let more = match state_dir.foreign.len() - names.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            refuse(format!(
-                "holds what rootlesskit did not make: {}{more}",
-                names.join(", ")
-            ))
+            refuse(format!("holds what rootlesskit did not make: {}{more}", names.join(", ")))
         }
     }
 }

@@ -79,11 +79,7 @@ impl Step {
             Self::Label(path) => ("selinux-label", path.into()),
             Self::RebindBroken(path) => ("rebind-broken", path.into()),
             Self::Forward => ("forward", "ipv4,ipv6".into()),
-            Self::LegacyIptables {
-                family,
-                program,
-                required,
-            } => (
+            Self::LegacyIptables { family, program, required } => (
                 match (family, required) {
                     (Family::Ipv4, false) => "prefer-iptables",
                     (Family::Ipv6, false) => "prefer-ip6tables",
@@ -100,11 +96,7 @@ impl Step {
     /// Reads a word that [`Self::word`] wrote.
     fn parse(name: &str, value: &OsStr) -> Option<Self> {
         let path = || PathBuf::from(value);
-        let legacy = |family, required| Self::LegacyIptables {
-            family,
-            program: path(),
-            required,
-        };
+        let legacy = |family, required| Self::LegacyIptables { family, program: path(), required };
         Some(match name {
             "drop-link" => Self::DropLink(path()),
             "selinux-label" => Self::Label(path()),
@@ -116,10 +108,7 @@ impl Step {
             "require-ip6tables" => legacy(Family::Ipv6, true),
             "listen-fds" => {
                 let (count, from) = value.to_str()?.split_once('@')?;
-                Self::TakeSockets {
-                    count: count.parse().ok()?,
-                    from: from.parse().ok()?,
-                }
+                Self::TakeSockets { count: count.parse().ok()?, from: from.parse().ok()? }
             }
             _ => return None,
         })
@@ -135,10 +124,7 @@ impl Step {
                 )
             }
             Self::Label(path) => {
-                format!(
-                    "label {} for iptables, since the host has SELinux enabled",
-                    path.display()
-                )
+                format!("label {} for iptables, since the host has SELinux enabled", path.display())
             }
             Self::RebindBroken(path) => {
                 format!(
@@ -149,22 +135,14 @@ impl Step {
             Self::Forward => {
                 "turn on IPv4 forwarding, and IPv6 forwarding where there is IPv6".to_owned()
             }
-            Self::LegacyIptables {
-                family,
-                program,
-                required,
-            } => format!(
+            Self::LegacyIptables { family, program, required } => format!(
                 "put {} first in the daemon's PATH if the namespace's kernel has its {} tables{}",
                 program.display(),
                 match family {
                     Family::Ipv4 => "IPv4",
                     Family::Ipv6 => "IPv6",
                 },
-                if *required {
-                    ", fail otherwise"
-                } else {
-                    "; else PATH decides"
-                }
+                if *required { ", fail otherwise" } else { "; else PATH decides" }
             ),
             Self::TakeSockets { count, from } => {
                 format!("move {count} socket(s) that were handed over from descriptor {from} to 3")
@@ -180,11 +158,7 @@ impl Stage {
             vec![STAGE.into(), format!("outside={}", self.outside).into()];
         let keeper = self.keeper.map(|fd| format!("{KEEPER}={fd}").into());
         words.extend(keeper);
-        words.extend(
-            self.netns
-                .iter()
-                .map(|path| assignment("netns", path.as_os_str())),
-        );
+        words.extend(self.netns.iter().map(|path| assignment("netns", path.as_os_str())));
         words.extend(self.steps.iter().map(Step::word));
         words.push("--".into());
         words.extend(self.daemon.iter().cloned());
@@ -208,20 +182,11 @@ impl Stage {
         if daemon.is_empty() {
             return Err(wrong("no daemon is named behind `--`"));
         }
-        let mut stage = Self {
-            outside: 0,
-            keeper: None,
-            netns: None,
-            steps: Vec::new(),
-            daemon,
-        };
+        let mut stage = Self { outside: 0, keeper: None, netns: None, steps: Vec::new(), daemon };
         for word in &words[..end] {
             let unknown = || wrong(&format!("unknown word `{}`", word.display()));
             let bytes = word.as_bytes();
-            let equals = bytes
-                .iter()
-                .position(|byte| *byte == b'=')
-                .ok_or_else(unknown)?;
+            let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(unknown)?;
             let name = std::str::from_utf8(&bytes[..equals]).map_err(|_| unknown())?;
             let value = OsStr::from_bytes(&bytes[equals + 1..]);
             let text = value.to_str();
@@ -235,9 +200,7 @@ impl Stage {
                     stage.keeper = Some(fd.ok_or_else(unknown)?);
                 }
                 "netns" => stage.netns = Some(PathBuf::from(value)),
-                _ => stage
-                    .steps
-                    .push(Step::parse(name, value).ok_or_else(unknown)?),
+                _ => stage.steps.push(Step::parse(name, value).ok_or_else(unknown)?),
             }
         }
         if stage.outside == 0 {

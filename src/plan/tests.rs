@@ -8,25 +8,13 @@ use crate::settings::Layer;
 /// The same with what Docker's own repository has: rootlesskit 3.0.1, dockerd 29.5.2.
 fn docker_29_5() -> HostFacts {
     let mut host = debian_12();
-    if let Tool::Found {
-        answer: Answer::Known(facts),
-        ..
-    } = &mut host.tools.rootlesskit
-    {
+    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut host.tools.rootlesskit {
         facts.version = Some(Version(3, 0, 1));
         facts.flags.insert("detach-netns".to_owned(), false);
-        facts
-            .network_drivers
-            .extend(["none", "pasta", "gvisor-tap-vsock"].map(str::to_owned));
-        facts
-            .port_drivers
-            .extend(["implicit", "gvisor-tap-vsock"].map(str::to_owned));
+        facts.network_drivers.extend(["none", "pasta", "gvisor-tap-vsock"].map(str::to_owned));
+        facts.port_drivers.extend(["implicit", "gvisor-tap-vsock"].map(str::to_owned));
     }
-    if let Tool::Found {
-        answer: Answer::Known(facts),
-        ..
-    } = &mut host.tools.dockerd
-    {
+    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut host.tools.dockerd {
         facts.version = Some(Version(29, 5, 2));
         facts.flags.insert(0, "default-network-opt".to_owned());
     }
@@ -40,10 +28,7 @@ fn with_pasta(mut host: HostFacts) -> HostFacts {
 }
 
 fn words(line: &str) -> Vec<OsString> {
-    line.split(' ')
-        .filter(|word| !word.is_empty())
-        .map(OsString::from)
-        .collect()
+    line.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect()
 }
 
 /// Plans with the `assignments` of settings and the daemon's `line`.
@@ -77,26 +62,15 @@ fn rootlesskit_line(plan: &LaunchPlan) -> String {
         .iter()
         .position(|word| word == "/usr/bin/dockerd-rootless")
         .expect("our own path");
-    plan.words[..own]
-        .join(OsStr::new(" "))
-        .into_string()
-        .expect("UTF-8")
+    plan.words[..own].join(OsStr::new(" ")).into_string().expect("UTF-8")
 }
 
 fn daemon_line(plan: &LaunchPlan) -> String {
-    plan.stage
-        .daemon
-        .join(OsStr::new(" "))
-        .into_string()
-        .expect("UTF-8")
+    plan.stage.daemon.join(OsStr::new(" ")).into_string().expect("UTF-8")
 }
 
 fn reason(plan: &LaunchPlan, key: &str) -> String {
-    let reason = plan
-        .reasons
-        .iter()
-        .find(|reason| reason.key == key)
-        .expect(key);
+    let reason = plan.reasons.iter().find(|reason| reason.key == key).expect(key);
     format!("{}: {}", reason.value, reason.why)
 }
 
@@ -109,21 +83,11 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
          --slirp4netns-seccomp=auto --disable-host-loopback --port-driver=builtin --copy-up=/etc --copy-up=/run \
          --propagation=rslave"
     );
-    assert_eq!(
-        daemon_line(&plan),
-        "/usr/sbin/dockerd --mtu=65520 -D --label x"
-    );
+    assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520 -D --label x");
     let stage: Vec<OsString> = plan.stage.words();
-    assert!(
-        plan.words.ends_with(&stage),
-        "the stage's words close rootlesskit's"
-    );
+    assert!(plan.words.ends_with(&stage), "the stage's words close rootlesskit's");
     assert_eq!(
-        plan.stage
-            .steps
-            .iter()
-            .map(|step| step.word().into_string().unwrap())
-            .collect::<Vec<_>>(),
+        plan.stage.steps.iter().map(|step| step.word().into_string().unwrap()).collect::<Vec<_>>(),
         [
             "drop-link=/run/docker",
             "drop-link=/run/containerd",
@@ -149,11 +113,7 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     );
 
     let mut older = docker_29_5();
-    if let Tool::Found {
-        answer: Answer::Known(facts),
-        ..
-    } = &mut older.tools.dockerd
-    {
+    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut older.tools.dockerd {
         facts.version = Some(Version(29, 4, 3));
     }
     // A supervisor would start it again and again; upstream's script starts it once.
@@ -162,10 +122,8 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     assert!(message.contains("dockerd 29.4.3"), "{message}");
     assert!(plan(&older, &["network.detach-netns=true"], "").is_ok());
     let mut unknown = docker_29_5();
-    unknown.tools.dockerd = Tool::Found {
-        path: "/x/dockerd".into(),
-        answer: Answer::Unknown("it is a script".into()),
-    };
+    unknown.tools.dockerd =
+        Tool::Found { path: "/x/dockerd".into(), answer: Answer::Unknown("it is a script".into()) };
     for (host, why) in [
         (debian_12(), "false: this rootlesskit has no --detach-netns"),
         (older, "false: dockerd 29.4.3 is older than 29.5.0"),
@@ -177,20 +135,9 @@ fn detach_netns_is_on_when_both_sides_know_it() {
         assert_eq!(plan.stage.netns, None, "{why}");
     }
     let forced = plan(&docker_29_5(), &["network.detach-netns=false"], "").unwrap();
-    assert_eq!(
-        reason(&forced, "network.detach-netns"),
-        "false: command line"
-    );
-    let by_flag = plan(
-        &docker_29_5(),
-        &["rootlesskit.flags=--detach-netns=false"],
-        "",
-    )
-    .unwrap();
-    assert_eq!(
-        by_flag.stage.netns, None,
-        "the user's own flag comes last and counts"
-    );
+    assert_eq!(reason(&forced, "network.detach-netns"), "false: command line");
+    let by_flag = plan(&docker_29_5(), &["rootlesskit.flags=--detach-netns=false"], "").unwrap();
+    assert_eq!(by_flag.stage.netns, None, "the user's own flag comes last and counts");
 }
 
 #[test]
@@ -198,10 +145,7 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
     let mut old = with_pasta(docker_29_5());
     old.tools.slirp4netns = Tool::Found {
         path: "/old/slirp4netns".into(),
-        answer: Answer::Known(Slirp4netnsFacts {
-            version: None,
-            netns_type: false,
-        }),
+        answer: Answer::Known(Slirp4netnsFacts { version: None, netns_type: false }),
     };
     let mut mute = with_pasta(docker_29_5());
     mute.tools.slirp4netns = Tool::Found {
@@ -223,11 +167,7 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
     for (host, driver, mtu, port_driver) in cases {
         let plan = plan(&host, &[], "").unwrap();
         let expected = format!("--net={driver} --mtu={mtu} ");
-        assert!(
-            rootlesskit_line(&plan).contains(&expected),
-            "{expected}: {:?}",
-            plan.words
-        );
+        assert!(rootlesskit_line(&plan).contains(&expected), "{expected}: {:?}", plan.words);
         assert!(
             rootlesskit_line(&plan).contains(&format!("--port-driver={port_driver} ")),
             "{driver}"
@@ -250,11 +190,7 @@ fn lxc_user_nic_is_accepted_with_the_mtu_of_its_bridge() {
     host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
     let plan = plan(&host, &["network.driver=lxc-user-nic"], "").unwrap();
     assert!(rootlesskit_line(&plan).contains("--net=lxc-user-nic --mtu=1500"));
-    assert_eq!(
-        daemon_line(&plan),
-        "/usr/sbin/dockerd",
-        "dockerd's own MTU is right"
-    );
+    assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd", "dockerd's own MTU is right");
 }
 
 #[test]
@@ -273,10 +209,7 @@ fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says_with_a_warning
 fn what_rootlesskit_would_refuse_is_refused_first() {
     let host = with_pasta(docker_29_5());
     let cases: &[(&[&str], &str)] = &[
-        (
-            &["network.driver=host"],
-            "network driver `host` gives dockerd no network namespace",
-        ),
+        (&["network.driver=host"], "network driver `host` gives dockerd no network namespace"),
         (
             &["rootlesskit.flags=--net=host"],
             "network driver `host` gives dockerd no network namespace",
@@ -298,10 +231,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
             "network driver `pasta` needs port driver `implicit`, `pesto` or `none`, not `builtin`",
         ),
         (
-            &[
-                "network.driver=lxc-user-nic",
-                "network.port-driver=slirp4netns",
-            ],
+            &["network.driver=lxc-user-nic", "network.port-driver=slirp4netns"],
             "port driver `slirp4netns` needs network driver `slirp4netns`, not `lxc-user-nic`",
         ),
         (
@@ -309,10 +239,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
             "port driver `implicit` needs network driver `pasta`, not `none`",
         ),
         (
-            &[
-                "network.driver=none",
-                "network.port-driver=gvisor-tap-vsock",
-            ],
+            &["network.driver=none", "network.port-driver=gvisor-tap-vsock"],
             "network driver `none` needs port driver `none` or `builtin`",
         ),
         (
@@ -339,10 +266,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
         "rootlesskit 1.1.0 does not know network driver `pasta`, only slirp4netns, vpnkit, lxc-user-nic"
     );
     let (_, message) = refusal(&debian_12(), &["network.detach-netns=true"]);
-    assert!(
-        message.starts_with("rootlesskit 1.1.0 does not know `--detach-netns`"),
-        "{message}"
-    );
+    assert!(message.starts_with("rootlesskit 1.1.0 does not know `--detach-netns`"), "{message}");
     let (exit, _) = refusal(&debian_12(), &["network.driver=vpnkit"]);
     assert_eq!(exit, Exit::Prerequisite, "vpnkit is not installed");
     let (exit, _) = refusal(&debian_12(), &["network.driver=lxc-user-nic"]);
@@ -379,13 +303,8 @@ fn a_refused_value_is_taken_back_where_it_stands() {
     ];
     for (layer, hint) in cases {
         let settings = Settings::resolve(&[layer, assignments(&[slirp])]).expect("settings");
-        let refused = LaunchPlan::build(
-            &settings,
-            &docker_29_5(),
-            &Environment::default(),
-            &[],
-            false,
-        );
+        let refused =
+            LaunchPlan::build(&settings, &docker_29_5(), &Environment::default(), &[], false);
         let said = refused.expect_err("refused").render();
         assert!(said.contains(&format!("hint: {hint}\n")), "{said}");
     }
@@ -419,27 +338,12 @@ fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
         ),
         (&debian_12(), &["network.container-mtu=1500"], "", ""),
         (&debian_12(), &["network.container-mtu=0"], "", ""),
-        (
-            &debian_12(),
-            &["network.container-mtu=9000"],
-            "",
-            " --mtu=9000",
-        ),
+        (&debian_12(), &["network.container-mtu=9000"], "", " --mtu=9000"),
         (&debian_12(), &["network.mtu=1500"], "", ""),
         (&debian_12(), &["network.mtu=0"], "", " --mtu=65520"),
-        (
-            &debian_12(),
-            &["rootlesskit.flags=--mtu=4000"],
-            "",
-            " --mtu=4000",
-        ),
+        (&debian_12(), &["rootlesskit.flags=--mtu=4000"], "", " --mtu=4000"),
         (&debian_12(), &[], "--mtu 1300", " --mtu 1300"),
-        (
-            &debian_12(),
-            &["daemon.args=--mtu=1300"],
-            "-D",
-            " --mtu=1300 -D",
-        ),
+        (&debian_12(), &["daemon.args=--mtu=1300"], "-D", " --mtu=1300 -D"),
         (&configured, &[], "", ""),
         (&broken, &[], "", ""),
         (&opts, &[], "", " --mtu=65520"),
@@ -463,18 +367,8 @@ fn iptables_is_left_alone_wherever_somebody_else_decides() {
     let mut lacking = debian_12();
     lacking.tools.iptables_legacy = None;
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
-        (
-            &debian_12(),
-            &["daemon.iptables=path"],
-            "",
-            "path: command line",
-        ),
-        (
-            &debian_12(),
-            &[],
-            "--iptables=false",
-            "path: dockerd is told to do without iptables",
-        ),
+        (&debian_12(), &["daemon.iptables=path"], "", "path: command line"),
+        (&debian_12(), &[], "--iptables=false", "path: dockerd is told to do without iptables"),
         (
             &debian_12(),
             &[],
@@ -487,44 +381,24 @@ fn iptables_is_left_alone_wherever_somebody_else_decides() {
             "",
             "path: /run is not copied up, so there is no place of our own for the links",
         ),
-        (
-            &off,
-            &[],
-            "",
-            "path: dockerd is told to do without iptables",
-        ),
-        (
-            &legacy,
-            &[],
-            "",
-            "path: PATH has another iptables than the nft backend first",
-        ),
+        (&off, &[], "", "path: dockerd is told to do without iptables"),
+        (&legacy, &[], "", "path: PATH has another iptables than the nft backend first"),
         (&lacking, &[], "", "path: no iptables-legacy is installed"),
     ];
     for (host, assignments, line, why) in cases {
         let plan = plan(host, assignments, line).unwrap();
         assert_eq!(reason(&plan, "daemon.iptables"), *why);
-        let touched = plan
-            .stage
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::LegacyIptables { .. }));
+        let touched =
+            plan.stage.steps.iter().any(|step| matches!(step, Step::LegacyIptables { .. }));
         assert!(!touched, "{why}");
     }
-    assert_eq!(
-        refusal(&lacking, &["daemon.iptables=legacy"]).0,
-        Exit::Prerequisite
-    );
+    assert_eq!(refusal(&lacking, &["daemon.iptables=legacy"]).0, Exit::Prerequisite);
 }
 
 #[test]
 fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     let mut host = debian_12();
-    host.session.listen_fds = Some(ListenFds {
-        count: 1,
-        shelter: 200,
-        is_own: false,
-    });
+    host.session.listen_fds = Some(ListenFds { count: 1, shelter: 200, is_own: false });
     let environment = Environment::from_iter([
         ("PATH", "/usr/sbin:/sbin"),
         ("LISTEN_FDS", "1"),
@@ -538,31 +412,14 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     };
 
     let plan = plan_of(&host, "-D");
-    assert_eq!(
-        daemon_line(&plan),
-        "/usr/sbin/dockerd --mtu=65520 -H fd:// -D"
-    );
-    assert_eq!(
-        plan.stage.steps.last(),
-        Some(&Step::TakeSockets {
-            count: 1,
-            from: 200
-        })
-    );
+    assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520 -H fd:// -D");
+    assert_eq!(plan.stage.steps.last(), Some(&Step::TakeSockets { count: 1, from: 200 }));
     assert_eq!(
         plan.environment.unset.keys().collect::<Vec<_>>(),
-        [
-            &"LISTEN_FDNAMES",
-            &"LISTEN_FDS",
-            &"LISTEN_PID",
-            &"LISTEN_PIDFDID"
-        ]
+        [&"LISTEN_FDNAMES", &"LISTEN_FDS", &"LISTEN_PID", &"LISTEN_PIDFDID"]
     );
 
-    assert_eq!(
-        daemon_line(&plan_of(&host, "-H fd://")),
-        "/usr/sbin/dockerd --mtu=65520 -H fd://"
-    );
+    assert_eq!(daemon_line(&plan_of(&host, "-H fd://")), "/usr/sbin/dockerd --mtu=65520 -H fd://");
     host.session.daemon_json.1 = DaemonJson::parse(r#"{"hosts": ["unix:///x"]}"#);
     let plan = plan_of(&host, "");
     assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520");
@@ -586,11 +443,7 @@ fn a_session_that_is_not_safe_is_refused() {
             Exit::Failed,
             "rootless Docker must be started by an unprivileged user",
         ),
-        (
-            with(&|session| session.person.home = None),
-            Exit::Prerequisite,
-            "HOME is not set",
-        ),
+        (with(&|session| session.person.home = None), Exit::Prerequisite, "HOME is not set"),
         (
             with(&|session| session.person.home = Some(("/nowhere".into(), false))),
             Exit::Prerequisite,
@@ -661,19 +514,13 @@ fn a_session_that_is_not_safe_is_refused() {
     ];
     for (host, exit, message) in cases {
         let refused = refusal(&host, &[]);
-        assert!(
-            refused.0 == exit && refused.1.starts_with(message),
-            "{refused:?}, not {message}"
-        );
+        assert!(refused.0 == exit && refused.1.starts_with(message), "{refused:?}, not {message}");
     }
 }
 
 #[test]
 fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
-    let present = Directory::Present {
-        owner: 1000,
-        mode: 0o755,
-    };
+    let present = Directory::Present { owner: 1000, mode: 0o755 };
     let foreign = |names: &[&str]| names.iter().map(OsString::from).collect::<Vec<_>>();
     let cases = [
         (
@@ -684,27 +531,14 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
         ),
         ("/home/u", present.clone(), vec![], "is or holds `/home/u`;"),
         ("/x", Directory::Symlink, vec![], "is a symbolic link;"),
+        ("/x", Directory::NotADirectory, vec![], "is not a directory;"),
         (
             "/x",
-            Directory::NotADirectory,
-            vec![],
-            "is not a directory;",
-        ),
-        (
-            "/x",
-            Directory::Present {
-                owner: 0,
-                mode: 0o777,
-            },
+            Directory::Present { owner: 0, mode: 0o777 },
             vec![],
             "belongs to user 0, not to you (user 1000);",
         ),
-        (
-            "/x",
-            Directory::Unknown("denied".into()),
-            vec![],
-            "cannot be judged: denied;",
-        ),
+        ("/x", Directory::Unknown("denied".into()), vec![], "cannot be judged: denied;"),
     ];
     for (path, directory, foreign, message) in cases {
         let mut host = debian_12();
@@ -724,10 +558,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
     }
     let mut left_over = debian_12();
     left_over.session.state_dir.directory = present;
-    assert!(
-        plan(&left_over, &[], "").is_ok(),
-        "what rootlesskit left is its own"
-    );
+    assert!(plan(&left_over, &[], "").is_ok(), "what rootlesskit left is its own");
 }
 
 #[test]
@@ -737,11 +568,8 @@ fn a_second_instance_is_refused_and_the_first_named() {
         change(&mut host.session);
         host
     };
-    let pid_file = |state| PidFile {
-        path: "/run/user/1000/docker.pid".into(),
-        state,
-        is_daemons: true,
-    };
+    let pid_file =
+        |state| PidFile { path: "/run/user/1000/docker.pid".into(), state, is_daemons: true };
     let cases = [
         (
             change(&|session| session.state_dir.lock = Lock::Held(42)),
@@ -764,17 +592,11 @@ fn a_second_instance_is_refused_and_the_first_named() {
         );
     }
     let stale = change(&|session| {
-        session.pid_files = vec![
-            pid_file(PidState::Stale("gone".into())),
-            pid_file(PidState::Absent),
-        ]
+        session.pid_files =
+            vec![pid_file(PidState::Stale("gone".into())), pid_file(PidState::Absent)]
     });
     let elsewhere = change(&|session| {
-        let another = |state| PidFile {
-            path: "/home/u/my.pid".into(),
-            state,
-            is_daemons: false,
-        };
+        let another = |state| PidFile { path: "/home/u/my.pid".into(), state, is_daemons: false };
         let stale = PidState::Stale("gone".into());
         session.pid_files = vec![another(stale), another(PidState::NoPid)];
         session.pid_files.push(pid_file(PidState::NoPid));
@@ -803,21 +625,13 @@ fn socket_paths_may_have_107_bytes() {
     assert!(plan(&host_with(98), &[], "").is_ok());
     let (exit, message) = refusal(&host_with(99), &[]);
     assert_eq!(exit, Exit::Config);
-    assert!(
-        message.ends_with("has 108 bytes, and 107 are the most"),
-        "{message}"
-    );
+    assert!(message.ends_with("has 108 bytes, and 107 are the most"), "{message}");
     // `/docker/containerd/containerd-debug.sock` has 40 bytes, and containerd takes 104.
     let deep = |length: usize| {
         let mut host = debian_12();
         let path = format!("/{}", "r".repeat(length - 1)).into();
-        host.session.person.runtime_dir = Some((
-            path,
-            Directory::Present {
-                owner: 1000,
-                mode: 0o700,
-            },
-        ));
+        host.session.person.runtime_dir =
+            Some((path, Directory::Present { owner: 1000, mode: 0o700 }));
         host
     };
     assert!(plan(&deep(64), &[], "").is_ok());
@@ -836,23 +650,14 @@ fn a_missing_program_is_named() {
     host.tools.rootlesskit = Tool::Absent;
     assert_eq!(
         refusal(&host, &[]),
-        (
-            Exit::Prerequisite,
-            "no program `rootlesskit` is in PATH".to_owned()
-        )
+        (Exit::Prerequisite, "no program `rootlesskit` is in PATH".to_owned())
     );
     let refused = refusal(&host, &["rootlesskit.binary=/x"]);
-    assert_eq!(
-        refused,
-        (Exit::NotFound, "the program `/x` does not exist".to_owned())
-    );
+    assert_eq!(refused, (Exit::NotFound, "the program `/x` does not exist".to_owned()));
     let mut host = debian_12();
     host.tools.dockerd = Tool::Absent;
     assert_eq!(refusal(&host, &[]).0, Exit::Prerequisite);
-    assert_eq!(
-        refusal(&host, &["daemon.binary=dockerd-dev"]).0,
-        Exit::NotFound
-    );
+    assert_eq!(refusal(&host, &["daemon.binary=dockerd-dev"]).0, Exit::NotFound);
 }
 
 #[test]
@@ -868,14 +673,9 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
         ("LISTEN_PID", ""),
     ]);
     let settings = Settings::resolve(&[layer, Layer::from_environment(&variables)]).unwrap();
-    let changes = LaunchPlan::build(&settings, &host, &variables, &[], false)
-        .unwrap()
-        .environment;
-    let set: Vec<(&str, &str)> = changes
-        .set
-        .iter()
-        .map(|(name, (value, _))| (*name, value.to_str().unwrap()))
-        .collect();
+    let changes = LaunchPlan::build(&settings, &host, &variables, &[], false).unwrap().environment;
+    let set: Vec<(&str, &str)> =
+        changes.set.iter().map(|(name, (value, _))| (*name, value.to_str().unwrap())).collect();
     assert_eq!(
         set,
         [
@@ -893,14 +693,9 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
     let variables =
         Environment::from_iter([("HTTP_PROXY", "http://mine"), ("PATH", "/sbin:/usr/sbin")]);
     let settings = Settings::resolve(&[Layer::from_environment(&variables)]).unwrap();
-    let changes = LaunchPlan::build(&settings, &debian_12(), &variables, &[], false)
-        .unwrap()
-        .environment;
-    assert_eq!(
-        changes,
-        EnvironmentChanges::default(),
-        "a variable that is there needs no change"
-    );
+    let changes =
+        LaunchPlan::build(&settings, &debian_12(), &variables, &[], false).unwrap().environment;
+    assert_eq!(changes, EnvironmentChanges::default(), "a variable that is there needs no change");
 }
 
 #[test]
@@ -927,12 +722,7 @@ fn the_host_loopback_and_ipv6_are_flags() {
     assert!(line(&["network.ipv6=true"]).ends_with("--propagation=rslave --ipv6"));
     let mut host = debian_12();
     host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
-    let warned = plan(
-        &host,
-        &["network.ipv6=true", "network.driver=lxc-user-nic"],
-        "",
-    )
-    .unwrap();
+    let warned = plan(&host, &["network.ipv6=true", "network.driver=lxc-user-nic"], "").unwrap();
     assert_eq!(warned.warnings.len(), 1, "{:?}", warned.warnings);
 }
 

@@ -60,10 +60,7 @@ impl Trial {
         let stage = Stage {
             keeper: None,
             outside: session.user_namespace,
-            netns: network
-                .effective
-                .detach_netns
-                .then(|| state_dir.join("netns")),
+            netns: network.effective.detach_netns.then(|| state_dir.join("netns")),
             steps,
             daemon: vec![subject],
         };

@@ -17,11 +17,7 @@ const WIDTH: usize = 100;
 /// The table for people: failures last, where the eye is when it is printed.
 pub fn findings_text(findings: &[Named], colored: bool) -> String {
     let mut text = String::new();
-    let width = findings
-        .iter()
-        .map(|(name, _)| name.len())
-        .max()
-        .unwrap_or_default();
+    let width = findings.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let mut sorted: Vec<&Named> = findings.iter().collect();
     // A stable sort: the order of a launch remains within each status.
     sorted.sort_by_key(|(_, finding)| match finding.status {
@@ -32,11 +28,7 @@ pub fn findings_text(findings: &[Named], colored: bool) -> String {
     });
     for (name, finding) in sorted {
         let word = painted(finding.status, colored);
-        let _ = writeln!(
-            text,
-            "{word}  {name:width$}  {}",
-            one_line(&finding.summary)
-        );
+        let _ = writeln!(text, "{word}  {name:width$}  {}", one_line(&finding.summary));
         let alone = findings.len() == 1;
         if matches!(finding.status, Status::Warn | Status::Fail) || alone {
             explain(&mut text, finding);
@@ -60,10 +52,7 @@ fn explain(text: &mut String, finding: &Finding) {
             let _ = writeln!(text, "      {line}");
         }
     }
-    for (whose, commands) in [
-        ("as root", &finding.fix.root),
-        ("as you", &finding.fix.user),
-    ] {
+    for (whose, commands) in [("as root", &finding.fix.root), ("as you", &finding.fix.user)] {
         if !commands.is_empty() {
             let _ = writeln!(text, "      {whose}:");
         }
@@ -113,10 +102,7 @@ fn painted(status: Status, colored: bool) -> String {
 
 /// How many findings have `status`.
 fn count(findings: &[Named], status: Status) -> usize {
-    findings
-        .iter()
-        .filter(|(_, finding)| finding.status == status)
-        .count()
+    findings.iter().filter(|(_, finding)| finding.status == status).count()
 }
 
 /// The object for programs.
@@ -208,10 +194,7 @@ pub fn setup_instructions(findings: &[Named]) -> String {
     if !root.is_empty() {
         let end = end_of(&root, "EOF");
         // The frame's own shell reads the text first.
-        let escaped = root
-            .replace('\\', "\\\\")
-            .replace('$', "\\$")
-            .replace('`', "\\`");
+        let escaped = root.replace('\\', "\\\\").replace('$', "\\$").replace('`', "\\`");
         let _ = write!(
             text,
             "\n########## BEGIN ##########\nsudo sh -eux <<{end}\n{escaped}{end}\n########## END ##########\n\n"
@@ -238,15 +221,8 @@ pub fn fix_script(findings: &[Named], whose: Whose, elevate: &str) -> String {
 
 /// The names of all checks.
 pub fn check_list_text() -> String {
-    let width = CHECKS
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or_default();
-    CHECKS
-        .iter()
-        .map(|check| format!("{:width$}  {}\n", check.name, check.about))
-        .collect()
+    let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or_default();
+    CHECKS.iter().map(|check| format!("{:width$}  {}\n", check.name, check.about)).collect()
 }
 
 /// The same as an object.

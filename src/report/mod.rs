@@ -52,10 +52,7 @@ const SCHEMA: u32 = 1;
 /// # Errors
 /// Fails if the output cannot be written.
 pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Error> {
-    match io::stdout()
-        .write_all(bytes.as_ref())
-        .and_then(|()| io::stdout().flush())
-    {
+    match io::stdout().write_all(bytes.as_ref()).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::new(Exit::Failed, "standard output cannot be written").because(&error))
         }
@@ -65,22 +62,11 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Error> {
 
 /// One line on what is started.
 pub fn summary(plan: &LaunchPlan, host: &HostFacts) -> String {
-    let version = host
-        .tools
-        .rootlesskit
-        .known()
-        .and_then(|facts| facts.version);
+    let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
-    let chosen: Vec<String> = plan
-        .reasons
-        .iter()
-        .map(|reason| format!("{}={}", reason.key, reason.value))
-        .collect();
-    format!(
-        "starting {}{version}: {}",
-        plan.rootlesskit.display(),
-        chosen.join(" ")
-    )
+    let chosen: Vec<String> =
+        plan.reasons.iter().map(|reason| format!("{}={}", reason.key, reason.value)).collect();
+    format!("starting {}{version}: {}", plan.rootlesskit.display(), chosen.join(" "))
 }
 
 /// The plan for people: commands as they would be typed, any bytes.
@@ -107,26 +93,12 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
             rows.iter().for_each(|row| line(2, OsStr::new(row)));
         }
     };
-    let removals = plan
-        .removals
-        .iter()
-        .map(|(path, why)| format!("{}: {why}", path.display()));
-    section(
-        "stale files to remove first:",
-        removals.collect(),
-        &mut line,
-    );
+    let removals = plan.removals.iter().map(|(path, why)| format!("{}: {why}", path.display()));
+    section("stale files to remove first:", removals.collect(), &mut line);
     let set = plan.environment.set.iter().map(|(name, (value, why))| {
-        format!(
-            "{name}={}: {why}",
-            words::quote(&shown(name, value)).display()
-        )
+        format!("{name}={}: {why}", words::quote(&shown(name, value)).display())
     });
-    let unset = plan
-        .environment
-        .unset
-        .iter()
-        .map(|(name, why)| format!("{name} is unset: {why}"));
+    let unset = plan.environment.unset.iter().map(|(name, why)| format!("{name} is unset: {why}"));
     section("environment:", set.chain(unset).collect(), &mut line);
     let steps = plan
         .stage
@@ -139,11 +111,7 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
         plan.stage.steps.len() + 1,
         words::join(&plan.stage.daemon).display()
     );
-    section(
-        "inside the namespaces:",
-        steps.chain([last]).collect(),
-        &mut line,
-    );
+    section("inside the namespaces:", steps.chain([last]).collect(), &mut line);
     let reasons = plan
         .reasons
         .iter()
@@ -151,10 +119,7 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
     section("why:", reasons.collect(), &mut line);
     section(
         "warnings:",
-        plan.warnings
-            .iter()
-            .map(|warning| warning.0.clone())
-            .collect(),
+        plan.warnings.iter().map(|warning| warning.0.clone()).collect(),
         &mut line,
     );
     text
@@ -176,11 +141,8 @@ pub fn plan_json(plan: &LaunchPlan, host: &HostFacts) -> Vec<u8> {
     let set = plan.environment.set.iter().map(
         |(name, (value, why))| json!({"name": name, "value": json_word(&shown(name, value)), "reason": why}),
     );
-    let unset = plan
-        .environment
-        .unset
-        .iter()
-        .map(|(name, why)| json!({"name": name, "reason": why}));
+    let unset =
+        plan.environment.unset.iter().map(|(name, why)| json!({"name": name, "reason": why}));
     let steps = plan
         .stage
         .steps
@@ -214,8 +176,7 @@ fn tools_json(host: &HostFacts) -> Value {
 
 /// A word as a JSON string, or as `{"bytes": [...]}` if it is not UTF-8.
 fn json_word(word: &OsStr) -> Value {
-    word.to_str()
-        .map_or_else(|| json!({"bytes": word.as_bytes()}), |text| json!(text))
+    word.to_str().map_or_else(|| json!({"bytes": word.as_bytes()}), |text| json!(text))
 }
 
 /// One object on one line.
@@ -234,11 +195,7 @@ pub fn settings_text(settings: &Settings, with_origin: bool) -> Vec<u8> {
             let _ = writeln!(text, "{blank}[{this}]");
             section = this;
         }
-        let remark = if with_origin {
-            format!("  # {origin}")
-        } else {
-            String::new()
-        };
+        let remark = if with_origin { format!("  # {origin}") } else { String::new() };
         let _ = match value {
             // As a setting it would replace the password by stars.
             Some(value) if this == "proxy" && value.contains("***@") => {
@@ -267,10 +224,7 @@ fn json_of_toml(value: &str) -> Option<Value> {
 
 /// What a key does, who sets it, and whose word counts.
 pub fn explain_text(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8> {
-    let mut text = format!(
-        "{}\n  {}\n  allowed: {}\n",
-        key.name, key.summary, key.expected
-    );
+    let mut text = format!("{}\n  {}\n  allowed: {}\n", key.name, key.summary, key.expected);
     if !key.variables.is_empty() {
         let _ = writeln!(text, "  environment: {}", key.variables.join(", "));
     }
@@ -312,20 +266,15 @@ pub fn explain_json(key: &Key, layers: &[Layer], settings: &Settings) -> Vec<u8>
 /// The place whose word on `key` counts.
 fn winner_of<'a>(key: &Key, settings: &'a Settings) -> Option<&'a Origin> {
     let mut shown = settings.show().into_iter();
-    shown
-        .find(|(shown, ..)| shown.name == key.name)
-        .map(|(_, _, origin)| origin)
+    shown.find(|(shown, ..)| shown.name == key.name).map(|(_, _, origin)| origin)
 }
 
 /// Which of the configuration files there are, all valid, and what is odd.
 pub fn check_text(files: &[(PathBuf, bool)], warnings: &[Warning]) -> Vec<u8> {
     let state = |exists: bool| if exists { "valid" } else { "absent" };
-    let files = files
-        .iter()
-        .map(|(path, exists)| format!("{}: {}\n", path.display(), state(*exists)));
-    let warnings = warnings
-        .iter()
-        .map(|warning| format!("warning: {}\n", warning.0));
+    let files =
+        files.iter().map(|(path, exists)| format!("{}: {}\n", path.display(), state(*exists)));
+    let warnings = warnings.iter().map(|warning| format!("warning: {}\n", warning.0));
     files
         .chain(["environment: valid\n".to_owned()])
         .chain(warnings)
@@ -363,17 +312,11 @@ pub fn edit_json(key: &Key, value: Option<&str>, path: &Path, changed: bool) -> 
 
 /// The configuration files, one a line.
 pub fn paths_text(paths: &[PathBuf]) -> Vec<u8> {
-    paths
-        .iter()
-        .flat_map(|path| [path.as_os_str().as_bytes(), b"\n"].concat())
-        .collect()
+    paths.iter().flat_map(|path| [path.as_os_str().as_bytes(), b"\n"].concat()).collect()
 }
 
 /// The same for programs.
 pub fn paths_json(paths: &[PathBuf]) -> Vec<u8> {
-    let paths: Vec<Value> = paths
-        .iter()
-        .map(|path| json_word(path.as_os_str()))
-        .collect();
+    let paths: Vec<Value> = paths.iter().map(|path| json_word(path.as_os_str())).collect();
     json_line(json!({"schema": SCHEMA, "paths": paths}))
 }

@@ -18,56 +18,34 @@ pub fn status_text(status: Option<&Status>, needs_restart: bool) -> Vec<u8> {
         let told: Vec<String> = parts.into_iter().flatten().collect();
         (!told.is_empty()).then(|| told.join(", "))
     };
-    let socket = status
-        .socket
-        .as_ref()
-        .map(|path| path.display().to_string());
+    let socket = status.socket.as_ref().map(|path| path.display().to_string());
     let failure = status.last_failure.as_ref().map(|what| {
-        let when = status
-            .last_failure_at
-            .map(|at| format!(" ({} ago)", ago(at)));
+        let when = status.last_failure_at.map(|at| format!(" ({} ago)", ago(at)));
         format!("{what}{}", when.unwrap_or_default())
     });
     let newer = "the programs on disk are newer than those that run: dockerd-rootless restart";
     let rows = [
-        (
-            "state",
-            Some(format!("{} since {}", status.state, ago(status.since))),
-        ),
+        ("state", Some(format!("{} since {}", status.state, ago(status.since)))),
         ("supervisor", pid(Some(status.supervisor))),
         ("dockerd", program(status.dockerd, &status.dockerd_version)),
-        (
-            "rootlesskit",
-            program(status.rootlesskit, &status.rootlesskit_version),
-        ),
+        ("rootlesskit", program(status.rootlesskit, &status.rootlesskit_version)),
         ("containerd", pid(status.containerd)),
         ("network helper", pid(status.helper)),
         ("network driver", Some(status.network_driver.clone())),
         ("port driver", Some(status.port_driver.clone())),
         ("socket", socket),
         ("socket kept by", Some(status.socket_of.clone())),
-        (
-            "containers",
-            Some(keeps(status.keeps_containers).to_owned()),
-        ),
+        ("containers", Some(keeps(status.keeps_containers).to_owned())),
         ("replaced", Some(status.replaced.to_string())),
         ("restarts", Some(status.restarts.to_string())),
         ("network heals", Some(status.heals.to_string())),
         ("last failure", failure),
         ("restart needed", needs_restart.then(|| newer.to_owned())),
     ];
-    let problems = status
-        .problems
-        .iter()
-        .map(|problem| ("problem", Some(problem.clone())));
-    let lines = rows
-        .into_iter()
-        .chain(problems)
-        .filter_map(|(name, value)| {
-            value
-                .filter(|value| !value.is_empty())
-                .map(|value| format!("{name:<15} {value}\n"))
-        });
+    let problems = status.problems.iter().map(|problem| ("problem", Some(problem.clone())));
+    let lines = rows.into_iter().chain(problems).filter_map(|(name, value)| {
+        value.filter(|value| !value.is_empty()).map(|value| format!("{name:<15} {value}\n"))
+    });
     lines.collect::<String>().into_bytes()
 }
 
@@ -81,9 +59,7 @@ fn keeps(keeps: bool) -> &'static str {
 
 /// How long ago a time in seconds since 1970 is.
 fn ago(at: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(at, |now| now.as_secs());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(at, |now| now.as_secs());
     match now.saturating_sub(at) {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),

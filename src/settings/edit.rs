@@ -44,14 +44,7 @@ pub fn edit(path: &Path, text: &str, key: &Key, value: Option<&OsStr>) -> Result
     let said = [&before, &after].map(|layer| layer.values.get(key.name).map(|(input, _)| input));
     let says_the_same = said[0] == said[1];
     Settings::resolve(&[after])?;
-    Ok(Edited {
-        text: if says_the_same {
-            text.to_owned()
-        } else {
-            edited
-        },
-        shown,
-    })
+    Ok(Edited { text: if says_the_same { text.to_owned() } else { edited }, shown })
 }
 
 /// The value that `word` is for `key`, in TOML syntax: as it is stored, and as it may be shown.
@@ -72,11 +65,7 @@ fn read_word(key: &Key, word: &OsStr) -> Result<(String, String), Error> {
         .unwrap_or_default();
     // A string is the word itself; what is shown of a proxy lacks the password.
     let is_string = shown.starts_with(['"', '\'']);
-    let stored = if is_string {
-        toml_string(word)
-    } else {
-        shown.clone()
-    };
+    let stored = if is_string { toml_string(word) } else { shown.clone() };
     Ok((stored, shown))
 }
 
@@ -140,9 +129,7 @@ fn place(span: Option<Range<usize>>) -> Range<usize> {
 
 /// Where the line behind the one at `offset` begins.
 fn next_line(text: &str, offset: usize) -> usize {
-    text[offset..]
-        .find('\n')
-        .map_or(text.len(), |at| offset + at + 1)
+    text[offset..].find('\n').map_or(text.len(), |at| offset + at + 1)
 }
 
 /// `text` with `lines` put in at `offset`, where a line begins or the text ends.

@@ -49,22 +49,17 @@ pub struct Layer {
 impl Layer {
     /// The keys that variables set, and which.
     pub fn variables(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.values
-            .iter()
-            .filter_map(|(key, (_, origin))| match origin {
-                Origin::Variable(name) => Some((*key, *name)),
-                _ => None,
-            })
+        self.values.iter().filter_map(|(key, (_, origin))| match origin {
+            Origin::Variable(name) => Some((*key, *name)),
+            _ => None,
+        })
     }
 
     /// Reads upstream's variables and ours.
     pub fn from_environment(environment: &Environment) -> Self {
         let mut layer = Self::default();
         for key in KEYS {
-            let set = key
-                .variables
-                .iter()
-                .find_map(|name| Some((*name, environment.get(name)?)));
+            let set = key.variables.iter().find_map(|name| Some((*name, environment.get(name)?)));
             let Some((name, text)) = set else { continue };
             let input = match name {
                 // The variable says the opposite of the setting, and only this one word opens
@@ -80,9 +75,7 @@ impl Layer {
                 }
                 _ => Input::Text(text.to_owned()),
             };
-            layer
-                .values
-                .insert(key.name, (input, Origin::Variable(name)));
+            layer.values.insert(key.name, (input, Origin::Variable(name)));
         }
         layer
     }
@@ -92,24 +85,13 @@ impl Layer {
     /// # Errors
     /// Names the file, the line and the key for text that is not TOML and for unknown keys.
     pub fn from_toml(path: &Path, text: &str) -> Result<Self, Error> {
-        let line_at = |offset: usize| {
-            1 + text
-                .bytes()
-                .take(offset)
-                .filter(|byte| *byte == b'\n')
-                .count()
-        };
+        let line_at =
+            |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
         let wrong = |offset: usize, what: String| {
-            Error::new(
-                Exit::Config,
-                format!("{}:{}: {what}", path.display(), line_at(offset)),
-            )
+            Error::new(Exit::Config, format!("{}:{}: {what}", path.display(), line_at(offset)))
         };
         let document = DeTable::parse(text).map_err(|error| {
-            wrong(
-                error.span().map_or(0, |span| span.start),
-                error.message().to_owned(),
-            )
+            wrong(error.span().map_or(0, |span| span.start), error.message().to_owned())
         })?;
         let mut layer = Self::default();
         for (section, table) in document.get_ref() {
@@ -134,9 +116,7 @@ impl Layer {
                     wrong(offset, format!("unknown key `{full}`")).hint(nearest)
                 })?;
                 let origin = Origin::File(path.to_owned(), line_at(offset));
-                layer
-                    .values
-                    .insert(key.name, (toml_input(value.get_ref()), origin));
+                layer.values.insert(key.name, (toml_input(value.get_ref()), origin));
             }
         }
         Ok(layer)
@@ -158,10 +138,7 @@ impl Layer {
                     .unwrap_or(bytes.len());
                 Error::new(
                     Exit::Usage,
-                    format!(
-                        "`--set {}`: {what}",
-                        OsStr::from_bytes(&bytes[..end]).display()
-                    ),
+                    format!("`--set {}`: {what}", OsStr::from_bytes(&bytes[..end]).display()),
                 )
             };
             let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
@@ -170,9 +147,7 @@ impl Layer {
             let name = String::from_utf8_lossy(&bytes[..equals]);
             let key = Key::find(&name).map_err(|nearest| wrong("unknown key").hint(nearest))?;
             let value = OsStr::from_bytes(&bytes[equals + 1..]).to_owned();
-            layer
-                .values
-                .insert(key.name, (Input::Text(value), Origin::CommandLine));
+            layer.values.insert(key.name, (Input::Text(value), Origin::CommandLine));
         }
         Ok(layer)
     }
@@ -189,10 +164,7 @@ fn toml_input(value: &DeValue<'_>) -> Input {
             .iter()
             .map(|item| item.get_ref().as_str().map(str::to_owned))
             .collect::<Option<Vec<String>>>()
-            .map_or(
-                Input::Other("array of other things than strings"),
-                Input::Array,
-            ),
+            .map_or(Input::Other("array of other things than strings"), Input::Array),
         other => Input::Other(other.type_str()),
     }
 }

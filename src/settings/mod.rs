@@ -49,17 +49,9 @@ impl Key {
     /// A hint for the reader: the key that is meant, or where to find the keys.
     pub fn find(name: &str) -> Result<&'static Self, String> {
         KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
-            let last = |name: &str| {
-                name.rsplit('.')
-                    .next()
-                    .unwrap_or_default()
-                    .replace('_', "-")
-            };
+            let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
             let same_end = KEYS.iter().find(|key| last(key.name) == last(name));
-            let nearest = || {
-                KEYS.iter()
-                    .min_by_key(|key| strsim::levenshtein(key.name, name))
-            };
+            let nearest = || KEYS.iter().min_by_key(|key| strsim::levenshtein(key.name, name));
             let close = nearest().filter(|key| strsim::levenshtein(key.name, name) <= 2);
             match same_end.or(close) {
                 Some(key) => format!("did you mean `{}`?", key.name),
@@ -213,19 +205,13 @@ settings! {
 impl Settings {
     /// Whether `directory` becomes writable inside the namespaces.
     pub fn copies_up(&self, directory: &str) -> bool {
-        self.copy_up
-            .value
-            .0
-            .iter()
-            .any(|path| path == Path::new(directory))
+        self.copy_up.value.0.iter().any(|path| path == Path::new(directory))
     }
 }
 
 /// What `layers`, lowest first, say on the key called `name`.
 pub fn statements<'a>(layers: &'a [Layer], name: &'a str) -> impl Iterator<Item = Statement<'a>> {
-    let said = layers
-        .iter()
-        .filter_map(move |layer| layer.values.get(name));
+    let said = layers.iter().filter_map(move |layer| layer.values.get(name));
     said.map(|(input, origin)| Statement { input, origin })
 }
 
@@ -239,15 +225,9 @@ fn resolve_key<T: Value>(
     for Statement { input, origin } in statements(layers, name) {
         let value =
             T::read(input).map_err(|reason| wrong_value::<T>(name, input, origin, reason))?;
-        winner = Some(Sourced {
-            value,
-            origin: origin.clone(),
-        });
+        winner = Some(Sourced { value, origin: origin.clone() });
     }
-    Ok(winner.unwrap_or_else(|| Sourced {
-        value: default(),
-        origin: Origin::Default,
-    }))
+    Ok(winner.unwrap_or_else(|| Sourced { value: default(), origin: Origin::Default }))
 }
 
 /// The error for an `input` that `T` does not allow.
@@ -264,18 +244,13 @@ fn wrong_value<T: Value>(
         Origin::Default | Origin::File(..) => format!("{origin}: `{name}`"),
     };
     let got = Statement { input, origin }.shown(name);
-    let reason = reason
-        .map(|reason| format!(" ({reason})"))
-        .unwrap_or_default();
+    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     let mend = match origin {
         Origin::Variable(variable) => format!("unset {variable} to use the default"),
         _ => format!("`dockerd-rootless config explain {name}` shows what it does and who sets it"),
     };
-    Error::new(
-        Exit::Config,
-        format!("{place}: expected {}, got {got}{reason}", T::EXPECTED),
-    )
-    .hint(mend)
+    Error::new(Exit::Config, format!("{place}: expected {}, got {got}{reason}", T::EXPECTED))
+        .hint(mend)
 }
 
 #[cfg(test)]

@@ -32,10 +32,8 @@ fn error_of(layer: Result<Layer, Error>) -> String {
 fn every_layer_beats_the_ones_below_and_leaves_its_place() {
     let low = toml("[network]\nmtu = 1400\n").unwrap();
     let file = toml("\n[network]\ndriver = \"pasta\"\nmtu = 1401\n").unwrap();
-    let variables = Layer::from_environment(&environment(&[(
-        "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU",
-        "1402",
-    )]));
+    let variables =
+        Layer::from_environment(&environment(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "1402")]));
     let words = assignments(&["network.mtu=1403", "network.mtu=1404"]);
 
     let layers = [low, file, variables, words];
@@ -49,16 +47,12 @@ fn every_layer_beats_the_ones_below_and_leaves_its_place() {
     assert_eq!(origin(2), (fixed(1401), "/etc/x.toml:4".to_owned()));
     assert_eq!(
         origin(3),
-        (
-            fixed(1402),
-            "environment variable DOCKERD_ROOTLESS_ROOTLESSKIT_MTU".to_owned()
-        )
+        (fixed(1402), "environment variable DOCKERD_ROOTLESS_ROOTLESSKIT_MTU".to_owned())
     );
     assert_eq!(origin(4), (fixed(1404), "command line".to_owned()));
 
-    let said: Vec<String> = statements(&layers, "network.mtu")
-        .map(|said| said.input.describe())
-        .collect();
+    let said: Vec<String> =
+        statements(&layers, "network.mtu").map(|said| said.input.describe()).collect();
     assert_eq!(said, ["`1400`", "`1401`", "`1402`", "`1404`"]);
 }
 
@@ -78,11 +72,7 @@ fn every_key_can_be_set_by_each_of_its_variables() {
     for key in KEYS {
         for variable in key.variables {
             let layer = Layer::from_environment(&environment(&[(variable, "1")]));
-            assert_eq!(
-                layer.values.keys().collect::<Vec<_>>(),
-                [&key.name],
-                "{variable}"
-            );
+            assert_eq!(layer.values.keys().collect::<Vec<_>>(), [&key.name], "{variable}");
         }
     }
 }
@@ -92,24 +82,14 @@ fn every_key_and_variable_is_documented() {
     let documentation = include_str!("../../docs/configuration.md");
     for key in KEYS {
         let heading = format!("\n### {}\n", key.name);
-        let (_, section) = documentation
-            .split_once(&heading)
-            .unwrap_or_else(|| panic!("no {heading}"));
+        let (_, section) =
+            documentation.split_once(&heading).unwrap_or_else(|| panic!("no {heading}"));
         let section = section.split("\n#").next().unwrap_or_default();
         for variable in key.variables {
-            assert!(
-                section.contains(&format!("`{variable}`")),
-                "{} of {}",
-                variable,
-                key.name
-            );
+            assert!(section.contains(&format!("`{variable}`")), "{} of {}", variable, key.name);
         }
     }
-    assert_eq!(
-        documentation.matches("\n### ").count(),
-        KEYS.len(),
-        "headings without a key"
-    );
+    assert_eq!(documentation.matches("\n### ").count(), KEYS.len(), "headings without a key");
 }
 
 #[test]
@@ -149,11 +129,7 @@ fn detach_netns_takes_upstreams_four_words_and_auto() {
         let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS";
         let settings =
             Settings::resolve(&[Layer::from_environment(&environment(&[(variable, text)]))]);
-        assert_eq!(
-            settings.ok().map(|settings| settings.detach_netns.value),
-            expected,
-            "{text}"
-        );
+        assert_eq!(settings.ok().map(|settings| settings.detach_netns.value), expected, "{text}");
     }
 }
 
@@ -239,46 +215,23 @@ fn an_assignment_without_a_key_is_a_usage_error() {
 #[test]
 fn mtus_are_read_as_decimal_numbers_only() {
     let cases = [("0", Some(0)), ("1500", Some(1500)), ("65521", Some(65521))];
-    let refused = [
-        "65522",
-        "-1",
-        "0x5dc",
-        "01500",
-        "1_500",
-        "+1",
-        "1500 ",
-        "",
-        "99999999999999999999",
-    ];
+    let refused =
+        ["65522", "-1", "0x5dc", "01500", "1_500", "+1", "1500 ", "", "99999999999999999999"];
     for (text, expected) in cases.into_iter().chain(refused.map(|text| (text, None))) {
-        assert_eq!(
-            Mtu::read(&Input::Text(text.into())).ok(),
-            expected.map(Mtu),
-            "{text:?}"
-        );
+        assert_eq!(Mtu::read(&Input::Text(text.into())).ok(), expected.map(Mtu), "{text:?}");
     }
 }
 
 #[test]
 fn a_proxys_password_is_never_shown() {
-    let layer = assignments(&[
-        "proxy.http=http://user:p@ss@proxy:3128",
-        "proxy.https=user:secret@proxy",
-    ]);
+    let layer =
+        assignments(&["proxy.http=http://user:p@ss@proxy:3128", "proxy.https=user:secret@proxy"]);
     let settings = Settings::resolve(&[layer]).unwrap();
-    let shown: Vec<String> = settings
-        .show()
-        .into_iter()
-        .filter_map(|(_, value, _)| value)
-        .collect();
+    let shown: Vec<String> =
+        settings.show().into_iter().filter_map(|(_, value, _)| value).collect();
+    assert!(shown.contains(&"\"http://***@proxy:3128\"".to_owned()), "{shown:?}");
     assert!(
-        shown.contains(&"\"http://***@proxy:3128\"".to_owned()),
-        "{shown:?}"
-    );
-    assert!(
-        !shown
-            .iter()
-            .any(|value| value.contains("p@ss") || value.contains("secret")),
+        !shown.iter().any(|value| value.contains("p@ss") || value.contains("secret")),
         "{shown:?}"
     );
 }
@@ -301,11 +254,7 @@ fn what_is_shown_reads_back_as_the_same_settings() {
     let again = Settings::resolve(&[toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))])
         .unwrap();
     let values = |settings: &Settings| {
-        settings
-            .show()
-            .into_iter()
-            .map(|(_, value, _)| value)
-            .collect::<Vec<_>>()
+        settings.show().into_iter().map(|(_, value, _)| value).collect::<Vec<_>>()
     };
     assert_eq!(values(&again), values(&settings), "{text}");
 }

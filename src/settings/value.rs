@@ -233,14 +233,7 @@ impl Value for Switch {
     }
 
     fn show(&self) -> Option<String> {
-        Some(
-            if *self == Self::Auto {
-                "\"auto\""
-            } else {
-                self.word()
-            }
-            .to_owned(),
-        )
+        Some(if *self == Self::Auto { "\"auto\"" } else { self.word() }.to_owned())
     }
 }
 
@@ -314,10 +307,7 @@ impl Value for Mtu {
                 .and_then(|text| text.parse().ok()),
             _ => None,
         };
-        number
-            .filter(|number| *number <= MTU_MAX)
-            .map(Self)
-            .ok_or(None)
+        number.filter(|number| *number <= MTU_MAX).map(Self).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
@@ -347,10 +337,7 @@ impl<const MIN: u32> Value for Seconds<MIN> {
                 .and_then(|text| text.parse().ok()),
             _ => None,
         };
-        number
-            .filter(|number| (MIN..=SECONDS_MAX).contains(number))
-            .map(Self)
-            .ok_or(None)
+        number.filter(|number| (MIN..=SECONDS_MAX).contains(number)).map(Self).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
@@ -449,11 +436,7 @@ impl Value for Directories {
     }
 
     fn show(&self) -> Option<String> {
-        self.0
-            .iter()
-            .map(|path| path.clone().into_os_string())
-            .collect::<Vec<_>>()
-            .show()
+        self.0.iter().map(|path| path.clone().into_os_string()).collect::<Vec<_>>().show()
     }
 }
 

@@ -215,10 +215,7 @@ impl SetupPlan {
             _ => facts.service.packaged.as_ref().map(|(_, text)| text),
         };
         let Some(installed) = installed else {
-            let what = format!(
-                "no {SERVICE} is installed in `{}`",
-                facts.unit_dir.display()
-            );
+            let what = format!("no {SERVICE} is installed in `{}`", facts.unit_dir.display());
             return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
         };
         if facts.manager != Manager::Answers {
@@ -265,8 +262,7 @@ impl SetupPlan {
             if answers && !unit.links.is_empty() {
                 plan.actions.push(Action::Disable(name));
             } else {
-                plan.actions
-                    .extend(unit.links.iter().cloned().map(Action::RemoveUnit));
+                plan.actions.extend(unit.links.iter().cloned().map(Action::RemoveUnit));
             }
         }
         for (name, unit) in units {
@@ -281,8 +277,7 @@ impl SetupPlan {
             plan.actions.push(Action::Forget);
         }
         if request.purge_data {
-            plan.actions
-                .extend(facts.answers.clone().map(Action::RemoveAnswers));
+            plan.actions.extend(facts.answers.clone().map(Action::RemoveAnswers));
         }
         Ok(plan)
     }
@@ -292,9 +287,7 @@ impl SetupPlan {
         let path = facts.kept_path.as_ref().unwrap_or(&facts.search_path);
         let wrote = self.settle_units(facts, path, request.words.clone())?;
         let (service, socket) = (&facts.service, &facts.socket);
-        let on_demand = request
-            .on_demand
-            .unwrap_or(socket.enabled && !service.enabled);
+        let on_demand = request.on_demand.unwrap_or(socket.enabled && !service.enabled);
         let (wanted, unwanted) = match on_demand {
             true => ((SOCKET, socket), (SERVICE, service)),
             false => ((SERVICE, service), (SOCKET, socket)),
@@ -444,14 +437,13 @@ impl SetupPlan {
     fn remove_unit(&mut self, facts: &SetupFacts, name: &str, unit: &UnitFacts) {
         let path = facts.unit_dir.join(name);
         match &unit.own {
-            UnitFile::Text(text) if identify(text) == Author::Somebody => self.notes.push(format!(
-                "`{}` is not as we write it, and stays",
-                path.display()
-            )),
+            UnitFile::Text(text) if identify(text) == Author::Somebody => {
+                self.notes.push(format!("`{}` is not as we write it, and stays", path.display()))
+            }
             UnitFile::Text(_) => self.actions.push(Action::RemoveUnit(path.clone())),
-            UnitFile::Other(what) => self
-                .notes
-                .push(format!("`{}` is {what}, and stays", path.display())),
+            UnitFile::Other(what) => {
+                self.notes.push(format!("`{}` is {what}, and stays", path.display()))
+            }
             UnitFile::Absent | UnitFile::Masked => {}
         }
         if let UnitFile::Text(text) = &unit.beside
@@ -496,9 +488,8 @@ impl SetupPlan {
             return;
         };
         if *address != host(facts) {
-            self.notes.push(format!(
-                "the docker context `{CONTEXT}` leads to {address}, and stays"
-            ));
+            self.notes
+                .push(format!("the docker context `{CONTEXT}` leads to {address}, and stays"));
             return;
         }
         if client.program.is_none() {
@@ -540,10 +531,7 @@ fn host(facts: &SetupFacts) -> String {
 /// The line that starts the daemon without systemd.
 pub fn start_by_hand(facts: &SetupFacts, words: &[OsString]) -> String {
     let (path, _) = unit_path(&facts.program, &facts.search_path);
-    let mut line = vec![
-        OsString::from(format!("PATH={path}")),
-        facts.program.clone().into(),
-    ];
+    let mut line = vec![OsString::from(format!("PATH={path}")), facts.program.clone().into()];
     line.extend_from_slice(words);
     crate::words::join(&line).to_string_lossy().into_owned()
 }
@@ -562,10 +550,8 @@ pub fn as_root(facts: &SetupFacts, command: &str) -> String {
 }
 
 fn no_manager(facts: &SetupFacts) -> Error {
-    let what = format!(
-        "no user manager runs for `{}`, so that no unit can be installed",
-        facts.user
-    );
+    let what =
+        format!("no user manager runs for `{}`, so that no unit can be installed", facts.user);
     Error::new(Exit::Prerequisite, what).hint(format!(
         "have root start it, once and for all: {}",
         as_root(facts, &enable_linger(facts))

@@ -53,10 +53,7 @@ fn bare() -> SetupFacts {
         service: UnitFacts::default(),
         socket: UnitFacts::default(),
         daemon: DaemonFacts::default(),
-        client: DockerClient {
-            program: Some("/usr/bin/docker".into()),
-            ..DockerClient::default()
-        },
+        client: DockerClient { program: Some("/usr/bin/docker".into()), ..DockerClient::default() },
         kept: Kept::default(),
         answers: None,
     }
@@ -93,10 +90,7 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
                 facts.daemon.outdated = false;
             }
             Action::CreateContext(host) | Action::UpdateContext(host) => {
-                facts
-                    .client
-                    .contexts
-                    .insert(CONTEXT.to_owned(), host.clone());
+                facts.client.contexts.insert(CONTEXT.to_owned(), host.clone());
             }
             Action::UseContext(name) => facts.client.current_context = Some(name.clone()),
             Action::KeepContext(name) => facts.kept.previous_context = Some(name.clone()),
@@ -204,40 +198,26 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
     );
     used.daemon.busy = true;
     let busy = on_demand(&used, Some(false));
-    assert_eq!(
-        explained(&busy),
-        ["disable docker.socket", "enable docker.service"]
-    );
-    assert!(
-        busy.notes[0].starts_with("containers run"),
-        "{:?}",
-        busy.notes
-    );
+    assert_eq!(explained(&busy), ["disable docker.socket", "enable docker.service"]);
+    assert!(busy.notes[0].starts_with("containers run"), "{:?}", busy.notes);
 }
 
 #[test]
 fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
     let mut facts = installed();
-    let UnitFile::Text(text) = facts.service.own.clone() else {
-        panic!("a text")
-    };
+    let UnitFile::Text(text) = facts.service.own.clone() else { panic!("a text") };
     facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
     let upgrade =
         |facts: &SetupFacts| SetupPlan::upgrade(facts, UpgradeRequest::default()).expect("a plan");
     for plan in [install(&facts), upgrade(&facts)] {
-        assert_eq!(
-            explained(&plan),
-            ["write `/home/u/.config/systemd/user/docker.service.new`"]
-        );
+        assert_eq!(explained(&plan), ["write `/home/u/.config/systemd/user/docker.service.new`"]);
         assert!(plan.notes[0].contains("diff "), "{:?}", plan.notes);
         assert_eq!(explained(&install(&after(facts.clone(), &plan))), [""; 0]);
     }
     let facts = after(facts.clone(), &install(&facts));
     let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
-    let removed: Vec<_> = explained(&plan)
-        .into_iter()
-        .filter(|what| what.contains("docker.service"))
-        .collect();
+    let removed: Vec<_> =
+        explained(&plan).into_iter().filter(|what| what.contains("docker.service")).collect();
     assert_eq!(
         removed,
         [
@@ -257,13 +237,8 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
     facts.service.enabled = true;
     facts.daemon.answers = true;
     let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
-    assert_eq!(
-        explained(&plan).last().expect("a restart"),
-        "restart docker.service"
-    );
-    let Action::WriteUnit { text, .. } = &plan.actions[0] else {
-        panic!("{:?}", plan.actions)
-    };
+    assert_eq!(explained(&plan).last().expect("a restart"), "restart docker.service");
+    let Action::WriteUnit { text, .. } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     for line in [
         "ExecStart=\"/home/u/bin/dockerd-rootless\" \"--iptables=false\"",
         "Environment=\"PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files\"",
@@ -273,16 +248,11 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
     facts.daemon.busy = true;
     let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
     assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
-    assert!(
-        plan.notes[0].starts_with("containers run"),
-        "{:?}",
-        plan.notes
-    );
+    assert!(plan.notes[0].starts_with("containers run"), "{:?}", plan.notes);
     facts.daemon.answers = false;
-    for plan in [
-        SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan"),
-        install(&facts),
-    ] {
+    for plan in
+        [SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan"), install(&facts)]
+    {
         assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
         assert!(
             plan.notes[0].starts_with("the daemon does not answer, and containers may run"),
@@ -344,9 +314,7 @@ ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
     let mut facts = installed();
     facts.service.own = UnitFile::Text(old.to_owned());
     let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
-    let Action::WriteUnit { path, text } = &plan.actions[0] else {
-        panic!("{:?}", plan.actions)
-    };
+    let Action::WriteUnit { path, text } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     assert!(path.ends_with(SERVICE));
     assert!(text.contains("ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"\n"));
 }
@@ -359,26 +327,11 @@ fn authors_are_told_apart() {
         (ours.replace("0600", "0666"), Author::Somebody),
         (format!("{ours}\n"), Author::Somebody),
         (UPSTREAMS.to_owned(), Author::Upstream),
-        (
-            UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"),
-            Author::Upstream,
-        ),
-        (
-            UPSTREAMS.replace("/go/rootless/", "/engine/security/rootless/"),
-            Author::Upstream,
-        ),
-        (
-            UPSTREAMS.replace("RestartSec=2", "RestartSec=3"),
-            Author::Somebody,
-        ),
-        (
-            UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"),
-            Author::Somebody,
-        ),
-        (
-            UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"),
-            Author::Somebody,
-        ),
+        (UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"), Author::Upstream),
+        (UPSTREAMS.replace("/go/rootless/", "/engine/security/rootless/"), Author::Upstream),
+        (UPSTREAMS.replace("RestartSec=2", "RestartSec=3"), Author::Somebody),
+        (UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"), Author::Somebody),
+        (UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"), Author::Somebody),
         (String::new(), Author::Somebody),
     ];
     for (text, author) in cases {
@@ -400,10 +353,7 @@ fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     };
     let remove = "remove the docker context `rootless`";
     assert_eq!(uses(&facts), ["use the docker context `default`", remove]);
-    facts
-        .client
-        .contexts
-        .insert("lab".to_owned(), "ssh://lab".to_owned());
+    facts.client.contexts.insert("lab".to_owned(), "ssh://lab".to_owned());
     assert_eq!(uses(&facts), ["use the docker context `lab`", remove]);
     facts.client.current_context = Some("lab".to_owned());
     assert_eq!(uses(&facts), [remove]);
@@ -426,10 +376,7 @@ fn who_starts_units_decides_what_can_be_installed() {
         let said = refusal.expect_err("no manager").render();
         assert!(said.ends_with(command), "{said}");
     }
-    let request = InstallRequest {
-        enable_linger: true,
-        ..InstallRequest::default()
-    };
+    let request = InstallRequest { enable_linger: true, ..InstallRequest::default() };
     let plan = SetupPlan::install(&facts, &request).expect("a plan");
     assert_eq!(plan.actions, [Action::EnableLinger]);
 
@@ -446,12 +393,7 @@ fn who_starts_units_decides_what_can_be_installed() {
 
     facts.service = installed().service;
     let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
-    assert!(
-        plan.actions
-            .iter()
-            .all(|action| matches!(action, Action::RemoveUnit(_))),
-        "{plan:?}"
-    );
+    assert!(plan.actions.iter().all(|action| matches!(action, Action::RemoveUnit(_))), "{plan:?}");
 }
 
 #[test]
@@ -459,16 +401,9 @@ fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
     let mut facts = bare();
     facts.service.own = UnitFile::Masked;
     let refused = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("masked");
-    assert!(
-        refused
-            .render()
-            .contains("systemctl --user unmask docker.service")
-    );
+    assert!(refused.render().contains("systemctl --user unmask docker.service"));
     for program in ["/home/u/a\"b/d", "/home/u/a\\b/d", "/home/u/a\nb/d"] {
-        let facts = SetupFacts {
-            program: program.into(),
-            ..bare()
-        };
+        let facts = SetupFacts { program: program.into(), ..bare() };
         SetupPlan::install(&facts, &InstallRequest::default()).expect_err(program);
     }
 }
@@ -487,13 +422,9 @@ fn data_in_use_are_not_deleted() {
 fn what_is_known_of_programs_goes_with_the_data() {
     let mut facts = bare();
     facts.answers = Some("/home/u/.cache/dockerd-rootless/programs.json".into());
-    for (purge_data, expected) in [
-        (false, vec![]),
-        (
-            true,
-            vec!["remove `/home/u/.cache/dockerd-rootless/programs.json`"],
-        ),
-    ] {
+    for (purge_data, expected) in
+        [(false, vec![]), (true, vec!["remove `/home/u/.cache/dockerd-rootless/programs.json`"])]
+    {
         let request = UninstallRequest { purge_data };
         let plan = SetupPlan::uninstall(&facts, request).expect("a plan");
         assert_eq!(explained(&plan), expected);
@@ -506,10 +437,7 @@ fn the_path_of_a_unit_is_without_what_cannot_stand_there() {
         Path::new("/home/u/bin/dockerd-rootless"),
         ":/usr/bin:.:/mnt/c/Program Files:/usr/bin:a/b:/usr/sbin:/x\ny:".as_ref(),
     );
-    assert_eq!(
-        path,
-        "/home/u/bin:/usr/bin:/mnt/c/Program Files:/usr/sbin:/sbin"
-    );
+    assert_eq!(path, "/home/u/bin:/usr/bin:/mnt/c/Program Files:/usr/sbin:/sbin");
     assert_eq!(dropped, [".", "a/b", "/x\ny"].map(PathBuf::from));
 }
 

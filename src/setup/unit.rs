@@ -87,9 +87,7 @@ pub fn identify(text: &str) -> Author {
             || line.starts_with("Environment=PATH=")
             || line.starts_with("ExecStart=")
     };
-    let programs: Vec<&str> = lines()
-        .filter_map(|line| line.strip_prefix("ExecStart="))
-        .collect();
+    let programs: Vec<&str> = lines().filter_map(|line| line.strip_prefix("ExecStart=")).collect();
     let is_script = |value: &str| {
         let program = value.split_whitespace().next().unwrap_or_default();
         program.ends_with("/dockerd-rootless.sh")
@@ -146,10 +144,7 @@ pub fn render_service(parameters: &Parameters) -> Result<String, Error> {
     };
     let body = SERVICE_TEMPLATE
         .replace("@DBUS@", dbus)
-        .replace(
-            "@ENVIRONMENT@",
-            &format!("Environment={}", quote(&path, false)),
-        )
+        .replace("@ENVIRONMENT@", &format!("Environment={}", quote(&path, false)))
         .replace("@EXEC@", &exec);
     Ok(stamp(&body))
 }
@@ -186,9 +181,7 @@ pub fn kept_parameters(text: &str) -> (Option<String>, Vec<OsString>) {
     match unstamped(text) {
         Some(_) => {
             let environment = unquote(value("Environment=").unwrap_or_default(), false);
-            let path = environment
-                .first()
-                .and_then(|word| word.strip_prefix("PATH="));
+            let path = environment.first().and_then(|word| word.strip_prefix("PATH="));
             let words = unquote(exec, true).into_iter().skip(1);
             (path.map(str::to_owned), words.map(OsString::from).collect())
         }
@@ -246,9 +239,7 @@ pub fn unit_path(program: &Path, stated: &OsStr) -> (String, Vec<PathBuf>) {
     for directory in own.into_iter().chain(stated).chain(sbin) {
         // systemd passes over an assignment that is not UTF-8 or holds control characters, and an
         // entry that depends on the working directory means another one in a unit.
-        let text = directory
-            .to_str()
-            .filter(|text| !text.contains(char::is_control));
+        let text = directory.to_str().filter(|text| !text.contains(char::is_control));
         match text.filter(|_| directory.is_absolute()) {
             Some(text) if kept.iter().any(|known| known == text) => {}
             Some(text) => kept.push(text.to_owned()),

@@ -438,11 +438,7 @@ impl Machine {
             (_, Event::PlacesGone) => self.restart(Notice::PlacesGone),
             (_, Event::Hung) => {
                 self.state = State::Dumping;
-                vec![
-                    Effect::Tell(Notice::Hung),
-                    Effect::Ask(Ask::Dump),
-                    Effect::Arm(Limit::Dump),
-                ]
+                vec![Effect::Tell(Notice::Hung), Effect::Ask(Ask::Dump), Effect::Arm(Limit::Dump)]
             }
             (State::Ready, Event::Replace(why)) => {
                 self.state = State::Replacing(Duration::ZERO);
@@ -458,19 +454,11 @@ impl Machine {
             }
             (State::Ready, Event::Idle) => {
                 self.state = State::Stopping(Then::Leave(Verdict::Idle));
-                vec![
-                    Effect::Tell(Notice::Idle),
-                    Effect::Retire,
-                    Effect::Arm(Limit::Stop),
-                ]
+                vec![Effect::Tell(Notice::Idle), Effect::Retire, Effect::Arm(Limit::Stop)]
             }
             (State::Ready, Event::HelperDied) => {
                 self.state = State::Healing(1);
-                vec![
-                    Effect::Tell(Notice::HelperLost),
-                    Effect::Heal,
-                    Effect::Arm(Limit::Heal),
-                ]
+                vec![Effect::Tell(Notice::HelperLost), Effect::Heal, Effect::Arm(Limit::Heal)]
             }
             (State::Healing(_), Event::HelperBack) => {
                 self.state = State::Ready;
@@ -680,9 +668,7 @@ impl Machine {
             self.failures += 1;
         }
         let told = comes.then_some(Effect::Tell(Notice::StartTimedOut));
-        told.into_iter()
-            .chain([Effect::KillDaemon, Effect::Arm(Limit::Yield)])
-            .collect()
+        told.into_iter().chain([Effect::KillDaemon, Effect::Arm(Limit::Yield)]).collect()
     }
 
     /// Stops a daemon that is on its way as soon as it is up: only then can it stop its containers.
@@ -745,11 +731,7 @@ impl Machine {
 
     fn stop(&mut self, then: Then, why: Notice) -> Vec<Effect> {
         self.state = State::Stopping(then);
-        vec![
-            Effect::Tell(why),
-            Effect::Ask(Ask::End),
-            Effect::Arm(Limit::Stop),
-        ]
+        vec![Effect::Tell(why), Effect::Ask(Ask::End), Effect::Arm(Limit::Stop)]
     }
 
     fn dump(&mut self) -> Vec<Effect> {
@@ -773,11 +755,7 @@ impl Machine {
     /// Clears up behind rootlesskit, or has it end first.
     fn clear(&mut self, then: Then) -> Vec<Effect> {
         self.state = State::Clearing(then, 0);
-        vec![
-            Effect::EndNamespaces,
-            Effect::Clear,
-            Effect::Arm(Limit::Fall),
-        ]
+        vec![Effect::EndNamespaces, Effect::Clear, Effect::Arm(Limit::Fall)]
     }
 
     /// Counts a restart of everything after `pause`.

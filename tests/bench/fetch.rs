@@ -44,10 +44,7 @@ pub fn measure() {
         let sum = run(Command::new("sha256sum").arg(&tarball));
         let bytes = fs::read(&tarball).expect("a tarball");
         size += bytes.len();
-        mirror.put(
-            &format!("{name}.sha256"),
-            sum.split(' ').next().expect("a sum"),
-        );
+        mirror.put(&format!("{name}.sha256"), sum.split(' ').next().expect("a sum"));
         mirror.put(&name, bytes);
     }
     fs::remove_dir_all(&packed).expect("removed");
@@ -55,20 +52,12 @@ pub fn measure() {
     let url = format!("{}{place}", mirror.url());
     let bin = user.home.join("bin");
     let upstream = || {
-        run(user
-            .command("sh")
-            .args(["-c", UPSTREAM, "sh", &url, VERSION]));
+        run(user.command("sh").args(["-c", UPSTREAM, "sh", &url, VERSION]));
     };
     let fetch = |words: &[&str]| {
         let mut command = user.command(&tool);
         command
-            .args([
-                "fetch",
-                "--mirror",
-                &mirror.url(),
-                "--no-modify-path",
-                "--bin-dir",
-            ])
+            .args(["fetch", "--mirror", &mirror.url(), "--no-modify-path", "--bin-dir"])
             .arg(&bin)
             .args(words);
         run(&mut command)
@@ -83,18 +72,9 @@ pub fn measure() {
         fs::remove_dir_all(&bin).expect("removed");
     }
     let [theirs, ours, again] = seconds.map(median);
-    let what = format!(
-        "get and unpack {} MB, checked by ours alone",
-        size / 1_000_000
-    );
+    let what = format!("get and unpack {} MB, checked by ours alone", size / 1_000_000);
     row(&what, "s", theirs, ours, Bar::AtMost(1.0));
-    row(
-        "the same once more, which ours finds done",
-        "s",
-        theirs,
-        again,
-        Bar::None,
-    );
+    row("the same once more, which ours finds done", "s", theirs, again, Bar::None);
 }
 
 fn timed(act: impl Fn()) -> f64 {

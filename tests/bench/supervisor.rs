@@ -85,12 +85,7 @@ impl<'u> Side<'u> {
     fn new(user: &'u TestUser, launcher: Launcher) -> Self {
         let manager = UserManager::start(user);
         manager.write_unit("docker.service", &unit(user, launcher));
-        let side = Self {
-            user,
-            launcher,
-            manager,
-            docker: Docker(user),
-        };
+        let side = Self { user, launcher, manager, docker: Docker(user) };
         side.restart();
         side.docker.import_image();
         side
@@ -162,8 +157,7 @@ fn executes(pid: i32, program: &str) -> bool {
 /// Whether a process has ended; its parent may not have noticed.
 fn is_over(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_none_or(|(_, rest)| rest.starts_with(" Z"))
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
 }
 
 /// The median seconds of each side for what `time` does, in turn, each time with a unit that was started anew.
@@ -191,8 +185,7 @@ fn death(sides: &[Side<'_>; 2]) {
     row(what, "s", upstream, ours, Bar::AtMost(0.1));
 
     for side in sides {
-        side.docker
-            .assert_publishes(side.user.port(0), "--restart always");
+        side.docker.assert_publishes(side.user.port(0), "--restart always");
     }
     let what = "  to the next answer of a restart=always container's port";
     port_again(sides, false, what);
@@ -375,12 +368,7 @@ fn idle(side: &Side<'_>) {
         own_row(what, "-", unit, keeper, Bar::None);
     };
     let most = Bar::AtMost(5.0 * 1024.0);
-    rows(
-        "memory (PSS) of both processes of ours",
-        "KiB",
-        shares,
-        most,
-    );
+    rows("memory (PSS) of both processes of ours", "KiB", shares, most);
 
     let before = both.map(wake_ups);
     thread::sleep(IDLE);
@@ -396,11 +384,8 @@ fn wake_ups(pid: i32) -> u32 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the supervisor's threads");
     let waits = threads.flatten().map(|thread| {
         let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.and_then(|count| count.trim().parse::<u32>().ok())
-            .expect("a count")
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<u32>().ok()).expect("a count")
     });
     waits.sum()
 }
@@ -413,10 +398,7 @@ fn unused() {
     let managers: Vec<UserManager<'_>> = users.iter().map(UserManager::start).collect();
     for (user, manager) in users.iter().zip(&managers) {
         manager.write_unit("docker.socket", SOCKET);
-        let service = format!(
-            "[Unit]\nRequires=docker.socket\n{}",
-            unit(user, Launcher::Run)
-        );
+        let service = format!("[Unit]\nRequires=docker.socket\n{}", unit(user, Launcher::Run));
         manager.write_unit("docker.service", &service);
         manager.systemctl(&["start", "docker.socket"]);
     }
@@ -437,9 +419,7 @@ fn unused() {
 
 /// The memory in MiB of the users' processes that are not systemd's.
 fn beside_systemd(users: &[TestUser]) -> f64 {
-    let all = users
-        .iter()
-        .flat_map(|user| process::list(user.uid, &user.subordinate));
+    let all = users.iter().flat_map(|user| process::list(user.uid, &user.subordinate));
     let others = all.filter(|process| !executes(process.pid, "systemd"));
     let kib: u32 = others.map(|process| pss(process.pid)).sum();
     f64::from(kib) / 1024.0

@@ -63,13 +63,7 @@ fn f51_dockerd_is_asked_to_end() {
     play(
         51,
         "SIGTERM of dockerd by somebody else",
-        |user| {
-            replaced(
-                user,
-                Signal::SIGTERM,
-                "dockerd ended in order, and not because of us",
-            )
-        },
+        |user| replaced(user, Signal::SIGTERM, "dockerd ended in order, and not because of us"),
         Some(|user| signalled_upstream(user, Part::Dockerd, Signal::SIGTERM)),
     );
 }
@@ -106,13 +100,7 @@ fn f3_rootlesskits_child() {
     play(
         3,
         "SIGKILL of rootlesskit's child in the namespaces",
-        |user| {
-            killed(
-                user,
-                Part::RootlesskitChild,
-                "rootlesskit's child was ended by a signal",
-            )
-        },
+        |user| killed(user, Part::RootlesskitChild, "rootlesskit's child was ended by a signal"),
         Some(|user| signalled_upstream(user, Part::RootlesskitChild, Signal::SIGKILL)),
     );
 }
@@ -128,9 +116,7 @@ fn f4_slirp4netns() {
             let (dockerd, helper) = (busy.pid(Part::Dockerd), busy.pid(Part::Slirp4netns));
             let moment = busy.kill(Part::Slirp4netns);
             let detected = busy.until_said("the network helper ended", moment);
-            wait::until("the container has a network", || {
-                busy.has_network().then_some(())
-            });
+            wait::until("the container has a network", || busy.has_network().then_some(()));
             let recovered = Time::After(moment.elapsed());
             busy.assert_whole();
             busy.assert_told("network helper ended", [0, 0, 1]);
@@ -170,10 +156,7 @@ fn f5_pasta() {
             if !help.contains("pasta") {
                 let (code, log, time) = refusal(&launch);
                 assert_eq!(code, Some(78), "{log}");
-                assert!(
-                    log.contains("pasta") && log.contains("rootlesskit"),
-                    "{log}"
-                );
+                assert!(log.contains("pasta") && log.contains("rootlesskit"), "{log}");
                 return Side::refused(
                     "this rootlesskit knows no pasta: the launch is refused (exit 78)",
                     time,
@@ -182,24 +165,15 @@ fn f5_pasta() {
             let daemon = launch.ready();
             daemon.docker.import_image();
             // pasta takes what comes to the host's loopback to another address of the namespace.
-            daemon
-                .docker
-                .run("run -d --stop-signal KILL --name web busybox sleep 1000");
-            let begin = daemon
-                .docker
-                .run("inspect --format {{.State.StartedAt}} web");
+            daemon.docker.run("run -d --stop-signal KILL --name web busybox sleep 1000");
+            let begin = daemon.docker.run("inspect --format {{.State.StartedAt}} web");
             let helper = find(user, Part::Pasta).expect("pasta");
             let moment = Instant::now();
             kill(helper, Signal::SIGKILL).expect("it is there");
             let detected = until_said(&daemon, "the network helper ended", moment);
             let recovered = until_said(&daemon, "the network is back", moment);
             assert_ne!(find(user, Part::Pasta), Some(helper));
-            assert_eq!(
-                daemon
-                    .docker
-                    .run("inspect --format {{.State.StartedAt}} web"),
-                begin
-            );
+            assert_eq!(daemon.docker.run("inspect --format {{.State.StartedAt}} web"), begin);
             let mut daemon = daemon;
             assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
             Side::told("pasta was started again; the container never stopped")
@@ -221,9 +195,7 @@ fn f8_containerd() {
             let moment = busy.kill(Part::Containerd);
             let detected = busy.until_said("containerd ended: it is started again", moment);
             busy.until_another(Part::Containerd, before);
-            wait::until("the container is reached", || {
-                busy.has_network().then_some(())
-            });
+            wait::until("the container is reached", || busy.has_network().then_some(()));
             let recovered = Time::After(moment.elapsed());
             assert_eq!(busy.status()["restarts"], 0);
             busy.end("containerd is started again at once; what it has forgotten is started again by dockerd")
@@ -235,11 +207,8 @@ fn f8_containerd() {
             let before = busy.pid(Part::Containerd);
             let moment = busy.kill(Part::Containerd);
             busy.until_another(Part::Containerd, before);
-            wait::until("the container is reached", || {
-                busy.has_network().then_some(())
-            });
-            busy.tell("dockerd starts containerd again")
-                .recovered(Time::After(moment.elapsed()))
+            wait::until("the container is reached", || busy.has_network().then_some(()));
+            busy.tell("dockerd starts containerd again").recovered(Time::After(moment.elapsed()))
         }),
     );
 }

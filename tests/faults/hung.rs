@@ -58,8 +58,7 @@ fn f6_dockerd() {
             sleep(LOOK);
             busy.go_on(Part::Dockerd);
             let recovered = busy.until_answers(moment);
-            busy.tell("nothing says why nothing answers")
-                .recovered(recovered)
+            busy.tell("nothing says why nothing answers").recovered(recovered)
         }),
     );
 }
@@ -80,8 +79,7 @@ fn slow(user: &TestUser, launcher: Launcher, time: Duration) -> Side {
         return busy.tell("the answer comes late").recovered(recovered);
     }
     busy.assert_counts([0, 0, 0]);
-    busy.end_untouched("the answer comes late, and that is all")
-        .recovered(recovered)
+    busy.end_untouched("the answer comes late, and that is all").recovered(recovered)
 }
 
 #[test]
@@ -120,18 +118,12 @@ fn f45_forbidden() {
             let before = busy.pid(Part::Dockerd);
             plugin.say(Verdict::Deny);
             // The launcher's own: nobody else asks.
-            wait::until("the daemon is asked how it is", || {
-                (plugin.asked() > 3).then_some(())
-            });
+            wait::until("the daemon is asked how it is", || (plugin.asked() > 3).then_some(()));
             assert!(!busy.daemon.docker.answers());
             plugin.say(Verdict::Allow);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            assert!(
-                !busy.daemon.log().contains("does not answer"),
-                "{}",
-                busy.daemon.log()
-            );
+            assert!(!busy.daemon.log().contains("does not answer"), "{}", busy.daemon.log());
             busy.end_untouched("an answer is an answer: nothing is done")
         },
         Some(|user| {
@@ -182,11 +174,7 @@ fn f46_a_slow_version() {
                 busy.status()["dockerd_version"].is_string().then_some(())
             });
             busy.assert_counts([0, 0, 0]);
-            assert!(
-                !busy.daemon.log().contains("does not answer"),
-                "{}",
-                busy.daemon.log()
-            );
+            assert!(!busy.daemon.log().contains("does not answer"), "{}", busy.daemon.log());
             let side = busy.end_untouched("ready without it; the version is told when it is there");
             side.recovered(recovered)
         },
@@ -194,8 +182,7 @@ fn f46_a_slow_version() {
             let (launch, _) = slow_version(user, Launcher::Upstream, SECONDS);
             let moment = Instant::now();
             let busy = Busy::from(user, &launch);
-            busy.tell("nobody asks")
-                .recovered(Time::After(moment.elapsed()))
+            busy.tell("nobody asks").recovered(Time::After(moment.elapsed()))
         }),
     );
 }
@@ -305,14 +292,12 @@ fn f48_all_frozen() {
             let recovered = thaw(&busy, user);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("it goes on as if nothing had been")
-                .recovered(recovered)
+            busy.end_untouched("it goes on as if nothing had been").recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
             let recovered = thaw(&busy, user);
-            busy.tell("it goes on as if nothing had been")
-                .recovered(recovered)
+            busy.tell("it goes on as if nothing had been").recovered(recovered)
         }),
     );
 }
@@ -367,15 +352,8 @@ impl Stall {
 
 impl Drop for Stall {
     fn drop(&mut self) {
-        let thawed = Command::new("fsfreeze")
-            .arg("--unfreeze")
-            .arg(&self.0)
-            .status();
-        assert!(
-            thawed.is_ok_and(|status| status.success()),
-            "{} stays frozen",
-            self.0.display()
-        );
+        let thawed = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
+        assert!(thawed.is_ok_and(|status| status.success()), "{} stays frozen", self.0.display());
     }
 }
 
@@ -429,8 +407,7 @@ fn f50_no_disk() {
         Some(|user| {
             let busy = Busy::from(user, &own_disk(user, Launcher::Upstream));
             let recovered = stall(user, &busy);
-            busy.tell("what was asked for is done when the disk is back")
-                .recovered(recovered)
+            busy.tell("what was asked for is done when the disk is back").recovered(recovered)
         }),
     );
 }
@@ -461,10 +438,7 @@ fn f53_hung() {
             busy.assert_counts([0, 0, 0]);
             busy.end_untouched("");
 
-            let next = plugin
-                .launch(user, Launcher::Run)
-                .env(PROBE_INTERVAL, "1")
-                .ready();
+            let next = plugin.launch(user, Launcher::Run).env(PROBE_INTERVAL, "1").ready();
             let busy = Busy::adopt(user, next);
             let before = busy.pid(Part::Dockerd);
             plugin.say(Verdict::Nothing);

@@ -35,9 +35,7 @@ fn start_writer(docker: &Docker, name: &str, words: &str) -> PathBuf {
 /// Waits until the process of the container listens that has this directory, and forgets that.
 fn until_started(out: &Path) {
     let file = out.join("started");
-    wait::until("the container's process listens", || {
-        file.exists().then_some(())
-    });
+    wait::until("the container's process listens", || file.exists().then_some(()));
     fs::remove_file(file).expect("remove it");
 }
 
@@ -48,9 +46,7 @@ fn f58_a_stop_is_in_order() {
         let docker = &busy.daemon.docker;
         let ended = start_writer(docker, "always", "--restart always");
         start_writer(docker, "once", "");
-        docker.run(&format!(
-            "run --name over --restart on-failure {IMAGE} true"
-        ));
+        docker.run(&format!("run --name over --restart on-failure {IMAGE} true"));
         busy.daemon.stop();
         let handled = ended.exists();
         let next = Launch::new(user, launcher).ready();
@@ -185,9 +181,7 @@ fn f60_containers_that_are_not_kept() {
 /// A container that has been told to write into a volume.
 fn fill(docker: &Docker) {
     docker.run("volume create kept");
-    docker.run(&format!(
-        "run --name writes -v kept:/kept {IMAGE} cp /www/index.html /kept/page"
-    ));
+    docker.run(&format!("run --name writes -v kept:/kept {IMAGE} cp /www/index.html /kept/page"));
 }
 
 /// The image, the volume and the containers that [`fill`] has made, and the one that comes back.
@@ -208,12 +202,7 @@ fn f61_upstream_takes_over() {
         |user| {
             let mut busy = Busy::new(user, Launcher::Run);
             fill(&busy.daemon.docker);
-            for launcher in [
-                Launcher::Upstream,
-                Launcher::Run,
-                Launcher::Upstream,
-                Launcher::Run,
-            ] {
+            for launcher in [Launcher::Upstream, Launcher::Run, Launcher::Upstream, Launcher::Run] {
                 busy.daemon.stop();
                 assert_nothing_left(user);
                 busy = Busy::adopt(user, Launch::new(user, launcher).ready());

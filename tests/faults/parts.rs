@@ -136,10 +136,7 @@ fn f56_parts_stand_still() {
             let back = wait::poll(LOOK, || port_answers(user).then_some(()));
             let says = busy.daemon.log().len() > log;
             drop(halted);
-            busy.tell(format!(
-                "the port answers: {}; anything is said: {says}",
-                back.is_some()
-            ))
+            busy.tell(format!("the port answers: {}; anything is said: {says}", back.is_some()))
         }),
     );
 }
@@ -148,9 +145,7 @@ fn f56_parts_stand_still() {
 #[test]
 fn f57_a_shim_is_asked_to_end() {
     fn reached(busy: &Busy, moment: Instant) -> Option<Time> {
-        wait::poll(LOOK * 6, || {
-            busy.has_network().then(|| Time::After(moment.elapsed()))
-        })
+        wait::poll(LOOK * 6, || busy.has_network().then(|| Time::After(moment.elapsed())))
     }
     play(
         57,

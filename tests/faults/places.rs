@@ -23,16 +23,11 @@ use super::table::{Side, Time};
 /// Kills everything of a user at one moment, and puts his runtime directory back as it was just before.
 fn lose_power(user: &TestUser) {
     let copy = user.home.join("runtime-dir");
-    run(Command::new("cp")
-        .arg("-a")
-        .args([&user.runtime_dir, &copy]));
+    run(Command::new("cp").arg("-a").args([&user.runtime_dir, &copy]));
     let immortal = process::kill_all(user.uid, &user.subordinate);
     assert!(immortal.is_empty(), "{immortal:?}");
     empty(&user.runtime_dir);
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(copy.join("."))
-        .arg(&user.runtime_dir));
+    run(Command::new("cp").arg("-a").arg(copy.join(".")).arg(&user.runtime_dir));
 }
 
 #[test]
@@ -142,10 +137,7 @@ fn fill(user: &TestUser, busy: &Busy) {
     let filled = user
         .brief_command("/usr/bin/docker")
         .args(["exec", "web", "sh", "-c", "yes >/big"])
-        .env(
-            "DOCKER_HOST",
-            format!("unix://{}", busy.daemon.docker.socket().display()),
-        )
+        .env("DOCKER_HOST", format!("unix://{}", busy.daemon.docker.socket().display()))
         .output()
         .expect("docker(1)");
     let message = String::from_utf8_lossy(&filled.stderr);
@@ -263,9 +255,7 @@ fn f15_an_emptied_runtime_directory() {
             let mut busy = Busy::new(user, Launcher::Upstream);
             let moment = busy.moment();
             empty(&user.runtime_dir);
-            let back = wait::poll(LOOK, || {
-                busy.daemon.docker.answers().then(|| moment.elapsed())
-            });
+            let back = wait::poll(LOOK, || busy.daemon.docker.answers().then(|| moment.elapsed()));
             let runs = busy.find(Part::Dockerd).is_some();
             let code = busy.daemon.stop().code();
             Side::told(format!(
@@ -291,10 +281,7 @@ fn f16_a_runtime_directory_of_others() {
             let refused = || {
                 let (code, log, time) = refusal(&Launch::new(user, Launcher::Run));
                 assert_eq!(code, Some(4), "{log}");
-                assert!(
-                    log.contains("XDG_RUNTIME_DIR") && log.contains("hint: "),
-                    "{log}"
-                );
+                assert!(log.contains("XDG_RUNTIME_DIR") && log.contains("hint: "), "{log}");
                 time
             };
             open(0o1777);
@@ -482,8 +469,7 @@ fn f63_no_room_for_a_while() {
             let moment = busy.kill(Part::Dockerd);
             let detected = busy.until_said("there is no room in", moment);
             let data = user.home.join(".local/share/docker");
-            busy.daemon
-                .inside(&format!("find {} -name big -delete", data.display()));
+            busy.daemon.inside(&format!("find {} -name big -delete", data.display()));
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);
             busy.end_untouched("dockerd waits until there is room; the container was not touched")
@@ -537,11 +523,6 @@ fn f64_an_empty_program() {
 
 /// The first program of this name in [`user::PATH`].
 fn which(name: &str) -> PathBuf {
-    let places = user::PATH
-        .split(':')
-        .map(|place| Path::new(place).join(name));
-    places
-        .into_iter()
-        .find(|path| path.exists())
-        .expect("it is installed")
+    let places = user::PATH.split(':').map(|place| Path::new(place).join(name));
+    places.into_iter().find(|path| path.exists()).expect("it is installed")
 }

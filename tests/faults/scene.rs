@@ -112,9 +112,7 @@ impl<'u> Busy<'u> {
     pub fn of(user: &'u TestUser, daemon: Daemon<'u>) -> Self {
         daemon.docker.import_image();
         let port = user.port(0);
-        daemon
-            .docker
-            .serve("web", &format!("-p 127.0.0.1:{port}:80 --restart always"));
+        daemon.docker.serve("web", &format!("-p 127.0.0.1:{port}:80 --restart always"));
         Self::adopt(user, daemon)
     }
 
@@ -123,13 +121,7 @@ impl<'u> Busy<'u> {
         Docker::assert_answers(user.port(0));
         let descriptors = settled_descriptors(user, &daemon);
         let container = Container::find(&daemon.docker, "web").expect("it runs");
-        Self {
-            daemon,
-            user,
-            descriptors,
-            container,
-            client: RefCell::default(),
-        }
+        Self { daemon, user, descriptors, container, client: RefCell::default() }
     }
 
     /// The moment of a fault, from which on a client asks.
@@ -157,9 +149,7 @@ impl<'u> Busy<'u> {
 
     /// Waits for another process than `old` in its place.
     pub fn until_another(&self, part: Part, old: Pid) -> Pid {
-        wait::until("another one is there", || {
-            self.find(part).filter(|pid| *pid != old)
-        })
+        wait::until("another one is there", || self.find(part).filter(|pid| *pid != old))
     }
 
     /// Signals a part; the moment of it.
@@ -187,9 +177,7 @@ impl<'u> Busy<'u> {
 
     /// Waits for the API's next answer.
     pub fn until_answers(&self, moment: Instant) -> Time {
-        wait::until("the API answers", || {
-            self.daemon.docker.answers().then_some(())
-        });
+        wait::until("the API answers", || self.daemon.docker.answers().then_some(()));
         Time::After(moment.elapsed())
     }
 
@@ -209,11 +197,7 @@ impl<'u> Busy<'u> {
     /// What became of the container.
     pub fn containers(&self) -> Containers {
         let docker = &self.daemon.docker;
-        match docker
-            .answers()
-            .then(|| Container::find(docker, "web"))
-            .flatten()
-        {
+        match docker.answers().then(|| Container::find(docker, "web")).flatten() {
             Some(container) if container == self.container => Containers::Same,
             Some(_) => Containers::Restarted,
             None => Containers::Lost,
@@ -234,14 +218,10 @@ impl<'u> Busy<'u> {
     pub fn assert_whole(&self) {
         self.until_state("ready");
         Docker::assert_answers(self.user.port(0));
-        let page = self
-            .daemon
-            .docker
-            .run("exec web wget -q -O - http://127.0.0.1/");
+        let page = self.daemon.docker.run("exec web wget -q -O - http://127.0.0.1/");
         assert_eq!(page, PAGE);
-        let namespaces = wait::poll(wait::PATIENCE, || {
-            (namespaces(self.user).len() == 1).then_some(())
-        });
+        let namespaces =
+            wait::poll(wait::PATIENCE, || (namespaces(self.user).len() == 1).then_some(()));
         assert!(
             namespaces.is_some(),
             "remains of another daemon: {:#?}",
@@ -288,9 +268,8 @@ impl<'u> Busy<'u> {
         wait::poll(LONG, || {
             let status = self.status();
             let problems = status["problems"].as_array()?;
-            let is_told = problems
-                .iter()
-                .any(|what| what.as_str().is_some_and(|what| what.contains(text)));
+            let is_told =
+                problems.iter().any(|what| what.as_str().is_some_and(|what| what.contains(text)));
             (is_told && status["state"] == "degraded").then_some(())
         })
         .unwrap_or_else(|| panic!("never told: {text}\n{}", self.daemon.log()));
@@ -301,11 +280,7 @@ impl<'u> Busy<'u> {
     pub fn tell(&self, happened: impl Into<String>) -> Side {
         let containers = self.containers();
         let client = self.client.borrow_mut().take();
-        Side {
-            containers,
-            requests: client.map(Client::count),
-            ..Side::told(happened)
-        }
+        Side { containers, requests: client.map(Client::count), ..Side::told(happened) }
     }
 
     /// The same, after which our daemon is stopped. It must not have refused anybody, and all must be as before.
@@ -358,9 +333,7 @@ impl<'u> Busy<'u> {
                 .tell(format!("{end}, the API is back"))
                 .recovered(Time::After(moment.elapsed())),
             None => self
-                .tell(format!(
-                    "{end}, nothing starts it again; {left} processes{container}{files}"
-                ))
+                .tell(format!("{end}, nothing starts it again; {left} processes{container}{files}"))
                 .recovered(Time::NotWithin(LOOK)),
         }
     }
@@ -437,9 +410,7 @@ fn settled_descriptors(user: &TestUser, daemon: &Daemon) -> Vec<String> {
 fn descriptors(pid: Pid) -> Vec<String> {
     let directory = format!("/proc/{pid}/fd");
     let links = fs::read_dir(&directory).expect("it runs").flatten();
-    links
-        .filter_map(|link| Some(fs::read_link(link.path()).ok()?.display().to_string()))
-        .collect()
+    links.filter_map(|link| Some(fs::read_link(link.path()).ok()?.display().to_string())).collect()
 }
 
 /// The user namespaces of a user's processes, but the host's.
@@ -476,19 +447,12 @@ pub fn start_upstream<'u>(launch: &Launch<'u>) -> (Option<Daemon<'u>>, Side) {
         answer.or_else(|| daemon.ended().map(Came::End))
     });
     match came {
-        Some(Came::Answer) => (
-            Some(daemon),
-            Side::told("it starts").recovered(Time::After(moment.elapsed())),
-        ),
+        Some(Came::Answer) => {
+            (Some(daemon), Side::told("it starts").recovered(Time::After(moment.elapsed())))
+        }
         Some(Came::End(status)) => {
             let said = last_words(&daemon.log());
-            (
-                None,
-                Side::refused(
-                    format!("{status}, and the log says: {said}"),
-                    moment.elapsed(),
-                ),
-            )
+            (None, Side::refused(format!("{status}, and the log says: {said}"), moment.elapsed()))
         }
         None => (
             Some(daemon),
@@ -519,9 +483,7 @@ pub fn until_reaped(pid: Pid) {
 
 /// Removes all that is in a directory, as root.
 pub fn empty(directory: &Path) {
-    run(Command::new("find")
-        .arg(directory)
-        .args(["-mindepth", "1", "-delete"]));
+    run(Command::new("find").arg(directory).args(["-mindepth", "1", "-delete"]));
 }
 
 /// Removes the dumps that dockerd has written; how many there were.

@@ -123,23 +123,14 @@ fn f21_sighup_while_it_starts() {
                     ended.or_else(|| daemon.docker.answers().then_some(true))
                 });
                 if ready {
-                    until_said(
-                        &daemon,
-                        "Got signal to reload configuration",
-                        Instant::now(),
-                    );
+                    until_said(&daemon, "Got signal to reload configuration", Instant::now());
                     reloads += 1;
                     assert_eq!(daemon.stop().code(), Some(0), "{}", daemon.log());
                 } else {
                     // Before our own program was there to receive it.
                     let status = daemon.wait_exit();
                     let killed = status.signal();
-                    assert_eq!(
-                        killed,
-                        Some(Signal::SIGHUP as i32),
-                        "{moment:?}: {}",
-                        daemon.log()
-                    );
+                    assert_eq!(killed, Some(Signal::SIGHUP as i32), "{moment:?}: {}", daemon.log());
                 }
                 assert_nothing_left(user);
             }
@@ -185,10 +176,7 @@ fn f22_sigquit() {
             assert!(log.contains("goroutine"), "{log}");
             // What was asked for stays.
             assert_eq!(remove_dumps(user), 1);
-            Side::refused(
-                "dockerd's goroutines are dumped, then it stops (exit 0)",
-                time,
-            )
+            Side::refused("dockerd's goroutines are dumped, then it stops (exit 0)", time)
         },
         Some(|user| {
             let mut busy = Busy::new(user, Launcher::Upstream);
@@ -203,11 +191,8 @@ fn f22_sigquit() {
 /// What `times` starts and stops add to the user's processes, mounts and files.
 fn growth(user: &TestUser, launcher: Launcher, times: usize) -> Vec<String> {
     let now = || {
-        let of_user = [
-            user.runtime_dir.clone(),
-            user.home.join(".local"),
-            user.home.join(".config"),
-        ];
+        let of_user =
+            [user.runtime_dir.clone(), user.home.join(".local"), user.home.join(".config")];
         Snapshot::of(user, of_user)
     };
     let once = || {
@@ -222,10 +207,7 @@ fn growth(user: &TestUser, launcher: Launcher, times: usize) -> Vec<String> {
     let mut new = Vec::new();
     wait::poll(LOOK, || {
         let all = now().since(&before);
-        new = all
-            .into_iter()
-            .filter(|line| line.starts_with("new: "))
-            .collect();
+        new = all.into_iter().filter(|line| line.starts_with("new: ")).collect();
         new.is_empty().then_some(())
     });
     new
@@ -306,11 +288,8 @@ fn f41_socket_activation() {
             assert_eq!(manager.property("docker.service", "Result"), "success");
             assert_eq!(manager.property("docker.service", "NRestarts"), "0");
             manager.stop();
-            Side::told(format!(
-                "both are answered, the first after {:.2} s",
-                first.as_secs_f64()
-            ))
-            .recovered(recovered)
+            Side::told(format!("both are answered, the first after {:.2} s", first.as_secs_f64()))
+                .recovered(recovered)
         },
         Some(|user| {
             let script = Launcher::Upstream.install(user).display().to_string();

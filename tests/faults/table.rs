@@ -128,11 +128,7 @@ pub fn write(row: Row) {
 
 impl fmt::Display for Row {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            out,
-            "| F{} | {} | ours | {} |",
-            self.number, self.fault, self.ours
-        )?;
+        writeln!(out, "| F{} | {} | ours | {} |", self.number, self.fault, self.ours)?;
         match &self.upstream {
             Some(upstream) => writeln!(out, "| | | upstream | {upstream} |"),
             None => Ok(()),

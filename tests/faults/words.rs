@@ -50,11 +50,7 @@ fn f25_hostile_values() {
             let launch = Launch::new(user, Launcher::Run).args(words.map(OsStr::from_bytes));
             let busy = Busy::from(user, &launch);
             let labels = busy.daemon.docker.run("info --format {{.Labels}}");
-            for label in [
-                "blanks=two  words",
-                "$(touch mark) `id` /e* 'x' \\",
-                "one\ntwo",
-            ] {
+            for label in ["blanks=two  words", "$(touch mark) `id` /e* 'x' \\", "one\ntwo"] {
                 assert!(labels.contains(label), "{label}: {labels}");
             }
             busy.over();
@@ -70,14 +66,9 @@ fn f25_hostile_values() {
         Some(|user| {
             let (program, mark) = trap(user);
             let value = format!("1500 {}", program.display());
-            let mut daemon = Launch::new(user, Launcher::Upstream)
-                .env(MTU, value)
-                .start();
+            let mut daemon = Launch::new(user, Launcher::Upstream).env(MTU, value).start();
             let status = daemon.wait_exit();
-            fine(&format!(
-                "the command in the MTU is executed: {} ({status})",
-                mark.exists()
-            ))
+            fine(&format!("the command in the MTU is executed: {} ({status})", mark.exists()))
         }),
     );
 }
@@ -134,25 +125,14 @@ fn f27_bad_words() {
             let cases = [
                 (NET, "bogus", "slirp4netns"),
                 (MTU, "abc", "65521"),
-                (
-                    "DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER",
-                    "bogus",
-                    "builtin",
-                ),
-                (
-                    "DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX",
-                    "maybe",
-                    "auto",
-                ),
+                ("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "bogus", "builtin"),
+                ("DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX", "maybe", "auto"),
             ];
             let mut longest = Duration::ZERO;
             for (name, value, allowed) in cases {
                 let (code, log, time) = refusal(&Launch::new(user, Launcher::Run).env(name, value));
                 assert_eq!(code, Some(78), "{name}={value}: {log}");
-                assert!(
-                    log.contains(allowed) && log.contains(value),
-                    "{name}={value}: {log}"
-                );
+                assert!(log.contains(allowed) && log.contains(value), "{name}={value}: {log}");
                 longest = longest.max(time);
             }
             Side::refused("refused with what is allowed (exit 78)", longest)
@@ -188,10 +168,7 @@ fn f29_configuration_files() {
             let mut refused = |case: &str, word: &str| {
                 let (code, log, time) = refusal(&Launch::new(user, Launcher::Run));
                 assert_eq!(code, Some(78), "{case}: {log}");
-                assert!(
-                    log.contains("config.toml") && log.contains(word),
-                    "{case}: {log}"
-                );
+                assert!(log.contains("config.toml") && log.contains(word), "{case}: {log}");
                 longest = longest.max(time);
                 fs::remove_file(&file).expect("remove it");
             };
@@ -238,15 +215,10 @@ fn f30_another_program_first_in_path() {
         |user| {
             let (launch, first, mark) = hijacked(user, Launcher::Run);
             let (_, log, time) = refusal(&launch);
-            assert!(
-                log.contains(&format!("starting {}", first.display())),
-                "{log}"
-            );
+            assert!(log.contains(&format!("starting {}", first.display())), "{log}");
             assert!(mark.exists(), "it was not started: {log}");
-            let warning = format!(
-                "`{}` stands in a directory in which other users",
-                first.display()
-            );
+            let warning =
+                format!("`{}` stands in a directory in which other users", first.display());
             assert!(!log.contains(&warning), "{log}");
             let place = first.parent().expect("a directory");
             fs::set_permissions(place, Permissions::from_mode(0o777)).expect("open it");

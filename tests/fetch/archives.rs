@@ -9,20 +9,14 @@ use super::scene::{NEW, OLD, Scene};
 /// Serves `bytes` as the docker tarball of `NEW`, with the right sum: whoever made it meant it.
 #[track_caller]
 fn assert_refused(scene: &Scene, what: &str, bytes: Vec<u8>, says: &str) {
-    let release = Release {
-        docker: bytes,
-        ..Release::new(NEW)
-    };
+    let release = Release { docker: bytes, ..Release::new(NEW) };
     release.publish(&scene.mirror);
     let before = scene.tree();
     let ended = scene.fetch(&format!("--version {NEW}"));
     eprintln!("{what}: {}", ended.stderr);
     ended.assert(6, says);
     assert_eq!(scene.tree(), before, "{what}");
-    assert!(
-        !std::path::Path::new("/tmp/dockerd-rootless-evil").exists(),
-        "{what}"
-    );
+    assert!(!std::path::Path::new("/tmp/dockerd-rootless-evil").exists(), "{what}");
 }
 
 /// A tarball in which `add` replaces dockerd.
@@ -41,26 +35,14 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
     use EntryType as E;
     let scene = Scene::have(OLD);
     let cases = [
-        (
-            "a parent",
-            entry("docker/../../dockerd", E::Regular, 0o755, ""),
-            "which is not directly",
-        ),
-        (
-            "only a parent",
-            entry("../dockerd", E::Regular, 0o755, ""),
-            "which is not below",
-        ),
+        ("a parent", entry("docker/../../dockerd", E::Regular, 0o755, ""), "which is not directly"),
+        ("only a parent", entry("../dockerd", E::Regular, 0o755, ""), "which is not below"),
         (
             "an absolute name",
             entry("/tmp/dockerd-rootless-evil", E::Regular, 0o755, ""),
             "which is not below",
         ),
-        (
-            "a link out",
-            entry("docker/dockerd", E::Symlink, 0o777, "/bin/sh"),
-            "a symbolic link",
-        ),
+        ("a link out", entry("docker/dockerd", E::Symlink, 0o777, "/bin/sh"), "a symbolic link"),
         (
             "a link that something is written through",
             with(|tarball| {
@@ -76,51 +58,15 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
             }),
             "a symbolic link",
         ),
-        (
-            "a linked directory",
-            entry("docker", E::Symlink, 0o777, "/tmp"),
-            "a symbolic link",
-        ),
-        (
-            "a hard link",
-            entry("docker/dockerd", E::Link, 0o755, "/etc/passwd"),
-            "a hard link",
-        ),
-        (
-            "a character device",
-            entry("docker/dockerd", E::Char, 0o666, ""),
-            "a device",
-        ),
-        (
-            "a block device",
-            entry("docker/dockerd", E::Block, 0o666, ""),
-            "a device",
-        ),
-        (
-            "a FIFO",
-            entry("docker/dockerd", E::Fifo, 0o666, ""),
-            "a FIFO",
-        ),
-        (
-            "a sparse file",
-            entry("docker/dockerd", E::GNUSparse, 0o755, ""),
-            "a sparse file",
-        ),
-        (
-            "setuid",
-            entry("docker/dockerd", E::Regular, 0o4755, ""),
-            "setuid",
-        ),
-        (
-            "setgid",
-            entry("docker/dockerd", E::Regular, 0o2755, ""),
-            "setuid, setgid",
-        ),
-        (
-            "setuid of what is not taken",
-            entry("docker/other", E::Regular, 0o4755, ""),
-            "setuid",
-        ),
+        ("a linked directory", entry("docker", E::Symlink, 0o777, "/tmp"), "a symbolic link"),
+        ("a hard link", entry("docker/dockerd", E::Link, 0o755, "/etc/passwd"), "a hard link"),
+        ("a character device", entry("docker/dockerd", E::Char, 0o666, ""), "a device"),
+        ("a block device", entry("docker/dockerd", E::Block, 0o666, ""), "a device"),
+        ("a FIFO", entry("docker/dockerd", E::Fifo, 0o666, ""), "a FIFO"),
+        ("a sparse file", entry("docker/dockerd", E::GNUSparse, 0o755, ""), "a sparse file"),
+        ("setuid", entry("docker/dockerd", E::Regular, 0o4755, ""), "setuid"),
+        ("setgid", entry("docker/dockerd", E::Regular, 0o2755, ""), "setuid, setgid"),
+        ("setuid of what is not taken", entry("docker/other", E::Regular, 0o4755, ""), "setuid"),
         (
             "a name twice",
             with(|tarball| {
@@ -137,14 +83,7 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
         (
             "a long name of GNU",
             with(|tarball| {
-                tarball.entry(
-                    "././@LongLink",
-                    E::GNULongName,
-                    0o644,
-                    "",
-                    12,
-                    b"../dockerd\0\0",
-                );
+                tarball.entry("././@LongLink", E::GNULongName, 0o644, "", 12, b"../dockerd\0\0");
                 tarball.file("docker/dockerd", b"x");
             }),
             "a name that is too long",
@@ -194,40 +133,16 @@ fn a_bomb_is_not_unpacked() {
     let scene = Scene::have(OLD);
     let ten_gigabytes = 10 << 30;
     let one = with(|tarball| {
-        tarball.entry(
-            "docker/dockerd",
-            EntryType::Regular,
-            0o755,
-            "",
-            ten_gigabytes,
-            b"",
-        )
+        tarball.entry("docker/dockerd", EntryType::Regular, 0o755, "", ten_gigabytes, b"")
     });
     assert_refused(&scene, "ten gigabytes", one, "larger than 512 MiB");
     let hidden = with(|tarball| {
-        tarball.entry(
-            "docker/other",
-            EntryType::Regular,
-            0o755,
-            "",
-            ten_gigabytes,
-            b"",
-        )
+        tarball.entry("docker/other", EntryType::Regular, 0o755, "", ten_gigabytes, b"")
     });
-    assert_refused(
-        &scene,
-        "ten gigabytes of what is not taken",
-        hidden,
-        "larger than 512 MiB",
-    );
+    assert_refused(&scene, "ten gigabytes of what is not taken", hidden, "larger than 512 MiB");
     let mut behind = Tarball::good_but("").raw();
     behind.resize(behind.len() + (8 << 20), 0);
-    assert_refused(
-        &scene,
-        "zeros behind the end",
-        gzip(&behind),
-        "behind its end",
-    );
+    assert_refused(&scene, "zeros behind the end", gzip(&behind), "behind its end");
 }
 
 #[test]
@@ -243,34 +158,18 @@ fn what_is_damaged_or_incomplete_is_refused() {
     flipped[middle] ^= 0xff;
     let cases = [
         ("half of it", half[..half.len() / 2].to_vec(), "is damaged"),
-        (
-            "all but the last byte",
-            half[..half.len() - 1].to_vec(),
-            "is damaged",
-        ),
+        ("all but the last byte", half[..half.len() - 1].to_vec(), "is damaged"),
         ("another byte", flipped, "is damaged"),
-        (
-            "something behind it",
-            [&*whole, b"#!/bin/sh\n"].concat(),
-            "is damaged",
-        ),
+        ("something behind it", [&*whole, b"#!/bin/sh\n"].concat(), "is damaged"),
         (
             "something behind its end inside",
             gzip(&[&*Tarball::good_but("").raw(), b"evil"].concat()),
             "behind its end",
         ),
         ("a wrong sum in a header", gzip(&wrong_header), "is damaged"),
-        (
-            "a page of HTML",
-            b"<html>404 not found</html>".to_vec(),
-            "is damaged",
-        ),
+        ("a page of HTML", b"<html>404 not found</html>".to_vec(), "is damaged"),
         ("nothing", Vec::new(), ""),
-        (
-            "no dockerd",
-            without("dockerd"),
-            "lacks the program `dockerd`",
-        ),
+        ("no dockerd", without("dockerd"), "lacks the program `dockerd`"),
         ("no runc", without("runc"), "lacks the program `runc`"),
     ];
     for (what, bytes, says) in cases {
@@ -284,14 +183,7 @@ fn modes_are_ours_and_a_header_of_pax_with_times_does_no_harm() {
     let mut tarball = Tarball::new();
     let record = b"30 mtime=1700000000.123456789\n";
     for program in DOCKER {
-        tarball.entry(
-            "pax",
-            EntryType::XHeader,
-            0o644,
-            "",
-            record.len() as u64,
-            record,
-        );
+        tarball.entry("pax", EntryType::XHeader, 0o644, "", record.len() as u64, record);
         let content = script(program, NEW);
         tarball.entry(
             &format!("docker/{program}"),
@@ -302,20 +194,13 @@ fn modes_are_ours_and_a_header_of_pax_with_times_does_no_harm() {
             &content,
         );
     }
-    let release = Release {
-        docker: tarball.finish(),
-        ..Release::new(NEW)
-    };
+    let release = Release { docker: tarball.finish(), ..Release::new(NEW) };
     release.publish(&scene.mirror);
     scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
     let set = std::fs::canonicalize(scene.bin().join("dockerd")).expect("a program");
     let set = set.strip_prefix(&scene.user.home).expect("below");
     let tree = scene.tree();
-    assert!(
-        tree[set].starts_with(&format!("100755 {} ", scene.user.uid)),
-        "{}",
-        tree[set]
-    );
+    assert!(tree[set].starts_with(&format!("100755 {} ", scene.user.uid)), "{}", tree[set]);
     assert_eq!(release.file(Docker), format!("docker-{NEW}.tgz"));
 }

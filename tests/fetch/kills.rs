@@ -19,19 +19,13 @@ struct Way {
 pub fn with_foreign() -> Scene {
     let scene = Scene::with(&[OLD, NEW]);
     for program in DOCKER.iter().chain(&["rootlesskit"]) {
-        scene
-            .user
-            .write(&scene.bin().join(program), script(program, OLD));
+        scene.user.write(&scene.bin().join(program), script(program, OLD));
     }
     scene
 }
 
 fn ways() -> Vec<Way> {
-    let way = |name, prepare, words: &str| Way {
-        name,
-        prepare,
-        words: words.to_owned(),
-    };
+    let way = |name, prepare, words: &str| Way { name, prepare, words: words.to_owned() };
     vec![
         way("first", || Scene::with(&[NEW]), &format!("--version {NEW}")),
         way("upgrade", || Scene::have(OLD), &format!("--version {NEW}")),
@@ -114,10 +108,7 @@ fn kill(way: &Way, step: &str) -> bool {
 fn kill_everywhere(name: &str, expected: &[&str]) {
     let ways = ways();
     let way = ways.iter().find(|way| way.name == name).expect("a way");
-    let passed: Vec<_> = failpoint::ALL
-        .into_iter()
-        .filter(|step| kill(way, step))
-        .collect();
+    let passed: Vec<_> = failpoint::ALL.into_iter().filter(|step| kill(way, step)).collect();
     assert_eq!(passed, expected, "{name}");
 }
 
@@ -155,24 +146,13 @@ fn an_upgrade_may_be_killed_anywhere() {
 
 #[test]
 fn an_adoption_may_be_killed_anywhere() {
-    let others = [
-        "link-made",
-        "shell-file-edited",
-        "adopted-placed",
-        "adopted-link",
-    ];
+    let others = ["link-made", "shell-file-edited", "adopted-placed", "adopted-link"];
     kill_everywhere("adoption", &fetch_with(&others));
 }
 
 #[test]
 fn a_rollback_may_be_killed_anywhere() {
-    let steps = [
-        "links-made",
-        "switched",
-        "previous-set",
-        "links-dropped",
-        "rolled-back",
-    ];
+    let steps = ["links-made", "switched", "previous-set", "links-dropped", "rolled-back"];
     kill_everywhere("rollback", &steps);
 }
 

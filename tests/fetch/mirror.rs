@@ -120,11 +120,7 @@ fn serve(connection: TcpStream, shared: &Mutex<Shared>) {
                 }
                 _ => None,
             };
-            (
-                shared.files.get(&request.path).cloned(),
-                fault,
-                shared.gate.take(),
-            )
+            (shared.files.get(&request.path).cloned(), fault, shared.gate.take())
         };
         if let Some((arrived, wait)) = gate {
             let _ = arrived.send(());
@@ -173,11 +169,7 @@ fn answer(
         (_, None) => connection.write_all(nothing("404 Not Found", "").as_bytes()),
         (fault, Some(file)) => {
             let start = request.range.as_deref().and_then(|range| {
-                range
-                    .strip_prefix("bytes=")?
-                    .strip_suffix('-')?
-                    .parse::<usize>()
-                    .ok()
+                range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
             });
             let total = file.len();
             if start.is_some_and(|start| start >= total) {

@@ -18,37 +18,20 @@ fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {
     let first = scene.fetch(&format!("--version {NEW} --format json"));
     assert_eq!(first.assert(0, "").json()["changed"], true);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    let said = scene
-        .user
-        .command(scene.bin().join("dockerd"))
-        .output()
-        .expect("dockerd");
-    assert_eq!(
-        String::from_utf8_lossy(&said.stdout),
-        format!("dockerd {NEW}\n")
-    );
+    let said = scene.user.command(scene.bin().join("dockerd")).output().expect("dockerd");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("dockerd {NEW}\n"));
     let names: Vec<_> = scene.told().into_keys().collect();
     for absent in ["docker-novelty", "containerd-shim"] {
         assert!(!names.contains(&absent), "{names:?}");
     }
     assert!(
-        first
-            .stderr
-            .contains("`docker/docker-novelty`, which is not known here"),
+        first.stderr.contains("`docker/docker-novelty`, which is not known here"),
         "{}",
         first.stderr
     );
-    for ours in [
-        "dockerd-rootless",
-        "dockerd-rootless.sh",
-        "dockerd-rootless-setuptool.sh",
-    ] {
+    for ours in ["dockerd-rootless", "dockerd-rootless.sh", "dockerd-rootless-setuptool.sh"] {
         let link = fs::canonicalize(scene.bin().join(ours)).expect("a program");
-        assert_eq!(
-            link.file_name().expect("a name"),
-            "dockerd-rootless",
-            "{ours}"
-        );
+        assert_eq!(link.file_name().expect("a name"), "dockerd-rootless", "{ours}");
     }
 
     let before = scene.tree();
@@ -58,12 +41,7 @@ fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {
     assert_eq!(second.json()["actions"], serde_json::json!([]));
     assert_eq!(scene.tree(), before);
     let asked = scene.mirror.requests();
-    assert!(
-        asked
-            .iter()
-            .all(|request| request.path.ends_with(".sha256")),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|request| request.path.ends_with(".sha256")), "{asked:?}");
 }
 
 #[test]
@@ -77,10 +55,8 @@ fn real_programs_come_through_and_run() {
             .map(|program| run(scene.user.brief_command(program).arg("--version")));
         assert_eq!(ours, host, "{program}");
     }
-    let version = run(scene
-        .user
-        .brief_command(scene.bin().join("dockerd-rootless"))
-        .arg("--version"));
+    let version =
+        run(scene.user.brief_command(scene.bin().join("dockerd-rootless")).arg("--version"));
     assert!(version.starts_with("dockerd-rootless "), "{version}");
 }
 
@@ -90,9 +66,7 @@ fn a_damaged_program_is_put_right_by_the_next_fetch() {
     let dockerd = fs::canonicalize(scene.bin().join("dockerd")).expect("a program");
     let before = scene.tree();
     fs::write(&dockerd, "#!/bin/sh\necho dockerd evil\n").expect("written");
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(0, "unpacked");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "unpacked");
     assert_eq!(scene.tree(), before);
 }
 
@@ -103,15 +77,10 @@ fn latest_is_the_newest_that_the_index_names() {
         let [docker, extras] = [Docker, Extras].map(|package| Release::new(version).file(package));
         format!("<a href=\"{docker}\">{docker}</a>\n<a href=\"{extras}\">{extras}</a>\n")
     });
-    scene.mirror.put(
-        &format!("/{}/", directory("stable", architecture())),
-        index.concat(),
-    );
+    scene.mirror.put(&format!("/{}/", directory("stable", architecture())), index.concat());
     scene.fetch("--version latest").assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene
-        .fetch("--version latest --channel test")
-        .assert(1, "404");
+    scene.fetch("--version latest --channel test").assert(1, "404");
 }
 
 #[test]
@@ -119,15 +88,11 @@ fn a_version_that_is_not_there_is_named_with_its_address_and_asked_for_once() {
     let scene = Scene::have(OLD);
     let before = scene.tree();
     let ended = scene.fetch("--version 99.0.0 --insecure-no-checksum");
-    ended
-        .assert(1, "docker-99.0.0.tgz`: the server answers 404")
-        .assert(1, "hint: ");
+    ended.assert(1, "docker-99.0.0.tgz`: the server answers 404").assert(1, "hint: ");
     assert_eq!(scene.tree(), before);
     let asked = scene.mirror.requests();
-    let tarballs: Vec<_> = asked
-        .iter()
-        .filter(|request| request.path.ends_with("/docker-99.0.0.tgz"))
-        .collect();
+    let tarballs: Vec<_> =
+        asked.iter().filter(|request| request.path.ends_with("/docker-99.0.0.tgz")).collect();
     assert_eq!(tarballs.len(), 1, "{asked:?}");
 }
 
@@ -137,14 +102,10 @@ fn a_server_that_fails_for_a_moment_is_asked_again_and_one_that_keeps_failing_ch
     let before = scene.tree();
     let path = Release::new(NEW).path(Docker);
     scene.mirror.fail(&path, Fault::Status(500), 99);
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(1, "the server answers 500");
+    scene.fetch(&format!("--version {NEW}")).assert(1, "the server answers 500");
     assert_eq!(scene.tree(), before);
     scene.mirror.fail(&path, Fault::Status(503), 1);
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(0, "tries again");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "tries again");
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
@@ -153,15 +114,10 @@ fn a_download_that_stalls_or_breaks_off_goes_on_where_it_ended() {
     for fault in [Fault::Stall(40_000), Fault::Cut(40_000)] {
         let scene = Scene::with(&[NEW]);
         scene.mirror.fail(&Release::new(NEW).path(Docker), fault, 1);
-        scene
-            .fetch(&format!("--version {NEW} --timeout 1"))
-            .assert(0, "tries again");
+        scene.fetch(&format!("--version {NEW} --timeout 1")).assert(0, "tries again");
         assert_eq!(scene.version().as_deref(), Some(NEW));
         let asked = scene.mirror.requests();
-        let ranges: Vec<_> = asked
-            .into_iter()
-            .filter_map(|request| request.range)
-            .collect();
+        let ranges: Vec<_> = asked.into_iter().filter_map(|request| request.range).collect();
         assert_eq!(ranges, ["bytes=40000-"]);
     }
 }
@@ -172,18 +128,14 @@ fn a_server_that_always_stalls_is_given_up_and_what_came_is_kept_for_the_next_ru
     let before = scene.tree();
     let path = Release::new(NEW).path(Docker);
     scene.mirror.fail(&path, Fault::Stall(10_000), 99);
-    scene
-        .fetch(&format!("--version {NEW} --timeout 1"))
-        .assert(1, "the rest did not come");
+    scene.fetch(&format!("--version {NEW} --timeout 1")).assert(1, "the rest did not come");
     assert_eq!(scene.tree(), before);
     scene.mirror.fail(&path, Fault::Cut(0), 0);
     scene.mirror.requests();
     scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
     let asked = scene.mirror.requests();
     assert!(
-        asked
-            .iter()
-            .any(|request| request.range.as_deref() == Some("bytes=40000-")),
+        asked.iter().any(|request| request.range.as_deref() == Some("bytes=40000-")),
         "{asked:?}"
     );
     assert_eq!(scene.version().as_deref(), Some(NEW));
@@ -198,17 +150,12 @@ fn what_an_earlier_run_left_of_another_file_is_thrown_away() {
         (vec![7; 5_000_000], "longer"),
         (release.docker.clone(), "whole"),
     ] {
-        let file = scene
-            .user
-            .home
-            .join(".cache/dockerd-rootless/downloads")
-            .join(release.file(Docker));
+        let file =
+            scene.user.home.join(".cache/dockerd-rootless/downloads").join(release.file(Docker));
         scene.user.write(&file, left);
         scene.user.make_dir(&scene.user.home.join("made"));
         let directory = file.parent().expect("a directory");
-        run(Command::new("chown")
-            .args(["-R", &scene.user.name])
-            .arg(directory));
+        run(Command::new("chown").args(["-R", &scene.user.name]).arg(directory));
         scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
         assert_eq!(scene.version().as_deref(), Some(NEW), "{what}");
         scene.fetch("--remove").assert(0, "removed");
@@ -222,12 +169,8 @@ fn a_wrong_sum_is_an_error_of_its_own_and_changes_nothing() {
         scene.fetch("--remove --dry-run").assert(0, "");
         let release = Release::new(NEW);
         let wrong = "0".repeat(64);
-        scene
-            .mirror
-            .put(&format!("{}.sha256", release.path(Extras)), wrong.clone());
-        scene
-            .fetch(&format!("--version {NEW}"))
-            .assert(6, &format!("instead of `{wrong}`"));
+        scene.mirror.put(&format!("{}.sha256", release.path(Extras)), wrong.clone());
+        scene.fetch(&format!("--version {NEW}")).assert(6, &format!("instead of `{wrong}`"));
         assert_eq!(scene.version().as_deref(), old);
         // Nothing of it is left to be believed the next time.
         release.publish(&scene.mirror);
@@ -241,18 +184,12 @@ fn without_any_sum_nothing_is_taken_unless_it_is_said_out_loud() {
     let scene = Scene::with(&[NEW]);
     let release = Release::new(NEW);
     for package in [Docker, Extras] {
-        scene
-            .mirror
-            .remove(&format!("{}.sha256", release.path(package)));
+        scene.mirror.remove(&format!("{}.sha256", release.path(package)));
     }
     let refused = scene.fetch(&format!("--version {NEW}"));
-    refused
-        .assert(6, "no checksum of")
-        .assert(6, "--insecure-no-checksum");
+    refused.assert(6, "no checksum of").assert(6, "--insecure-no-checksum");
     assert_eq!(scene.version(), None);
-    scene
-        .fetch(&format!("--version {NEW} --insecure-no-checksum"))
-        .assert(0, "WITHOUT A CHECKSUM");
+    scene.fetch(&format!("--version {NEW} --insecure-no-checksum")).assert(0, "WITHOUT A CHECKSUM");
     // All is downloaded again, for want of a sum to compare; and it is the same.
     let again = format!("--version {NEW} --insecure-no-checksum --format json");
     assert_eq!(scene.fetch(&again).assert(0, "").json()["changed"], false);
@@ -268,15 +205,12 @@ fn a_sum_in_words_wins_over_a_list_and_that_over_the_server() {
         [Docker, Extras].map(|package| (release.file(package), sum(release.bytes(package))));
     let list = scene.user.home.join("tool/sums");
     let write = |docker_sum: &str, extras_sum: &str| {
-        scene.user.write(
-            &list,
-            format!("{docker_sum}  {}\n{extras_sum} *{}\n", docker.0, extras.0),
-        );
+        scene
+            .user
+            .write(&list, format!("{docker_sum}  {}\n{extras_sum} *{}\n", docker.0, extras.0));
     };
     for package in [Docker, Extras] {
-        scene
-            .mirror
-            .put(&format!("{}.sha256", release.path(package)), wrong.clone());
+        scene.mirror.put(&format!("{}.sha256", release.path(package)), wrong.clone());
     }
     let listed = format!("--version {NEW} --checksums {}", list.display());
     write(&wrong, &extras.1);
@@ -284,20 +218,13 @@ fn a_sum_in_words_wins_over_a_list_and_that_over_the_server() {
     let words = format!("--sha256 {}={}", docker.0, docker.1.to_uppercase());
     let wrong_words = format!("--sha256 {}={wrong}", docker.0);
     write(&docker.1, &extras.1);
-    scene
-        .fetch(&format!("{listed} {wrong_words}"))
-        .assert(6, &docker.0);
+    scene.fetch(&format!("{listed} {wrong_words}")).assert(6, &docker.0);
     assert_eq!(scene.version(), None);
     write(&wrong, &extras.1);
     scene.fetch(&format!("{listed} {words}")).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
     let asked = scene.mirror.requests();
-    assert!(
-        !asked
-            .iter()
-            .any(|request| request.path.ends_with(".sha256")),
-        "{asked:?}"
-    );
+    assert!(!asked.iter().any(|request| request.path.ends_with(".sha256")), "{asked:?}");
 }
 
 #[test]
@@ -309,9 +236,7 @@ fn what_is_built_in_is_believed_rather_than_the_server() {
     scene.fetch("--version 29.6.1").assert(6, "instead of");
     assert_eq!(scene.version(), None);
     // The newest of those is what is fetched if nothing is said.
-    scene
-        .fetch("")
-        .assert(1, "/docker-29.6.2.tgz`: the server answers 404");
+    scene.fetch("").assert(1, "/docker-29.6.2.tgz`: the server answers 404");
 }
 
 #[test]
@@ -321,23 +246,11 @@ fn words_that_make_no_sense_are_a_matter_of_usage() {
     for (words, says) in [
         ("--version banana".to_owned(), "`banana` is no version"),
         ("--version ../../etc".to_owned(), "is no version"),
-        (
-            format!("--version {NEW} --channel a/b"),
-            "cannot be the name of a channel",
-        ),
-        (
-            format!("--version {NEW} --mirror ftp://a/"),
-            "its scheme is `ftp`",
-        ),
-        (
-            format!("--version {NEW} --mirror http://mirror.invalid/"),
-            "is not https",
-        ),
+        (format!("--version {NEW} --channel a/b"), "cannot be the name of a channel"),
+        (format!("--version {NEW} --mirror ftp://a/"), "its scheme is `ftp`"),
+        (format!("--version {NEW} --mirror http://mirror.invalid/"), "is not https"),
         (format!("--version {NEW} --sha256 a"), "expected FILE=SUM"),
-        (
-            format!("--version {NEW} --sha256 docker-1.tgz={sum}"),
-            "which is not fetched",
-        ),
+        (format!("--version {NEW} --sha256 docker-1.tgz={sum}"), "which is not fetched"),
         (format!("--version {NEW} --bin-dir /a:b"), "colon"),
     ] {
         scene.fetch(&words).assert(2, says);
@@ -355,24 +268,15 @@ fn a_redirect_is_followed_but_never_to_plain_http_elsewhere() {
     let release = Release::new(NEW);
     let path = release.path(Docker);
     scene.mirror.put("/elsewhere.tgz", release.docker.clone());
-    scene.mirror.fail(
-        &path,
-        Fault::Redirect("http://mirror.invalid/x.tgz".to_owned()),
-        1,
-    );
-    scene.fetch(&format!("--version {NEW}")).assert(
-        6,
-        "redirects to `http://mirror.invalid/x.tgz`, which is not https",
-    );
-    assert_eq!(scene.tree(), before);
-    scene.mirror.fail(&path, Fault::Redirect(path.clone()), 99);
+    scene.mirror.fail(&path, Fault::Redirect("http://mirror.invalid/x.tgz".to_owned()), 1);
     scene
         .fetch(&format!("--version {NEW}"))
-        .assert(1, "more than 5 redirects");
+        .assert(6, "redirects to `http://mirror.invalid/x.tgz`, which is not https");
     assert_eq!(scene.tree(), before);
-    scene
-        .mirror
-        .fail(&path, Fault::Redirect("/elsewhere.tgz".to_owned()), 1);
+    scene.mirror.fail(&path, Fault::Redirect(path.clone()), 99);
+    scene.fetch(&format!("--version {NEW}")).assert(1, "more than 5 redirects");
+    assert_eq!(scene.tree(), before);
+    scene.mirror.fail(&path, Fault::Redirect("/elsewhere.tgz".to_owned()), 1);
     scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
@@ -397,10 +301,7 @@ fn plain_http_elsewhere_goes_through_the_proxy_if_it_is_allowed_at_all() {
     super::scene::finish(&mut command).assert(1, "proxy");
     let asked = scene.mirror.requests();
     let through = |path: &str| path == "mirror.invalid:80";
-    assert!(
-        asked.iter().all(|request| through(&request.path)),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|request| through(&request.path)), "{asked:?}");
     assert!(!asked.is_empty());
 }
 
@@ -414,9 +315,8 @@ fn names_are_looked_up_as_the_host_does_it() {
     scene.user.write(&getent, format!("#!/bin/sh\n{answer}\n"));
     run(Command::new("chmod").arg("0755").arg(&getent));
     let port = scene.mirror.address.port();
-    let mut command = scene.command(&format!(
-        "--version {NEW} --insecure-http --mirror http://mirror.invalid:{port}"
-    ));
+    let mut command = scene
+        .command(&format!("--version {NEW} --insecure-http --mirror http://mirror.invalid:{port}"));
     let path = format!("{}:/usr/bin:/bin", stubs.display());
     super::scene::finish(command.env("PATH", path)).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
@@ -428,23 +328,12 @@ fn names_are_looked_up_as_the_host_does_it() {
 fn a_second_one_at_the_same_time_is_told_who_is_first() {
     let scene = Scene::with(&[NEW]);
     let (arrival, go) = scene.mirror.gate();
-    let mut first = scene
-        .command(&format!("--version {NEW}"))
-        .spawn()
-        .expect("started");
+    let mut first = scene.command(&format!("--version {NEW}")).spawn().expect("started");
     arrival.recv().expect("a request");
-    for words in [
-        format!("--version {NEW}"),
-        "--remove".to_owned(),
-        "--rollback".to_owned(),
-    ] {
+    for words in [format!("--version {NEW}"), "--remove".to_owned(), "--rollback".to_owned()] {
         let second = scene.fetch(&words);
         second.assert(5, "is fetching or removing programs already");
-        assert!(
-            second.stderr.contains("error: process "),
-            "{}",
-            second.stderr
-        );
+        assert!(second.stderr.contains("error: process "), "{}", second.stderr);
     }
     drop(go);
     assert_eq!(first.wait().expect("ended").code(), Some(0));
@@ -457,28 +346,17 @@ fn a_terminal_sees_how_far_it_is() {
     let release = Release::new(NEW);
     release.publish(&scene.mirror);
     let sums = [Docker, Extras].map(|package| {
-        format!(
-            "--sha256 {}={}",
-            release.file(package),
-            sum(release.bytes(package))
-        )
+        format!("--sha256 {}={}", release.file(package), sum(release.bytes(package)))
     });
-    let line = format!(
-        "{} fetch --version {NEW} {}",
-        scene.program.display(),
-        sums.join(" ")
-    );
+    let line = format!("{} fetch --version {NEW} {}", scene.program.display(), sums.join(" "));
     let (_arrival, go) = scene.mirror.gate();
     // script(1) gives it a terminal.
     let mut script = scene.user.brief_command("script");
     script
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .env("DOCKERD_ROOTLESS_MIRROR", scene.mirror.url());
-    let mut process = script
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script(1)");
+    let mut process =
+        script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("script(1)");
     let mut screen = process.stdout.take().expect("a pipe");
     let mut seen = Vec::new();
     let mut chunk = [0; 4096];
@@ -490,11 +368,7 @@ fn a_terminal_sees_how_far_it_is() {
     }
     drop(go);
     screen.read_to_end(&mut seen).expect("read");
-    assert!(
-        process.wait().expect("ended").success(),
-        "{}",
-        String::from_utf8_lossy(&seen)
-    );
+    assert!(process.wait().expect("ended").success(), "{}", String::from_utf8_lossy(&seen));
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
@@ -507,22 +381,15 @@ fn a_directory_serves_as_well_and_nobody_is_asked() {
         for package in [Docker, Extras] {
             let file = directory.join(release.file(package));
             scene.user.write(&file, release.bytes(package));
-            scene.user.write(
-                &file.with_extension("tgz.sha256"),
-                sum(release.bytes(package)),
-            );
+            scene.user.write(&file.with_extension("tgz.sha256"), sum(release.bytes(package)));
         }
     }
     let offline = format!("--offline {}", directory.display());
     scene.fetch(&offline).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene
-        .fetch(&format!("{offline} --version {OLD}"))
-        .assert(0, OLD);
+    scene.fetch(&format!("{offline} --version {OLD}")).assert(0, OLD);
     assert_eq!(scene.version().as_deref(), Some(OLD));
-    scene
-        .user
-        .write(&directory.join(new.file(Docker)), "not a tarball");
+    scene.user.write(&directory.join(new.file(Docker)), "not a tarball");
     scene.fetch("--remove").assert(0, "");
     scene.fetch(&offline).assert(6, "has the SHA-256 sum");
     assert_eq!(scene.version(), None);
@@ -533,9 +400,8 @@ fn a_directory_serves_as_well_and_nobody_is_asked() {
 fn a_dry_run_tells_and_does_nothing() {
     let scene = Scene::with(&[NEW]);
     let before = scene.tree();
-    let ended = scene.fetch(&format!(
-        "--version {NEW} --dry-run --format json --install -- --no-start"
-    ));
+    let ended =
+        scene.fetch(&format!("--version {NEW} --dry-run --format json --install -- --no-start"));
     let object = ended.assert(0, "nobody but whoever keeps").json();
     assert_eq!(
         (&object["schema"], &object["changed"], &object["dry_run"]),

@@ -13,9 +13,7 @@ use crate::support::command::run;
 #[test]
 fn a_rollback_goes_back_and_a_second_one_forward() {
     let scene = Scene::have(OLD);
-    scene
-        .fetch("--rollback")
-        .assert(1, "there is no earlier version");
+    scene.fetch("--rollback").assert(1, "there is no earlier version");
     scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
     for expected in [OLD, NEW, OLD] {
         scene.fetch("--rollback").assert(0, "switched to");
@@ -28,25 +26,14 @@ fn only_two_versions_are_kept() {
     let scene = Scene::have(OLD);
     Release::new("77.3.0").publish(&scene.mirror);
     for version in [NEW, "77.3.0"] {
-        scene
-            .fetch(&format!("--version {version}"))
-            .assert(0, version);
+        scene.fetch(&format!("--version {version}")).assert(0, version);
     }
-    let sets = fs::read_dir(scene.store().join("versions"))
-        .expect("sets")
-        .flatten();
-    let mut sets: Vec<_> = sets
-        .map(|set| set.file_name().to_string_lossy()[..6].to_owned())
-        .collect();
+    let sets = fs::read_dir(scene.store().join("versions")).expect("sets").flatten();
+    let mut sets: Vec<_> =
+        sets.map(|set| set.file_name().to_string_lossy()[..6].to_owned()).collect();
     sets.sort();
     assert_eq!(sets, [NEW, "77.3.0"]);
-    assert!(
-        !scene
-            .user
-            .home
-            .join(".cache/dockerd-rootless/downloads")
-            .exists()
-    );
+    assert!(!scene.user.home.join(".cache/dockerd-rootless/downloads").exists());
 }
 
 #[test]
@@ -54,15 +41,10 @@ fn removal_leaves_the_home_as_it_was_and_a_second_one_finds_nothing() {
     let scene = Scene::with(&[OLD, NEW]);
     let before = scene.tree();
     for version in [OLD, NEW] {
-        scene
-            .fetch(&format!("--version {version}"))
-            .assert(0, version);
+        scene.fetch(&format!("--version {version}")).assert(0, version);
     }
     let would = scene.fetch("--remove --dry-run");
-    would
-        .assert(0, "would remove: link")
-        .assert(0, "our lines in")
-        .assert(0, "programs in");
+    would.assert(0, "would remove: link").assert(0, "our lines in").assert(0, "programs in");
     assert_eq!(scene.version().as_deref(), Some(NEW));
     scene.fetch("--remove").assert(0, "removed: link");
     let mut after = scene.tree();
@@ -82,26 +64,18 @@ fn programs_that_were_there_are_taken_over_and_given_back() {
     scene.user.write(&other, script("docker", OLD));
     fs::remove_file(scene.bin().join("docker")).expect("removed");
     let link = scene.bin().join("docker");
-    run(scene
-        .user
-        .command("ln")
-        .args(["-s", "../other-docker"])
-        .arg(link));
+    run(scene.user.command("ln").args(["-s", "../other-docker"]).arg(link));
     fs::set_permissions(scene.bin().join("runc"), Permissions::from_mode(0o700)).expect("a mode");
     scene.user.write(&scene.bin().join("my-own"), "mine");
     let before = scene.tree();
 
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(0, "took over");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "took over");
     assert_eq!(scene.version().as_deref(), Some(NEW));
     scene.fetch("--rollback").assert(0, "switched to adopted-");
     assert_eq!(scene.version().as_deref(), Some(OLD));
     scene.fetch("--rollback").assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene
-        .fetch("--remove")
-        .assert(0, "in favour of what was there before");
+    scene.fetch("--remove").assert(0, "in favour of what was there before");
     let mut after = scene.tree();
     for made in [".local", ".local/share"] {
         after.remove(std::path::Path::new(made));
@@ -117,16 +91,11 @@ fn programs_put_over_our_links_are_taken_over_again() {
         fs::remove_file(scene.bin().join(name)).expect("removed");
         scene.user.write(&scene.bin().join(name), script(name, OLD));
     }
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(0, "took over docker, dockerd");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "took over docker, dockerd");
     assert_eq!(scene.version().as_deref(), Some(NEW));
     scene.fetch("--remove").assert(0, "");
     let left: Vec<_> = scene.told().into_iter().collect();
-    assert_eq!(
-        left,
-        [("docker", OLD.to_owned()), ("dockerd", OLD.to_owned())]
-    );
+    assert_eq!(left, [("docker", OLD.to_owned()), ("dockerd", OLD.to_owned())]);
 }
 
 #[test]
@@ -134,9 +103,7 @@ fn what_is_neither_file_nor_link_is_not_touched() {
     let scene = Scene::with(&[NEW]);
     scene.user.make_dir(&scene.bin().join("dockerd"));
     let before = scene.tree();
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(1, "is in the way");
+    scene.fetch(&format!("--version {NEW}")).assert(1, "is in the way");
     let mut after = scene.tree();
     after.retain(|path, _| !path.starts_with(".local"));
     assert_eq!(after, before);
@@ -146,22 +113,13 @@ fn what_is_neither_file_nor_link_is_not_touched() {
 fn links_are_in_one_directory_at_a_time() {
     let scene = Scene::have(NEW);
     scene
-        .fetch(&format!(
-            "--version {NEW} --bin-dir {}/elsewhere",
-            scene.user.home.display()
-        ))
+        .fetch(&format!("--version {NEW} --bin-dir {}/elsewhere", scene.user.home.display()))
         .assert(2, "first: dockerd-rootless fetch --remove");
 }
 
 #[test]
 fn a_directory_with_an_odd_name_is_found_by_a_new_shell() {
-    for name in [
-        &b"a b"[..],
-        b"it's",
-        b"\"$HOME\" `id` *?",
-        b"\xff\xfe",
-        b"-x \\",
-    ] {
+    for name in [&b"a b"[..], b"it's", b"\"$HOME\" `id` *?", b"\xff\xfe", b"-x \\"] {
         let scene = Scene::with(&[NEW]);
         let directory = scene.user.home.join(std::ffi::OsStr::from_bytes(name));
         for file in [".bash_profile", ".bashrc", ".zshrc"] {
@@ -173,9 +131,7 @@ fn a_directory_with_an_odd_name_is_found_by_a_new_shell() {
         for shell in [["sh", "-lc"], ["bash", "-lc"], ["dash", "-lc"]] {
             let mut command = scene.user.command(shell[0]);
             let said = finish(
-                command
-                    .args([shell[1], "dockerd; echo $PATH"])
-                    .env("PATH", "/usr/bin:/bin"),
+                command.args([shell[1], "dockerd; echo $PATH"]).env("PATH", "/usr/bin:/bin"),
             );
             said.assert(0, &format!("dockerd {NEW}\n"));
             let count = said.stdout.matches(&*directory.to_string_lossy()).count();
@@ -198,16 +154,10 @@ fn a_directory_with_an_odd_name_is_found_by_a_new_shell() {
 fn shell_files_are_edited_where_they_are_kept_and_only_if_they_need_to_be() {
     let scene = Scene::with(&[NEW]);
     let home = &scene.user.home;
-    scene.user.write(
-        &home.join("dotfiles/profile"),
-        b"# \xff no newline".as_slice(),
-    );
+    scene.user.write(&home.join("dotfiles/profile"), b"# \xff no newline".as_slice());
     fs::remove_file(home.join(".profile")).expect("Debian's");
     symlink("dotfiles/profile", home.join(".profile")).expect("a link");
-    run(Command::new("chown")
-        .arg("-R")
-        .arg(&scene.user.name)
-        .arg(home.join("dotfiles")));
+    run(Command::new("chown").arg("-R").arg(&scene.user.name).arg(home.join("dotfiles")));
     fs::set_permissions(home.join("dotfiles/profile"), Permissions::from_mode(0o640))
         .expect("a mode");
     scene.user.make_dir(&home.join(".config/fish"));
@@ -216,19 +166,14 @@ fn shell_files_are_edited_where_they_are_kept_and_only_if_they_need_to_be() {
     let words = format!("--version {NEW}");
     let in_path = format!("{}:/usr/bin:/bin", scene.bin().display());
     finish(scene.command(&words).env("PATH", in_path)).assert(0, "");
-    scene
-        .fetch(&format!("{words} --no-modify-path"))
-        .assert(0, "");
+    scene.fetch(&format!("{words} --no-modify-path")).assert(0, "");
     let profile = || fs::read(home.join("dotfiles/profile")).expect("a file");
     assert_eq!(profile(), b"# \xff no newline");
 
     scene.fetch(&words).assert(0, "to PATH in");
     assert!(home.join(".profile").is_symlink());
     assert!(profile().starts_with(b"# \xff no newline\n# >>> dockerd-rootless"));
-    assert!(
-        home.join(".config/fish/conf.d/dockerd-rootless.fish")
-            .exists()
-    );
+    assert!(home.join(".config/fish/conf.d/dockerd-rootless.fish").exists());
     assert!(!home.join(".zshrc").exists() && !home.join(".bash_profile").exists());
     scene.fetch("--remove").assert(0, "");
     let mut after = scene.tree();
@@ -256,9 +201,7 @@ fn a_profile_that_was_not_there_goes_again() {
     for file in [".profile", ".bashrc"] {
         let _ = fs::remove_file(scene.user.home.join(file));
     }
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(0, "/.profile`");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "/.profile`");
     assert!(scene.user.home.join(".profile").exists());
     scene.fetch("--remove").assert(0, "/.profile`");
     assert!(!scene.user.home.join(".profile").exists());
@@ -271,9 +214,7 @@ fn a_home_that_cannot_be_written_is_named_before_anything_is_downloaded() {
     let before = scene.tree();
     let read_only = format!("mount --bind {home} {home}; mount -o remount,ro,bind {home}");
     let ended = scene.fetch_after(&read_only, &format!("--version {NEW}"));
-    ended
-        .assert(1, &format!("`{home}` cannot be written to"))
-        .assert(1, "Read-only file system");
+    ended.assert(1, &format!("`{home}` cannot be written to")).assert(1, "Read-only file system");
     assert_eq!(scene.tree(), before);
     assert!(scene.mirror.requests().is_empty());
 }
@@ -293,22 +234,13 @@ fn a_full_disk_changes_nothing_wherever_it_is_full() {
     let words = format!("--version {NEW}");
     // No room for the download, then none for the programs, where nothing of the try is left either.
     let ended = scene.fetch_after(&small(".cache", 60), &words);
-    ended
-        .assert(1, "No space left on device")
-        .assert(1, "df -h")
-        .assert(1, "downloads/docker");
+    ended.assert(1, "No space left on device").assert(1, "df -h").assert(1, "downloads/docker");
     let look = format!("ls -A {home}/.local/share/dockerd-rootless");
     let prepare = small(".local/share", 200);
     let script = "\"$@\" || { code=$?; $LOOK; exit $code; }";
     let mut command = scene.user.command_after(&prepare, "sh");
-    command
-        .args(["-c", script, "sh"])
-        .arg(&scene.program)
-        .arg("fetch")
-        .args(words.split(' '));
-    command
-        .env("LOOK", look)
-        .env("DOCKERD_ROOTLESS_MIRROR", scene.mirror.url());
+    command.args(["-c", script, "sh"]).arg(&scene.program).arg("fetch").args(words.split(' '));
+    command.env("LOOK", look).env("DOCKERD_ROOTLESS_MIRROR", scene.mirror.url());
     let ended = finish(&mut command);
     ended.assert(1, "No space left on device");
     assert_eq!(ended.stdout, "lock\n");

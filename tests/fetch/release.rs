@@ -46,10 +46,7 @@ impl Release {
             let mut tarball = Tarball::new();
             tarball.directory(&format!("{}/", package.name()));
             for program in programs {
-                tarball.file(
-                    &format!("{}/{program}", package.name()),
-                    &script(program, version),
-                );
+                tarball.file(&format!("{}/{program}", package.name()), &script(program, version));
             }
             tarball.finish()
         };
@@ -75,11 +72,7 @@ impl Release {
     }
 
     pub fn path(&self, package: Package) -> String {
-        format!(
-            "/{}/{}",
-            directory("stable", architecture()),
-            self.file(package)
-        )
+        format!("/{}/{}", directory("stable", architecture()), self.file(package))
     }
 
     pub fn bytes(&self, package: Package) -> &[u8] {
@@ -108,22 +101,14 @@ pub fn script(name: &str, version: &str) -> Vec<u8> {
     let mut padding = String::new();
     let mut seed = Sha256::digest(format!("{name} {version}"));
     while padding.len() < 8 * 1024 {
-        padding.push_str(
-            &seed
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>(),
-        );
+        padding.push_str(&seed.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         seed = Sha256::digest(seed);
     }
     format!("#!/bin/sh\necho {name} {version}\nexit\n{padding}\n").into_bytes()
 }
 
 pub fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -155,14 +140,7 @@ impl Tarball {
     }
 
     pub fn file(&mut self, name: &str, content: &[u8]) {
-        self.entry(
-            name,
-            EntryType::Regular,
-            0o755,
-            "",
-            content.len() as u64,
-            content,
-        );
+        self.entry(name, EntryType::Regular, 0o755, "", content.len() as u64, content);
     }
 
     pub fn entry(

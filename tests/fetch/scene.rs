@@ -64,15 +64,8 @@ impl Scene {
         let user = TestUser::new();
         let program = user.home.join("tool/dockerd-rootless");
         user.make_dir(program.parent().expect("a directory"));
-        run(Command::new("install")
-            .arg("--mode=0755")
-            .arg(stripped())
-            .arg(&program));
-        Self {
-            user,
-            mirror: Mirror::new(),
-            program,
-        }
+        run(Command::new("install").arg("--mode=0755").arg(stripped()).arg(&program));
+        Self { user, mirror: Mirror::new(), program }
     }
 
     /// With these versions on the server.
@@ -123,9 +116,7 @@ impl Scene {
     #[track_caller]
     pub fn have(version: &str) -> Self {
         let scene = Self::with(&[OLD, NEW]);
-        scene
-            .fetch(&format!("--version {version}"))
-            .assert(0, version);
+        scene.fetch(&format!("--version {version}")).assert(0, version);
         scene.mirror.requests();
         scene
     }
@@ -181,10 +172,7 @@ fn stripped() -> &'static Path {
     static STRIPPED: OnceLock<PathBuf> = OnceLock::new();
     STRIPPED.get_or_init(|| {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dockerd-rootless.stripped");
-        run(Command::new("strip")
-            .arg("-o")
-            .arg(&path)
-            .arg(env!("CARGO_BIN_EXE_dockerd-rootless")));
+        run(Command::new("strip").arg("-o").arg(&path).arg(env!("CARGO_BIN_EXE_dockerd-rootless")));
         path
     })
 }

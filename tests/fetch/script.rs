@@ -50,13 +50,7 @@ impl Site {
         }
         let script = fs::read_to_string(directory.join("install.sh")).expect("a script");
         let machine = run(Command::new("uname").arg("-m"));
-        Self {
-            user,
-            mirror,
-            script,
-            file: format!("dockerd-rootless-{machine}"),
-            directory,
-        }
+        Self { user, mirror, script, file: format!("dockerd-rootless-{machine}"), directory }
     }
 
     fn new() -> Self {
@@ -75,12 +69,7 @@ impl Site {
         variables: &[(&str, &str)],
     ) -> Ended {
         let mut command = self.user.brief_command(shell[0]);
-        command
-            .args(&shell[1..])
-            .arg("-s")
-            .arg("--")
-            .args(words)
-            .envs(variables.iter().copied());
+        command.args(&shell[1..]).arg("-s").arg("--").args(words).envs(variables.iter().copied());
         command.env("TMPDIR", self.user.home.join("tmp"));
         self.user.make_dir(&self.user.home.join("tmp"));
         let mut child = command
@@ -90,16 +79,10 @@ impl Site {
             .spawn()
             .expect("a shell");
         // A shell that has ended reads no more.
-        let _ = child
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(script.as_bytes());
+        let _ = child.stdin.take().expect("a pipe").write_all(script.as_bytes());
         let ended = Ended::of(&child.wait_with_output().expect("ended"));
-        let left: Vec<_> = fs::read_dir(self.user.home.join("tmp"))
-            .expect("a directory")
-            .flatten()
-            .collect();
+        let left: Vec<_> =
+            fs::read_dir(self.user.home.join("tmp")).expect("a directory").flatten().collect();
         assert!(left.is_empty(), "{left:?}");
         ended
     }
@@ -121,8 +104,7 @@ fn every_shell_gets_the_program_checks_it_and_hands_its_words_over() {
             "{shell:?}"
         );
         assert_eq!(site.noted("input").as_deref(), Some(""), "{shell:?}");
-        site.pipe(shell, &site.script, &[], &[("STUB_EXIT", "6")])
-            .assert(6, "");
+        site.pipe(shell, &site.script, &[], &[("STUB_EXIT", "6")]).assert(6, "");
     }
 }
 
@@ -152,8 +134,7 @@ fn another_program_than_the_released_one_is_not_run() {
         &format!("/v1/{}.sha256", site.file),
         format!("{}  {}\n", sum(evil.as_bytes()), site.file),
     );
-    site.pipe(SHELLS[0], &site.script, &[], &[])
-        .assert(6, "nothing was changed");
+    site.pipe(SHELLS[0], &site.script, &[], &[]).assert(6, "nothing was changed");
     assert_eq!(site.noted("words"), None);
 }
 
@@ -173,10 +154,7 @@ fn a_directory_in_which_no_program_runs_is_named() {
     site.user.make_dir(&directory);
     let script = site.user.home.join("install.sh");
     site.user.write(&script, &site.script);
-    let prepare = format!(
-        "mount -t tmpfs -o noexec,mode=1777 tmpfs {}",
-        directory.display()
-    );
+    let prepare = format!("mount -t tmpfs -o noexec,mode=1777 tmpfs {}", directory.display());
     let mut command = site.user.command_after(&prepare, "dash");
     command.arg(&script).env("TMPDIR", &directory);
     Ended::of(&command.output().expect("dash")).assert(1, "Set TMPDIR");
@@ -186,24 +164,17 @@ fn a_directory_in_which_no_program_runs_is_named() {
 #[test]
 fn an_installer_without_a_release_needs_an_address_and_trusts_the_sum_beside_the_file() {
     let site = Site::new();
-    site.pipe(SHELLS[0], PLAIN, &[], &[])
-        .assert(1, "Set DOCKERD_ROOTLESS_URL");
+    site.pipe(SHELLS[0], PLAIN, &[], &[]).assert(1, "Set DOCKERD_ROOTLESS_URL");
     let url = format!("{}/v1", site.mirror.url());
     let address = [("DOCKERD_ROOTLESS_URL", &*url)];
     site.pipe(SHELLS[0], PLAIN, &[], &address).assert(0, "");
     assert!(site.noted("words").is_some());
-    site.mirror.put(
-        &format!("/v1/{}.sha256", site.file),
-        format!("{}  x\n", "0".repeat(64)),
-    );
-    site.pipe(SHELLS[0], PLAIN, &[], &address)
-        .assert(6, "instead of");
+    site.mirror.put(&format!("/v1/{}.sha256", site.file), format!("{}  x\n", "0".repeat(64)));
+    site.pipe(SHELLS[0], PLAIN, &[], &address).assert(6, "instead of");
     site.mirror.remove(&format!("/v1/{}.sha256", site.file));
-    site.pipe(SHELLS[0], PLAIN, &[], &address)
-        .assert(1, "cannot be downloaded");
+    site.pipe(SHELLS[0], PLAIN, &[], &address).assert(1, "cannot be downloaded");
     let elsewhere = [("DOCKERD_ROOTLESS_URL", "http://mirror.invalid/v1")];
-    site.pipe(SHELLS[0], PLAIN, &[], &elsewhere)
-        .assert(1, "only https is trusted");
+    site.pipe(SHELLS[0], PLAIN, &[], &elsewhere).assert(1, "only https is trusted");
 }
 
 #[test]
@@ -211,12 +182,9 @@ fn a_download_that_fails_says_so_and_one_that_fails_for_a_moment_is_tried_again(
     let site = Site::new();
     let path = format!("/v1/{}", site.file);
     site.mirror.fail(&path, Fault::Status(404), 1);
-    site.pipe(SHELLS[0], &site.script, &[], &[])
-        .assert(1, "cannot be downloaded");
-    site.mirror
-        .fail(&path, Fault::Redirect("file:///etc/passwd".to_owned()), 1);
-    site.pipe(SHELLS[0], &site.script, &[], &[])
-        .assert(1, "cannot be downloaded");
+    site.pipe(SHELLS[0], &site.script, &[], &[]).assert(1, "cannot be downloaded");
+    site.mirror.fail(&path, Fault::Redirect("file:///etc/passwd".to_owned()), 1);
+    site.pipe(SHELLS[0], &site.script, &[], &[]).assert(1, "cannot be downloaded");
     assert_eq!(site.noted("words"), None);
     site.mirror.fail(&path, Fault::Status(503), 1);
     site.pipe(SHELLS[0], &site.script, &[], &[]).assert(0, "");
@@ -228,9 +196,9 @@ fn wget_does_where_there_is_no_curl_and_openssl_where_there_is_no_sha256sum() {
     let site = Site::new();
     let tools = site.user.home.join("tools");
     site.user.make_dir(&tools);
-    for name in [
-        "cat", "chmod", "cut", "id", "mktemp", "openssl", "rm", "sed", "sh", "uname", "wget",
-    ] {
+    for name in
+        ["cat", "chmod", "cut", "id", "mktemp", "openssl", "rm", "sed", "sh", "uname", "wget"]
+    {
         let target = Path::new("/usr/bin").join(name);
         assert!(target.exists(), "{} is missing", target.display());
         std::os::unix::fs::symlink(target, tools.join(name)).expect("a link");
@@ -248,11 +216,9 @@ fn wget_does_where_there_is_no_curl_and_openssl_where_there_is_no_sha256sum() {
     site.pipe(&shell, PLAIN, &[], &[("DOCKERD_ROOTLESS_URL", &url)])
         .assert(4, "install curl or GNU wget");
     fs::remove_file(tools.join("openssl")).expect("removed");
-    site.pipe(&shell, &site.script, &[], &[])
-        .assert(4, "nothing here computes SHA-256 sums");
+    site.pipe(&shell, &site.script, &[], &[]).assert(4, "nothing here computes SHA-256 sums");
     fs::remove_file(tools.join("wget")).expect("removed");
-    site.pipe(&shell, &site.script, &[], &[])
-        .assert(4, "neither curl nor wget");
+    site.pipe(&shell, &site.script, &[], &[]).assert(4, "neither curl nor wget");
 }
 
 #[test]
@@ -271,27 +237,12 @@ fn root_is_sent_away() {
 #[test]
 fn the_real_program_comes_through_the_pipe_and_fetches() {
     let scene = Scene::with(&[NEW]);
-    let Scene {
-        user,
-        mirror,
-        program,
-    } = scene;
+    let Scene { user, mirror, program } = scene;
     let site = Site::of(user, &program);
     let tarballs = mirror.url();
-    let words = [
-        "--version",
-        NEW,
-        "--mirror",
-        &tarballs,
-        "--dry-run",
-        "--",
-        "--no-start",
-    ];
+    let words = ["--version", NEW, "--mirror", &tarballs, "--dry-run", "--", "--no-start"];
     let ended = site.pipe(SHELLS[0], &site.script, &words, &[("SKIP_IPTABLES", "1")]);
-    ended.assert(
-        0,
-        "run `dockerd-rootless install --skip-iptables --no-start`",
-    );
+    ended.assert(0, "run `dockerd-rootless install --skip-iptables --no-start`");
     assert!(site.directory.join("install.sh").exists());
     assert!(!site.user.home.join("bin").exists());
 }

@@ -52,11 +52,7 @@ impl Server {
             "subjectAltName=DNS:localhost,IP:127.0.0.1",
         ]);
         request.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
-        run(request
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate));
+        run(request.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
         run(Command::new("chmod").arg("0644").arg(&certificate));
         let mut server = Command::new("openssl");
         server
@@ -82,49 +78,29 @@ impl Server {
             }
         });
         let address = told.recv_timeout(PATIENCE).expect("an address");
-        Self {
-            child,
-            scene,
-            certificate,
-            url: format!("https://{address}"),
-        }
+        Self { child, scene, certificate, url: format!("https://{address}") }
     }
 
     fn put(&self, path: &str, head: &str, body: &[u8]) {
-        let file = self
-            .scene
-            .user
-            .home
-            .join("tool/site")
-            .join(path.trim_start_matches('/'));
+        let file = self.scene.user.home.join("tool/site").join(path.trim_start_matches('/'));
         let head = format!(
             "HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        self.scene
-            .user
-            .make_dir(file.parent().expect("a directory"));
-        self.scene
-            .user
-            .write(&file, [head.as_bytes(), body].concat());
+        self.scene.user.make_dir(file.parent().expect("a directory"));
+        self.scene.user.write(&file, [head.as_bytes(), body].concat());
     }
 
     fn publish(&self, release: &Release) {
         for package in [Docker, Extras] {
             let bytes = release.bytes(package);
             self.put(&release.path(package), "200 OK", bytes);
-            self.put(
-                &format!("{}.sha256", release.path(package)),
-                "200 OK",
-                sum(bytes).as_bytes(),
-            );
+            self.put(&format!("{}.sha256", release.path(package)), "200 OK", sum(bytes).as_bytes());
         }
     }
 
     fn fetch(&self, is_trusted: bool) -> Ended {
-        let mut command = self
-            .scene
-            .command(&format!("--version {NEW} --mirror {}", self.url));
+        let mut command = self.scene.command(&format!("--version {NEW} --mirror {}", self.url));
         if is_trusted {
             command.env("SSL_CERT_FILE", &self.certificate);
         }
@@ -136,10 +112,7 @@ impl Server {
 fn https_is_asked_if_its_authority_is_trusted() {
     let server = Server::new();
     server.publish(&Release::new(NEW));
-    server
-        .fetch(false)
-        .assert(1, "certificate")
-        .assert(1, "SSL_CERT_FILE");
+    server.fetch(false).assert(1, "certificate").assert(1, "SSL_CERT_FILE");
     assert_eq!(server.scene.version(), None);
     server.fetch(true).assert(0, NEW);
     assert_eq!(server.scene.version().as_deref(), Some(NEW));
@@ -152,11 +125,7 @@ fn a_redirect_from_https_to_http_is_refused_even_on_this_host() {
     server.publish(&release);
     release.publish(&server.scene.mirror);
     let target = format!("{}{}", server.scene.mirror.url(), release.path(Docker));
-    server.put(
-        &release.path(Docker),
-        &format!("302 Found\r\nLocation: {target}"),
-        b"",
-    );
+    server.put(&release.path(Docker), &format!("302 Found\r\nLocation: {target}"), b"");
     server.fetch(true).assert(6, "which is not https");
     assert_eq!(server.scene.version(), None);
     assert!(server.scene.mirror.requests().is_empty());

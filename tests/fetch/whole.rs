@@ -58,11 +58,7 @@ fn files(home: &Path) -> String {
 
 #[test]
 fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_nothing() {
-    let Scene {
-        user,
-        mirror,
-        program,
-    } = Scene::new();
+    let Scene { user, mirror, program } = Scene::new();
     let packed = user.home.join("tool/packed");
     let mut release = Release::real(OLD, &packed);
     release.publish(&mirror);
@@ -77,11 +73,7 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     let ended = pipe(&site, &mirror.url(), OLD);
     ended.assert(0, "rootless Docker is installed and answers");
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
-    assert!(
-        running(user).contains(&format!("/versions/{OLD}-")),
-        "{}",
-        running(user)
-    );
+    assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
     let bin = user.home.join("bin");
     for program in ["docker", "dockerd", "dockerd-rootless-setuptool.sh"] {
         login(user, &format!("command -v {program}"))
@@ -90,10 +82,7 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     let docker = Docker(user);
     docker.import_image();
     fs::remove_file(user.home.join("image.tar")).expect("remove");
-    let run = login(
-        user,
-        &format!("docker run --rm {IMAGE} cat /www/index.html"),
-    );
+    let run = login(user, &format!("docker run --rm {IMAGE} cat /www/index.html"));
     run.assert(0, PAGE);
 
     // Again: nothing is to be done, and nothing restarts.
@@ -103,9 +92,7 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     assert_eq!(main(), first);
 
     // A newer dockerd comes under containers that run, and the rest when there are none.
-    docker.run(&format!(
-        "run -d --name busy --stop-signal KILL {IMAGE} sleep infinity"
-    ));
+    docker.run(&format!("run -d --name busy --stop-signal KILL {IMAGE} sleep infinity"));
     let begin = || docker.run("inspect --format {{.State.StartedAt}} busy");
     let began = begin();
     pipe(&site, &mirror.url(), NEW).assert(0, "containers were not touched");
@@ -113,25 +100,14 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     assert_eq!(begin(), began);
     docker.run("rm -f busy");
     login(user, "dockerd-rootless upgrade").assert(0, "restart docker.service");
-    assert!(
-        running(user).contains(&format!("/versions/{NEW}-")),
-        "{}",
-        running(user)
-    );
+    assert!(running(user).contains(&format!("/versions/{NEW}-")), "{}", running(user));
     login(user, "dockerd-rootless fetch --rollback").assert(0, OLD);
     login(user, "dockerd-rootless upgrade").assert(0, "restart docker.service");
-    assert!(
-        running(user).contains(&format!("/versions/{OLD}-")),
-        "{}",
-        running(user)
-    );
+    assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
 
     login(user, "dockerd-rootless fetch --remove").assert(5, "uninstall --remove-binaries");
-    login(
-        user,
-        "dockerd-rootless uninstall --purge-data --yes --remove-binaries",
-    )
-    .assert(0, "rootless Docker is uninstalled");
+    login(user, "dockerd-rootless uninstall --purge-data --yes --remove-binaries")
+        .assert(0, "rootless Docker is uninstalled");
     assert!(!bin.join("docker").exists());
     assert!(!user.home.join(".local/share/dockerd-rootless").exists());
     assert!(!user.home.join(".local/share/docker").exists());

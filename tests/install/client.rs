@@ -15,37 +15,26 @@ fn a_stale_context_is_repaired_and_the_previous_one_comes_back() {
     let user = TestUser::new();
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
-    home.docker("context create lab --docker host=tcp://127.0.0.1:1")
-        .good();
-    home.docker("context create rootless --docker host=unix:///run/user/0/docker.sock")
-        .good();
+    home.docker("context create lab --docker host=tcp://127.0.0.1:1").good();
+    home.docker("context create rootless --docker host=unix:///run/user/0/docker.sock").good();
     home.docker("context use lab").good();
     let told = home.tell("install --format json").good();
     assert!(
-        told.actions().contains(&format!(
-            "lead the docker context `rootless` to {}",
-            host(&user)
-        )),
+        told.actions().contains(&format!("lead the docker context `rootless` to {}", host(&user))),
         "{told:?}"
     );
     home.docker("info").good();
     assert_eq!(home.context(), "rootless");
-    let inspected = home
-        .docker("context inspect rootless --format {{.Endpoints.docker.Host}}")
-        .good();
+    let inspected =
+        home.docker("context inspect rootless --format {{.Endpoints.docker.Host}}").good();
     assert_eq!(inspected.stdout.trim(), host(&user));
     home.tell("uninstall").good();
     assert_eq!(home.context(), "lab");
 
     // A context of that name that leads elsewhere is somebody's.
-    home.docker("context create rootless --docker host=tcp://127.0.0.1:2")
-        .good();
+    home.docker("context create rootless --docker host=tcp://127.0.0.1:2").good();
     let told = home.tell("uninstall").good();
-    assert!(
-        told.stderr
-            .contains("leads to tcp://127.0.0.1:2, and stays"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("leads to tcp://127.0.0.1:2, and stays"), "{told:?}");
     home.docker("context inspect rootless").good();
     manager.stop();
     assert_nothing_left(&user);
@@ -90,18 +79,10 @@ fn a_client_elsewhere_in_path_is_used_and_none_is_no_failure() {
     }
     let path = tools.display().to_string();
     let told = home.with_path("install", &path).good();
-    assert!(
-        told.stderr.contains("there is no docker client in PATH"),
-        "{told:?}"
-    );
-    assert!(
-        told.stdout
-            .contains(&format!("export DOCKER_HOST={}", host(&user))),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("there is no docker client in PATH"), "{told:?}");
+    assert!(told.stdout.contains(&format!("export DOCKER_HOST={}", host(&user))), "{told:?}");
     assert_eq!(home.context(), "default");
-    home.with_path("install", &format!("{path}:{}", elsewhere.display()))
-        .good();
+    home.with_path("install", &format!("{path}:{}", elsewhere.display())).good();
     assert_eq!(home.context(), "rootless");
     home.tell("uninstall").good();
     manager.stop();
@@ -116,10 +97,7 @@ fn settings_of_the_client_that_are_not_understood_are_left_alone() {
     let config = user.home.join(".docker/config.json");
     user.write(&config, "{ not json");
     let told = home.tell("install").good();
-    assert!(
-        told.stderr.contains("config.json is not understood"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("config.json is not understood"), "{told:?}");
     assert_eq!(fs::read_to_string(&config).expect("read"), "{ not json");
     home.tell("uninstall").good();
     manager.stop();

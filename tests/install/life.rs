@@ -60,34 +60,20 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
         ]
     );
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "enabled"
-    );
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "enabled");
     assert_eq!(manager.property("docker.service", "NeedDaemonReload"), "no");
-    let mode = fs::metadata(home.unit("docker.service"))
-        .expect("a unit")
-        .permissions()
-        .mode();
+    let mode = fs::metadata(home.unit("docker.service")).expect("a unit").permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
     let docker = Docker(&user);
     docker.import_image();
-    let page = home
-        .docker(&format!("run --rm {IMAGE} cat /www/index.html"))
-        .good();
+    let page = home.docker(&format!("run --rm {IMAGE} cat /www/index.html")).good();
     assert_eq!(page.stdout.trim_end(), PAGE);
 
     let again = home.tell("install --format json").good();
     assert_eq!(again.json()["changed"], false, "{again:?}");
     let text = home.tell("install").good();
-    assert!(
-        text.stdout.starts_with("nothing was to be done"),
-        "{text:?}"
-    );
-    assert_eq!(
-        home.tell("upgrade --format json").good().json()["changed"],
-        false
-    );
+    assert!(text.stdout.starts_with("nothing was to be done"), "{text:?}");
+    assert_eq!(home.tell("upgrade --format json").good().json()["changed"], false);
 
     let first = manager.property("docker.service", "MainPID");
     manager.systemctl(&["restart", "docker"]);
@@ -97,12 +83,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     manager.systemctl(&["kill", "--kill-who=main", "--signal=KILL", "docker"]);
     wait_other(&manager, &docker, &second);
     manager.systemctl(&["reload", "docker"]);
-    assert_eq!(
-        home.docker("info --format {{.OperatingSystem}}")
-            .good()
-            .code,
-        Some(0)
-    );
+    assert_eq!(home.docker("info --format {{.OperatingSystem}}").good().code, Some(0));
 
     let told = home.tell("uninstall --format json").good();
     assert_eq!(
@@ -120,13 +101,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     );
     let data = user.home.join(".local/share/docker");
     assert!(data.join("image").exists(), "the data stay");
-    assert!(
-        told.json()["notes"][0]
-            .as_str()
-            .expect("a note")
-            .contains("--purge-data"),
-        "{told:?}"
-    );
+    assert!(told.json()["notes"][0].as_str().expect("a note").contains("--purge-data"), "{told:?}");
     assert_eq!(home.context(), "default");
     assert_eq!(manager.property("docker.service", "LoadState"), "not-found");
     assert_eq!(tree(&config), before);
@@ -140,14 +115,10 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     assert!(data.join("image").exists());
     let dry = home.tell("uninstall --purge-data --dry-run").good();
     assert!(
-        dry.stdout
-            .contains(&format!("would delete the data in `{}`", data.display())),
+        dry.stdout.contains(&format!("would delete the data in `{}`", data.display())),
         "{dry:?}"
     );
-    assert!(
-        dry.stderr.contains("MiB") && dry.stderr.contains("in all"),
-        "{dry:?}"
-    );
+    assert!(dry.stderr.contains("MiB") && dry.stderr.contains("in all"), "{dry:?}");
     assert!(data.join("image").exists());
     let told = at_terminal(&home, "uninstall --purge-data", "no\n");
     assert_eq!(told.code, Some(1), "{told:?}");
@@ -182,16 +153,10 @@ fn data_go_while_the_unit_runs_and_other_files_beside_them_stay() {
     // What is no data root is not touched, whoever calls it one.
     let notes = user.home.join("notes");
     user.write(&notes.join("image"), "a picture");
-    home.tell(&format!(
-        "config set daemon.args --data-root={}",
-        notes.display()
-    ));
+    home.tell(&format!("config set daemon.args --data-root={}", notes.display()));
     let refused = home.tell("uninstall --purge-data --yes");
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(
-        refused.stderr.contains("does not look like one"),
-        "{refused:?}"
-    );
+    assert!(refused.stderr.contains("does not look like one"), "{refused:?}");
     assert!(notes.join("image").exists());
     manager.stop();
     assert_nothing_left(&user);
@@ -204,29 +169,12 @@ fn on_demand_nothing_runs_until_somebody_connects() {
     let home = Home::new(&user);
     home.tell("config set supervise.idle-timeout 2").good();
     let told = home.tell("install --on-demand --format json").good();
-    assert!(
-        told.actions().contains(&"enable docker.socket".to_owned()),
-        "{told:?}"
-    );
-    assert!(
-        !told
-            .actions()
-            .iter()
-            .any(|action| action.contains("idle-timeout")),
-        "{told:?}"
-    );
+    assert!(told.actions().contains(&"enable docker.socket".to_owned()), "{told:?}");
+    assert!(!told.actions().iter().any(|action| action.contains("idle-timeout")), "{told:?}");
     let state = |unit: &str| manager.property(unit, "ActiveState");
-    assert_eq!(
-        manager.property("docker.socket", "UnitFileState"),
-        "enabled"
-    );
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "disabled"
-    );
-    wait::until("the idle daemon ends", || {
-        (state("docker.service") == "inactive").then_some(())
-    });
+    assert_eq!(manager.property("docker.socket", "UnitFileState"), "enabled");
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "disabled");
+    wait::until("the idle daemon ends", || (state("docker.service") == "inactive").then_some(()));
     assert_eq!(state("docker.socket"), "active");
     let again = home.tell("install --format json").good();
     assert_eq!(again.json()["changed"], false, "{again:?}");
@@ -239,10 +187,7 @@ fn on_demand_nothing_runs_until_somebody_connects() {
     assert_eq!(state("docker.service"), "active");
 
     home.tell("install --no-on-demand").good();
-    assert_eq!(
-        manager.property("docker.socket", "UnitFileState"),
-        "disabled"
-    );
+    assert_eq!(manager.property("docker.socket", "UnitFileState"), "disabled");
     assert_eq!(state("docker.socket"), "inactive");
     assert_eq!(state("docker.service"), "active");
     home.docker("info").good();
@@ -264,10 +209,7 @@ fn people_may_restart_as_often_as_they_like_and_a_reload_restarts_nothing() {
     let pid = manager.property("docker.service", "MainPID");
     manager.systemctl(&["reload", "docker"]);
     wait::until("dockerd reads its configuration", || {
-        manager
-            .log()
-            .contains("Reloaded configuration")
-            .then_some(())
+        manager.log().contains("Reloaded configuration").then_some(())
     });
     assert_eq!(manager.property("docker.service", "MainPID"), pid);
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
@@ -282,8 +224,7 @@ fn a_daemon_on_demand_that_cannot_start_is_not_started_for_ever() {
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
     home.tell("install --on-demand --no-start").good();
-    home.tell("config set daemon.binary /nowhere/dockerd")
-        .good();
+    home.tell("config set daemon.binary /nowhere/dockerd").good();
     manager.systemctl(&["start", "docker.socket"]);
     // Nobody accepts it, and it starts the service again and again.
     let client = UnixStream::connect(Docker(&user).socket()).expect("a connection");
@@ -305,17 +246,9 @@ fn without_a_start_nothing_runs_and_a_dry_run_changes_nothing() {
     let home = Home::new(&user);
     let before = tree(&user.home);
     let dry = home.tell("install --dry-run").good();
-    assert!(
-        dry.stdout.lines().all(|line| line.starts_with("would ")),
-        "{dry:?}"
-    );
-    assert!(
-        dry.stdout.contains("would start docker.service\n"),
-        "{dry:?}"
-    );
-    let told = home
-        .tell("install --dry-run --format json --on-demand")
-        .good();
+    assert!(dry.stdout.lines().all(|line| line.starts_with("would ")), "{dry:?}");
+    assert!(dry.stdout.contains("would start docker.service\n"), "{dry:?}");
+    let told = home.tell("install --dry-run --format json --on-demand").good();
     assert_eq!(told.json()["dry_run"], true);
     let caches = |entry: &(std::path::PathBuf, Vec<u8>)| {
         !entry.0.starts_with(user.home.join(".cache")) && !entry.0.ends_with("systemd.log")
@@ -324,23 +257,13 @@ fn without_a_start_nothing_runs_and_a_dry_run_changes_nothing() {
     assert_eq!(same(tree(&user.home)), same(before));
 
     home.tell("install --no-start --no-context").good();
-    assert_eq!(
-        manager.property("docker.service", "ActiveState"),
-        "inactive"
-    );
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "enabled"
-    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "inactive");
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "enabled");
     assert_eq!(home.context(), "default");
     manager.systemctl(&["start", "docker"]);
     assert!(Docker(&user).answers());
     assert_eq!(
-        home.tell("uninstall --dry-run")
-            .good()
-            .stdout
-            .lines()
-            .next(),
+        home.tell("uninstall --dry-run").good().stdout.lines().next(),
         Some("would stop docker.service")
     );
     home.tell("uninstall").good();
@@ -358,15 +281,10 @@ fn a_command_runs_in_the_daemons_namespaces() {
     assert_eq!(home.tell("nsenter id -u").good().stdout, "0\n");
     assert_eq!(home.tell("nsenter -- sh -c exit\\ 7").code, Some(127));
     let told = super::Told::by(
-        home.command("nsenter -- sh -c")
-            .arg("pwd; ls /sys/class/net; exit 7")
-            .current_dir("/tmp"),
+        home.command("nsenter -- sh -c").arg("pwd; ls /sys/class/net; exit 7").current_dir("/tmp"),
     );
     assert_eq!(told.code, Some(7), "{told:?}");
-    assert!(
-        told.stdout.starts_with("/tmp\n") && told.stdout.contains("tap0"),
-        "{told:?}"
-    );
+    assert!(told.stdout.starts_with("/tmp\n") && told.stdout.contains("tap0"), "{told:?}");
     let told = super::Told::by(home.command("nsenter").env("SHELL", "/bin/false"));
     assert_eq!(told.code, Some(1), "{told:?}");
     daemon.stop();
@@ -383,10 +301,8 @@ fn data_of_a_daemon_that_cannot_be_asked_are_not_deleted() {
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o700)).expect("closed");
     let launches = [
         // Nothing of ours stays with it, and it listens elsewhere.
-        Launch::new(&user, Launcher::RunExec).args([format!(
-            "--host=unix://{}",
-            elsewhere.join("d.sock").display()
-        )]),
+        Launch::new(&user, Launcher::RunExec)
+            .args([format!("--host=unix://{}", elsewhere.join("d.sock").display())]),
         Launch::new(&user, Launcher::Run).env("XDG_RUNTIME_DIR", &elsewhere),
     ];
     for launch in launches {

@@ -23,26 +23,14 @@ fn it_is_found_with_an_empty_environment_and_under_su() {
 
     // root's variables, as `su` without a dash leaves them.
     let mut su = Command::new("su");
-    su.args([
-        &user.name,
-        "-c",
-        &format!("{} install --format json", home.program.display()),
-    ])
-    .env("XDG_RUNTIME_DIR", "/run/user/0")
-    .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus");
+    su.args([&user.name, "-c", &format!("{} install --format json", home.program.display())])
+        .env("XDG_RUNTIME_DIR", "/run/user/0")
+        .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/user/0/bus");
     let told = Told::by(&mut su).good();
-    assert!(
-        told.stderr
-            .contains("XDG_RUNTIME_DIR `/run/user/0` is not yours"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("XDG_RUNTIME_DIR `/run/user/0` is not yours"), "{told:?}");
     let mut su = Command::new("su");
-    su.args([
-        &user.name,
-        "-c",
-        &format!("{} uninstall", home.program.display()),
-    ])
-    .env("XDG_RUNTIME_DIR", "/run/user/0");
+    su.args([&user.name, "-c", &format!("{} uninstall", home.program.display())])
+        .env("XDG_RUNTIME_DIR", "/run/user/0");
     Told::by(&mut su).good();
     assert!(!home.unit("docker.service").exists());
     manager.stop();
@@ -60,17 +48,11 @@ fn its_directories_count_and_not_those_of_a_shell() {
         .env("XDG_CONFIG_HOME", user.home.join("elsewhere"))
         .env("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "bogus");
     let told = Told::by(&mut odd).good();
-    assert!(
-        told.stderr.contains("HOME `/root` is not yours"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("HOME `/root` is not yours"), "{told:?}");
     assert!(told.stderr.contains("reads no units in"), "{told:?}");
     let unseen = "DOCKERD_ROOTLESS_ROOTLESSKIT_NET is set here and not in the service";
     assert!(told.stderr.contains(unseen), "{told:?}");
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "enabled"
-    );
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "enabled");
     home.tell("uninstall").good();
     manager.stop();
     assert_nothing_left(&user);
@@ -90,10 +72,7 @@ fn without_iptables_the_daemon_is_told_to_do_without() {
     assert_eq!(told.code, Some(4), "{told:?}");
     assert!(told.stderr.contains("check `netfilter`"), "{told:?}");
     tell("install --skip-iptables").good();
-    let line = format!(
-        "ExecStart=\"{}\" \"--iptables=false\"",
-        home.program.display()
-    );
+    let line = format!("ExecStart=\"{}\" \"--iptables=false\"", home.program.display());
     assert!(home.read_unit("docker.service").contains(&line));
     assert!(Docker(&user).answers());
     home.tell("uninstall").good();
@@ -119,10 +98,7 @@ fn where_systemd_has_booted_and_none_runs_roots_command_is_named() {
     assert_eq!(told.code, Some(4), "{told:?}");
     assert!(told.stderr.contains("hint: have root do it: s"), "{told:?}");
     let told = tell("install --enable-linger --dry-run").good();
-    assert!(
-        told.stdout.contains("would let the user manager stay"),
-        "{told:?}"
-    );
+    assert!(told.stdout.contains("would let the user manager stay"), "{told:?}");
     assert_eq!(tell("upgrade").code, Some(1));
     tell("uninstall").good();
 }
@@ -137,20 +113,13 @@ fn without_systemd_the_line_that_starts_the_daemon_is_printed_and_starts_it() {
     let (_, line) = told.stderr.split_once("to start it: ").expect("a line");
     let line = line.lines().next().expect("a line");
     let mut shell = user.command("sh");
-    let mut daemon = shell
-        .args(["-c", &format!("exec env {line}")])
-        .spawn()
-        .expect("start");
+    let mut daemon = shell.args(["-c", &format!("exec env {line}")]).spawn().expect("start");
     let docker = Docker(&user);
     wait::until("the daemon answers", || docker.answers().then_some(()));
     home.docker("info").good();
     // One that nobody has started by a unit is not ended either.
     let told = home.tell("uninstall").good();
-    assert!(
-        told.stderr
-            .contains(&format!("to stop it: kill {}", daemon.id())),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains(&format!("to stop it: kill {}", daemon.id())), "{told:?}");
     let refused = home.tell("uninstall --purge-data --yes");
     assert_eq!(refused.code, Some(5), "{refused:?}");
     assert!(docker.answers());
@@ -170,11 +139,7 @@ fn a_host_that_is_not_ready_is_refused_and_uninstalled_all_the_same() {
     let tell = |words: &str| home.tell_in(&room, words);
     let told = tell("install");
     assert_eq!(told.code, Some(4), "{told:?}");
-    assert!(
-        told.stderr
-            .contains("hint: dockerd-rootless check --print-fix"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("hint: dockerd-rootless check --print-fix"), "{told:?}");
     let told = tell("install --force").good();
     assert!(
         told.stderr.contains("check `newuidmap`") || told.stderr.contains("newuidmap"),
@@ -183,11 +148,7 @@ fn a_host_that_is_not_ready_is_refused_and_uninstalled_all_the_same() {
     let told = tell("uninstall --purge-data --yes");
     assert_eq!(told.code, Some(4), "{told:?}");
     assert!(told.stderr.contains("rm -rf --one-file-system"), "{told:?}");
-    assert_eq!(
-        manager.property("docker.service", "ActiveState"),
-        "active",
-        "nothing has changed"
-    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "active", "nothing has changed");
     tell("uninstall").good();
     assert!(!home.unit("docker.service").exists());
     assert_eq!(home.context(), "default");
@@ -200,28 +161,16 @@ fn a_service_that_does_not_start_ends_in_its_own_code_and_is_not_enabled() {
     let user = TestUser::new();
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
-    user.write(
-        &user.home.join(".config/docker/daemon.json"),
-        "{\"no-such-option\": 1}",
-    );
+    user.write(&user.home.join(".config/docker/daemon.json"), "{\"no-such-option\": 1}");
     let told = home.tell("install --force");
     assert_eq!(told.code, Some(78), "{told:?}\n{}", manager.log());
-    assert!(
-        told.stderr.contains("could not start docker.service"),
-        "{told:?}"
-    );
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "disabled"
-    );
+    assert!(told.stderr.contains("could not start docker.service"), "{told:?}");
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "disabled");
     assert_eq!(manager.property("docker.service", "NRestarts"), "0");
     assert_eq!(home.context(), "default");
     user.write(&user.home.join(".config/docker/daemon.json"), "{}");
     home.tell("install").good();
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "enabled"
-    );
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "enabled");
     home.tell("uninstall").good();
     manager.stop();
     assert_nothing_left(&user);

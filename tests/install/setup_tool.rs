@@ -5,9 +5,7 @@ use super::support::*;
 use super::{Home, Told};
 
 fn tool(home: &Home<'_>, words: &str) -> Told {
-    let mut command = home
-        .user
-        .brief_command(home.program.with_file_name(SETUP_TOOL));
+    let mut command = home.user.brief_command(home.program.with_file_name(SETUP_TOOL));
     Told::by(command.args(words.split_whitespace()))
 }
 
@@ -53,9 +51,7 @@ fn it_installs_and_uninstalls_in_upstreams_words() {
     let again = tool(&home, "--force install").good();
     assert!(
         !again.stdout.contains("Creating")
-            && again
-                .stdout
-                .contains("CLI context \"rootless\" already exists"),
+            && again.stdout.contains("CLI context \"rootless\" already exists"),
         "{again:?}"
     );
     assert_eq!(tool(&home, "nsenter -- id -u").good().stdout, "0\n");
@@ -69,11 +65,7 @@ fn it_installs_and_uninstalls_in_upstreams_words() {
             "[INFO] Deleted CLI context \"rootless\"",
         ]
     );
-    assert!(
-        told.stdout
-            .contains("does NOT remove Docker binaries and data"),
-        "{told:?}"
-    );
+    assert!(told.stdout.contains("does NOT remove Docker binaries and data"), "{told:?}");
     assert_eq!(tool(&home, "nsenter true").code, Some(1));
     manager.stop();
     assert_nothing_left(&user);
@@ -92,10 +84,7 @@ fn without_systemd_it_says_how_to_start() {
     );
     assert_eq!(home.context(), "rootless");
     let told = tool(&home, "uninstall").good();
-    assert!(
-        told.stdout.starts_with("[INFO] systemd not detected"),
-        "{told:?}"
-    );
+    assert!(told.stdout.starts_with("[INFO] systemd not detected"), "{told:?}");
     assert_eq!(home.context(), "default");
     assert_eq!(tool(&home, "frobnicate").code, Some(1));
 }

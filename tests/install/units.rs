@@ -43,18 +43,13 @@ fn the_units_are_clean_whatever_stands_in_path() {
     }
     verify(&home);
     let environment = manager.property("docker.service", "Environment");
-    assert!(
-        environment.contains("/mnt/c/Program Files"),
-        "{environment}"
-    );
+    assert!(environment.contains("/mnt/c/Program Files"), "{environment}");
     // What the process really gets.
     let pid = manager.property("docker.service", "MainPID");
     let variables = fs::read(format!("/proc/{pid}/environ")).expect("read");
     let variables = String::from_utf8_lossy(&variables).into_owned();
-    let own = variables
-        .split('\0')
-        .find_map(|variable| variable.strip_prefix("PATH="))
-        .expect("a PATH");
+    let own =
+        variables.split('\0').find_map(|variable| variable.strip_prefix("PATH=")).expect("a PATH");
     let expected = format!(
         "{}:{}:{}:/mnt/c/Program Files",
         user.home.join("bin").display(),
@@ -95,10 +90,7 @@ fn a_program_in_a_directory_with_an_odd_name_is_started_from_there() {
     let mut command = user.brief_command(&program);
     let told = Told::by(command.arg("install"));
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(
-        told.stderr.contains("no unit can name the program"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("no unit can name the program"), "{told:?}");
     assert!(!home.unit("docker.service").exists());
     manager.stop();
     assert_nothing_left(&user);
@@ -134,31 +126,15 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
     docker.run("run -d --name busy busybox sleep infinity");
 
     let told = home.tell("upgrade --format json").good();
-    assert!(
-        !told
-            .actions()
-            .contains(&"restart docker.service".to_owned()),
-        "{told:?}"
-    );
-    assert!(
-        told.json()["notes"].to_string().contains("containers run"),
-        "{told:?}"
-    );
-    assert!(
-        home.read_unit("docker.service")
-            .starts_with("# Written by dockerd-rootless ")
-    );
+    assert!(!told.actions().contains(&"restart docker.service".to_owned()), "{told:?}");
+    assert!(told.json()["notes"].to_string().contains("containers run"), "{told:?}");
+    assert!(home.read_unit("docker.service").starts_with("# Written by dockerd-rootless "));
     verify(&home);
     let old = manager.property("docker.service", "MainPID");
     home.tell("upgrade --restart").good();
     assert_ne!(manager.property("docker.service", "MainPID"), old);
     assert_eq!(manager.property("docker.service", "Type"), "notify");
-    assert!(
-        home.tell("status")
-            .good()
-            .stdout
-            .starts_with("state           ready")
-    );
+    assert!(home.tell("status").good().stdout.starts_with("state           ready"));
 
     let edited = text.replace("RestartSec=2", "RestartSec=5");
     manager.write_unit("docker.service", &edited);
@@ -169,23 +145,14 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
         let told = home.tell(words).good();
         assert!(told.stderr.contains("diff "), "{told:?}");
         assert_eq!(home.read_unit("docker.service"), edited);
-        assert!(
-            home.read_unit("docker.service.new")
-                .starts_with("# Written by")
-        );
+        assert!(home.read_unit("docker.service.new").starts_with("# Written by"));
     }
     home.tell("uninstall").good();
     assert_eq!(home.read_unit("docker.service"), edited);
     assert!(!home.unit("docker.service.new").exists());
     assert!(drop_in.exists());
-    assert_eq!(
-        manager.property("docker.service", "ActiveState"),
-        "inactive"
-    );
-    assert_eq!(
-        manager.property("docker.service", "UnitFileState"),
-        "disabled"
-    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "inactive");
+    assert_eq!(manager.property("docker.service", "UnitFileState"), "disabled");
     manager.stop();
     assert_nothing_left(&user);
 }
@@ -196,27 +163,18 @@ fn a_newer_program_restarts_the_daemon_at_an_upgrade() {
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
     home.tell("install").good();
-    assert_eq!(
-        home.tell("upgrade --format json").good().json()["changed"],
-        false
-    );
+    assert_eq!(home.tell("upgrade --format json").good().json()["changed"], false);
     // As a package does it: another file of the same name.
     let beside = user.home.join("bin/next");
     install(&home.program, &beside);
     fs::rename(&beside, &home.program).expect("rename");
     let old = manager.property("docker.service", "MainPID");
-    assert_eq!(
-        home.tell("upgrade --format json").good().actions(),
-        ["restart docker.service"]
-    );
+    assert_eq!(home.tell("upgrade --format json").good().actions(), ["restart docker.service"]);
     assert_ne!(manager.property("docker.service", "MainPID"), old);
     home.tell("uninstall").good();
     let none = home.tell("upgrade");
     assert_eq!(none.code, Some(1), "{none:?}");
-    assert!(
-        none.stderr.contains("hint: dockerd-rootless install"),
-        "{none:?}"
-    );
+    assert!(none.stderr.contains("hint: dockerd-rootless install"), "{none:?}");
     manager.stop();
     assert_nothing_left(&user);
 }
@@ -229,18 +187,11 @@ fn a_unit_that_is_masked_or_a_link_is_not_written() {
     manager.systemctl(&["mask", "docker.service"]);
     let told = home.tell("install");
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(
-        told.stderr
-            .contains("hint: systemctl --user unmask docker.service"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("hint: systemctl --user unmask docker.service"), "{told:?}");
     manager.systemctl(&["unmask", "docker.service"]);
 
     let kept = user.home.join("dotfiles/docker.service");
-    user.write(
-        &kept,
-        upstreams(&Launcher::Script.install(&user).display().to_string()),
-    );
+    user.write(&kept, upstreams(&Launcher::Script.install(&user).display().to_string()));
     symlink(&kept, home.unit("docker.service")).expect("link");
     let before = fs::read(&kept).expect("read");
     let told = home.tell("install").good();
@@ -271,26 +222,15 @@ fn a_packages_units_are_used_as_they_are() {
     user.write(&packaged.join("docker.socket"), template("docker.socket"));
     let manager = UserManager::start_with(&user, &packaged);
     let told = home.tell("install --format json").good();
-    assert!(
-        !told
-            .actions()
-            .iter()
-            .any(|action| action.starts_with("write")),
-        "{told:?}"
-    );
+    assert!(!told.actions().iter().any(|action| action.starts_with("write")), "{told:?}");
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
     assert!(!home.unit("docker.service").exists());
     let mut verify = user.brief_command("systemd-analyze");
-    verify
-        .args(["--user", "--recursive-errors=no", "verify"])
-        .arg(packaged.join("docker.service"));
+    verify.args(["--user", "--recursive-errors=no", "verify"]).arg(packaged.join("docker.service"));
     let told = Told::by(&mut verify).good();
     assert_eq!(told.stderr, "");
     home.tell("uninstall").good();
-    assert_eq!(
-        manager.property("docker.service", "ActiveState"),
-        "inactive"
-    );
+    assert_eq!(manager.property("docker.service", "ActiveState"), "inactive");
     assert!(packaged.join("docker.service").exists());
     manager.stop();
     assert_nothing_left(&user);
@@ -321,10 +261,7 @@ fn a_daemon_with_containers_that_listens_elsewhere_is_not_restarted() {
     let begin = || docker("inspect --format {{.State.StartedAt}} busy").stdout;
     let began = begin();
     let told = home.tell("upgrade --format json").good();
-    assert_eq!(
-        told.actions(),
-        ["replace dockerd and the supervisor, and leave containers alone"]
-    );
+    assert_eq!(told.actions(), ["replace dockerd and the supervisor, and leave containers alone"]);
     assert_eq!(manager.property("docker.service", "MainPID"), old);
     assert_eq!(begin(), began);
     docker("rm -f busy");

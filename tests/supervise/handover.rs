@@ -69,10 +69,8 @@ fn kill_under_load(kills: u32) {
     let descriptors = || {
         let dir = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("the supervisor");
         // One may be closed meanwhile.
-        let mut all: Vec<_> = dir
-            .flatten()
-            .filter_map(|entry| fs::read_link(entry.path()).ok())
-            .collect();
+        let mut all: Vec<_> =
+            dir.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
         all.sort();
         all
     };
@@ -87,14 +85,9 @@ fn kill_under_load(kills: u32) {
     let count = |fate: fn(&Fate) -> bool| fates.iter().filter(|one| fate(one)).count();
     let answered = count(|fate| *fate == Fate::Answered);
     let cut = count(|fate| *fate == Fate::Cut);
-    println!(
-        "{kills} kills: {} requests, {answered} answered, {cut} cut off",
-        fates.len()
-    );
-    let bad: Vec<_> = fates
-        .iter()
-        .filter(|fate| matches!(fate, Fate::Refused(_) | Fate::Wrong(_)))
-        .collect();
+    println!("{kills} kills: {} requests, {answered} answered, {cut} cut off", fates.len());
+    let bad: Vec<_> =
+        fates.iter().filter(|fate| matches!(fate, Fate::Refused(_) | Fate::Wrong(_))).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     assert!(answered > cut, "{answered} answered, {cut} cut off");
     wait_known(&user);
@@ -139,9 +132,7 @@ impl Load {
     fn stop(self) -> Vec<Fate> {
         self.goes_on.store(false, Ordering::Relaxed);
         let clients = self.clock.join().expect("no panic");
-        let fates = clients
-            .into_iter()
-            .map(|client| client.join().expect("no panic"));
+        let fates = clients.into_iter().map(|client| client.join().expect("no panic"));
         fates.collect()
     }
 }
@@ -223,10 +214,7 @@ fn what_is_in_the_sockets_place_and_is_none_is_refused_and_untouched() {
         let (code, message) = run(&user).refusal();
         assert_eq!(code, Some(1), "{what}: {message}");
         let path = socket.display().to_string();
-        assert!(
-            message.contains(&path) && message.contains("hint: "),
-            "{what}: {message}"
-        );
+        assert!(message.contains(&path) && message.contains("hint: "), "{what}: {message}");
     };
 
     user.write(&socket, "precious");
@@ -259,9 +247,7 @@ fn the_socket_of_a_daemon_that_lives_is_refused_and_a_stale_one_is_replaced() {
     assert!(message.contains(&socket.display().to_string()), "{message}");
     assert_eq!(fs::metadata(&socket).expect("the socket").ino(), inode);
     listener.set_nonblocking(true).expect("not to wait");
-    listener
-        .accept()
-        .expect("the question whether somebody listens");
+    listener.accept().expect("the question whether somebody listens");
     UnixStream::connect(&socket).expect("somebody listens");
 
     drop(listener);

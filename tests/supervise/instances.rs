@@ -22,9 +22,7 @@ fn of_two_launches_at_once_one_wins_and_the_other_names_it() {
 fn assert_one_wins(user: &TestUser, launch: &Launch<'_>, round: u32) {
     let mut both = vec![launch.start(), launch.start()];
     let (loser, ended) = wait::until("one gives up", || {
-        both.iter_mut()
-            .enumerate()
-            .find_map(|(n, daemon)| Some((n, daemon.ended()?)))
+        both.iter_mut().enumerate().find_map(|(n, daemon)| Some((n, daemon.ended()?)))
     });
     let said = both.remove(loser).log();
     assert_refused(&both[0], ended, &said, round);
@@ -76,11 +74,7 @@ fn who_comes_while_the_first_leaves_is_alone_or_refused() {
         println!("round {round}: {refused} were refused");
         assert_eq!(first.wait_exit().code(), Some(0));
         let (code, told) = super::status(&user);
-        assert_eq!(
-            told["supervisor"],
-            next.pid().as_raw(),
-            "round {round}: {code:?}"
-        );
+        assert_eq!(told["supervisor"], next.pid().as_raw(), "round {round}: {code:?}");
         first = next;
     }
     stop(&mut first, 5);
@@ -90,10 +84,7 @@ fn who_comes_while_the_first_leaves_is_alone_or_refused() {
 fn assert_refused(winner: &Daemon, ended: ExitStatus, said: &str, round: u32) {
     assert_eq!(ended.code(), Some(5), "round {round}: {said}");
     let named = format!("(PID {})", winner.pid());
-    assert!(
-        said.contains(&named),
-        "round {round}: no {named} in: {said}"
-    );
+    assert!(said.contains(&named), "round {round}: no {named} in: {said}");
 }
 
 fn stop(daemon: &mut Daemon, round: u32) {
@@ -109,10 +100,9 @@ fn a_launch_in_another_runtime_directory_harms_no_container() {
     let other = user.home.join("run");
     user.make_dir(&other);
     fs::set_permissions(&other, Permissions::from_mode(0o700)).expect("close it");
-    for (launcher, named) in [
-        (Launcher::Run, "another daemon (PID "),
-        (Launcher::RunExec, "process "),
-    ] {
+    for (launcher, named) in
+        [(Launcher::Run, "another daemon (PID "), (Launcher::RunExec, "process ")]
+    {
         let mut first = Launch::new(&user, launcher).ready();
         first.docker.import_image();
         first.docker.serve("web", "");

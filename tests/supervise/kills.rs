@@ -35,10 +35,8 @@ impl Dice {
 
     /// A time below `limit`.
     fn time(&mut self, limit: Duration) -> Duration {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let share = f64::from(u32::try_from(self.0 >> 32).expect("half of it"));
         limit.mul_f64(share / f64::from(u32::MAX))
     }
@@ -54,10 +52,7 @@ fn make_containers(docker: &Docker, count: u16) {
     docker.import_image();
     for number in 0..count {
         let port = docker.0.port(number);
-        docker.serve(
-            &name(number),
-            &format!("-p 127.0.0.1:{port}:80 --restart always"),
-        );
+        docker.serve(&name(number), &format!("-p 127.0.0.1:{port}:80 --restart always"));
     }
 }
 
@@ -69,10 +64,7 @@ fn name(number: u16) -> String {
 fn containers(docker: &Docker, count: u16) -> Vec<Pid> {
     let names: Vec<String> = (0..count).map(name).collect();
     let pids = wait::until("all containers run", || {
-        let told = docker.run(&format!(
-            "inspect --format {{{{.State.Pid}}}} {}",
-            names.join(" ")
-        ));
+        let told = docker.run(&format!("inspect --format {{{{.State.Pid}}}} {}", names.join(" ")));
         let pids = told.lines().map(|line| line.parse().ok());
         let pids: Vec<i32> = pids.collect::<Option<_>>()?;
         (!pids.contains(&0)).then_some(pids)
@@ -180,9 +172,7 @@ fn kill_containerd(user: &TestUser, count: u16, kills: u32, dice: &mut Dice) {
         let told = wait::until("the container is reached", || {
             let mut command = user.brief_command("/usr/bin/docker");
             let socket = format!("unix://{}", daemon.docker.socket().display());
-            command
-                .args(["exec", &name(number), "echo", "there"])
-                .env("DOCKER_HOST", socket);
+            command.args(["exec", &name(number), "echo", "there"]).env("DOCKER_HOST", socket);
             let output = command.output().expect("docker(1)");
             output.status.success().then_some(output.stdout)
         });
@@ -212,9 +202,7 @@ fn containerd_is_killed_fifty_times() {
 fn repeat(user: &TestUser, words: &[&str], socket: &Path, good: &AtomicU32, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         let mut command = user.brief_command("/usr/bin/docker");
-        command
-            .args(words)
-            .env("DOCKER_HOST", format!("unix://{}", socket.display()));
+        command.args(words).env("DOCKER_HOST", format!("unix://{}", socket.display()));
         let told = Told::by(&mut command);
         assert!(!told.stderr.contains("Cannot connect"), "{told:?}");
         good.fetch_add(u32::from(told.code == Some(0)), Ordering::Relaxed);

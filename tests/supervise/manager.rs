@@ -39,11 +39,9 @@ impl Manager {
     fn wait(&self, wanted: &str) -> Vec<String> {
         let deadline = Instant::now() + wait::PATIENCE;
         let mut messages = Vec::new();
-        while let Some(message) = self.next(
-            deadline
-                .saturating_duration_since(Instant::now())
-                .max(MOMENT),
-        ) {
+        while let Some(message) =
+            self.next(deadline.saturating_duration_since(Instant::now()).max(MOMENT))
+        {
             let is_it = message.lines().any(|line| line.starts_with(wanted));
             messages.push(message);
             if is_it {
@@ -70,15 +68,10 @@ fn a_manager_is_told_when_the_daemon_is_ready_that_it_is_well_and_when_it_stops(
     assert!(daemon.docker.answers(), "{before:#?}");
     // dockerd and everything that it needs is there by then.
     assert!(pid_of(&told, "dockerd").is_some(), "{told}");
-    assert!(
-        before.iter().any(|message| message.contains("STATUS=")),
-        "{before:#?}"
-    );
+    assert!(before.iter().any(|message| message.contains("STATUS=")), "{before:#?}");
     // The unit's own limit does not know `supervise.start-timeout`, which is 60 s.
     assert!(
-        before
-            .iter()
-            .any(|message| message.contains("EXTEND_TIMEOUT_USEC=90000000")),
+        before.iter().any(|message| message.contains("EXTEND_TIMEOUT_USEC=90000000")),
         "{before:#?}"
     );
 
@@ -89,10 +82,7 @@ fn a_manager_is_told_when_the_daemon_is_ready_that_it_is_well_and_when_it_stops(
 
     let old = kill_dockerd(&user);
     let died = manager.wait("STATUS=dockerd was ended by SIGKILL");
-    assert!(
-        !died.iter().any(|message| message.contains("READY=1")),
-        "{died:#?}"
-    );
+    assert!(!died.iter().any(|message| message.contains("READY=1")), "{died:#?}");
     manager.wait("READY=1");
     wait_other_dockerd(&user, old);
 

@@ -64,10 +64,7 @@ fn end(manager: UserManager, user: &TestUser) {
     assert_eq!(manager.property("docker.service", "Result"), "success");
     assert_eq!(manager.property("docker.service", "NRestarts"), "0");
     let log = manager.log();
-    assert!(
-        !log.contains("too many open files"),
-        "dockerd can clear up: {log}"
-    );
+    assert!(!log.contains("too many open files"), "dockerd can clear up: {log}");
     manager.stop();
     assert_nothing_left(user);
 }
@@ -136,9 +133,7 @@ fn a_client_that_is_connected_keeps_the_daemon() {
     };
     for connect in [&here as &dyn Fn() -> UnixStream, &from_another_network] {
         let mut events = connect();
-        events
-            .write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .expect("ask");
+        events.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("ask");
         sleep(4 * IDLE);
         assert_eq!(state(&manager), "active");
         assert_eq!(main_pid(&manager), first);
@@ -196,9 +191,6 @@ fn nobody_who_comes_at_the_edge_is_lost() {
         }
     }
     wait_state(&manager, "inactive");
-    println!(
-        "ended {} times in 30 rounds",
-        manager.log().matches(ENDS).count()
-    );
+    println!("ended {} times in 30 rounds", manager.log().matches(ENDS).count());
     end(manager, &user);
 }

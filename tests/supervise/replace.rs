@@ -16,9 +16,7 @@ use super::{pid_of, run, status, wait_known, wait_status};
 /// A container that publishes a port, and the process that it is.
 fn serve(daemon: &Daemon<'_>, port: u16) -> String {
     daemon.docker.import_image();
-    daemon
-        .docker
-        .serve("web", &format!("-p 127.0.0.1:{port}:80 --restart always"));
+    daemon.docker.serve("web", &format!("-p 127.0.0.1:{port}:80 --restart always"));
     container(daemon)
 }
 
@@ -48,13 +46,7 @@ fn refused(user: &TestUser, line: &str) -> (Option<i32>, String) {
     (output.status.code(), said)
 }
 
-const SAME: [&str; 5] = [
-    "supervisor",
-    "rootlesskit",
-    "keeper",
-    "containerd",
-    "helper",
-];
+const SAME: [&str; 5] = ["supervisor", "rootlesskit", "keeper", "containerd", "helper"];
 
 fn assert_same(before: &Value, after: &Value) {
     for part in SAME {
@@ -69,14 +61,9 @@ fn dockerd_is_replaced_under_a_container_and_its_clients() {
     let mut daemon = run(&user).ready();
     let process = serve(&daemon, port);
     let before = wait_known(&user);
-    let inode = fs::metadata(daemon.docker.socket())
-        .expect("the socket")
-        .ino();
+    let inode = fs::metadata(daemon.docker.socket()).expect("the socket").ino();
     for count in 1..=3 {
-        assert_eq!(
-            done(&user, "restart"),
-            "dockerd was replaced; containers were not touched\n"
-        );
+        assert_eq!(done(&user, "restart"), "dockerd was replaced; containers were not touched\n");
         let after = status(&user).1;
         assert_same(&before, &after);
         assert_ne!(before["dockerd"], after["dockerd"]);
@@ -87,12 +74,7 @@ fn dockerd_is_replaced_under_a_container_and_its_clients() {
         let page = daemon.docker.run("exec web wget -q -O - http://127.0.0.1/");
         assert_eq!(page, PAGE);
     }
-    assert_eq!(
-        fs::metadata(daemon.docker.socket())
-            .expect("the socket")
-            .ino(),
-        inode
-    );
+    assert_eq!(fs::metadata(daemon.docker.socket()).expect("the socket").ino(), inode);
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
     assert_eq!(refused(&user, "restart").0, Some(3));
@@ -111,10 +93,7 @@ fn a_configuration_that_dockerd_could_not_read_replaces_nothing() {
     assert_eq!(status(&user).1["dockerd"], before["dockerd"]);
     user.write(&json, "{\"labels\": [\"colour=blue\"]}");
     done(&user, "restart");
-    assert_eq!(
-        daemon.docker.run("info --format {{.Labels}}"),
-        "[colour=blue]"
-    );
+    assert_eq!(daemon.docker.run("info --format {{.Labels}}"), "[colour=blue]");
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
 }
@@ -125,17 +104,12 @@ fn everything_restarts_in_order_when_that_is_asked_for() {
     let mut daemon = run(&user).ready();
     let process = serve(&daemon, user.port(0));
     let before = wait_known(&user);
-    assert_eq!(
-        done(&user, "restart --all"),
-        "rootless Docker was restarted\n"
-    );
+    assert_eq!(done(&user, "restart --all"), "rootless Docker was restarted\n");
     let after = wait_known(&user);
     assert_eq!(before["supervisor"], after["supervisor"]);
     assert_ne!(before["rootlesskit"], after["rootlesskit"]);
     assert_eq!(after["restarts"], 1);
-    wait::until("the container is back", || {
-        (container(&daemon) != process).then_some(())
-    });
+    wait::until("the container is back", || (container(&daemon) != process).then_some(()));
     Docker::assert_answers(user.port(0));
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
@@ -156,9 +130,7 @@ fn a_new_version_of_ours_takes_over_and_nothing_notices() {
     let mut daemon = run(&user).ready();
     let process = serve(&daemon, port);
     let before = wait_known(&user);
-    let inode = fs::metadata(daemon.docker.socket())
-        .expect("the socket")
-        .ino();
+    let inode = fs::metadata(daemon.docker.socket()).expect("the socket").ino();
     for _ in 0..2 {
         renew(&user);
         assert_eq!(status(&user).1["restart_needed"], true);
@@ -173,12 +145,7 @@ fn a_new_version_of_ours_takes_over_and_nothing_notices() {
         assert_eq!(container(&daemon), process);
         Docker::assert_answers(port);
     }
-    assert_eq!(
-        fs::metadata(daemon.docker.socket())
-            .expect("the socket")
-            .ino(),
-        inode
-    );
+    assert_eq!(fs::metadata(daemon.docker.socket()).expect("the socket").ino(), inode);
     // It knows all that it must look after.
     let old = super::kill_dockerd(&user);
     super::wait_other_dockerd(&user, old);
@@ -230,9 +197,7 @@ fn ask(control: &Path, line: &str) -> String {
     let mut stream = std::os::unix::net::UnixStream::connect(control).expect("the supervisor");
     writeln!(stream, "{line}").expect("it listens");
     let mut said = String::new();
-    BufReader::new(stream)
-        .read_line(&mut said)
-        .expect("an answer");
+    BufReader::new(stream).read_line(&mut said).expect("an answer");
     said
 }
 

@@ -43,10 +43,7 @@ const FIELDS: [&str; 24] = [
 
 fn text(user: &TestUser) -> (Option<i32>, String) {
     let Output { status, stdout, .. } = status_command(user, "").output().expect("run status");
-    (
-        status.code(),
-        String::from_utf8(stdout).expect("text in UTF-8"),
-    )
+    (status.code(), String::from_utf8(stdout).expect("text in UTF-8"))
 }
 
 /// The exit code of `status --wait=SECONDS`.
@@ -58,10 +55,7 @@ fn wait_for(user: &TestUser, seconds: u32) -> Option<i32> {
 fn assert_not_running(user: &TestUser) {
     let (code, told) = status(user);
     assert_eq!((code, &told["state"]), (Some(3), &json!("not running")));
-    assert_eq!(
-        text(user),
-        (Some(3), "state           not running\n".to_owned())
-    );
+    assert_eq!(text(user), (Some(3), "state           not running\n".to_owned()));
 }
 
 #[test]
@@ -69,9 +63,7 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     let user = TestUser::new();
     assert_not_running(&user);
     let mut daemon = run(&user).ready();
-    let waited = status_command(&user, "--wait")
-        .output()
-        .expect("run status");
+    let waited = status_command(&user, "--wait").output().expect("run status");
     assert_eq!(waited.status.code(), Some(0));
     let told = wait_known(&user);
     let fields: Vec<&String> = told.as_object().expect("an object").keys().collect();
@@ -80,12 +72,7 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     assert_eq!(told["supervisor"], daemon.pid().as_raw());
     assert_eq!(told["socket"], json!(daemon.docker.socket()));
     assert_eq!(
-        [
-            &told["restarts"],
-            &told["heals"],
-            &told["restart_needed"],
-            &told["last_failure"]
-        ],
+        [&told["restarts"], &told["heals"], &told["restart_needed"], &told["last_failure"]],
         [&json!(0), &json!(0), &json!(false), &Value::Null]
     );
     for (field, name) in [
@@ -131,18 +118,11 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
         "{shown}"
     );
     assert!(shown.starts_with("state           ready since "), "{shown}");
-    assert!(
-        shown.contains(&format!("{version}, PID {}", told["dockerd"])),
-        "{shown}"
-    );
+    assert!(shown.contains(&format!("{version}, PID {}", told["dockerd"])), "{shown}");
 
     let old = kill_dockerd(&user);
     wait_other_dockerd(&user, old);
-    assert!(
-        text(&user).1.contains("dockerd was ended by SIGKILL ("),
-        "{:?}",
-        text(&user)
-    );
+    assert!(text(&user).1.contains("dockerd was ended by SIGKILL ("), "{:?}", text(&user));
     assert_eq!(daemon.stop().code(), Some(0));
     assert_not_running(&user);
     assert_nothing_left(&user);
@@ -196,9 +176,8 @@ fn a_daemon_that_is_not_ready_is_told_from_one_that_does_not_run() {
 #[test]
 fn a_start_that_takes_too_long_is_given_up_and_the_stage_is_named() {
     let user = TestUser::new();
-    let mut daemon = never_ready(&user)
-        .env("DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT", "1")
-        .start();
+    let mut daemon =
+        never_ready(&user).env("DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT", "1").start();
     // It does nothing at all, which is certain after half a minute only.
     let ended = wait::poll(wait::PATIENCE * 3, || daemon.ended());
     let message = daemon.log();
@@ -239,10 +218,7 @@ fn programs_that_were_replaced_on_disk_need_a_restart() {
     let (code, told) = status(&user);
     assert_eq!((code, &told["restart_needed"]), (Some(0), &json!(true)));
     let (_, shown) = text(&user);
-    assert!(
-        shown.contains("\nrestart needed  the programs on disk are newer"),
-        "{shown}"
-    );
+    assert!(shown.contains("\nrestart needed  the programs on disk are newer"), "{shown}");
 
     kill_dockerd(&user);
     wait_status(&user, "the new one runs", |told| {

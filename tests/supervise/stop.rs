@@ -19,14 +19,8 @@ fn start_container(docker: &Docker, handler: &str, words: &str) -> std::path::Pa
         format!("trap '{handler}' TERM\necho >/out/started\nsleep infinity &\nwait\n"),
     );
     docker.import_image();
-    docker.run(&format!(
-        "run -d -v {}:/out {words} {} sh /out/run",
-        out.display(),
-        docker::IMAGE
-    ));
-    wait::until("the container's process listens", || {
-        out.join("started").exists().then_some(())
-    });
+    docker.run(&format!("run -d -v {}:/out {words} {} sh /out/run", out.display(), docker::IMAGE));
+    wait::until("the container's process listens", || out.join("started").exists().then_some(()));
     out
 }
 
@@ -61,17 +55,11 @@ fn a_second_term_hurries() {
     let handler = "echo >/out/asked; sleep infinity";
     let out = start_container(&daemon.docker, handler, "--stop-timeout 300");
     daemon.signal(Signal::SIGTERM);
-    wait::until("the container is asked", || {
-        out.join("asked").exists().then_some(())
-    });
+    wait::until("the container is asked", || out.join("asked").exists().then_some(()));
     assert!(daemon.ended().is_none());
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_exit().code(), Some(0), "{}", daemon.log());
-    assert!(
-        daemon.log().contains("asked a second time"),
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.log().contains("asked a second time"), "{}", daemon.log());
     assert_nothing_left(&user);
 }
 
@@ -95,9 +83,7 @@ fn usr1_has_the_daemon_say_what_it_does_and_go_on() {
     let mut daemon = run(&user).ready();
     wait_status(&user, "it is ready", |told| told["state"] == "ready");
     daemon.signal(Signal::SIGUSR1);
-    wait::until("the dump is there", || {
-        (!remove_dumps(&user).is_empty()).then_some(())
-    });
+    wait::until("the dump is there", || (!remove_dumps(&user).is_empty()).then_some(()));
     assert!(daemon.docker.answers());
     assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
@@ -114,9 +100,7 @@ fn a_reload_during_the_start_is_held_back() {
         for _ in 0..times {
             daemon.signal(Signal::SIGHUP);
         }
-        wait::until("dockerd reloads", || {
-            daemon.log().contains(reloads).then_some(())
-        });
+        wait::until("dockerd reloads", || daemon.log().contains(reloads).then_some(()));
         assert!(daemon.docker.answers());
         let told = wait_status(&user, "it is ready", |told| told["state"] == "ready");
         assert_eq!(told["restarts"], 0, "{}", daemon.log());
@@ -131,8 +115,7 @@ fn a_reload_during_the_start_is_held_back() {
 fn remove_dumps(user: &TestUser) -> Vec<String> {
     let entries = fs::read_dir(user.runtime_dir.join("docker")).expect("dockerd's directory");
     let dumps = entries.flatten().map(|entry| entry.path()).filter(|path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("goroutine-stacks-"))
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("goroutine-stacks-"))
     });
     dumps
         .filter_map(|path| {
@@ -167,8 +150,6 @@ fn what_a_shell_has_started_before_it_became_us_lives_on() {
     let words = fs::read(format!("/proc/{earlier}/cmdline")).expect("it lives");
     assert!(words.starts_with(b"sleep"));
     kill(Pid::from_raw(earlier), Signal::SIGKILL).expect("it lives");
-    wait::until("it ends", || {
-        kill(Pid::from_raw(earlier), None).is_err().then_some(())
-    });
+    wait::until("it ends", || kill(Pid::from_raw(earlier), None).is_err().then_some(()));
     assert_nothing_left(&user);
 }

@@ -30,12 +30,7 @@ fn a_signal_at_any_moment_of_the_start_ends_it() {
 fn sweep(step: Duration) {
     let user = TestUser::new();
     let (mut starts, mut early) = (0, 0);
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         for moment in (0..).map(|n| step * n).take_while(|moment| *moment <= END) {
             let what = format!("{signal} after {moment:?}");
             let mut daemon = run(&user).start();
@@ -47,11 +42,7 @@ fn sweep(step: Duration) {
             };
             // Before the supervisor has begun, the signal ends what it was sent to.
             let is_early = status.signal() == Some(signal as i32);
-            assert!(
-                status.code() == Some(0) || is_early,
-                "{what}: {status}: {}",
-                daemon.log()
-            );
+            assert!(status.code() == Some(0) || is_early, "{what}: {status}: {}", daemon.log());
             remove_dumps(&user);
             assert_nothing_left(&user);
             starts += 1;
@@ -78,10 +69,7 @@ fn end_after_reload(daemon: &mut Daemon, what: &str) -> ExitStatus {
 
 /// What dockerd writes on SIGQUIT, where it wants it.
 fn remove_dumps(user: &TestUser) {
-    let entries = fs::read_dir(user.runtime_dir.join("docker"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = fs::read_dir(user.runtime_dir.join("docker")).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
         let name = path.file_name().expect("a name").to_string_lossy();
         if name.starts_with("goroutine-stacks-") {
@@ -139,10 +127,7 @@ pub fn count_running(daemon: &Daemon) -> Counts {
     let mounts = fs::read_to_string(format!("/proc/{child}/mountinfo")).expect("the namespace");
     let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("the supervisor");
     BTreeMap::from([
-        (
-            "processes",
-            process::list(user.uid, &user.subordinate).len(),
-        ),
+        ("processes", process::list(user.uid, &user.subordinate).len()),
         ("mounts inside", mounts.lines().count()),
         ("descriptors", descriptors.count()),
     ])
@@ -154,10 +139,7 @@ fn count_left(user: &TestUser) -> Counts {
     BTreeMap::from([
         ("mounts", host.lines().count()),
         ("files in the runtime directory", files(&user.runtime_dir)),
-        (
-            "files in the data root",
-            files(&user.home.join(".local/share/docker")),
-        ),
+        ("files in the data root", files(&user.home.join(".local/share/docker"))),
         ("files in /tmp", leftovers::temporary_files(user.uid).len()),
     ])
 }

@@ -41,11 +41,7 @@ impl Authz {
         let listener = UnixListener::bind(&socket).expect("listen");
         run(Command::new("chmod").arg("0666").arg(&socket));
         let state = Arc::new((
-            Mutex::new(State {
-                verdict: Verdict::Allow,
-                asked: 0,
-                is_over: false,
-            }),
+            Mutex::new(State { verdict: Verdict::Allow, asked: 0, is_over: false }),
             Condvar::new(),
         ));
         let asked = Arc::clone(&state);
@@ -58,11 +54,7 @@ impl Authz {
                 thread::spawn(move || answer(&stream, &asked));
             }
         });
-        Self {
-            state,
-            socket,
-            listening: Some(listening),
-        }
+        Self { state, socket, listening: Some(listening) }
     }
 
     /// A launch whose dockerd asks the plugin.
@@ -100,10 +92,7 @@ impl Drop for Authz {
 }
 
 fn lock(state: &(Mutex<State>, Condvar)) -> std::sync::MutexGuard<'_, State> {
-    state
-        .0
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    state.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Answers one question.

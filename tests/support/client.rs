@@ -52,10 +52,7 @@ impl Client {
             }
             count
         });
-        Self {
-            done,
-            asking: Some(asking),
-        }
+        Self { done, asking: Some(asking) }
     }
 
     /// Ends the client.
@@ -65,9 +62,7 @@ impl Client {
 
     fn end(&mut self) -> Option<Count> {
         self.done.store(true, Ordering::Relaxed);
-        self.asking
-            .take()
-            .map(|asking| asking.join().expect("the client"))
+        self.asking.take().map(|asking| asking.join().expect("the client"))
     }
 }
 
@@ -83,10 +78,7 @@ fn ask(socket: &Path, is_done: &AtomicBool) -> Came {
         return Came::Refusal;
     };
     stream.set_read_timeout(Some(PAUSE)).expect("a timeout");
-    if stream
-        .write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        .is_err()
-    {
+    if stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: localhost\r\n\r\n").is_err() {
         return Came::Cut;
     }
     let mut answer = Vec::new();

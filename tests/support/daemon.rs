@@ -24,25 +24,17 @@ pub struct Launch<'u> {
 
 impl<'u> Launch<'u> {
     pub fn new(user: &'u TestUser, launcher: Launcher) -> Self {
-        Self {
-            user,
-            launcher,
-            args: Vec::new(),
-            env: Vec::new(),
-            prepare: None,
-        }
+        Self { user, launcher, args: Vec::new(), env: Vec::new(), prepare: None }
     }
 
     /// Adds words for dockerd.
     pub fn args<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
-        self.args
-            .extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self.args.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((name.to_owned(), Some(value.as_ref().to_owned())));
+        self.env.push((name.to_owned(), Some(value.as_ref().to_owned())));
         self
     }
 
@@ -82,11 +74,7 @@ impl<'u> Launch<'u> {
             .stderr(errors)
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        Daemon {
-            docker: Docker(self.user),
-            child,
-            log,
-        }
+        Daemon { docker: Docker(self.user), child, log }
     }
 
     /// Starts the launcher and returns when the daemon answers.

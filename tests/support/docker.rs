@@ -81,11 +81,7 @@ impl Docker<'_> {
 /// Debian's own CLI where it is: it has the daemon's age.
 fn program() -> &'static str {
     let debians = "/usr/bin/docker";
-    if Path::new(debians).exists() {
-        debians
-    } else {
-        "docker"
-    }
+    if Path::new(debians).exists() { debians } else { "docker" }
 }
 
 fn archive() -> &'static [u8] {

@@ -43,8 +43,5 @@ fn get(mut stream: impl Read + Write, path: &str) -> io::Result<Response> {
 fn parse(text: &str) -> Option<Response> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Response {
-        status,
-        body: body.to_owned(),
-    })
+    Some(Response { status, body: body.to_owned() })
 }

@@ -25,12 +25,8 @@ pub fn assert_nothing_left(user: &TestUser) {
 pub fn leftovers(user: &TestUser) -> Vec<String> {
     let mut left: Vec<String> = processes(user);
     left.extend(mounts(user));
-    let temporary = temporary_files(user.uid)
-        .into_iter()
-        .filter(|path| !is_stack_dump(path));
-    let files = runtime_files(&user.runtime_dir)
-        .into_iter()
-        .chain(temporary);
+    let temporary = temporary_files(user.uid).into_iter().filter(|path| !is_stack_dump(path));
+    let files = runtime_files(&user.runtime_dir).into_iter().chain(temporary);
     left.extend(files.map(|path| format!("file {}", path.display())));
     left
 }
@@ -45,32 +41,22 @@ fn processes(user: &TestUser) -> Vec<String> {
 /// Mounts on, or of, the user's directories in the mount namespace of any process that still runs.
 fn mounts(user: &TestUser) -> BTreeSet<String> {
     // In the namespace the runtime directory is /run/.ro<number>/user/UID.
-    let dirs = [
-        user.home.display().to_string(),
-        format!("/user/{}", user.uid),
-    ];
+    let dirs = [user.home.display().to_string(), format!("/user/{}", user.uid)];
     let of_user = |line: &str| {
-        line.split([' ', ',', '=', ':'])
-            .any(|word| dirs.iter().any(|dir| passes(word, dir)))
+        line.split([' ', ',', '=', ':']).any(|word| dirs.iter().any(|dir| passes(word, dir)))
     };
     let mut mounts = BTreeSet::new();
     for pid in process::pids() {
         let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        mounts.extend(
-            table
-                .lines()
-                .filter(|line| of_user(line))
-                .map(|line| format!("mount {line}")),
-        );
+        mounts
+            .extend(table.lines().filter(|line| of_user(line)).map(|line| format!("mount {line}")));
     }
     mounts
 }
 
 /// Whether `dir` is a part of `path`, up to a whole component.
 fn passes(path: &str, dir: &str) -> bool {
-    path.split(dir)
-        .skip(1)
-        .any(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.split(dir).skip(1).any(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What dockerd leaves in `$XDG_RUNTIME_DIR` after a clean stop, with upstream's script as with ours, besides directories
@@ -123,10 +109,7 @@ pub fn temporary_files(uid: u32) -> Vec<PathBuf> {
 /// On a busy machine dockerd 20.10 loses patience with its containerd after a tenth of a second, has it write its stacks
 /// to `/tmp/containerd.PID.stacks.log`, and starts another.
 fn is_stack_dump(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.starts_with("containerd.") && name.ends_with(".stacks.log")
 }
 
@@ -157,11 +140,7 @@ impl Snapshot {
         let table = read("/proc/self/mountinfo");
         let of_host = table.lines().filter(|line| !line.contains("/run/netns"));
         let of_host = of_host.map(|line| format!("mount {line}"));
-        all.extend(
-            of_host
-                .chain(mounts(user))
-                .map(|line| (line, String::new())),
-        );
+        all.extend(of_host.chain(mounts(user)).map(|line| (line, String::new())));
         for directory in directories {
             files(directory.as_ref(), &mut all, |_| true);
         }
@@ -182,14 +161,8 @@ impl Snapshot {
 
     /// What differs from `before`, a line each.
     pub fn since(&self, before: &Self) -> Vec<String> {
-        let new = self
-            .0
-            .iter()
-            .filter(|(name, _)| !before.0.contains_key(*name));
-        let gone = before
-            .0
-            .iter()
-            .filter(|(name, _)| !self.0.contains_key(*name));
+        let new = self.0.iter().filter(|(name, _)| !before.0.contains_key(*name));
+        let gone = before.0.iter().filter(|(name, _)| !self.0.contains_key(*name));
         let changed = self.0.iter().filter_map(|(name, value)| {
             let old = before.0.get(name).filter(|old| *old != value)?;
             Some(format!("changed: {name}: {old} -> {value}"))
@@ -224,12 +197,8 @@ fn files(
         if counts(&found) {
             let mut value = format!("{:o} {}:{}", found.mode(), found.uid(), found.gid());
             if !found.is_dir() {
-                value += &format!(
-                    " {} bytes {}.{}",
-                    found.size(),
-                    found.mtime(),
-                    found.mtime_nsec()
-                );
+                value +=
+                    &format!(" {} bytes {}.{}", found.size(), found.mtime(), found.mtime_nsec());
             }
             all.insert(format!("file {}", path.display()), value);
         }
@@ -242,13 +211,8 @@ fn files(
 /// Notes the kernel's switches below `directory`, but those of single network devices, which others make and remove.
 fn switches(directory: &Path, all: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let (path, name) = (
-            entry.path(),
-            entry.file_name().to_string_lossy().into_owned(),
-        );
-        let of_device = ["conf", "neigh"]
-            .iter()
-            .any(|parent| directory.ends_with(parent))
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let of_device = ["conf", "neigh"].iter().any(|parent| directory.ends_with(parent))
             && !["all", "default", "lo"].contains(&name.as_str());
         if of_device || COUNTERS.contains(&name.as_str()) {
             continue;

@@ -27,10 +27,7 @@ pub fn list(uid: u32, subordinate: &Range<u32>) -> Vec<Process> {
                 .filter_map(|word| word.parse().ok())
                 .any(|id: u32| id == uid || subordinate.contains(&id));
             let over = field(&status, "State:")?.starts_with(['Z', 'X']);
-            (owned && !over).then(|| Process {
-                pid,
-                command: command_line(pid, &status),
-            })
+            (owned && !over).then(|| Process { pid, command: command_line(pid, &status) })
         })
         .collect()
 }
@@ -40,12 +37,7 @@ pub struct Background(Child);
 
 impl Background {
     pub fn start(command: &mut Command) -> Self {
-        Self(
-            command
-                .stdin(Stdio::null())
-                .spawn()
-                .unwrap_or_else(|e| panic!("{command:?}: {e}")),
-        )
+        Self(command.stdin(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 
     pub fn pid(&self) -> u32 {
@@ -82,10 +74,7 @@ pub fn pids() -> impl Iterator<Item = i32> {
 }
 
 fn field<'s>(status: &'s str, name: &str) -> Option<&'s str> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .map(str::trim)
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
 fn command_line(pid: i32, status: &str) -> String {

@@ -48,10 +48,7 @@ impl<'u> Room<'u> {
         BufReader::new(keeper.stdout.take().expect("a pipe"))
             .read_line(&mut line)
             .expect("read what the script says");
-        let room = Self {
-            user: owner,
-            keeper,
-        };
+        let room = Self { user: owner, keeper };
         assert_eq!(line, "ready\n", "the script failed: {prepare}");
         room
     }
@@ -61,11 +58,7 @@ impl<'u> Room<'u> {
         let outside = self.user.command(program);
         let mut command = self.root(outside.get_program());
         command.args(outside.get_args()).env_clear();
-        command.envs(
-            outside
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        command.envs(outside.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command
     }
 

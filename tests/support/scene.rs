@@ -124,36 +124,18 @@ impl<'s> Scene<'s> {
             .env("MEND", mend)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        let mut process = Process(
-            command
-                .spawn()
-                .unwrap_or_else(|e| panic!("{command:?}: {e}")),
-        );
+        let mut process = Process(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")));
         if matches!(self.stage, Stage::Users) {
             process.map_all_ids();
         }
-        let status = wait::poll(PATIENCE, || {
-            process.0.try_wait().expect("wait for the scene")
-        });
-        let story = |before, after| Story {
-            before,
-            after,
-            dir: dir.clone(),
-        };
+        let status = wait::poll(PATIENCE, || process.0.try_wait().expect("wait for the scene"));
+        let story = |before, after| Story { before, after, dir: dir.clone() };
         let played = status.is_some_and(|status| status.success());
-        let (Some(before), Some(after), true) = (
-            Report::read(&dir, "before"),
-            Report::read(&dir, "after"),
-            played,
-        ) else {
-            let nothing = || Report {
-                exit: -1,
-                json: Value::Null,
-            };
-            panic!(
-                "the scene ended early: {status:?}\n{}",
-                story(nothing(), nothing()).told()
-            );
+        let (Some(before), Some(after), true) =
+            (Report::read(&dir, "before"), Report::read(&dir, "after"), played)
+        else {
+            let nothing = || Report { exit: -1, json: Value::Null };
+            panic!("the scene ended early: {status:?}\n{}", story(nothing(), nothing()).told());
         };
         story(before, after)
     }
@@ -167,11 +149,10 @@ impl Stage<'_> {
             Stage::Mounts => &UNSHARE,
             Stage::Network => &[&UNSHARE[..], &["--net"]].concat(),
             // The first word says that the namespace is there, and the answer that its ids are.
-            Stage::Users => &[
-                &UNSHARE[..],
-                &["--user", "sh", "-c", "echo; read -r _; exec \"$@\"", "sh"],
-            ]
-            .concat(),
+            Stage::Users => {
+                &[&UNSHARE[..], &["--user", "sh", "-c", "echo; read -r _; exec \"$@\"", "sh"]]
+                    .concat()
+            }
             Stage::Manager(manager) => {
                 pid = manager.pid().to_string();
                 &[&["nsenter", "--mount", "--target", &pid][..], &UNSHARE].concat()
@@ -189,19 +170,12 @@ struct Process(Child);
 impl Process {
     fn map_all_ids(&mut self) {
         let said = self.0.stdout.take().expect("a pipe");
-        BufReader::new(said)
-            .read_line(&mut String::new())
-            .expect("a line");
+        BufReader::new(said).read_line(&mut String::new()).expect("a line");
         for map in ["uid_map", "gid_map"] {
             fs::write(format!("/proc/{}/{map}", self.0.id()), "0 0 4294967295\n")
                 .expect("map all ids");
         }
-        self.0
-            .stdin
-            .take()
-            .expect("a pipe")
-            .write_all(b"\n")
-            .expect("a pipe");
+        self.0.stdin.take().expect("a pipe").write_all(b"\n").expect("a pipe");
     }
 }
 
@@ -221,23 +195,13 @@ impl Story {
     /// Fails unless the scripts hold something, and running them again changed nothing.
     pub fn assert_idle_twice(&self) {
         let scripts = ["root", "user"].map(|whose| self.file(&format!("fix.{whose}")));
-        assert!(
-            scripts.concat().lines().count() > 1,
-            "no fix was printed\n{}",
-            self.told()
-        );
+        assert!(scripts.concat().lines().count() > 1, "no fix was printed\n{}", self.told());
         for whose in ["root", "user"] {
             let [first, second] = ["1", "2"].map(|run| self.file(&format!("state.{whose}.{run}")));
-            assert!(
-                first.lines().count() > 100,
-                "the state was not looked at: {first}"
-            );
+            assert!(first.lines().count() > 100, "the state was not looked at: {first}");
             let only_in = |one: &str, other: &str| -> Vec<String> {
                 let other: Vec<&str> = other.lines().collect();
-                one.lines()
-                    .filter(|line| !other.contains(line))
-                    .map(str::to_owned)
-                    .collect()
+                one.lines().filter(|line| !other.contains(line)).map(str::to_owned).collect()
             };
             let (lost, new) = (only_in(&first, &second), only_in(&second, &first));
             assert!(
@@ -251,12 +215,7 @@ impl Story {
     /// Fails unless these checks, and with them the whole, are content in the end.
     pub fn assert_content(&self, names: &[&str]) {
         for name in names {
-            assert_eq!(
-                self.after.finding(name)["status"],
-                "ok",
-                "{name}\n{}",
-                self.told()
-            );
+            assert_eq!(self.after.finding(name)["status"], "ok", "{name}\n{}", self.told());
         }
         assert_eq!(self.after.failed(), [""; 0], "{}", self.told());
         assert_eq!(self.after.exit, 0, "{}", self.told());
@@ -289,20 +248,13 @@ impl Report {
 
     /// What the check called `name` found.
     pub fn finding(&self, name: &str) -> &Value {
-        let checks = self.json["checks"]
-            .as_array()
-            .map_or(&[][..], |checks| checks);
-        checks
-            .iter()
-            .find(|check| check["name"] == name)
-            .unwrap_or(&Value::Null)
+        let checks = self.json["checks"].as_array().map_or(&[][..], |checks| checks);
+        checks.iter().find(|check| check["name"] == name).unwrap_or(&Value::Null)
     }
 
     /// The names of the checks that fail.
     pub fn failed(&self) -> Vec<&str> {
-        let checks = self.json["checks"]
-            .as_array()
-            .map_or(&[][..], |checks| checks);
+        let checks = self.json["checks"].as_array().map_or(&[][..], |checks| checks);
         checks
             .iter()
             .filter(|check| check["status"] == "fail")
@@ -323,12 +275,9 @@ impl Report {
 
     /// All findings but those with which nothing is wrong.
     fn told(&self) -> String {
-        let checks = self.json["checks"]
-            .as_array()
-            .map_or(&[][..], |checks| checks);
-        let wrong = checks
-            .iter()
-            .filter(|check| check["status"] == "warn" || check["status"] == "fail");
+        let checks = self.json["checks"].as_array().map_or(&[][..], |checks| checks);
+        let wrong =
+            checks.iter().filter(|check| check["status"] == "warn" || check["status"] == "fail");
         wrong.map(|check| format!("{check}\n")).collect()
     }
 }

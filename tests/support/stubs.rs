@@ -12,21 +12,10 @@ use std::process::{Command, Stdio};
 /// while another test forks, nobody could execute it until that child has executed something (ETXTBSY).
 pub fn install(program: &str, path: &Path, input: &[u8]) {
     let mut command = Command::new("install");
-    command
-        .args(["-D", "-m", "755", program])
-        .arg(path)
-        .stdin(Stdio::piped());
+    command.args(["-D", "-m", "755", program]).arg(path).stdin(Stdio::piped());
     let mut install = command.spawn().expect("install(1)");
-    install
-        .stdin
-        .take()
-        .expect("a pipe")
-        .write_all(input)
-        .expect("a pipe");
-    assert!(
-        install.wait().expect("install(1)").success(),
-        "{program}: install/packages.sh test"
-    );
+    install.stdin.take().expect("a pipe").write_all(input).expect("a pipe");
+    assert!(install.wait().expect("install(1)").success(), "{program}: install/packages.sh test");
 }
 
 /// A script in rootlesskit's place: it does `help` when it is asked, and else notes its words and variables in `record`.
@@ -51,10 +40,7 @@ pub fn variables(record: &Path) -> Option<BTreeMap<OsString, OsString>> {
             .as_bytes()
             .splitn(2, |byte| *byte == b'=')
             .map(|part| OsString::from_vec(part.to_vec()));
-        (
-            parts.next().expect("a name"),
-            parts.next().expect("a value"),
-        )
+        (parts.next().expect("a name"), parts.next().expect("a value"))
     });
     Some(pairs.collect())
 }
@@ -62,13 +48,6 @@ pub fn variables(record: &Path) -> Option<BTreeMap<OsString, OsString>> {
 /// The items of a file of `/proc`, each with a NUL behind it.
 fn items(file: &Path) -> Option<Vec<OsString>> {
     let bytes = fs::read(file).ok()?;
-    let items = bytes
-        .strip_suffix(b"\0")
-        .expect("a NUL")
-        .split(|byte| *byte == 0);
-    Some(
-        items
-            .map(|item| OsString::from_vec(item.to_vec()))
-            .collect(),
-    )
+    let items = bytes.strip_suffix(b"\0").expect("a NUL").split(|byte| *byte == 0);
+    Some(items.map(|item| OsString::from_vec(item.to_vec())).collect())
 }

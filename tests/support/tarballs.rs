@@ -36,10 +36,7 @@ pub fn pack(package: Package, directory: &Path) -> PathBuf {
     }
     let tarball = directory.join(format!("{}.tgz", package.name()));
     let mut tar = Command::new("tar");
-    tar.arg("-C")
-        .arg(directory)
-        .args(["--owner=0", "--group=0", "-czf"])
-        .arg(&tarball);
+    tar.arg("-C").arg(directory).args(["--owner=0", "--group=0", "-czf"]).arg(&tarball);
     run(tar.arg(package.name()));
     tarball
 }

@@ -46,11 +46,7 @@ impl TestUser {
             open_tun();
             remove_users_of_killed_runs();
         });
-        let name = format!(
-            "{PREFIX}{}n{}",
-            process::id(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("{PREFIX}{}n{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         {
             let _lock = lock();
             run(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", &name]));
@@ -67,14 +63,7 @@ impl TestUser {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args([
-                "--reuid",
-                &self.name,
-                "--regid",
-                &self.name,
-                "--init-groups",
-                "--",
-            ])
+            .args(["--reuid", &self.name, "--regid", &self.name, "--init-groups", "--"])
             .arg(program);
         self.set_environment(&mut command);
         command
@@ -95,15 +84,7 @@ impl TestUser {
         );
         let mut command = Command::new("unshare");
         command
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-ec",
-                &script,
-                "sh",
-            ])
+            .args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"])
             .arg(program);
         self.set_environment(&mut command);
         command
@@ -147,22 +128,14 @@ impl TestUser {
         let uid = passwd
             .lines()
             .find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix(":x:")?
-                    .split(':')
-                    .next()?
-                    .parse()
-                    .ok()
+                line.strip_prefix(name)?.strip_prefix(":x:")?.split(':').next()?.parse().ok()
             })
             .unwrap_or_else(|| panic!("no user {name}"));
         let subuid = fs::read_to_string("/etc/subuid").expect("read /etc/subuid");
         let subordinate = subuid
             .lines()
             .find_map(|line| {
-                let (start, count) = line
-                    .strip_prefix(name)?
-                    .strip_prefix(':')?
-                    .split_once(':')?;
+                let (start, count) = line.strip_prefix(name)?.strip_prefix(':')?.split_once(':')?;
                 let start: u32 = start.parse().ok()?;
                 Some(start..start + count.parse::<u32>().ok()?)
             })
@@ -182,17 +155,12 @@ impl TestUser {
 impl Drop for TestUser {
     fn drop(&mut self) {
         let immortal = host_process::kill_all(self.uid, &self.subordinate);
-        let mut failures: Vec<String> = immortal
-            .iter()
-            .map(|process| format!("cannot kill {process:?}"))
-            .collect();
+        let mut failures: Vec<String> =
+            immortal.iter().map(|process| format!("cannot kill {process:?}")).collect();
         let own = [runtime_dir(self.uid), self.home.clone()];
         for path in own.into_iter().chain(leftovers::temporary_files(self.uid)) {
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             if let Err(e) = removed
                 && e.kind() != io::ErrorKind::NotFound
             {
@@ -202,10 +170,7 @@ impl Drop for TestUser {
         failures.extend(user_manager::remove_cgroups(&self.name));
         let _lock = lock();
         // Forced: userdel takes a zombie that PID 1 has not reaped for a process of the user.
-        match Command::new("userdel")
-            .args(["--force", &self.name])
-            .output()
-        {
+        match Command::new("userdel").args(["--force", &self.name]).output() {
             Ok(output) if output.status.success() => {}
             other => failures.push(format!("userdel: {other:?}")),
         }

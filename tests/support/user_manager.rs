@@ -16,11 +16,8 @@ const SYSTEMD: &str = "/lib/systemd/systemd";
 const UNITS: &str = ".config/systemd/user";
 
 /// cgroup v1 with systemd's own hierarchies, or v2.
-const HIERARCHIES: [&str; 3] = [
-    "/sys/fs/cgroup/systemd",
-    "/sys/fs/cgroup/unified",
-    "/sys/fs/cgroup",
-];
+const HIERARCHIES: [&str; 3] =
+    ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 pub struct UserManager<'u> {
     user: &'u TestUser,
@@ -35,10 +32,7 @@ impl<'u> UserManager<'u> {
 
     /// The same with units of packages in `packaged`.
     pub fn start_with(user: &'u TestUser, packaged: &Path) -> Self {
-        assert!(
-            Path::new(SYSTEMD).exists(),
-            "{SYSTEMD} is missing: apt-get install systemd"
-        );
+        assert!(Path::new(SYSTEMD).exists(), "{SYSTEMD} is missing: apt-get install systemd");
         // Without a journal the units' output goes where the manager's goes.
         user.write(
             &user.home.join(".config/systemd/user.conf"),
@@ -57,13 +51,9 @@ impl<'u> UserManager<'u> {
             format!("mount -t tmpfs tmpfs /run/systemd; mkdir /run/systemd/system\n{join}");
         let output = File::create(log_file(user)).expect("create the manager's log");
         // Not /etc/systemd/user: sockets of other packages (gpg-agent, debconf) are none of ours.
-        let units = [
-            &user.home.join(UNITS),
-            packaged,
-            Path::new("/usr/lib/systemd/user"),
-        ]
-        .map(|path| path.display().to_string())
-        .join(":");
+        let units = [&user.home.join(UNITS), packaged, Path::new("/usr/lib/systemd/user")]
+            .map(|path| path.display().to_string())
+            .join(":");
         let process = user
             .command_after(&prepare, SYSTEMD)
             .arg("--user")
@@ -78,10 +68,7 @@ impl<'u> UserManager<'u> {
             if let Some(status) = manager.process.try_wait().expect("wait for systemd --user") {
                 panic!("systemd --user ended: {status}\n{}", manager.log());
             }
-            user.runtime_dir
-                .join("systemd/private")
-                .exists()
-                .then_some(())
+            user.runtime_dir.join("systemd/private").exists().then_some(())
         });
         manager
     }
@@ -93,18 +80,13 @@ impl<'u> UserManager<'u> {
 
     /// Writes a unit file; `daemon-reload` is included.
     pub fn write_unit(&self, name: &str, text: &str) {
-        self.user
-            .write(&self.user.home.join(UNITS).join(name), text);
+        self.user.write(&self.user.home.join(UNITS).join(name), text);
         self.systemctl(&["daemon-reload"]);
     }
 
     /// Runs `systemctl --user`, which must succeed, and returns what it printed.
     pub fn systemctl(&self, words: &[&str]) -> String {
-        run(self
-            .user
-            .brief_command("systemctl")
-            .arg("--user")
-            .args(words))
+        run(self.user.brief_command("systemctl").arg("--user").args(words))
     }
 
     /// One property of a unit.

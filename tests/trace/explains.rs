@@ -9,14 +9,10 @@ use super::support::*;
 
 /// The names behind `check: dockerd-rootless check --only` in what a launch said.
 fn named(told: &Told) -> Vec<&str> {
-    let line = |line: &'_ str| {
-        line.strip_prefix("check: dockerd-rootless check --only ")
-            .map(str::len)
-    };
+    let line =
+        |line: &'_ str| line.strip_prefix("check: dockerd-rootless check --only ").map(str::len);
     let lines = told.stderr.lines();
-    lines
-        .filter_map(|text| Some(&text[text.len() - line(text)?..]))
-        .collect()
+    lines.filter_map(|text| Some(&text[text.len() - line(text)?..])).collect()
 }
 
 #[test]
@@ -25,12 +21,9 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
     let binary = Launcher::Run.install(&user);
     let few = user.home.join("few");
     user.make_dir(&few);
-    for program in [
-        "/usr/bin/rootlesskit",
-        "/usr/bin/newuidmap",
-        "/usr/bin/newgidmap",
-        "/usr/bin/getsubids",
-    ] {
+    for program in
+        ["/usr/bin/rootlesskit", "/usr/bin/newuidmap", "/usr/bin/newgidmap", "/usr/bin/getsubids"]
+    {
         command::run(user.command("ln").args(["-s", program]).arg(&few));
     }
     let deep = user.home.join("d".repeat(90));
@@ -80,9 +73,7 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
         for words in [&["run"][..], &["run", "--exec"]] {
             let launch = with(words);
             if named(&launch) != [name] {
-                wrong.push(format!(
-                    "{variables}: {name} is not named by {words:?}: {launch:?}"
-                ));
+                wrong.push(format!("{variables}: {name} is not named by {words:?}: {launch:?}"));
             }
             if !(launch.stderr.starts_with("error: ") || launch.stderr.contains("\nerror: "))
                 || launch.code != Some(code)
@@ -113,35 +104,22 @@ fn a_daemon_that_fails_is_explained_by_the_check_that_fails() {
     let cases = [
         ("subuid", "sed -i /^USER:/d /etc/subuid", ""),
         ("newuidmap", "chmod u-s /usr/bin/newuidmap", ""),
-        (
-            "tun-device",
-            "mknod -m 600 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun",
-            "",
-        ),
-        (
-            "netfilter",
-            "rm -f /usr/sbin/*tables* /usr/sbin/nft /usr/sbin/*-nft*",
-            "",
-        ),
+        ("tun-device", "mknod -m 600 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun", ""),
+        ("netfilter", "rm -f /usr/sbin/*tables* /usr/sbin/nft /usr/sbin/*-nft*", ""),
         ("daemon-config", "", "{\"debug\": true,}"),
     ];
     for (name, prepare, config) in cases {
         let user = TestUser::new();
         let binary = Launcher::Run.install(&user);
-        let room = Room::new(
-            &user,
-            &format!("{OWN_PLACES}{}", prepare.replace("USER", &user.name)),
-        );
+        let room =
+            Room::new(&user, &format!("{OWN_PLACES}{}", prepare.replace("USER", &user.name)));
         user.make_dir(&user.home.join(".config/docker"));
         if !config.is_empty() {
             user.write(&user.home.join(".config/docker/daemon.json"), config);
         }
         let launch = |words: &[&str]| {
             let mut command = room.command("timeout");
-            command
-                .args(["--kill-after=1", "60"])
-                .arg(&binary)
-                .args(words);
+            command.args(["--kill-after=1", "60"]).arg(&binary).args(words);
             let told = Told::by(&mut command);
             remove_what_is_dockerds(&user);
             told
@@ -152,18 +130,11 @@ fn a_daemon_that_fails_is_explained_by_the_check_that_fails() {
         assert_eq!(exec.code, Some(1), "{name}: {exec:?}");
         let code = if name == "daemon-config" { 78 } else { 4 };
         assert_eq!(told.code, Some(code), "{name}: {told:?}");
-        assert!(
-            told.stderr.contains(&format!("cause: check `{name}`: ")),
-            "{name}: {told:?}"
-        );
+        assert!(told.stderr.contains(&format!("cause: check `{name}`: ")), "{name}: {told:?}");
         let end = told.stderr.lines().last().expect("a line");
-        assert_eq!(
-            end, "hint: dockerd-rootless check --print-fix",
-            "{name}: {told:?}"
-        );
+        assert_eq!(end, "hint: dockerd-rootless check --print-fix", "{name}: {told:?}");
         assert!(
-            told.stderr
-                .contains("error: rootless Docker ended with exit code"),
+            told.stderr.contains("error: rootless Docker ended with exit code"),
             "{name}: {told:?}"
         );
         assert_unchanged(&before, name, || Snapshot::usual(&user));
@@ -176,10 +147,6 @@ fn a_daemon_that_fails_for_reasons_of_its_own_is_not_explained_wrongly() {
     let mut command = user.brief_command(Launcher::Run.install(&user));
     let told = Told::by(command.arg("--no-such-option"));
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(
-        told.stderr
-            .contains("hint: no check finds what explains it"),
-        "{told:?}"
-    );
+    assert!(told.stderr.contains("hint: no check finds what explains it"), "{told:?}");
     assert!(!told.stderr.contains("cause: check"), "{told:?}");
 }

@@ -28,9 +28,7 @@ fn usual_time(command: impl Fn() -> Command) -> Duration {
 
 /// From 0 to `end`, `step` apart.
 fn moments(end: Duration, step: Duration) -> impl Iterator<Item = Duration> {
-    (0..)
-        .map(move |n| step * n)
-        .take_while(move |moment| *moment <= end)
+    (0..).map(move |n| step * n).take_while(move |moment| *moment <= end)
 }
 
 /// Starts `command` in a process group of its own and waits until it is so old as to be disturbed.
@@ -117,20 +115,10 @@ fn entries(directories: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let list = |directory: &PathBuf| {
         let entries =
             std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
-        entries
-            .map(|entry| entry.expect("an entry").path())
-            .collect::<Vec<_>>()
+        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
     };
-    let name = |path: &Path| {
-        path.file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned()
-    };
-    directories
-        .iter()
-        .flat_map(list)
-        .partition(|path| is_scratch(&name(path)))
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    directories.iter().flat_map(list).partition(|path| is_scratch(&name(path)))
 }
 
 /// SIGKILL to all processes of the user at once, so that nobody is left to clean up: only what the next check removes may
@@ -144,9 +132,7 @@ fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Com
         let news = snapshot.since(before);
         let is_below =
             |line: &String| line.contains("/.drl-") || line.contains("/tmp/rootlesskit-b");
-        news.into_iter()
-            .filter(|line| !is_below(line))
-            .collect::<Vec<_>>()
+        news.into_iter().filter(|line| !is_below(line)).collect::<Vec<_>>()
     };
     let before = outside();
     let mut seen = [0; 2];
@@ -163,10 +149,7 @@ fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Com
             "killed at {moment:?} of {end:?}"
         );
         for (count, directory) in seen.iter_mut().zip(directories) {
-            *count += scratch
-                .iter()
-                .filter(|path| path.starts_with(directory))
-                .count();
+            *count += scratch.iter().filter(|path| path.starts_with(directory)).count();
         }
         let next = Told::by(&mut command());
         assert_eq!(next.code, Some(0), "after {moment:?}: {next:?}");
@@ -175,16 +158,9 @@ fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Com
             (vec![], others.clone()),
             "after the check after {moment:?}"
         );
-        assert_unchanged(
-            &before,
-            &format!("after the check after {moment:?}"),
-            outside,
-        );
+        assert_unchanged(&before, &format!("after the check after {moment:?}"), outside);
     }
-    assert!(
-        seen.iter().all(|count| *count > 0),
-        "never anything to remove: {seen:?}"
-    );
+    assert!(seen.iter().all(|count| *count > 0), "never anything to remove: {seen:?}");
 }
 
 #[test]
@@ -201,11 +177,7 @@ fn the_same_with_a_data_root_of_its_own_file_system() {
     user.make_dir(&root);
     let room = Room::new(
         &user,
-        &format!(
-            "mount -t tmpfs -o uid={0},gid={0},mode=700 tmpfs {1}",
-            user.uid,
-            root.display()
-        ),
+        &format!("mount -t tmpfs -o uid={0},gid={0},mode=700 tmpfs {1}", user.uid, root.display()),
     );
     let binary = Launcher::Run.install(&user);
     let command = || {
@@ -221,11 +193,9 @@ fn the_same_with_a_data_root_of_its_own_file_system() {
         let mut child = until(moment, command());
         child.kill().expect("it is our child");
         child.wait().expect("wait for the check");
-        assert_unchanged(
-            &before,
-            &format!("SIGKILL at {moment:?} of {end:?}"),
-            || Snapshot::of(&user, &directories),
-        );
+        assert_unchanged(&before, &format!("SIGKILL at {moment:?} of {end:?}"), || {
+            Snapshot::of(&user, &directories)
+        });
     }
 }
 

@@ -37,20 +37,13 @@ fn the_snapshot_sees_all_that_can_be_left() {
         let line = fs::read(format!("/proc/{}/cmdline", sleeper.pid())).ok()?;
         line.starts_with(b"sleep").then_some(())
     });
-    user.write(
-        &user.home.join(".cache/dockerd-rootless/programs.json"),
-        "{}",
-    );
+    user.write(&user.home.join(".cache/dockerd-rootless/programs.json"), "{}");
     user.write(&user.runtime_dir.join("socket"), "");
     let dump = std::path::PathBuf::from(format!("/tmp/trace-{}", user.name));
     user.write(&dump, "");
     let mount = user.home.join("mount");
     user.make_dir(&mount);
-    command::run(
-        room.root("mount")
-            .args(["-t", "tmpfs", "tmpfs"])
-            .arg(&mount),
-    );
+    command::run(room.root("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&mount));
     let seen = Snapshot::usual(&user).since(&before).join("\n");
     for sign in [
         format!("new: process {} sleep 60", sleeper.pid()),
@@ -73,13 +66,7 @@ fn a_check_leaves_nothing() {
         }
         check(&user, "");
         let before = Snapshot::usual(&user);
-        for words in [
-            "--format json",
-            "",
-            "--print-fix",
-            "--only overlay",
-            "--list",
-        ] {
+        for words in ["--format json", "", "--print-fix", "--only overlay", "--list"] {
             let told = Told::by(&mut check(&user, words));
             assert_eq!(told.code, Some(0), "{case}: {words}: {told:?}");
             assert_unchanged(&before, &format!("{case}: after `check {words}`"), || {
@@ -103,10 +90,9 @@ fn what_an_earlier_launch_has_kept_is_used_and_stays_as_it_is() {
 fn a_check_that_fails_leaves_nothing() {
     let user = TestUser::new();
     user.write(&user.home.join(".config/docker/daemon.json"), "{,}");
-    for (name, words, path) in [
-        ("daemon-config", "", user::PATH),
-        ("rootlesskit", "--format json", "/nowhere"),
-    ] {
+    for (name, words, path) in
+        [("daemon-config", "", user::PATH), ("rootlesskit", "--format json", "/nowhere")]
+    {
         let mut command = check_with(&user, &[format!("PATH={path}")], words);
         let before = Snapshot::usual(&user);
         let told = Told::by(&mut command);
@@ -129,9 +115,7 @@ fn two_checks_at_the_same_time_both_pass() {
             assert_passes(&told);
             assert_eq!(told.status("overlay"), "ok", "pair {pair}: {told:?}");
         }
-        assert_unchanged(&before, &format!("after pair {pair}"), || {
-            Snapshot::usual(&user)
-        });
+        assert_unchanged(&before, &format!("after pair {pair}"), || Snapshot::usual(&user));
     }
 }
 
@@ -154,13 +138,7 @@ fn a_check_beside_a_daemon_passes_and_the_daemon_does_not_notice() {
     let before = Snapshot::usual(&user);
     let told = Told::by(&mut check(&user, "--format json"));
     assert_passes(&told);
-    for name in [
-        "rootlesskit",
-        "netfilter",
-        "overlay",
-        "state-dir",
-        "socket-path",
-    ] {
+    for name in ["rootlesskit", "netfilter", "overlay", "state-dir", "socket-path"] {
         assert_eq!(told.status(name), "ok", "{name}: {told:?}");
     }
     assert_unchanged(&before, "after `check`", || Snapshot::usual(&user));

@@ -13,26 +13,17 @@ use super::{check, check_with};
 fn names(user: &TestUser) -> Vec<String> {
     let list = Told::by(&mut check(user, "--list --format json")).json();
     let checks = list["checks"].as_array().expect("checks").iter();
-    checks
-        .map(|check| check["name"].as_str().expect("a name").to_owned())
-        .collect()
+    checks.map(|check| check["name"].as_str().expect("a name").to_owned()).collect()
 }
 
 fn reported(told: &Told) -> Vec<String> {
     let report = told.json();
     let checks = report["checks"].as_array().expect("checks").iter();
-    checks
-        .map(|check| check["name"].as_str().expect("a name").to_owned())
-        .collect()
+    checks.map(|check| check["name"].as_str().expect("a name").to_owned()).collect()
 }
 
 fn keys(value: &Value) -> BTreeSet<&str> {
-    value
-        .as_object()
-        .expect("an object")
-        .keys()
-        .map(String::as_str)
-        .collect()
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
 #[test]
@@ -42,46 +33,25 @@ fn the_report_in_json_has_exactly_this_form() {
     assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""), "{told:?}");
     assert!(told.stdout.ends_with("}\n"), "{told:?}");
     let report = told.json();
-    assert_eq!(
-        keys(&report),
-        BTreeSet::from(["schema", "host", "checks", "counts"])
-    );
+    assert_eq!(keys(&report), BTreeSet::from(["schema", "host", "checks", "counts"]));
     assert_eq!(report["schema"], 1);
     let host = BTreeSet::from(["os", "kernel", "user", "uid", "rootlesskit", "dockerd"]);
     assert_eq!(keys(&report["host"]), host);
     assert_eq!(report["host"]["user"], Value::from(user.name.clone()));
     assert_eq!(report["host"]["uid"], Value::from(user.uid));
-    assert_eq!(
-        keys(&report["host"]["rootlesskit"]),
-        BTreeSet::from(["path", "version"])
-    );
+    assert_eq!(keys(&report["host"]["rootlesskit"]), BTreeSet::from(["path", "version"]));
     for check in report["checks"].as_array().expect("checks") {
         let expected = BTreeSet::from(["name", "status", "summary", "reason", "fix", "docs"]);
         assert_eq!(keys(check), expected, "{check:#}");
-        assert_eq!(
-            keys(&check["fix"]),
-            BTreeSet::from(["root", "user"]),
-            "{check:#}"
-        );
+        assert_eq!(keys(&check["fix"]), BTreeSet::from(["root", "user"]), "{check:#}");
         for commands in [&check["fix"]["root"], &check["fix"]["user"]] {
             assert!(
-                commands
-                    .as_array()
-                    .expect("commands")
-                    .iter()
-                    .all(Value::is_string),
+                commands.as_array().expect("commands").iter().all(Value::is_string),
                 "{check:#}"
             );
         }
-        let text = |key: &str| {
-            check[key]
-                .as_str()
-                .unwrap_or_else(|| panic!("{key}: {check:#}"))
-        };
-        assert!(
-            ["ok", "warn", "fail", "skip"].contains(&text("status")),
-            "{check:#}"
-        );
+        let text = |key: &str| check[key].as_str().unwrap_or_else(|| panic!("{key}: {check:#}"));
+        assert!(["ok", "warn", "fail", "skip"].contains(&text("status")), "{check:#}");
         let is_sentence = !text("summary").is_empty()
             && !text("summary").contains('\n')
             && !text("summary").ends_with('.');
@@ -92,11 +62,7 @@ fn the_report_in_json_has_exactly_this_form() {
     let counts = &report["counts"];
     assert_eq!(keys(counts), BTreeSet::from(["ok", "warn", "fail", "skip"]));
     for status in ["ok", "warn", "fail", "skip"] {
-        assert_eq!(
-            counts[status],
-            Value::from(told.with_status(status).len()),
-            "{status}"
-        );
+        assert_eq!(counts[status], Value::from(told.with_status(status).len()), "{status}");
     }
     assert_eq!(reported(&told), names(&user));
 }
@@ -108,37 +74,22 @@ fn the_list_names_all_checks_and_looks_at_nothing() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     for name in &names {
         let is_kebab = name.split('-').all(|word| {
-            !word.is_empty()
-                && word
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+            !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         });
         assert!(is_kebab, "{name}");
     }
     let text = Told::by(&mut check(&user, "--list"));
-    let listed: Vec<&str> = text
-        .stdout
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    assert_eq!(
-        (text.code, listed),
-        (Some(0), names.iter().map(String::as_str).collect())
-    );
+    let listed: Vec<&str> =
+        text.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!((text.code, listed), (Some(0), names.iter().map(String::as_str).collect()));
     let json = Told::by(&mut check(&user, "--list --format json")).json();
     assert_eq!(keys(&json), BTreeSet::from(["schema", "checks"]));
     for check in json["checks"].as_array().expect("checks") {
         assert_eq!(keys(check), BTreeSet::from(["name", "about", "docs"]));
     }
     // Even where nothing can be looked at.
-    user.write(
-        &user.home.join(".config/dockerd-rootless/config.toml"),
-        "broken",
-    );
-    assert_eq!(
-        Told::by(&mut check_with(&user, &["PATH=/nowhere".into()], "--list")).code,
-        Some(0)
-    );
+    user.write(&user.home.join(".config/dockerd-rootless/config.toml"), "broken");
+    assert_eq!(Told::by(&mut check_with(&user, &["PATH=/nowhere".into()], "--list")).code, Some(0));
 }
 
 #[test]
@@ -151,19 +102,10 @@ fn checks_are_chosen_by_name() {
     };
     let cases = [
         ("--only overlay", vec!["overlay".to_owned()]),
-        (
-            "--only overlay --only subuid",
-            vec!["subuid".to_owned(), "overlay".to_owned()],
-        ),
-        (
-            "--only=ping,subuid,ping",
-            vec!["subuid".to_owned(), "ping".to_owned()],
-        ),
+        ("--only overlay --only subuid", vec!["subuid".to_owned(), "overlay".to_owned()]),
+        ("--only=ping,subuid,ping", vec!["subuid".to_owned(), "ping".to_owned()]),
         ("--skip overlay", without(&["overlay"])),
-        (
-            "--skip overlay,ping --skip=subuid",
-            without(&["overlay", "ping", "subuid"]),
-        ),
+        ("--skip overlay,ping --skip=subuid", without(&["overlay", "ping", "subuid"])),
     ];
     for (words, expected) in cases {
         let told = Told::by(&mut check(&user, &format!("--format json {words}")));
@@ -198,14 +140,8 @@ fn the_exit_code_is_that_of_the_chosen_checks() {
     }
     let text = Told::by(&mut check(&user, "")).stdout;
     let lines: Vec<&str> = text.lines().collect();
-    let is_other = |line: &&str| {
-        ["ok  ", "skip", "warn"]
-            .iter()
-            .any(|word| line.starts_with(word))
-    };
-    let failed = lines
-        .iter()
-        .position(|line| line.starts_with("FAIL  daemon-config"));
+    let is_other = |line: &&str| ["ok  ", "skip", "warn"].iter().any(|word| line.starts_with(word));
+    let failed = lines.iter().position(|line| line.starts_with("FAIL  daemon-config"));
     let others = lines.iter().rposition(is_other);
     assert!(failed > others, "a failure is last:\n{text}");
     assert!(text.ends_with(" failed\n"), "{text}");
@@ -232,11 +168,7 @@ fn a_wrong_command_line_ends_in_2_and_says_what_is_meant() {
     ];
     for (words, said) in cases {
         let told = Told::by(&mut check(&user, words));
-        assert_eq!(
-            (told.code, told.stdout.as_str()),
-            (Some(2), ""),
-            "{words}: {told:?}"
-        );
+        assert_eq!((told.code, told.stdout.as_str()), (Some(2), ""), "{words}: {told:?}");
         assert!(told.stderr.contains(said), "{words}: {told:?}");
     }
 }
@@ -249,19 +181,12 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         let mut command = user.command("env");
         command.args([variable, "script", "--quiet", "--return", "--command"]);
         command
-            .arg(format!(
-                "{} check --only ping,overlay {words}",
-                binary.display()
-            ))
+            .arg(format!("{} check --only ping,overlay {words}", binary.display()))
             .arg("/dev/null");
         command
     };
     let piped = |variable: &str, words: &str| {
-        check_with(
-            &user,
-            &[variable.to_owned()],
-            &format!("--only ping,overlay {words}"),
-        )
+        check_with(&user, &[variable.to_owned()], &format!("--only ping,overlay {words}"))
     };
     let cases = [
         (piped("A=1", ""), false),
@@ -279,11 +204,7 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
     for (mut command, colored) in cases {
         let told = Told::by(&mut command);
         assert_eq!(told.code, Some(0), "{command:?}: {told:?}");
-        assert_eq!(
-            told.stdout.contains('\x1b'),
-            colored,
-            "{command:?}: {told:?}"
-        );
+        assert_eq!(told.stdout.contains('\x1b'), colored, "{command:?}: {told:?}");
     }
 }
 
@@ -300,27 +221,16 @@ fn results_are_on_standard_output_and_messages_on_standard_error() {
     assert_eq!(quiet.stderr, "");
     assert!(loud.stderr.contains("DEBUG"), "{loud:?}");
     let table = told_of("");
-    assert!(
-        table.stdout.starts_with("ok    ") && table.stderr.is_empty(),
-        "{table:?}"
-    );
+    assert!(table.stdout.starts_with("ok    ") && table.stderr.is_empty(), "{table:?}");
 }
 
 #[test]
 fn root_is_refused() {
     let user = TestUser::new();
     let mut command = Command::new(Launcher::Run.install(&user));
-    for words in [
-        &["check"][..],
-        &["check", "--format", "json"],
-        &["check", "--print-fix"],
-    ] {
+    for words in [&["check"][..], &["check", "--format", "json"], &["check", "--print-fix"]] {
         let told = Told::by(command.args(words).env("HOME", "/nowhere"));
-        assert_eq!(
-            (told.code, told.stdout.as_str()),
-            (Some(1), ""),
-            "{words:?}: {told:?}"
-        );
+        assert_eq!((told.code, told.stdout.as_str()), (Some(1), ""), "{words:?}: {told:?}");
         assert!(told.stderr.starts_with("error: "), "{told:?}");
         command = Command::new(Launcher::Run.install(&user));
     }
@@ -330,32 +240,16 @@ fn root_is_refused() {
 fn a_setting_that_is_wrong_ends_in_78() {
     let user = TestUser::new();
     let file = user.home.join(".config/dockerd-rootless/config.toml");
-    for text in [
-        "[network\n",
-        "[network]\nmtu = \"many\"\n",
-        "[network]\nmtuu = 1\n",
-    ] {
+    for text in ["[network\n", "[network]\nmtu = \"many\"\n", "[network]\nmtuu = 1\n"] {
         user.write(&file, text);
         let told = Told::by(&mut check(&user, "--format json"));
-        assert_eq!(
-            (told.code, told.stdout.as_str()),
-            (Some(78), ""),
-            "{text}: {told:?}"
-        );
+        assert_eq!((told.code, told.stdout.as_str()), (Some(78), ""), "{text}: {told:?}");
         assert!(told.stderr.contains("config.toml"), "{text}: {told:?}");
     }
     std::fs::remove_file(&file).expect("remove the file");
+    assert_eq!(Told::by(&mut check(&user, "--set network.mtu=many")).code, Some(78));
     assert_eq!(
-        Told::by(&mut check(&user, "--set network.mtu=many")).code,
-        Some(78)
-    );
-    assert_eq!(
-        Told::by(&mut check_with(
-            &user,
-            &["DOCKERD_ROOTLESS_IPV6=perhaps".into()],
-            ""
-        ))
-        .code,
+        Told::by(&mut check_with(&user, &["DOCKERD_ROOTLESS_IPV6=perhaps".into()], "")).code,
         Some(78)
     );
 }
@@ -366,33 +260,16 @@ fn a_reader_who_has_seen_enough_is_no_failure_and_a_full_disk_is_one() {
     for words in ["", "--format json", "--list", "--list --format json"] {
         for (what, code) in [("a closed pipe", 0), ("/dev/full", 1)] {
             let stdout: Stdio = match what {
-                "/dev/full" => File::options()
-                    .write(true)
-                    .open(what)
-                    .expect("/dev/full")
-                    .into(),
+                "/dev/full" => File::options().write(true).open(what).expect("/dev/full").into(),
                 _ => std::io::pipe().expect("a pipe").1.into(),
             };
             let mut command = check(&user, words);
-            let child = command
-                .stdin(Stdio::null())
-                .stdout(stdout)
-                .stderr(Stdio::piped())
-                .spawn();
-            let output = child
-                .and_then(std::process::Child::wait_with_output)
-                .expect("start the check");
+            let child = command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn();
+            let output =
+                child.and_then(std::process::Child::wait_with_output).expect("start the check");
             let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(
-                output.status.code(),
-                Some(code),
-                "{words} into {what}: {stderr}"
-            );
-            assert_eq!(
-                stderr.is_empty(),
-                code == 0,
-                "{words} into {what}: {stderr}"
-            );
+            assert_eq!(output.status.code(), Some(code), "{words} into {what}: {stderr}");
+            assert_eq!(stderr.is_empty(), code == 0, "{words} into {what}: {stderr}");
         }
     }
 }

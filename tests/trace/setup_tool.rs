@@ -28,18 +28,10 @@ struct Host<'u> {
 impl<'u> Host<'u> {
     /// The test host with what the shell script `prepare` changes; `USER` in it is the user's name.
     fn new(user: &'u TestUser, prepare: &str) -> Self {
-        let bin = Launcher::Run
-            .install(user)
-            .parent()
-            .expect("a folder")
-            .to_owned();
-        let prepare = prepare
-            .replace("USER", &user.name)
-            .replace("HOME", &user.home.display().to_string());
-        Self {
-            room: Room::new(user, &format!("{OWN_PLACES}{prepare}")),
-            bin,
-        }
+        let bin = Launcher::Run.install(user).parent().expect("a folder").to_owned();
+        let prepare =
+            prepare.replace("USER", &user.name).replace("HOME", &user.home.display().to_string());
+        Self { room: Room::new(user, &format!("{OWN_PLACES}{prepare}")), bin }
     }
 
     /// `tool` with `variables` as for env(1), and `words`.
@@ -47,15 +39,9 @@ impl<'u> Host<'u> {
         // Upstream's script looks for its launcher in PATH.
         let path = format!("PATH={}:{}", self.bin.display(), user::PATH);
         let mut command = self.room.command("env");
-        let (unset, set): (Vec<&str>, _) = variables
-            .split_whitespace()
-            .partition(|word| word.starts_with("--unset="));
-        command
-            .args(unset)
-            .arg(path)
-            .args(set)
-            .arg(tool)
-            .args(words.split_whitespace());
+        let (unset, set): (Vec<&str>, _) =
+            variables.split_whitespace().partition(|word| word.starts_with("--unset="));
+        command.args(unset).arg(path).args(set).arg(tool).args(words.split_whitespace());
         Told::by(&mut command)
     }
 
@@ -70,23 +56,14 @@ impl<'u> Host<'u> {
     /// Runs as root what was printed to be pasted, with a sudo that needs no password.
     fn paste(&self, script: &str) {
         let sudo = "sudo() { \"$@\"; }\n";
-        command::run(
-            self.room
-                .root("sh")
-                .args(["-euc", &format!("{sudo}{script}")]),
-        );
+        command::run(self.room.root("sh").args(["-euc", &format!("{sudo}{script}")]));
     }
 }
 
 /// The block to paste, its frame included.
 fn block(told: &Told) -> &str {
-    let begin = told
-        .stdout
-        .find(BEGIN)
-        .unwrap_or_else(|| panic!("no block: {told:?}"));
-    let length = told.stdout[begin..]
-        .find(END)
-        .unwrap_or_else(|| panic!("no end: {told:?}"));
+    let begin = told.stdout.find(BEGIN).unwrap_or_else(|| panic!("no block: {told:?}"));
+    let length = told.stdout[begin..].find(END).unwrap_or_else(|| panic!("no end: {told:?}"));
     &told.stdout[begin..begin + length + END.len()]
 }
 
@@ -105,11 +82,7 @@ fn a_host_that_has_all_is_told_so_on_standard_output() {
     ] {
         let told = host.ours("", words);
         let said = (told.code, told.stdout.as_str(), told.stderr.as_str());
-        assert_eq!(
-            said,
-            (Some(0), "[INFO] Requirements are satisfied\n", ""),
-            "{words}"
-        );
+        assert_eq!(said, (Some(0), "[INFO] Requirements are satisfied\n", ""), "{words}");
         assert_unchanged(&before, words, || Snapshot::usual(&user));
     }
 }
@@ -119,37 +92,19 @@ fn what_is_missing_is_printed_in_upstreams_frame_and_mends_it_when_run_as_printe
     let user = TestUser::new();
     let cases = [
         ("sed -i /^USER:/d /etc/subuid", vec!["subuid"]),
-        (
-            "sed -i /^USER:/d /etc/subuid /etc/subgid",
-            vec!["subuid", "subgid"],
-        ),
-        (
-            "sed -i 's/^\\(USER:.*\\):65536$/\\1:1000/' /etc/subuid",
-            vec!["subuid"],
-        ),
-        (
-            "chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap",
-            vec!["newuidmap", "newgidmap"],
-        ),
+        ("sed -i /^USER:/d /etc/subuid /etc/subgid", vec!["subuid", "subgid"]),
+        ("sed -i 's/^\\(USER:.*\\):65536$/\\1:1000/' /etc/subuid", vec!["subuid"]),
+        ("chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap", vec!["newuidmap", "newgidmap"]),
     ];
     for (prepare, names) in cases {
         let host = Host::new(&user, prepare);
         let before = Snapshot::usual(&user);
         let told = host.ours("", "check");
         assert_eq!(told.code, Some(1), "{prepare}: {told:?}");
-        assert!(
-            told.stderr.contains("error: missing system requirements"),
-            "{prepare}: {told:?}"
-        );
+        assert!(told.stderr.contains("error: missing system requirements"), "{prepare}: {told:?}");
         for name in names {
-            assert!(
-                told.stderr.contains(&format!("ERROR {name}: ")),
-                "{prepare}: {told:?}"
-            );
-            assert!(
-                block(&told).contains(&format!("\n# {name}: ")),
-                "{prepare}: {told:?}"
-            );
+            assert!(told.stderr.contains(&format!("ERROR {name}: ")), "{prepare}: {told:?}");
+            assert!(block(&told).contains(&format!("\n# {name}: ")), "{prepare}: {told:?}");
         }
         assert_unchanged(&before, prepare, || Snapshot::usual(&user));
         // Twice, since it may be pasted twice.
@@ -231,69 +186,20 @@ fn usage_is_upstreams() {
 }
 
 /// A situation: what root changes, variables, words, upstream's exit code and ours, and why they differ.
-type Situation = (
-    &'static str,
-    &'static str,
-    &'static str,
-    i32,
-    i32,
-    &'static str,
-);
+type Situation = (&'static str, &'static str, &'static str, i32, i32, &'static str);
 
 const SITUATIONS: &[Situation] = &[
     ("", "", "check", 1, 0, "S1"),
     ("", "", "--skip-iptables check", 0, 0, ""),
-    (
-        "sed -i /^USER:/d /etc/subuid",
-        "",
-        "--skip-iptables check",
-        1,
-        1,
-        "",
-    ),
-    (
-        "sed -i /^USER:/d /etc/subgid",
-        "",
-        "--skip-iptables check",
-        1,
-        1,
-        "",
-    ),
-    (
-        "rm /usr/bin/newuidmap",
-        "",
-        "--skip-iptables check",
-        1,
-        1,
-        "",
-    ),
-    (
-        "rm -f /usr/sbin/*tables* /usr/sbin/nft",
-        "",
-        "check",
-        1,
-        1,
-        "",
-    ),
-    (
-        "rm -f /usr/sbin/*tables* /usr/sbin/nft",
-        "",
-        "--skip-iptables check",
-        0,
-        0,
-        "",
-    ),
+    ("sed -i /^USER:/d /etc/subuid", "", "--skip-iptables check", 1, 1, ""),
+    ("sed -i /^USER:/d /etc/subgid", "", "--skip-iptables check", 1, 1, ""),
+    ("rm /usr/bin/newuidmap", "", "--skip-iptables check", 1, 1, ""),
+    ("rm -f /usr/sbin/*tables* /usr/sbin/nft", "", "check", 1, 1, ""),
+    ("rm -f /usr/sbin/*tables* /usr/sbin/nft", "", "--skip-iptables check", 0, 0, ""),
     ("", "--unset=HOME", "--skip-iptables check", 1, 1, ""),
     ("", "HOME=/nowhere", "--skip-iptables check", 1, 1, ""),
     ("", "HOME=/usr", "--skip-iptables check", 1, 1, ""),
-    (
-        "",
-        "--unset=XDG_RUNTIME_DIR",
-        "--skip-iptables check",
-        0,
-        0,
-        "",
-    ),
+    ("", "--unset=XDG_RUNTIME_DIR", "--skip-iptables check", 0, 0, ""),
     ("", "", "check --skip-iptables", 0, 0, ""),
     // The trial of S2, S3: what is there and does not do.
     (
@@ -304,54 +210,12 @@ const SITUATIONS: &[Situation] = &[
         1,
         "S2",
     ),
-    (
-        "sed -i 's/^USER:.*/&\\n&/' /etc/subuid",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S2",
-    ),
-    (
-        "rm /usr/bin/newgidmap",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S3",
-    ),
-    (
-        "chmod u-s /usr/bin/newuidmap",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S3",
-    ),
-    (
-        "rm /usr/bin/rootlesskit",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S4",
-    ),
-    (
-        "rm /usr/bin/slirp4netns /usr/bin/pasta*",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S4",
-    ),
-    (
-        "rm /usr/sbin/dockerd",
-        "",
-        "--skip-iptables check",
-        0,
-        1,
-        "S4",
-    ),
+    ("sed -i 's/^USER:.*/&\\n&/' /etc/subuid", "", "--skip-iptables check", 0, 1, "S2"),
+    ("rm /usr/bin/newgidmap", "", "--skip-iptables check", 0, 1, "S3"),
+    ("chmod u-s /usr/bin/newuidmap", "", "--skip-iptables check", 0, 1, "S3"),
+    ("rm /usr/bin/rootlesskit", "", "--skip-iptables check", 0, 1, "S4"),
+    ("rm /usr/bin/slirp4netns /usr/bin/pasta*", "", "--skip-iptables check", 0, 1, "S4"),
+    ("rm /usr/sbin/dockerd", "", "--skip-iptables check", 0, 1, "S4"),
     (
         "mknod -m 600 /mnt/tun c 10 200; mount --bind /mnt/tun /dev/net/tun",
         "",
@@ -360,14 +224,7 @@ const SITUATIONS: &[Situation] = &[
         1,
         "S4",
     ),
-    (
-        "",
-        "XDG_RUNTIME_DIR=/var/tmp",
-        "--skip-iptables check",
-        0,
-        1,
-        "S5",
-    ),
+    ("", "XDG_RUNTIME_DIR=/var/tmp", "--skip-iptables check", 0, 1, "S5"),
     (
         "mkdir -p HOME/.config/docker; echo '{,}' >HOME/.config/docker/daemon.json",
         "",
@@ -376,14 +233,7 @@ const SITUATIONS: &[Situation] = &[
         1,
         "S6",
     ),
-    (
-        "",
-        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-        "--skip-iptables check",
-        1,
-        0,
-        "S7",
-    ),
+    ("", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--skip-iptables check", 1, 0, "S7"),
 ];
 
 #[test]
@@ -393,10 +243,7 @@ fn in_the_same_situation_upstreams_script_ends_with_the_same_code_or_it_is_docum
     for (prepare, variables, words, upstream, own, reason) in SITUATIONS {
         let user = TestUser::new();
         let host = Host::new(&user, prepare);
-        let (upstreams, ours) = (
-            host.upstreams(variables, words),
-            host.ours(variables, words),
-        );
+        let (upstreams, ours) = (host.upstreams(variables, words), host.ours(variables, words));
         // Scripts and programs that are newer than Debian 12's are right more often.
         let agree = upstreams.code == ours.code && matches!(ours.code, Some(0 | 1));
         if !agree && (upstreams.code, ours.code) != (Some(*upstream), Some(*own)) {
@@ -406,21 +253,12 @@ fn in_the_same_situation_upstreams_script_ends_with_the_same_code_or_it_is_docum
             let satisfied = told.stdout.contains(SATISFIED);
             let has_block = told.stdout.contains(BEGIN);
             if satisfied != (told.code == Some(0)) || has_block && told.code != Some(1) {
-                wrong.push(format!(
-                    "[{prepare}] [{variables}] {words}: {who}: {told:?}"
-                ));
+                wrong.push(format!("[{prepare}] [{variables}] {words}: {who}: {told:?}"));
             }
         }
         let is_documented = docs.contains(&format!("**{reason}. "));
-        assert_eq!(
-            upstream == own,
-            reason.is_empty(),
-            "{prepare} {variables} {words}"
-        );
-        assert!(
-            reason.is_empty() || is_documented,
-            "{reason} is not in the documentation"
-        );
+        assert_eq!(upstream == own, reason.is_empty(), "{prepare} {variables} {words}");
+        assert!(reason.is_empty() || is_documented, "{reason} is not in the documentation");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -37,10 +37,7 @@ fn sigterm_and_sigint_stop_the_daemon_in_order() {
         assert_nothing_left(&user);
         let log = daemon.log();
         assert_eq!(log.matches(HEARD).count(), 1, "{log}");
-        assert!(
-            !log.contains("\nerror: "),
-            "what is asked for is no error: {log}"
-        );
+        assert!(!log.contains("\nerror: "), "what is asked for is no error: {log}");
     }
 }
 
@@ -88,10 +85,8 @@ fn in_own_group(user: &TestUser) -> (Child, std::path::PathBuf) {
 }
 
 fn ended(child: &mut Child, what: &str) -> ExitStatus {
-    wait::poll(wait::PATIENCE, || {
-        child.try_wait().expect("wait for the launcher")
-    })
-    .unwrap_or_else(|| panic!("{what}: it is still there"))
+    wait::poll(wait::PATIENCE, || child.try_wait().expect("wait for the launcher"))
+        .unwrap_or_else(|| panic!("{what}: it is still there"))
 }
 
 fn pid(child: &Child) -> Pid {
@@ -164,10 +159,7 @@ fn a_signal_at_any_moment_of_the_start_ends_it() {
             assert_tree_gone(&user, &what);
             let asked = 128 + signal as i32;
             let shown = std::os::unix::process::ExitStatusExt::signal(&status);
-            let code = status
-                .code()
-                .or(shown.map(|signal| 128 + signal))
-                .expect("an end");
+            let code = status.code().or(shown.map(|signal| 128 + signal)).expect("an end");
             let log = std::fs::read_to_string(log).expect("read the log");
             assert!(code == 0 || code == asked, "{what}: {code}: {log}");
         }

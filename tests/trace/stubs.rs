@@ -31,11 +31,7 @@ impl Stubs {
         let stub = bin.join(program);
         user.write(&stub, format!("#!/bin/sh\n{body}\n"));
         command::run(user.command("chmod").arg("755").arg(&stub));
-        Self {
-            before: Snapshot::usual(&user),
-            user,
-            bin,
-        }
+        Self { before: Snapshot::usual(&user), user, bin }
     }
 
     fn command(&self, words: &str) -> std::process::Command {
@@ -49,9 +45,7 @@ impl Stubs {
         let told = Told::by(&mut self.command(words));
         let took = start.elapsed();
         assert!(took < PATIENCE, "{took:?}: {told:?}");
-        assert_unchanged(&self.before, &format!("after {told:?}"), || {
-            Snapshot::usual(&self.user)
-        });
+        assert_unchanged(&self.before, &format!("after {told:?}"), || Snapshot::usual(&self.user));
         assert_eq!(told.code, Some(4), "{told:?}");
         told
     }
@@ -94,45 +88,26 @@ fn a_rootlesskit_that_hangs_is_ended_and_said_to_hang() {
 #[test]
 fn one_that_hangs_whatever_it_is_asked_is_named_by_the_setting_too() {
     let stubs = Stubs::new("hangs", "sleep 1000");
-    let words = format!(
-        "--format json --set rootlesskit.binary={}/hangs",
-        stubs.bin.display()
-    );
+    let words = format!("--format json --set rootlesskit.binary={}/hangs", stubs.bin.display());
     let told = stubs.tell(&words);
     let check = told.check("rootlesskit");
     assert_eq!(check["status"], "fail", "{check:#}");
-    for part in [
-        "/hangs",
-        "did not end within 8 s",
-        "did not answer within 5 s",
-    ] {
+    for part in ["/hangs", "did not end within 8 s", "did not answer within 5 s"] {
         assert!(text(&check).contains(part), "{part}: {check:#}");
     }
 }
 
 #[test]
 fn one_that_floods_its_output_is_ended_at_once() {
-    for body in [
-        "yes",
-        "yes >&2",
-        "yes & yes >&2",
-        "exec head -c 100000000 /dev/zero",
-    ] {
+    for body in ["yes", "yes >&2", "yes & yes >&2", "exec head -c 100000000 /dev/zero"] {
         let body = answering("/usr/bin/rootlesskit", body);
         let stubs = Stubs::new("rootlesskit", &body);
         let start = Instant::now();
         let told = stubs.tell("--format json");
-        assert!(
-            start.elapsed() < Duration::from_secs(8),
-            "{body}: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(8), "{body}: {:?}", start.elapsed());
         let check = told.check("rootlesskit");
         assert_eq!(check["status"], "fail", "{body}: {check:#}");
-        assert!(
-            text(&check).contains("did not stop talking"),
-            "{body}: {check:#}"
-        );
+        assert!(text(&check).contains("did not stop talking"), "{body}: {check:#}");
         assert_judged_alone(&told);
     }
 }
@@ -146,14 +121,9 @@ fn what_a_failing_rootlesskit_says_is_told_and_cannot_forge_a_result() {
     let told = Stubs::new("rootlesskit", &body).tell("--format json");
     let check = told.check("rootlesskit");
     assert_eq!(check["status"], "fail", "{check:#}");
-    assert!(
-        text(&check).contains("luck (it ended with exit code 7)"),
-        "{check:#}"
-    );
+    assert!(text(&check).contains("luck (it ended with exit code 7)"), "{check:#}");
     assert_judged_alone(&told);
-    let shown = Stubs::new("rootlesskit", &body)
-        .tell("--color never")
-        .stdout;
+    let shown = Stubs::new("rootlesskit", &body).tell("--color never").stdout;
     assert!(shown.contains("luck") && !shown.contains('\x1b'), "{shown}");
 }
 
@@ -176,10 +146,7 @@ fn a_newuidmap_that_hangs_fails_and_is_ended() {
 
 #[test]
 fn a_slirp4netns_that_fails_at_once_is_explained() {
-    let body = answering(
-        "/usr/bin/slirp4netns",
-        "echo 'cannot open the moon' >&2; exit 1",
-    );
+    let body = answering("/usr/bin/slirp4netns", "echo 'cannot open the moon' >&2; exit 1");
     let told = Stubs::new("slirp4netns", &body).tell("--format json");
     let failed = told.with_status("fail");
     assert!(failed.contains(&"rootlesskit".to_owned()), "{failed:?}");
@@ -193,11 +160,7 @@ fn a_slirp4netns_that_fails_at_once_is_explained() {
 #[test]
 fn killed_while_a_program_hangs_nothing_is_left_either() {
     let hanging = [
-        (
-            "rootlesskit",
-            answering("/usr/bin/rootlesskit", "exec sleep 1000"),
-            "sleep 1000",
-        ),
+        ("rootlesskit", answering("/usr/bin/rootlesskit", "exec sleep 1000"), "sleep 1000"),
         ("rootlesskit", "exec sleep 1000".to_owned(), "sleep 1000"),
         ("newuidmap", "exec sleep 1000".to_owned(), "sleep 1000"),
     ];
@@ -213,15 +176,11 @@ fn killed_while_a_program_hangs_nothing_is_left_either() {
         let user = &stubs.user;
         wait::until("the stub hangs", || {
             let all = process::list(user.uid, &user.subordinate);
-            all.iter()
-                .any(|process| process.command.trim() == sign)
-                .then_some(())
+            all.iter().any(|process| process.command.trim() == sign).then_some(())
         });
         let pid = Pid::from_raw(child.id().try_into().expect("a pid is positive"));
         kill(pid, Signal::SIGKILL).expect("it is our child");
         child.wait().expect("wait for the check");
-        assert_unchanged(&stubs.before, &format!("{program}: {body}"), || {
-            Snapshot::usual(user)
-        });
+        assert_unchanged(&stubs.before, &format!("{program}: {body}"), || Snapshot::usual(user));
     }
 }

@@ -89,9 +89,8 @@ impl Case<'_> {
             _ => true,
         };
         let format = if ends { r"'%s\n'" } else { r"'\n%s\n'" };
-        let finding = finding.root(format!(
-            "grep -qxF -e {line} {path} || printf {format} {line} >>{path}"
-        ));
+        let finding =
+            finding.root(format!("grep -qxF -e {line} {path} || printf {format} {line} >>{path}"));
         if local.is_some() {
             return finding;
         }
@@ -143,10 +142,7 @@ pub(super) fn rewrite(line: &SubIdLine, owner: &str) -> Option<String> {
         _ => String::from(c),
     };
     let owner: String = (!owner.contains(strange)).then(|| owner.chars().map(escaped).collect())?;
-    Some(substitute(
-        line,
-        &format!("{owner}:{}:{}", ids.start, size(ids)),
-    ))
+    Some(substitute(line, &format!("{owner}:{}:{}", ids.start, size(ids))))
 }
 
 /// The command of sed that makes `line` a comment.
@@ -158,9 +154,7 @@ pub(super) fn comment_out(line: &SubIdLine) -> String {
 fn substitute(line: &SubIdLine, replacement: &str) -> String {
     let mut pattern = String::new();
     let mut strange = false;
-    let trimmed = line
-        .text
-        .trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
+    let trimmed = line.text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
     for c in trimmed.chars() {
         let printable = c == ' ' || c.is_ascii_graphic();
         match c {

@@ -49,24 +49,14 @@ fn names_what_is_wrong_with_its_line() {
             Ok,
             "`u` has 65536 subordinate user ids in line 1 of `/etc/subuid`, `u:100000:65536`",
         ),
-        (
-            "#\n\n1000:100000:65536\n",
-            Works,
-            Ok,
-            "line 3 of `/etc/subuid`, `1000:100000:65536`",
-        ),
+        ("#\n\n1000:100000:65536\n", Works, Ok, "line 3 of `/etc/subuid`, `1000:100000:65536`"),
         (
             "u:100000:1000\nu:200000:64536\n",
             Fails,
             Ok,
             "has 65536 subordinate user ids in lines 1 and 2 of",
         ),
-        (
-            "u:100000:65536\ncontainers:2147483647:2147483648\n",
-            Works,
-            Ok,
-            "65536",
-        ),
+        ("u:100000:65536\ncontainers:2147483647:2147483648\n", Works, Ok, "65536"),
         ("", FailsWithFile, Fail, "`/etc/subuid` has no line for `u`"),
         (
             "uu:100000:65536\n#u:200000:65536\n",
@@ -75,24 +65,14 @@ fn names_what_is_wrong_with_its_line() {
             "`/etc/subuid` has no line for `u`",
         ),
         ("u:100000:1000\n", Works, Fail, few),
-        (
-            "u:100000:65535\n",
-            Works,
-            Fail,
-            "65535 subordinate user ids instead of 65536",
-        ),
+        ("u:100000:65535\n", Works, Fail, "65535 subordinate user ids instead of 65536"),
         (
             "u:100000:65536\n1000:100000:65536\n",
             Fails,
             Fail,
             "line 2 of `/etc/subuid`, `1000:100000:65536`, repeats line 1, `u:100000:65536`",
         ),
-        (
-            "u:100000:65536\nu:100000:65536\n",
-            Works,
-            Warn,
-            "repeats line 1",
-        ),
+        ("u:100000:65536\nu:100000:65536\n", Works, Warn, "repeats line 1"),
         (
             "u:100000:65536\nu:165535:65536\n",
             Works,
@@ -112,31 +92,11 @@ fn names_what_is_wrong_with_its_line() {
             "line 1 of `/etc/subuid`, `u:100000:65536`, shares 1 of its ids with `bob` (line 2, `bob:165535:65536`)",
         ),
         ("u:100000:65536\nbob:165536:65536\n", Works, Ok, "65536"),
-        (
-            "u:1000:65536\n",
-            Works,
-            Fail,
-            "`u:1000:65536`, holds the user's own id 1000",
-        ),
-        (
-            "u:1001:65536\n",
-            Works,
-            Warn,
-            "`u:1001:65536`, holds the real user 7000, `old`",
-        ),
+        ("u:1000:65536\n", Works, Fail, "`u:1000:65536`, holds the user's own id 1000"),
+        ("u:1001:65536\n", Works, Warn, "`u:1001:65536`, holds the real user 7000, `old`"),
         ("u:10000:65536\n", Works, Warn, "holds ids below 65536"),
-        (
-            "u:655360:65536\n",
-            Works,
-            Warn,
-            "holds the real user 700000, `new`",
-        ),
-        (
-            "u:4294901760:65536\n",
-            Works,
-            Fail,
-            "reaches beyond the last id, 4294967294",
-        ),
+        ("u:655360:65536\n", Works, Warn, "holds the real user 700000, `new`"),
+        ("u:4294901760:65536\n", Works, Fail, "reaches beyond the last id, 4294967294"),
         ("u:4294901759:65536\n", Works, Ok, "65536"),
         (
             "u:100000:65536\nu:200000:0\n",
@@ -150,24 +110,9 @@ fn names_what_is_wrong_with_its_line() {
             Fail,
             "line 1 of `/etc/subuid`, `u:100000:65536\\r`, has blanks at its ends",
         ),
-        (
-            "u:0x186A0:65536\n",
-            Works,
-            Warn,
-            "holds a number that is not plainly decimal",
-        ),
-        (
-            "u:0x186A0:65536\n",
-            Fails,
-            Fail,
-            "holds a number that is not plainly decimal",
-        ),
-        (
-            "u:100000:65536:\n",
-            Fails,
-            Fail,
-            "has 4 fields instead of 3",
-        ),
+        ("u:0x186A0:65536\n", Works, Warn, "holds a number that is not plainly decimal"),
+        ("u:0x186A0:65536\n", Fails, Fail, "holds a number that is not plainly decimal"),
+        ("u:100000:65536:\n", Fails, Fail, "has 4 fields instead of 3"),
         (
             "u:100000:65536\nu:x:1\n",
             Works,
@@ -192,22 +137,13 @@ fn names_what_is_wrong_with_its_line() {
             Warn,
             "line 1 of `/etc/subuid`, `bob:x:1`, is damaged",
         ),
-        (
-            "1000:100000:65536\n",
-            Fails,
-            Fail,
-            "names the user by number",
-        ),
+        ("1000:100000:65536\n", Fails, Fail, "names the user by number"),
         ("1000:100000:65536\n", FailsWithFile, Ok, "65536"),
     ] {
         let finding = subuid(&with_text(text, way).evidence());
         assert_eq!(finding.status, status, "{text:?} {finding:?}");
         assert!(finding.summary.contains(summary), "{text:?} {finding:?}");
-        assert_eq!(
-            finding.fix.root.is_empty(),
-            status == Ok,
-            "{text:?} {finding:?}"
-        );
+        assert_eq!(finding.fix.root.is_empty(), status == Ok, "{text:?} {finding:?}");
     }
 }
 
@@ -235,11 +171,7 @@ fn proposes_a_range_that_is_free_in_both_files() {
     sample.survey.subgid = TextFile::Text("eve:165536:65536\nu:231072:65536\nbob:xx\n".to_owned());
     let finding = subuid(&sample.evidence());
     assert_eq!(finding.fix.root, ["usermod --add-subuids 231072-296607 u"]);
-    sample
-        .survey
-        .account
-        .all_groups
-        .insert(296_607, "g".to_owned());
+    sample.survey.account.all_groups.insert(296_607, "g".to_owned());
     let finding = subuid(&sample.evidence());
     assert_eq!(finding.fix.root, ["usermod --add-subuids 296608-362143 u"]);
 }
@@ -327,12 +259,7 @@ fn believes_getsubids_where_the_file_counts_for_nothing() {
             Status::Fail,
             "1000 subordinate user ids instead of 65536",
         ),
-        (
-            Some(Ok("0: u 900 65536\n")),
-            false,
-            Status::Fail,
-            "holds the user's own id 1000",
-        ),
+        (Some(Ok("0: u 900 65536\n")), false, Status::Fail, "holds the user's own id 1000"),
         (
             Some(Err("Error fetching ranges\n")),
             false,
@@ -345,23 +272,10 @@ fn believes_getsubids_where_the_file_counts_for_nothing() {
             Status::Fail,
             "`u` gets no subordinate user ids from `sss` of `/etc/nsswitch.conf`",
         ),
-        (
-            None,
-            true,
-            Status::Skip,
-            "there is no `getsubids` to count them",
-        ),
-        (
-            None,
-            false,
-            Status::Fail,
-            "there is no `getsubids` to ask for them",
-        ),
+        (None, true, Status::Skip, "there is no `getsubids` to count them"),
+        (None, false, Status::Fail, "there is no `getsubids` to ask for them"),
     ] {
-        let mut sample = with_text(
-            "u:1:2:3\nbob\n",
-            if works { Way::Works } else { Way::Fails },
-        );
+        let mut sample = with_text("u:1:2:3\nbob\n", if works { Way::Works } else { Way::Fails });
         sample.survey.subids_from_elsewhere = Some("sss".to_owned());
         sample.trials.getsubids_uid =
             said.map(|said| said.map(str::to_owned).map_err(str::to_owned));
@@ -379,10 +293,7 @@ fn believes_getsubids_where_the_file_counts_for_nothing() {
 fn knows_when_rootlesskit_reads_the_file_itself() {
     let old = |version| {
         let mut sample = with_text("bob\nu:100000:65536\n", Way::Fails);
-        if let Tool::Found {
-            answer: Answer::Known(facts),
-            ..
-        } = &mut sample.host.tools.rootlesskit
+        if let Tool::Found { answer: Answer::Known(facts), .. } = &mut sample.host.tools.rootlesskit
         {
             facts.version = version;
         }
@@ -419,14 +330,10 @@ fn mended(text: &[u8], commands: &[String]) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("subuid");
     std::fs::write(&file, text).expect("a copy");
-    let script = commands
-        .join("\n")
-        .replace("/etc/subuid", file.to_str().expect("a path in UTF-8"));
+    let script =
+        commands.join("\n").replace("/etc/subuid", file.to_str().expect("a path in UTF-8"));
     let run = || {
-        let status = Command::new("sh")
-            .args(["-eu", "-c", &script])
-            .status()
-            .expect("a shell");
+        let status = Command::new("sh").args(["-eu", "-c", &script]).status().expect("a shell");
         assert!(status.success(), "{script}");
         std::fs::read(&file).expect("the copy")
     };
@@ -453,10 +360,7 @@ fn what_is_printed_mends_and_harms_no_other_line() {
             b"u:100000:65536\nbob:120000:65536\n",
             "# u:100000:65536\nbob:120000:65536\nu:231072:65536\n",
         ),
-        (
-            b"u:1000:65536\nu:300000:65536\n",
-            "# u:1000:65536\nu:300000:65536\n",
-        ),
+        (b"u:1000:65536\nu:300000:65536\n", "# u:1000:65536\nu:300000:65536\n"),
         (
             b"D\\b.o&/*[:200000:65536:x\r\nu:100000:65536\r\n",
             "D\\b.o&/*[:200000:65536\nu:100000:65536\n",
@@ -491,11 +395,7 @@ fn mends_lines_that_hold_any_bytes() {
     let sample = with_text(&String::from_utf8_lossy(text), Way::FailsWithFile);
     let finding = subuid(&sample.evidence());
     let commands = finding.fix.root;
-    assert!(
-        commands[0]
-            .bytes()
-            .all(|byte| byte == b' ' || byte.is_ascii_graphic())
-    );
+    assert!(commands[0].bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
     assert_eq!(
         mended(text, &commands),
         b"# \xff\xfe:1\n# \x00\n# m\xc3\xbcller:1 \nu:100000:65536\n# \x1b[0m:\xe2\x82:5:6\n"
@@ -539,13 +439,7 @@ proptest! {
 #[test]
 fn finds_room_until_there_is_none() {
     assert_eq!(free_range(vec![]), Some(100_000..165_536));
-    assert_eq!(
-        free_range(vec![0..100_001, 165_536..165_537]),
-        Some(231_072..296_608)
-    );
-    assert_eq!(
-        free_range(vec![0..100_000, 150_000..150_000]),
-        Some(100_000..165_536)
-    );
+    assert_eq!(free_range(vec![0..100_001, 165_536..165_537]), Some(231_072..296_608));
+    assert_eq!(free_range(vec![0..100_000, 150_000..150_000]), Some(100_000..165_536));
     assert_eq!(free_range(vec![0..u64::MAX, 5..u64::MAX]), None);
 }

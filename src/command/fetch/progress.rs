@@ -15,14 +15,11 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn show(stopped: mpsc::Receiver<()>, progress: &[Progress; 2], plan: &Plan) {
     let mut stderr = io::stderr();
     while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-        let bars = progress
-            .iter()
-            .zip(&plan.archives)
-            .map(|(progress, archive)| {
-                let done = progress.done.load(Ordering::Relaxed);
-                let total = progress.total.load(Ordering::Relaxed);
-                bar(archive.package.name(), done, total)
-            });
+        let bars = progress.iter().zip(&plan.archives).map(|(progress, archive)| {
+            let done = progress.done.load(Ordering::Relaxed);
+            let total = progress.total.load(Ordering::Relaxed);
+            bar(archive.package.name(), done, total)
+        });
         let line = bars.collect::<Vec<_>>().join("  ");
         // Nobody may be looking; that is no reason to stop.
         let _ = write!(stderr, "\r\x1b[K{line}");
@@ -40,12 +37,7 @@ fn bar(name: &str, done: u64, total: u64) -> String {
     let full = (done.min(total) * WIDTH).checked_div(total).unwrap_or(0);
     let full = usize::try_from(full).unwrap_or(0);
     let rest = "-".repeat(WIDTH as usize - full);
-    format!(
-        "{name} [{}{rest}] {}/{} MB",
-        "#".repeat(full),
-        megabytes(done),
-        megabytes(total)
-    )
+    format!("{name} [{}{rest}] {}/{} MB", "#".repeat(full), megabytes(done), megabytes(total))
 }
 
 #[cfg(test)]
@@ -55,13 +47,7 @@ mod tests {
     #[test]
     fn a_bar_grows_and_never_overflows() {
         assert_eq!(bar("a", 0, 0), "a 0 MB");
-        assert_eq!(
-            bar("a", 1_000_000, 2_000_000),
-            "a [########--------] 1/2 MB"
-        );
-        assert_eq!(
-            bar("a", 9_000_000, 2_000_000),
-            "a [################] 9/2 MB"
-        );
+        assert_eq!(bar("a", 1_000_000, 2_000_000), "a [########--------] 1/2 MB");
+        assert_eq!(bar("a", 9_000_000, 2_000_000), "a [################] 9/2 MB");
     }
 }

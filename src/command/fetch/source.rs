@@ -77,11 +77,8 @@ pub fn plan(
     let channel = channel(environment, options)?;
     let origin = Origin::find(environment, options, &channel)?;
     let version = version(options, &channel, &origin, client)?;
-    let words = options
-        .sha256
-        .iter()
-        .map(|word| read_word(word))
-        .collect::<Result<Vec<Line>, Error>>()?;
+    let words =
+        options.sha256.iter().map(|word| read_word(word)).collect::<Result<Vec<Line>, Error>>()?;
     let files = Package::ALL.map(|package| package.file(&version));
     if let Some((name, _)) = words.iter().find(|(name, _)| !files.contains(name)) {
         let what = format!("`--sha256` speaks of `{name}`, which is not fetched");
@@ -96,12 +93,7 @@ pub fn plan(
         if sum.is_none() {
             check_insecure(options, &file, &place)?;
         }
-        Ok(Archive {
-            package,
-            file,
-            place,
-            sum,
-        })
+        Ok(Archive { package, file, place, sum })
     });
     let archives: [Archive; 2] = [docker?, extras?];
     let is_beside = |archive: &&Archive| matches!(archive.sum, Some((_, Voucher::Beside)));
@@ -115,14 +107,8 @@ pub fn plan(
 }
 
 fn channel(environment: &Environment, options: &FetchOptions) -> Result<String, Error> {
-    let stated = environment
-        .get("CHANNEL")
-        .map(|channel| channel.to_string_lossy().into_owned());
-    let channel = options
-        .channel
-        .clone()
-        .or(stated)
-        .unwrap_or_else(|| "stable".to_owned());
+    let stated = environment.get("CHANNEL").map(|channel| channel.to_string_lossy().into_owned());
+    let channel = options.channel.clone().or(stated).unwrap_or_else(|| "stable".to_owned());
     match fetch::is_channel(&channel) {
         true => Ok(channel),
         false => {
@@ -157,9 +143,7 @@ impl Origin {
             Error::new(Exit::Usage, what).hint("--mirror https://HOST/DIRECTORY")
         };
         let directory = fetch::directory(channel, fetch::architecture());
-        let url = Url::parse(&mirror)
-            .and_then(|url| url.join(&directory))
-            .map_err(refuse)?;
+        let url = Url::parse(&mirror).and_then(|url| url.join(&directory)).map_err(refuse)?;
         match url.is_allowed(policy(options)) {
             true => Ok(Self::Server(url)),
             false => {
@@ -188,13 +172,9 @@ impl Origin {
             Self::Directory(directory) => {
                 let entries = std::fs::read_dir(directory)
                     .map_err(|error| failed(directory, "cannot be read", &error))?;
-                let names = entries
-                    .flatten()
-                    .map(|entry| entry.file_name().to_string_lossy().into_owned());
-                (
-                    names.collect::<Vec<_>>().join("\n"),
-                    directory.display().to_string(),
-                )
+                let names =
+                    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+                (names.collect::<Vec<_>>().join("\n"), directory.display().to_string())
             }
             Self::Server(url) => {
                 let index = url.join("").map_err(|why| Error::new(Exit::Usage, why))?;
@@ -241,9 +221,8 @@ fn version(
 
 /// `FILE=SUM`.
 fn read_word(word: &str) -> Result<Line, Error> {
-    let parsed = word
-        .rsplit_once('=')
-        .and_then(|(file, sum)| Some((file.to_owned(), Sum::parse(sum)?)));
+    let parsed =
+        word.rsplit_once('=').and_then(|(file, sum)| Some((file.to_owned(), Sum::parse(sum)?)));
     parsed.ok_or_else(|| {
         let what = format!("`--sha256 {word}`: expected FILE=SUM with 64 hexadecimal digits");
         Error::new(Exit::Usage, what).hint("sha256sum FILE tells the sum of a file that you trust")

@@ -77,11 +77,7 @@ impl Store {
     /// # Errors
     /// Names what cannot be changed.
     pub fn restore(&self, state: &State) -> Result<(), Error> {
-        let adopted = state
-            .adopted
-            .iter()
-            .rev()
-            .filter(|name| self.set(name).is_dir());
+        let adopted = state.adopted.iter().rev().filter(|name| self.set(name).is_dir());
         let adopted: Vec<&String> = adopted.collect();
         match adopted.first() {
             Some(last) => self.point("current", last)?,
@@ -93,12 +89,8 @@ impl Store {
             if self.look(&state.bin_dir, name) != Place::Ours {
                 continue;
             }
-            let kept = adopted
-                .iter()
-                .map(|set| self.set(set).join(RESTORE).join(name));
-            let kept = kept
-                .into_iter()
-                .find(|kept| kept.symlink_metadata().is_ok());
+            let kept = adopted.iter().map(|set| self.set(set).join(RESTORE).join(name));
+            let kept = kept.into_iter().find(|kept| kept.symlink_metadata().is_ok());
             match kept {
                 Some(kept) => put_back(&kept, &path)
                     .map_err(|error| failed(&path, "cannot be put back", &error))?,
@@ -113,13 +105,7 @@ impl Store {
     pub fn kept(&self, state: &State) -> Vec<&'static str> {
         let is_kept = |name: &&str| {
             let mut sets = state.adopted.iter();
-            sets.any(|set| {
-                self.set(set)
-                    .join(RESTORE)
-                    .join(name)
-                    .symlink_metadata()
-                    .is_ok()
-            })
+            sets.any(|set| self.set(set).join(RESTORE).join(name).symlink_metadata().is_ok())
         };
         all_names().filter(is_kept).collect()
     }

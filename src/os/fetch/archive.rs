@@ -48,23 +48,15 @@ pub fn unpack(
         Error::new(Exit::Integrity, format!("`{shown}` {why}")).hint(hint)
     };
     let damaged = |error: &io::Error| refuse("is damaged").because(error);
-    tarball
-        .seek(SeekFrom::Start(0))
-        .map_err(|error| damaged(&error))?;
-    let hashing = Hashing {
-        inner: tarball,
-        hash: Sha256::new(),
-    };
+    tarball.seek(SeekFrom::Start(0)).map_err(|error| damaged(&error))?;
+    let hashing = Hashing { inner: tarball, hash: Sha256::new() };
     let buffered = io::BufReader::with_capacity(CHUNK, hashing);
     let plain = MultiGzDecoder::new(buffered).take(TOTAL_MAX + PADDING_MAX);
     let mut archive = Archive::new(plain);
     let mut judge = Judge::new(package);
     let mut sums = BTreeMap::new();
     // Raw: extended headers are entries like any other, and nothing is read into memory for them.
-    let entries = archive
-        .entries()
-        .map_err(|error| damaged(&error))?
-        .raw(true);
+    let entries = archive.entries().map_err(|error| damaged(&error))?.raw(true);
     for entry in entries {
         let mut entry = entry.map_err(|error| damaged(&error))?;
         let kind = entry.header().entry_type();
@@ -75,12 +67,7 @@ pub fn unpack(
         let name = entry.path_bytes().into_owned();
         let mode = entry.header().mode().map_err(|error| damaged(&error))?;
         let size = entry.size();
-        let fact = Entry {
-            name: &name,
-            kind: kind_of(kind),
-            mode,
-            size,
-        };
+        let fact = Entry { name: &name, kind: kind_of(kind), mode, size };
         match judge.judge(&fact).map_err(|why| refuse(&why))? {
             Verdict::Skip => {}
             Verdict::Unknown => {
@@ -139,9 +126,7 @@ fn read_extensions(entry: &mut tar::Entry<'_, impl Read>) -> Result<(), String> 
     }
     let decisive = [&b"path="[..], b"linkpath=", b"size=", b"GNU.sparse"];
     // Also found inside of a value: nobody needs that.
-    let found = decisive
-        .into_iter()
-        .find(|key| text.windows(key.len()).any(|part| part == *key));
+    let found = decisive.into_iter().find(|key| text.windows(key.len()).any(|part| part == *key));
     match found {
         Some(key) => Err(format!(
             "holds an extended header with `{}`",

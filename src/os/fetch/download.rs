@@ -23,11 +23,8 @@ use crate::os::files;
 pub const ARCHIVE_MAX: u64 = 1 << 30;
 
 /// How long to wait before each further try.
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(200),
-    Duration::from_millis(600),
-    Duration::from_millis(1800),
-];
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1800)];
 
 /// Bytes that are read, hashed and written at once.
 const CHUNK: usize = 256 * 1024;
@@ -104,14 +101,8 @@ struct Partial<'a> {
 impl<'a> Partial<'a> {
     /// Takes over what an earlier run left, if a sum will tell whether it fits.
     fn new(file: File, path: &'a Path, sum_is_known: bool) -> Result<Self, Error> {
-        let mut partial = Self {
-            file,
-            path,
-            hash: Sha256::new(),
-            length: 0,
-            validator: None,
-            inherited: false,
-        };
+        let mut partial =
+            Self { file, path, hash: Sha256::new(), length: 0, validator: None, inherited: false };
         if sum_is_known {
             let length = hash_rest(&mut partial.file, &mut partial.hash);
             partial.length = length.map_err(|error| failed(path, "cannot be read", &error))?;
@@ -123,10 +114,7 @@ impl<'a> Partial<'a> {
     }
 
     fn start_over(&mut self) -> Result<(), Error> {
-        let emptied = self
-            .file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(|error| failed(self.path, "cannot be emptied", &error))?;
         self.hash = Sha256::new();
         self.length = 0;
@@ -163,9 +151,7 @@ impl<'a> Partial<'a> {
             info!("{} goes on at byte {}", wanted.url, self.length);
         }
         self.validator.clone_from(&answer.validator);
-        progress
-            .total
-            .store(answer.length.unwrap_or(0), Ordering::Relaxed);
+        progress.total.store(answer.length.unwrap_or(0), Ordering::Relaxed);
         self.take(answer, wanted, progress)
     }
 
@@ -199,11 +185,7 @@ impl<'a> Partial<'a> {
             if let Err(error) = self.file.write_all(&chunk[..count]) {
                 // On a full disk what is here would only be in the way.
                 let _ = self.start_over();
-                return Err(Failure::Lasting(failed(
-                    self.path,
-                    "cannot be written",
-                    &error,
-                )));
+                return Err(Failure::Lasting(failed(self.path, "cannot be written", &error)));
             }
             progress.done.store(self.length, Ordering::Relaxed);
             if window.0.elapsed() >= wanted.stall {
@@ -239,17 +221,11 @@ impl<'a> Partial<'a> {
         let again = self.inherited;
         self.start_over()?;
         if again {
-            warn!(
-                "{}: what an earlier run left does not fit; downloads all of it",
-                wanted.url
-            );
+            warn!("{}: what an earlier run left does not fit; downloads all of it", wanted.url);
             return Ok(None);
         }
         let expected = wanted.sum.map_or_else(String::new, |sum| sum.to_string());
-        let what = format!(
-            "`{}` has the SHA-256 sum `{sum}` instead of `{expected}`",
-            wanted.url
-        );
+        let what = format!("`{}` has the SHA-256 sum `{sum}` instead of `{expected}`", wanted.url);
         Err(Error::new(Exit::Integrity, what)
             .hint("nothing was changed; take another mirror: --mirror URL"))
     }

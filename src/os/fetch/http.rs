@@ -79,12 +79,7 @@ impl Answer {
 impl<'a> Client<'a> {
     /// Nothing is asked yet. `stall` is how long a server may send no byte.
     pub fn new(environment: &'a Environment, policy: Policy, stall: Duration) -> Self {
-        Self {
-            environment,
-            policy,
-            stall,
-            tls: OnceLock::new(),
-        }
+        Self { environment, policy, stall, tls: OnceLock::new() }
     }
 
     /// Asks for `url`, from byte `offset` on. With a `validator` the server sends that rest only if
@@ -179,11 +174,7 @@ impl<'a> Client<'a> {
         if url.is_https() {
             config = config.tls_config(self.tls.get_or_init(trusted).clone());
         }
-        Ok(Agent::with_parts(
-            config.build(),
-            DefaultConnector::new(),
-            Names,
-        ))
+        Ok(Agent::with_parts(config.build(), DefaultConnector::new(), Names))
     }
 
     /// The proxy that the environment names for `url`; never one for this very host.
@@ -196,30 +187,22 @@ impl<'a> Client<'a> {
             true => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
             false => &["http_proxy", "all_proxy", "ALL_PROXY"],
         };
-        let stated = names
-            .iter()
-            .find_map(|name| Some((name, self.environment.get(name)?)));
+        let stated = names.iter().find_map(|name| Some((name, self.environment.get(name)?)));
         let Some((name, stated)) = stated else {
             return Ok(None);
         };
         let refuse = |error: &dyn std::error::Error| {
-            let error = Error::new(
-                Exit::Failed,
-                format!("`{name}` names no proxy that can be used"),
-            )
-            .because(error)
-            .hint(format!("export {name}=http://HOST:PORT"));
+            let error =
+                Error::new(Exit::Failed, format!("`{name}` names no proxy that can be used"))
+                    .because(error)
+                    .hint(format!("export {name}=http://HOST:PORT"));
             Failure::Lasting(error)
         };
         let read = Proxy::new(&stated.to_string_lossy()).map_err(|error| refuse(&error))?;
         if !matches!(read.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
-            return Err(refuse(&io::Error::other(
-                "only http proxies are known here",
-            )));
+            return Err(refuse(&io::Error::other("only http proxies are known here")));
         }
-        let mut proxy = Proxy::builder(read.protocol())
-            .host(read.host())
-            .port(read.port());
+        let mut proxy = Proxy::builder(read.protocol()).host(read.host()).port(read.port());
         if let Some(user) = read.username() {
             proxy = proxy.username(user);
         }
@@ -227,9 +210,7 @@ impl<'a> Client<'a> {
             proxy = proxy.password(password);
         }
         let exceptions = ["no_proxy", "NO_PROXY"];
-        let exceptions = exceptions
-            .iter()
-            .find_map(|name| self.environment.get(name));
+        let exceptions = exceptions.iter().find_map(|name| self.environment.get(name));
         for exception in exceptions.unwrap_or_default().to_string_lossy().split(',') {
             if !exception.trim().is_empty() {
                 proxy = proxy.no_proxy(exception.trim());
@@ -245,10 +226,7 @@ fn trusted() -> TlsConfig {
     for error in &found.errors {
         warn!("certificates: {error}");
     }
-    let certificates = found
-        .certs
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned());
+    let certificates = found.certs.iter().map(|der| Certificate::from_der(der).to_owned());
     TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .root_certs(RootCerts::Specific(Arc::new(certificates.collect())))
@@ -267,28 +245,18 @@ fn judge(url: &Url, offset: u64, response: Response<Body>) -> Result<Answer, Fai
         StatusCode::PARTIAL_CONTENT => {
             // `bytes 5-9/10`
             let range = header(&response, CONTENT_RANGE).unwrap_or_default();
-            let parts = range
-                .strip_prefix("bytes ")
-                .and_then(|range| range.split_once('/'));
+            let parts = range.strip_prefix("bytes ").and_then(|range| range.split_once('/'));
             let start =
                 parts.and_then(|(range, _)| number(Some(range.split('-').next()?.to_owned())));
             if start != Some(offset) {
                 let what = format!("`{url}` sent `{range}` instead of the bytes from {offset} on");
                 return Err(Failure::Passing(Error::new(Exit::Failed, what)));
             }
-            (
-                offset,
-                parts.and_then(|(_, length)| number(Some(length.to_owned()))),
-            )
+            (offset, parts.and_then(|(_, length)| number(Some(length.to_owned()))))
         }
         _ => return Err(refusal(url, status)),
     };
-    Ok(Answer {
-        offset,
-        length,
-        validator,
-        body: response.into_body(),
-    })
+    Ok(Answer { offset, length, validator, body: response.into_body() })
 }
 
 fn refusal(url: &Url, status: StatusCode) -> Failure {

@@ -32,11 +32,7 @@ impl Resolver for Names {
         _timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let host = uri.host().unwrap_or_default();
-        let default = if uri.scheme_str() == Some("http") {
-            80
-        } else {
-            443
-        };
+        let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
         let port = uri.port_u16().unwrap_or(default);
         let mut found = self.empty();
         for address in look_up(host)?.into_iter().take(ADDRESSES_MAX) {
@@ -61,10 +57,7 @@ fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
     let mut getent = Command::new("getent");
     let answer = process::within(getent.args(["ahosts", "--", host]), LIMIT);
     let (_, text) = answer.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("`getent ahosts {host}` cannot be asked: {error}"),
-        )
+        io::Error::new(error.kind(), format!("`getent ahosts {host}` cannot be asked: {error}"))
     })?;
     Ok(parse(&text))
 }
@@ -72,9 +65,7 @@ fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
 /// The addresses at the beginnings of the lines, each once.
 fn parse(text: &str) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
-    let words = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().next());
+    let words = text.lines().filter_map(|line| line.split_whitespace().next());
     for address in words.filter_map(|word| word.parse().ok()) {
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -92,23 +83,14 @@ mod tests {
         let text = "2001:db8::1     STREAM mirror.example\n2001:db8::1     DGRAM\n\
                     192.0.2.1       STREAM\nfe80::1%eth0    STREAM\n\n";
         let [six, four] = ["2001:db8::1", "192.0.2.1"].map(|text| text.parse::<IpAddr>());
-        assert_eq!(
-            parse(text),
-            [six.expect("an address"), four.expect("an address")]
-        );
+        assert_eq!(parse(text), [six.expect("an address"), four.expect("an address")]);
         assert!(parse("getent: nothing\n").is_empty());
     }
 
     #[test]
     fn this_very_host_and_numbers_need_nobody() {
-        assert_eq!(
-            look_up("[::1]").expect("itself"),
-            [IpAddr::from(Ipv6Addr::LOCALHOST)]
-        );
-        assert_eq!(
-            look_up("192.0.2.7").expect("itself"),
-            [IpAddr::from([192, 0, 2, 7])]
-        );
+        assert_eq!(look_up("[::1]").expect("itself"), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        assert_eq!(look_up("192.0.2.7").expect("itself"), [IpAddr::from([192, 0, 2, 7])]);
         assert_eq!(look_up("LocalHost").expect("itself").len(), 2);
     }
 }

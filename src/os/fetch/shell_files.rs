@@ -27,9 +27,7 @@ pub fn candidates(environment: &Environment) -> Vec<PathBuf> {
     let Some(home) = environment.absolute("HOME") else {
         return Vec::new();
     };
-    let zsh = environment
-        .absolute("ZDOTDIR")
-        .unwrap_or_else(|| home.clone());
+    let zsh = environment.absolute("ZDOTDIR").unwrap_or_else(|| home.clone());
     let others = [
         home.join(".bash_profile"),
         home.join(".bash_login"),
@@ -98,10 +96,7 @@ pub fn remove(file: &ShellFile) -> bool {
 
 /// Whether `file` has lines of ours.
 pub fn has_lines(file: &Path) -> bool {
-    read(file)
-        .ok()
-        .flatten()
-        .is_some_and(|text| path_lines::remove(&text) != text)
+    read(file).ok().flatten().is_some_and(|text| path_lines::remove(&text) != text)
 }
 
 fn shell_of(file: &Path) -> Shell {

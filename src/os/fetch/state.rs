@@ -149,14 +149,8 @@ mod tests {
         for odd in [b"/a b".to_vec(), b"/\xff'\"$".to_vec()] {
             let mut state = State::new(&PathBuf::from(OsString::from_vec(odd)));
             state.adopted.push("adopted-00".to_owned());
-            state.shell_files.push(ShellFile {
-                path: "/x".into(),
-                created: true,
-            });
-            state.switching = Some(Switching {
-                from: None,
-                to: "a".to_owned(),
-            });
+            state.shell_files.push(ShellFile { path: "/x".into(), created: true });
+            state.switching = Some(Switching { from: None, to: "a".to_owned() });
             state.write(&file).expect("written");
             assert_eq!(State::read(&file).expect("read"), Some(state));
         }

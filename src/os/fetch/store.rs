@@ -199,14 +199,8 @@ impl Store {
         }
         // Damaged: the new one takes its place at once, and the old one goes with the staging.
         let moved = if is_there {
-            renameat2(
-                AT_FDCWD,
-                &staging.path,
-                AT_FDCWD,
-                &place,
-                RenameFlags::RENAME_EXCHANGE,
-            )
-            .map_err(io::Error::from)
+            renameat2(AT_FDCWD, &staging.path, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE)
+                .map_err(io::Error::from)
         } else {
             fs::rename(&staging.path, &place)
         };
@@ -278,10 +272,8 @@ impl Store {
         match odd {
             None => Ok(foreign),
             Some(path) => {
-                let what = format!(
-                    "`{}` is in the way: it is neither a file nor a link",
-                    path.display()
-                );
+                let what =
+                    format!("`{}` is in the way: it is neither a file nor a link", path.display());
                 let hint = format!("mv {} elsewhere", words::quote(path.as_os_str()).display());
                 Err(Error::new(Exit::Failed, what).hint(hint))
             }
@@ -302,10 +294,7 @@ impl Store {
             if from.as_deref() == Some(to) {
                 return Ok(made);
             }
-            state.switching = Some(Switching {
-                from: from.clone(),
-                to: to.to_owned(),
-            });
+            state.switching = Some(Switching { from: from.clone(), to: to.to_owned() });
             self.write_state(state)?;
             self.point("current", to)?;
             failpoint::pass("switched");
@@ -474,9 +463,7 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
 /// # Errors
 /// Names the directory that cannot.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
-    let there = path
-        .ancestors()
-        .find(|path| path.symlink_metadata().is_ok());
+    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
     let there = there.unwrap_or(Path::new("/"));
     if !there.is_dir() {
         let error = io::Error::from(io::ErrorKind::NotADirectory);

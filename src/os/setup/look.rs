@@ -55,10 +55,7 @@ pub fn at_home(environment: &Environment) -> Environment {
         && (stated.is_none() || is_own(home.as_ref()))
     {
         if let Some(stated) = stated {
-            warn!(
-                "HOME `{}` is not yours, as after `sudo`; `{home}` is taken",
-                stated.display()
-            );
+            warn!("HOME `{}` is not yours, as after `sudo`; `{home}` is taken", stated.display());
         }
         environment = environment.with("HOME", home);
     }
@@ -82,9 +79,7 @@ pub fn at_home(environment: &Environment) -> Environment {
 fn passwd(uid: u32) -> Option<Vec<String>> {
     let own = |text: &str| {
         let mut lines = text.lines().map(|line| line.split(':').map(str::to_owned));
-        lines
-            .find(|fields| fields.clone().nth(2) == Some(uid.to_string()))
-            .map(Iterator::collect)
+        lines.find(|fields| fields.clone().nth(2) == Some(uid.to_string())).map(Iterator::collect)
     };
     let file = fs::read("/etc/passwd").unwrap_or_default();
     own(&String::from_utf8_lossy(&file)).or_else(|| {
@@ -110,8 +105,7 @@ pub fn own_program(environment: &Environment, called: &OsStr) -> Result<PathBuf,
         false => which::which_in(called, Some(path), "/").ok(),
     };
     let is_other = |path: &Path| {
-        path.file_name()
-            .is_some_and(|name| OTHER_NAMES.iter().any(|other| name == *other))
+        path.file_name().is_some_and(|name| OTHER_NAMES.iter().any(|other| name == *other))
     };
     let named = called.map(|path| match is_other(&path) {
         true => path.with_file_name("dockerd-rootless"),
@@ -120,10 +114,7 @@ pub fn own_program(environment: &Environment, called: &OsStr) -> Result<PathBuf,
     let is_it = |path: &PathBuf| path.canonicalize().is_ok_and(|found| found == real);
     let program = named.filter(is_it).unwrap_or(real);
     if is_other(&program) {
-        let what = format!(
-            "under the name `{}` the program is another tool",
-            program.display()
-        );
+        let what = format!("under the name `{}` the program is another tool", program.display());
         let beside = program.with_file_name("dockerd-rootless");
         return Err(Error::new(Exit::Failed, what).hint(format!(
             "mv {0} {1} && ln -s dockerd-rootless {0}",
@@ -142,10 +133,7 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     let person = session::person(environment);
     plan::refuse_root(&person)?;
     plan::refuse_home(&person)?;
-    let home = environment
-        .get("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
+    let home = environment.get("HOME").map(PathBuf::from).unwrap_or_default();
     let uid = person.uid;
     let (search_path, _) = plan::search_path(environment);
     let program = own_program(environment, called)?;
@@ -159,10 +147,8 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     });
     let shown = manager.as_ref().and_then(|manager| {
         manager.settle();
-        manager.show(
-            &[SERVICE, SOCKET, "dbus.socket"],
-            &["ActiveState", "FragmentPath", "LoadState"],
-        )
+        manager
+            .show(&[SERVICE, SOCKET, "dbus.socket"], &["ActiveState", "FragmentPath", "LoadState"])
     });
     let booted = Path::new("/run/systemd/system").exists();
     let state = match (&shown, booted) {
@@ -173,20 +159,14 @@ pub fn look(environment: &Environment, called: &OsStr) -> Result<SetupFacts, Err
     // A manager's units have its directory, whatever the shell says.
     let stated = person.runtime_dir.map(|(path, _)| path);
     let default = PathBuf::from(format!("/run/user/{uid}"));
-    let runtime_dir = own_runtime_dir
-        .filter(|_| state == Manager::Answers)
-        .or(stated)
-        .unwrap_or(default);
+    let runtime_dir =
+        own_runtime_dir.filter(|_| state == Manager::Answers).or(stated).unwrap_or(default);
 
-    let unit_dir = environment
-        .config_home()
-        .unwrap_or_default()
-        .join("systemd/user");
+    let unit_dir = environment.config_home().unwrap_or_default().join("systemd/user");
     let default_dir = home.join(".config/systemd/user");
     let read = manager.as_ref().and_then(UserManager::unit_path);
     let reads = |directory: &Path| {
-        read.as_ref()
-            .is_none_or(|read| read.iter().any(|path| path == directory))
+        read.as_ref().is_none_or(|read| read.iter().any(|path| path == directory))
     };
     let unit_dir = match reads(&unit_dir) || !reads(&default_dir) {
         true => unit_dir,
@@ -265,9 +245,7 @@ fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
         let found = which::which_in(name, Some(path), "/").ok()?;
         found.canonicalize().ok()
     };
-    PROGRAMS
-        .iter()
-        .all(|name| find(name, one) == find(name, other))
+    PROGRAMS.iter().all(|name| find(name, one) == find(name, other))
 }
 
 fn read_unit(path: &Path) -> UnitFile {
@@ -302,9 +280,7 @@ fn packaged(path: PathBuf, name: &str) -> Option<(PathBuf, String)> {
             .is_some_and(|program| program.trim_matches('"').ends_with("/dockerd-rootless")),
         _ => line == "ListenStream=%t/docker.sock",
     };
-    text.lines()
-        .any(|line| is_ours(line.trim()))
-        .then_some((path, text))
+    text.lines().any(|line| is_ours(line.trim())).then_some((path, text))
 }
 
 /// The links below `directory` that start a unit with others.
@@ -339,9 +315,7 @@ fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
         outdated: status
             .as_ref()
             .is_some_and(|status| !supervisor::newer_programs(status).is_empty()),
-        keeps_containers: status
-            .as_ref()
-            .is_some_and(|status| status.keeps_containers),
+        keeps_containers: status.as_ref().is_some_and(|status| status.keeps_containers),
         supervisor: status.map(|status| status.supervisor),
         answers,
     }
@@ -357,9 +331,7 @@ pub(super) fn socket(runtime_dir: &Path) -> PathBuf {
 fn read_kept(environment: &Environment) -> Kept {
     let path = environment.data_home().map(|home| home.join(KEPT));
     let bytes = path.and_then(|path| files::read_regular(&path, UNIT_MAX).ok()?);
-    bytes
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
+    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -53,10 +53,7 @@ impl UserManager {
         words: impl IntoIterator<Item = S>,
         time: Duration,
     ) -> io::Result<String> {
-        process::succeed(
-            self.command(&self.systemctl).arg("--user").args(words),
-            time,
-        )
+        process::succeed(self.command(&self.systemctl).arg("--user").args(words), time)
     }
 
     /// A program that asks this manager, whatever the shell's variables name.
@@ -79,11 +76,7 @@ impl UserManager {
     /// of a shell.
     pub fn unit_path(&self) -> Option<Vec<PathBuf>> {
         let paths = self.show(&[], &["UnitPath"])?;
-        let paths = paths
-            .first()?
-            .first()?
-            .split_whitespace()
-            .map(PathBuf::from);
+        let paths = paths.first()?.first()?.split_whitespace().map(PathBuf::from);
         Some(paths.collect())
     }
 
@@ -97,11 +90,7 @@ impl UserManager {
         // A unit a paragraph, and the properties in an order of the manager's.
         let value = |paragraph: &str, name: &str| {
             let mut lines = paragraph.lines();
-            lines.find_map(|line| {
-                line.strip_prefix(name)?
-                    .strip_prefix('=')
-                    .map(str::to_owned)
-            })
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
         };
         let units = text.split("\n\n").map(|paragraph| {
             let values = properties.iter().map(|name| value(paragraph, name));

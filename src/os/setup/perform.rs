@@ -86,17 +86,11 @@ impl Installer<'_> {
             Action::CreateContext(host) => {
                 let endpoint = format!("host={host}");
                 let words = ["context", "create", CONTEXT, "--docker", &endpoint];
-                self.docker(
-                    &what,
-                    &[&words[..], &["--description", "Rootless mode"]].concat(),
-                )
+                self.docker(&what, &[&words[..], &["--description", "Rootless mode"]].concat())
             }
             Action::UpdateContext(host) => {
                 let endpoint = format!("host={host}");
-                self.docker(
-                    &what,
-                    &["context", "update", CONTEXT, "--docker", &endpoint],
-                )
+                self.docker(&what, &["context", "update", CONTEXT, "--docker", &endpoint])
             }
             Action::UseContext(name) => self.docker(&what, &["context", "use", name]),
             Action::RemoveContext => self.docker(&what, &["context", "rm", "-f", CONTEXT]),
@@ -183,32 +177,19 @@ impl Installer<'_> {
             _ => Exit::Failed,
         };
         let journal =
-            manager
-                .zip(find("journalctl", self.facts))
-                .and_then(|(manager, journalctl)| {
-                    let mut journalctl = manager.command(&journalctl);
-                    let words = [
-                        "--user",
-                        "--unit",
-                        service,
-                        "--no-pager",
-                        "--quiet",
-                        "--output=cat",
-                        LINES,
-                    ];
-                    process::brief(journalctl.args(words)).ok()
-                });
-        let lines = journal
-            .filter(|(status, _)| status.success())
-            .map(|(_, text)| text);
+            manager.zip(find("journalctl", self.facts)).and_then(|(manager, journalctl)| {
+                let mut journalctl = manager.command(&journalctl);
+                let words =
+                    ["--user", "--unit", service, "--no-pager", "--quiet", "--output=cat", LINES];
+                process::brief(journalctl.args(words)).ok()
+            });
+        let lines = journal.filter(|(status, _)| status.success()).map(|(_, text)| text);
         let error = Error::new(exit, format!("could not {what}"));
         let error = said
             .lines()
             .chain(lines.as_deref().unwrap_or_default().lines())
             .filter(|line| !line.trim().is_empty())
-            .fold(error, |error, line| {
-                error.because(&io::Error::other(line.to_owned()))
-            });
+            .fold(error, |error, line| error.because(&io::Error::other(line.to_owned())));
         let hint = match unit == SOCKET {
             true => format!("systemctl --user status {SOCKET} {service}"),
             false => "dockerd-rootless check".to_owned(),
@@ -219,18 +200,12 @@ impl Installer<'_> {
     fn systemctl(&self, what: &str, words: &[&str], time: Duration) -> Result<(), Error> {
         let ran = UserManager::of(self.facts)?.systemctl(words, time);
         let line = || format!("systemctl --user {}", words.join(" "));
-        ran.map(drop)
-            .map_err(|error| failed(what, &error).hint(line()))
+        ran.map(drop).map_err(|error| failed(what, &error).hint(line()))
     }
 
     /// Runs the docker client, which must not ask the daemon that variables name.
     fn docker(&self, what: &str, words: &[&str]) -> Result<(), Error> {
-        let program = self
-            .facts
-            .client
-            .program
-            .as_deref()
-            .unwrap_or(Path::new("docker"));
+        let program = self.facts.client.program.as_deref().unwrap_or(Path::new("docker"));
         let mut docker = Command::new(program);
         docker
             .arg("--context=default")
@@ -245,9 +220,7 @@ impl Installer<'_> {
     }
 
     fn keep(&self, context: &str) -> Result<(), Error> {
-        let kept = Kept {
-            previous_context: Some(context.to_owned()),
-        };
+        let kept = Kept { previous_context: Some(context.to_owned()) };
         let path = self.kept_path().unwrap_or_default();
         serde_json::to_vec(&kept)
             .map_err(io::Error::from)
@@ -309,11 +282,8 @@ pub fn wait_for_manager(facts: &SetupFacts) -> Result<(), Error> {
         }
         std::thread::sleep(MOMENT);
     }
-    let what = format!(
-        "the user manager of `{}` has not come within {} s",
-        facts.user,
-        MANAGER.as_secs()
-    );
+    let what =
+        format!("the user manager of `{}` has not come within {} s", facts.user, MANAGER.as_secs());
     let hint = format!("systemctl status user@{uid}.service");
     Err(Error::new(Exit::Prerequisite, what).hint(hint))
 }

@@ -90,11 +90,7 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
         return Err(refuse(&format!("`{}` is mounted in it", point.display())));
     }
     let is_own = |name: &&OsString| ENTRIES.iter().any(|own| *name == *own);
-    let own: Vec<PathBuf> = names
-        .iter()
-        .filter(is_own)
-        .map(|name| root.join(name))
-        .collect();
+    let own: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
     let said = inside_namespace(facts, &root, "du", &["-sk", "--"], &own)?;
     let sizes = said.lines().filter_map(|line| {
         let (size, path) = line.split_once('\t')?;
@@ -102,16 +98,8 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
     });
     let entries: Vec<(PathBuf, u64)> = sizes.collect();
     match entries.len() == own.len() {
-        true => Ok(Some(Data {
-            is_shared: own.len() < names.len(),
-            entries,
-            root,
-        })),
-        false => Err(no_way(
-            facts,
-            &root,
-            &io::Error::other(said.trim().to_owned()),
-        )),
+        true => Ok(Some(Data { is_shared: own.len() < names.len(), entries, root })),
+        false => Err(no_way(facts, &root, &io::Error::other(said.trim().to_owned()))),
     }
 }
 
@@ -142,10 +130,8 @@ pub fn refuse_used(session: &Session) -> Result<(), Error> {
 
 fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
     user.map_or(Ok(()), |pid| {
-        let what = format!(
-            "the data in `{}` are not deleted: process {pid} uses them",
-            root.display()
-        );
+        let what =
+            format!("the data in `{}` are not deleted: process {pid} uses them", root.display());
         Err(Error::new(Exit::AlreadyRunning, what)
             .hint(format!("see what it is, and stop it: ps -fp {pid}")))
     })
@@ -156,12 +142,8 @@ fn user_of(root: &Path) -> Option<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.find(|pid| {
-        let files = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        let mut files = files
-            .flatten()
-            .filter_map(|file| fs::read_link(file.path()).ok());
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        let mut files = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
         files.any(|file| file.starts_with(root))
             || supervisor::is_container(*pid, &[root.to_owned()])
     })
@@ -191,18 +173,10 @@ fn inside_namespace(
     let Some(rootlesskit) =
         find("docker-rootlesskit", facts).or_else(|| find("rootlesskit", facts))
     else {
-        return Err(no_way(
-            facts,
-            root,
-            &io::Error::other("rootlesskit is not in PATH"),
-        ));
+        return Err(no_way(facts, root, &io::Error::other("rootlesskit is not in PATH")));
     };
     let mut command = Command::new(rootlesskit);
-    command
-        .env("PATH", &facts.search_path)
-        .arg(program)
-        .args(words)
-        .args(paths);
+    command.env("PATH", &facts.search_path).arg(program).args(words).args(paths);
     process::succeed(&mut command, LATER).map_err(|error| no_way(facts, root, &error))
 }
 
@@ -211,18 +185,14 @@ fn no_way(facts: &SetupFacts, root: &Path, error: &io::Error) -> Error {
         "the data in `{}` cannot be reached: they belong to subordinate ids",
         root.display()
     );
-    Error::new(Exit::Prerequisite, what)
-        .because(error)
-        .hint(format!(
-            "dockerd-rootless check; or have root delete them: {}",
-            as_root(facts, &format!("rm -rf --one-file-system {}", shown(root)))
-        ))
+    Error::new(Exit::Prerequisite, what).because(error).hint(format!(
+        "dockerd-rootless check; or have root delete them: {}",
+        as_root(facts, &format!("rm -rf --one-file-system {}", shown(root)))
+    ))
 }
 
 fn shown(path: &Path) -> String {
-    crate::words::quote(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
+    crate::words::quote(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -129,21 +129,16 @@ pub fn ask(run_dir: &Path, wish: &Wish, time: Duration) -> Result<String, Error>
     };
     let mut stream =
         std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
-            Error::new(
-                Exit::NotRunning,
-                "no supervisor of rootless Docker is running",
-            )
-            .because(&error)
-            .hint("systemctl --user start docker, or: dockerd-rootless")
+            Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
+                .because(&error)
+                .hint("systemctl --user start docker, or: dockerd-rootless")
         })?;
     stream
         .set_read_timeout(Some(time))
         .and_then(|()| writeln!(stream, "{}", wish.line()))
         .map_err(failed)?;
     let mut said = String::new();
-    BufReader::new(stream)
-        .read_line(&mut said)
-        .map_err(failed)?;
+    BufReader::new(stream).read_line(&mut said).map_err(failed)?;
     match said.trim_end().strip_prefix(REFUSED) {
         Some(why) => Err(Error::new(Exit::Failed, why.to_owned())),
         // The program that was asked is another by now, and has no such connection.
@@ -165,11 +160,8 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     if is_newer(news::SUPERVISOR) {
         let failed = |why: &dyn std::error::Error| {
-            Error::new(
-                Exit::Failed,
-                "this program cannot take over from the supervisor that runs",
-            )
-            .because(why)
+            Error::new(Exit::Failed, "this program cannot take over from the supervisor that runs")
+                .because(why)
         };
         let own = std::env::current_exe().map_err(|error| failed(&error))?;
         ask(run_dir, &Wish::TakeOver(own), IN_PLACE)?;
@@ -183,10 +175,7 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
         done.push("this version of dockerd-rootless has taken over".to_owned());
     }
     done.push(ask(run_dir, &Wish::Restart, IN_PLACE)?);
-    let rest: Vec<String> = newer()
-        .into_iter()
-        .filter(|part| part != news::DOCKERD)
-        .collect();
+    let rest: Vec<String> = newer().into_iter().filter(|part| part != news::DOCKERD).collect();
     if !rest.is_empty() {
         done.push(format!(
             "{} on disk is newer than what runs; to use it, and stop containers for it: dockerd-rootless restart --all",
@@ -202,20 +191,12 @@ mod tests {
 
     #[test]
     fn wishes_are_read_as_they_were_written() {
-        for wish in [
-            Wish::Restart,
-            Wish::RestartAll,
-            Wish::TakeOver("/usr/bin/dockerd rootless".into()),
-        ] {
+        for wish in
+            [Wish::Restart, Wish::RestartAll, Wish::TakeOver("/usr/bin/dockerd rootless".into())]
+        {
             assert_eq!(Wish::parse(&wish.line()), Some(wish));
         }
-        for line in [
-            "",
-            "restart now",
-            "take-over",
-            "take-over relative",
-            "RESTART",
-        ] {
+        for line in ["", "restart now", "take-over", "take-over relative", "RESTART"] {
             assert_eq!(Wish::parse(line), None, "{line}");
         }
     }

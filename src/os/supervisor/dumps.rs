@@ -37,9 +37,7 @@ pub fn keep_last_dumps(exec_root: &Path, keep: usize) {
 }
 
 fn is_dump(name: &str) -> bool {
-    let time = name
-        .strip_prefix(BEGIN)
-        .and_then(|rest| rest.strip_suffix(END));
+    let time = name.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
     time.is_some_and(|time| !time.is_empty() && time.chars().all(|char| TIME.contains(char)))
 }
 

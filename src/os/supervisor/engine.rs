@@ -31,10 +31,7 @@ const STREAM: u32 = 1;
 /// what it does instead every [`progress::LOOK`].
 pub async fn await_answer(engine: Identity, socket: &Path, tell: impl Fn(Silence)) {
     let mut watch = progress::Watch::new(engine);
-    while !matches!(
-        timeout(progress::LOOK, ask(engine.pid, socket)).await,
-        Ok(Ok(()))
-    ) {
+    while !matches!(timeout(progress::LOOK, ask(engine.pid, socket)).await, Ok(Ok(()))) {
         tell(watch.look());
         super::quiet::sleep(super::ASK_AGAIN).await;
     }
@@ -87,8 +84,6 @@ fn field(name: &[u8], value: &str) -> Vec<u8> {
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .unwrap_or_default()
-        .to_be_bytes();
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -89,11 +89,7 @@ impl Supervisor<'_> {
             let what = format!("`{}` cannot take over", program.display());
             Error::new(Exit::Failed, what).because(error)
         };
-        let busy = || {
-            failed(&io::Error::other(
-                "something is being started or healed just now",
-            ))
-        };
+        let busy = || failed(&io::Error::other("something is being started or healed just now"));
         let mut legacy = self.legacy(0).ok_or_else(busy)?;
         let file =
             memfd_create("hand-over", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(&errno))?;
@@ -117,9 +113,7 @@ impl Supervisor<'_> {
         legacy.log = reader.as_raw_fd();
         let fds = legacy.descriptors();
         let done = write(&mut file, &legacy).and_then(|()| {
-            fds.iter()
-                .chain([&number])
-                .try_for_each(|fd| keep_open(*fd))?;
+            fds.iter().chain([&number]).try_for_each(|fd| keep_open(*fd))?;
             Err::<(), _>(self.successor(program, number, "go").exec())
         });
         let error = done.err().unwrap_or_else(|| io::ErrorKind::Other.into());
@@ -180,12 +174,7 @@ impl Supervisor<'_> {
                 engine: self.daemon.keep.engine.clone(),
                 config: self.daemon.keep.config.clone(),
                 live_restore: self.daemon.live_restore,
-                command: self
-                    .daemon
-                    .command
-                    .iter()
-                    .map(text)
-                    .collect::<Option<_>>()?,
+                command: self.daemon.command.iter().map(text).collect::<Option<_>>()?,
             },
         })
     }
@@ -314,10 +303,7 @@ impl Supervisor<'_> {
     fn adopt(&mut self, legacy: Legacy, control: UnixStream) -> io::Result<()> {
         self.number = 1;
         self.turn = 1;
-        self.status = Status {
-            supervisor: std::process::id(),
-            ..legacy.status
-        };
+        self.status = Status { supervisor: std::process::id(), ..legacy.status };
         self.socket = self.task.api.own().and_then(super::places::Name::of_socket);
         self.daemon = Daemon {
             command: self.task.first.0.stage.daemon.clone(),
@@ -361,9 +347,7 @@ impl Supervisor<'_> {
         self.write_status();
         info!("this version has taken over");
         // What ended meanwhile has said so to nobody.
-        let _ = self
-            .inputs
-            .send(Input::Signal(nix::sys::signal::Signal::SIGCHLD));
+        let _ = self.inputs.send(Input::Signal(nix::sys::signal::Signal::SIGCHLD));
         Ok(())
     }
 }

@@ -130,10 +130,7 @@ pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence
     let mut look = Instant::now() + progress::LOOK;
     let asked = async {
         // Whatever fails, here or there, is no verdict: it is asked again.
-        while request(Target::Daemon(socket), Method::GET, "/_ping")
-            .await
-            .is_err()
-        {
+        while request(Target::Daemon(socket), Method::GET, "/_ping").await.is_err() {
             quiet::sleep(AGAIN).await;
         }
     };
@@ -311,9 +308,7 @@ pub fn runs_containers(socket: &Path) -> bool {
 }
 
 fn wait_for<T>(what: impl Future<Output = T>) -> Option<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.ok().map(|runtime| runtime.block_on(what))
 }
 
@@ -321,10 +316,7 @@ fn wait_for<T>(what: impl Future<Output = T>) -> Option<T> {
 pub async fn is_busy(socket: PathBuf) -> bool {
     let filter = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
     let answer = timeout(PATIENCE, get(Target::Daemon(&socket), filter)).await;
-    let listed = answer
-        .ok()
-        .and_then(Result::ok)
-        .and_then(|body| parse::<Vec<Listed>>(&body).ok());
+    let listed = answer.ok().and_then(Result::ok).and_then(|body| parse::<Vec<Listed>>(&body).ok());
     listed.is_none_or(|containers| !containers.is_empty())
 }
 
@@ -360,11 +352,7 @@ impl ForwardedPort {
 /// # Errors
 /// What came instead.
 pub async fn forwarded(socket: &Path) -> io::Result<Vec<Forwarded>> {
-    let listed = timeout(
-        PATIENCE_WITH_CONTAINERS,
-        get(Target::Other(socket), "/v1/ports"),
-    )
-    .await;
+    let listed = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports")).await;
     parse(&listed.map_err(io::Error::from)??)
 }
 
@@ -423,9 +411,8 @@ async fn request(
         Target::Daemon(socket) => (socket, Some(Own::count())),
         Target::Other(socket) => (socket, None),
     };
-    let (mut sender, connection) = http1::handshake(Connection::open(socket)?)
-        .await
-        .map_err(io::Error::other)?;
+    let (mut sender, connection) =
+        http1::handshake(Connection::open(socket)?).await.map_err(io::Error::other)?;
     let open = Open(tokio::spawn(async move {
         let _own = own;
         let _ = connection.await;

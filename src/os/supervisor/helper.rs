@@ -71,9 +71,7 @@ impl Helper {
     /// Whether the ports that containers publish are known to the helper alone, so that another
     /// would not have them.
     pub fn holds_ports(&self) -> bool {
-        self.words
-            .iter()
-            .any(|word| word.as_bytes().starts_with(b"--api-socket"))
+        self.words.iter().any(|word| word.as_bytes().starts_with(b"--api-socket"))
     }
 
     /// Starts it again with its own words. `stderr` takes what it says.
@@ -86,16 +84,10 @@ impl Helper {
         let mut command = Command::new(&self.program);
         if let Some((name, words)) = self.words.split_first() {
             // pasta goes to the background when it is ready, unless it is told to stay.
-            let words = words
-                .iter()
-                .filter(|word| !FOREGROUND.contains(&word.as_bytes()));
+            let words = words.iter().filter(|word| !FOREGROUND.contains(&word.as_bytes()));
             command.arg0(name).args(words);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).process_group(0);
         let ready = self.ready_fd();
         if let Some(number) = ready {
             let from = sender.as_raw_fd();
@@ -104,10 +96,7 @@ impl Helper {
             unsafe { command.pre_exec(give) };
         }
         let child = process::tie(&mut command).spawn()?;
-        Ok(Starting {
-            pid: child.id(),
-            tells: ready.map(|_| receiver),
-        })
+        Ok(Starting { pid: child.id(), tells: ready.map(|_| receiver) })
     }
 
     /// The descriptor on which it tells that it is ready.
@@ -115,9 +104,7 @@ impl Helper {
         let mut words = self.words.iter().map(|word| word.as_bytes());
         let value = words.find_map(|word| match word {
             b"-r" | b"--ready-fd" => Some(None),
-            word => word
-                .strip_prefix(b"--ready-fd=")
-                .map(|value| Some(value.to_vec())),
+            word => word.strip_prefix(b"--ready-fd=").map(|value| Some(value.to_vec())),
         })?;
         let value = match value {
             Some(value) => value,

@@ -143,38 +143,23 @@ fn deafen(pid: u32, process: &OwnedFd, listeners: &[RawFd]) -> nix::Result<()> {
 
 /// Whether all threads of a process are stopped.
 fn is_stopped(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads
         .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
-        .all(|stat| {
-            stat.rsplit_once(')')
-                .is_some_and(|(_, rest)| rest.starts_with(" T"))
-        })
+        .all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
 }
 
 /// Has every attempt of `pid` to open something fail: `accept` too, but also what it does to clear up.
 /// That is left to its next start and to us then.
 fn forbid_descriptors(pid: u32) -> nix::Result<()> {
     let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one rlimit, to which the pointer leads, and reads none.
     let got = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) };
     Errno::result(got)?;
     limit.rlim_cur = 0;
     // SAFETY: the kernel reads one rlimit, to which the pointer leads, and writes none.
-    let set = unsafe {
-        libc::prlimit(
-            pid,
-            libc::RLIMIT_NOFILE,
-            &raw const limit,
-            std::ptr::null_mut(),
-        )
-    };
+    let set =
+        unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     Errno::result(set).map(drop)
 }

@@ -184,11 +184,7 @@ impl Supervisor<'_> {
         let live_restore = plan.keep.live_restore;
         let before = std::mem::replace(
             &mut self.daemon,
-            Daemon {
-                command: plan.command,
-                keep: plan.keep,
-                live_restore,
-            },
+            Daemon { command: plan.command, keep: plan.keep, live_restore },
         );
         if let Err(error) = self.write_config(live_restore) {
             self.daemon = before;
@@ -474,11 +470,10 @@ impl Supervisor<'_> {
             command.arg(word);
         }
         match process::brief(&mut command) {
-            Ok((status, said)) if !status.success() => Err(Error::new(
-                Exit::Config,
-                "dockerd refuses its configuration",
-            )
-            .because(&io::Error::other(said.trim().to_owned()))),
+            Ok((status, said)) if !status.success() => {
+                Err(Error::new(Exit::Config, "dockerd refuses its configuration")
+                    .because(&io::Error::other(said.trim().to_owned())))
+            }
             _ => Ok(()),
         }
     }

@@ -80,19 +80,12 @@ impl Log {
             .name("log".to_owned())
             .stack_size(64 * 1024)
             .spawn(move || passing.work())?;
-        Ok(Self {
-            last,
-            queue,
-            thread: Some(thread),
-        })
+        Ok(Self { last, queue, thread: Some(thread) })
     }
 
     /// The last lines so far. Behind a [`stop`](Self::stop), all that the daemon has written counts.
     pub fn last(&self) -> Vec<String> {
-        self.last
-            .lock()
-            .map(|lines| lines.iter().cloned().collect())
-            .unwrap_or_default()
+        self.last.lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Passes on what has been written so far, also where a line has no end, and stops. Our messages
@@ -208,11 +201,7 @@ impl Passing {
         let mut rest = PIPE;
         while rest > 0 && self.wait(true, false, Some(Duration::ZERO))[1] {
             let count = self.take();
-            rest = if count == 0 {
-                0
-            } else {
-                rest.saturating_sub(count)
-            };
+            rest = if count == 0 { 0 } else { rest.saturating_sub(count) };
         }
         if !self.begun.is_empty() {
             self.end_line();
@@ -268,9 +257,7 @@ mod tests {
 
     fn read_all(from: OwnedFd) -> String {
         let mut text = String::new();
-        std::fs::File::from(from)
-            .read_to_string(&mut text)
-            .expect("text");
+        std::fs::File::from(from).read_to_string(&mut text).expect("text");
         text
     }
 
@@ -343,18 +330,10 @@ mod tests {
         drop(log.stop());
         drop(log);
         let got = all.join().expect("no panic");
-        let notices: Vec<_> = got
-            .lines()
-            .filter(|line| line.contains("dropped"))
-            .collect();
+        let notices: Vec<_> = got.lines().filter(|line| line.contains("dropped")).collect();
         let dropped: usize = notices
             .iter()
-            .map(|line| {
-                line.split(' ')
-                    .next()
-                    .and_then(|count| count.parse().ok())
-                    .unwrap_or(0)
-            })
+            .map(|line| line.split(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0))
             .sum();
         assert!(dropped > 0);
         assert_eq!(got.lines().count() - notices.len() + dropped, COUNT);

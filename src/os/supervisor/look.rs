@@ -73,11 +73,7 @@ impl Supervisor<'_> {
         else {
             return;
         };
-        let listeners = self
-            .listeners
-            .iter()
-            .filter_map(|fd| fd.try_clone().ok())
-            .collect();
+        let listeners = self.listeners.iter().filter_map(|fd| fd.try_clone().ok()).collect();
         let (turn, inputs) = (self.turn, self.inputs.clone());
         let watch = idle::watch(daemon.pid, path.clone(), listeners, after, move || {
             let _ = inputs.send(Input::Idle(turn));
@@ -244,11 +240,8 @@ impl Supervisor<'_> {
     /// Watches the names of what the daemon needs.
     pub(super) fn watch_places(&mut self) {
         let runtime_dir = self.task.run_dir.path().parent().map(Path::to_owned);
-        let directories: Vec<&Path> = runtime_dir
-            .as_deref()
-            .into_iter()
-            .chain([self.task.run_dir.path()])
-            .collect();
+        let directories: Vec<&Path> =
+            runtime_dir.as_deref().into_iter().chain([self.task.run_dir.path()]).collect();
         let inputs = self.inputs.clone();
         let watch = places::watch(&directories).and_then(wait_on);
         match watch {

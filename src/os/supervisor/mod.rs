@@ -165,9 +165,7 @@ pub fn run(task: Task<'_>) -> Result<Outcome, Error> {
 }
 
 fn event_loop() -> Result<tokio::runtime::Runtime, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .map_err(|error| Error::new(Exit::Failed, "the event loop cannot be made").because(&error))
 }
@@ -492,12 +490,7 @@ impl<'a> Supervisor<'a> {
 
     async fn tell_machine(&mut self, event: Event) {
         // Nobody has to wake for that before it matters.
-        if self
-            .launch
-            .settles
-            .take_if(|time| *time <= Instant::now())
-            .is_some()
-        {
+        if self.launch.settles.take_if(|time| *time <= Instant::now()).is_some() {
             self.machine.on(Event::Settled);
         }
         let before = self.machine.state;
@@ -599,14 +592,9 @@ impl<'a> Supervisor<'a> {
 
     /// Whether a process is dockerd, or one of its own: a script may stand in its place.
     fn is_daemons(&self, pid: u32) -> bool {
-        let daemon = self
-            .launch
-            .daemon
-            .as_ref()
-            .map(|(identity, _)| identity.pid);
-        let ancestors = std::iter::successors(Some(pid), |pid| {
-            tree::read(*pid).map(|process| process.parent)
-        });
+        let daemon = self.launch.daemon.as_ref().map(|(identity, _)| identity.pid);
+        let ancestors =
+            std::iter::successors(Some(pid), |pid| tree::read(*pid).map(|process| process.parent));
         daemon.is_some() && ancestors.take(16).any(|pid| Some(pid) == daemon)
     }
 
@@ -666,10 +654,8 @@ impl<'a> Supervisor<'a> {
         self.stop_asking();
         self.turn += 1;
         // The end of dockerd has been told.
-        let is_known = matches!(
-            self.machine.state,
-            State::Stopping(_) | State::Clearing(..) | State::Over
-        );
+        let is_known =
+            matches!(self.machine.state, State::Stopping(_) | State::Clearing(..) | State::Over);
         if !is_known {
             self.death = news::death_of(end);
         }
@@ -715,11 +701,7 @@ impl<'a> Supervisor<'a> {
         };
         let keeper = self.launch.keeper.map(|keeper| keeper.pid);
         let inside = engine.socket.strip_prefix("/").unwrap_or(&engine.socket);
-        keeper.is_some_and(|pid| {
-            Path::new(&format!("/proc/{pid}/root"))
-                .join(inside)
-                .exists()
-        })
+        keeper.is_some_and(|pid| Path::new(&format!("/proc/{pid}/root")).join(inside).exists())
     }
 
     fn healed(&mut self, is_ready: bool) {

@@ -141,11 +141,7 @@ impl Supervisor<'_> {
         status.keeper = self.launch.keeper.map(|keeper| keeper.pid);
         status.dockerd = daemon.map(|(identity, _)| identity.pid);
         status.containerd = self.launch.engine.map(|engine| engine.pid);
-        status.helper = self
-            .launch
-            .helper
-            .as_ref()
-            .map(|helper| helper.identity.pid);
+        status.helper = self.launch.helper.as_ref().map(|helper| helper.identity.pid);
         status.keeps_containers = self.daemon.live_restore;
         status.problems = self.problems.values().cloned().collect();
         status.restarts = self.machine.restarts;
@@ -191,9 +187,7 @@ pub(super) fn tell(states: &[NotifyState<'_>]) {
 }
 
 pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// rootlesskit's code if a signal ended its child. The keeper tells of dockerd's signals otherwise.

@@ -130,10 +130,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("notify");
         let socket = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let receiver = Receiver::bind(&path).expect("a socket");
             for count in [1, 2, 253] {

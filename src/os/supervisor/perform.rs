@@ -140,17 +140,12 @@ impl Supervisor<'_> {
         }
         self.status.network_driver = plan.decided("network.driver").unwrap_or_default();
         self.status.port_driver = plan.decided("network.port-driver").unwrap_or_default();
-        let version = host
-            .tools
-            .rootlesskit
-            .known()
-            .and_then(|facts| facts.version);
+        let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
         dumps::keep_last_dumps(&plan.exec_root, DUMPS);
         self.note_programs();
         self.find_child(child.id());
-        self.speak_with_keeper(ours)
-            .map_err(|error| failed(&error))?;
+        self.speak_with_keeper(ours).map_err(|error| failed(&error))?;
         self.write_status();
         Ok(())
     }
@@ -240,10 +235,7 @@ impl Supervisor<'_> {
         }
         self.task.run_dir.forget_links();
         // What this launch was asked for, it is not asked any more.
-        self.launch = Launch {
-            phase: self.launch.phase,
-            ..Launch::default()
-        };
+        self.launch = Launch { phase: self.launch.phase, ..Launch::default() };
         self.number += 1;
         self.raise(Event::Cleared);
     }
@@ -265,9 +257,7 @@ impl Supervisor<'_> {
             Some(helper) if !helper.holds_ports() => {
                 errors.and_then(|errors| helper.start_again(errors))
             }
-            Some(_) => Err(io::Error::other(
-                "the ports that containers publish went with it",
-            )),
+            Some(_) => Err(io::Error::other("the ports that containers publish went with it")),
             None => Err(io::Error::other("how it was started is not known")),
         };
         match started {

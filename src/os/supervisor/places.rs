@@ -55,10 +55,7 @@ pub struct Name {
 impl Name {
     fn of(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file: (found.dev(), found.ino()),
-        })
+        Ok(Self { path: path.to_owned(), file: (found.dev(), found.ino()) })
     }
 
     /// The name of a socket of ours.
@@ -85,20 +82,12 @@ impl RunDir {
     /// # Errors
     /// Fails if it is not ours alone (exit 4), and if another instance holds the lock (exit 5).
     pub fn take(path: &Path) -> Result<Self, Error> {
-        Ok(Self {
-            lock: Some(lock(path)?),
-            path: path.to_owned(),
-            kept: Vec::new(),
-        })
+        Ok(Self { lock: Some(lock(path)?), path: path.to_owned(), kept: Vec::new() })
     }
 
     /// The same with the lock that another program in this process has taken.
     pub fn resume(path: &Path, lock: File) -> Self {
-        Self {
-            path: path.to_owned(),
-            lock: Some(lock),
-            kept: Vec::new(),
-        }
+        Self { path: path.to_owned(), lock: Some(lock), kept: Vec::new() }
     }
 
     /// The lock's descriptor.
@@ -222,14 +211,7 @@ impl Drop for RunDir {
             return;
         }
         self.forget_links();
-        for name in [
-            STATUS,
-            STATUS_NEW,
-            NOTIFY,
-            super::control::SOCKET,
-            DAEMON_JSON,
-            LOCK,
-        ] {
+        for name in [STATUS, STATUS_NEW, NOTIFY, super::control::SOCKET, DAEMON_JSON, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);
@@ -315,10 +297,7 @@ fn make_own(path: &Path, failed: impl Fn(&str, &io::Error) -> Error) -> Result<(
 /// If somebody holds it (exit 5).
 pub fn lock_data_root(data_root: &Path) -> Result<Option<File>, Error> {
     let shown = data_root.display();
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o710)
-        .create(data_root);
+    let made = DirBuilder::new().recursive(true).mode(0o710).create(data_root);
     let opened = made.and_then(|()| files::open_own(&data_root.join(DATA_LOCK)));
     let locked = opened.map(|file| (file.try_lock(), file));
     match locked {
@@ -345,13 +324,7 @@ pub fn lock_data_root(data_root: &Path) -> Result<Option<File>, Error> {
 /// A lock on a whole file. It is a process's (fcntl(2)): the kernel tells whose, before anything is
 /// written, and whoever asks takes nothing.
 fn exclusive() -> flock {
-    flock {
-        l_type: F_WRLCK as i16,
-        l_whence: SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
+    flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// The process that has the lock, if one does.
@@ -386,12 +359,9 @@ fn already_running(path: &Path, pid: i32) -> Error {
 /// Fails if somebody listens there (exit 5), or if something else is there.
 pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
     let failed = |error: io::Error| {
-        Error::new(
-            Exit::Failed,
-            format!("the socket `{}` cannot be made", path.display()),
-        )
-        .because(&error)
-        .check("socket-path")
+        Error::new(Exit::Failed, format!("the socket `{}` cannot be made", path.display()))
+            .because(&error)
+            .check("socket-path")
     };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -419,12 +389,7 @@ pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
         },
     }
     let listen = || -> nix::Result<OwnedFd> {
-        let fd = socket(
-            AddressFamily::Unix,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         // Before it has a name, so that at no time others can connect. The name gets what the mask
         // leaves of this mode.
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -500,11 +465,7 @@ mod tests {
         let mut shell = Command::new("sh");
         // SAFETY: between fork and exec system calls are made, and an address is copied.
         unsafe { shell.pre_exec(listen_there) };
-        shell
-            .args(["-c", script])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh")
+        shell.args(["-c", script]).stdout(Stdio::piped()).spawn().expect("sh")
     }
 
     #[test]

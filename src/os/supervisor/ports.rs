@@ -72,10 +72,7 @@ impl Ports {
     /// before dockerd lists it.
     pub fn foreign(&self) -> BTreeSet<u64> {
         let since = self.unpublished.iter();
-        since
-            .filter(|(_, since)| since.elapsed() >= STARTS)
-            .map(|(id, _)| *id)
-            .collect()
+        since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect()
     }
 
     /// What matters beyond the dockerd that has ended.
@@ -116,10 +113,7 @@ pub fn is_stated(flags: &[String], port: &ForwardedPort) -> bool {
             _ => parts.get(1),
         };
         let number = parent.and_then(|part| part.parse().ok());
-        (
-            proto.trim_end_matches(['4', '6']).to_owned(),
-            number.unwrap_or(0),
-        ) == port.published()
+        (proto.trim_end_matches(['4', '6']).to_owned(), number.unwrap_or(0)) == port.published()
     })
 }
 
@@ -139,20 +133,13 @@ fn split_ports(text: &str) -> Vec<&str> {
 
 /// The port in the words of a process that forwards: `-proto tcp … -host-port 8080 …`.
 fn port_of(words: &[u8]) -> Option<Published> {
-    let words: Vec<&str> = words
-        .split(|byte| *byte == 0)
-        .filter_map(|word| std::str::from_utf8(word).ok())
-        .collect();
+    let words: Vec<&str> =
+        words.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
     let value = |name: &str| {
-        let at = words
-            .iter()
-            .position(|word| word.trim_start_matches('-') == name)?;
+        let at = words.iter().position(|word| word.trim_start_matches('-') == name)?;
         words.get(at + 1)
     };
-    Some((
-        (*value("proto")?).to_owned(),
-        value("host-port")?.parse().ok()?,
-    ))
+    Some(((*value("proto")?).to_owned(), value("host-port")?.parse().ok()?))
 }
 
 impl Supervisor<'_> {
@@ -197,10 +184,7 @@ impl Supervisor<'_> {
                     continue;
                 };
                 let forwarded = health::forwarded(&rootlesskit).await.ok();
-                if inputs
-                    .send(Input::Ports(turn, published, forwarded))
-                    .is_err()
-                {
+                if inputs.send(Input::Ports(turn, published, forwarded)).is_err() {
                     return;
                 }
             }
@@ -230,9 +214,8 @@ impl Supervisor<'_> {
         let begins = self.launch.ports.published.is_empty() && !published.is_empty();
         self.find_proxies();
         let ports = &mut self.launch.ports;
-        let now: Option<BTreeSet<Published>> = forwarded
-            .as_ref()
-            .map(|all| all.iter().map(|port| port.spec.published()).collect());
+        let now: Option<BTreeSet<Published>> =
+            forwarded.as_ref().map(|all| all.iter().map(|port| port.spec.published()).collect());
         let is_lost = |port: &&Published| {
             let is_served = ports.served.contains(port) || !ports.has_proxies;
             let is_forwarded = now.as_ref().is_none_or(|now| now.contains(port))
@@ -247,12 +230,7 @@ impl Supervisor<'_> {
         for port in forwarded.iter().flatten() {
             match published.contains(&port.spec.published()) {
                 true => drop(ports.unpublished.remove(&port.id)),
-                false => drop(
-                    ports
-                        .unpublished
-                        .entry(port.id)
-                        .or_insert_with(Instant::now),
-                ),
+                false => drop(ports.unpublished.entry(port.id).or_insert_with(Instant::now)),
             }
         }
         ports.forwarded.extend(now.into_iter().flatten());
@@ -334,12 +312,8 @@ impl Supervisor<'_> {
         if lacks_shim || lacks_proxy || !ports.suspected.is_empty() {
             self.ask_for_ports(true);
         }
-        let standing: BTreeSet<Identity> = ports
-            .proxies
-            .keys()
-            .filter(|proxy| stands(proxy))
-            .copied()
-            .collect();
+        let standing: BTreeSet<Identity> =
+            ports.proxies.keys().filter(|proxy| stands(proxy)).copied().collect();
         let stuck: Vec<Process> = standing
             .intersection(&ports.stood)
             .filter_map(|proxy| tree::read(proxy.pid))
@@ -379,26 +353,15 @@ impl Supervisor<'_> {
                 rootlesskit.map(|process| process.identity),
                 "published ports do not answer",
             ),
-            (
-                "rootlesskit's child",
-                self.launch.child,
-                "published ports do not answer",
-            ),
-            (
-                "the keeper",
-                self.launch.keeper,
-                "nothing that ends starts again",
-            ),
+            ("rootlesskit's child", self.launch.child, "published ports do not answer"),
+            ("the keeper", self.launch.keeper, "nothing that ends starts again"),
             ("the network helper", helper, "containers have no network"),
         ];
         let mut has_changed = false;
         for (name, identity, means) in parts {
             let stopped = identity.filter(stands);
             let what = stopped.map(|identity| {
-                format!(
-                    "{name} is stopped, and {means}: kill -CONT {}",
-                    identity.pid
-                )
+                format!("{name} is stopped, and {means}: kill -CONT {}", identity.pid)
             });
             has_changed |= match what {
                 Some(what) if !self.problems.contains_key(name) => {
@@ -445,10 +408,7 @@ mod tests {
             ("tcp", 7000, true),
             ("tcp", 70, false),
         ] {
-            let port = ForwardedPort {
-                proto: proto.to_owned(),
-                parent_port,
-            };
+            let port = ForwardedPort { proto: proto.to_owned(), parent_port };
             assert_eq!(is_stated(&flags, &port), expected, "{parent_port}/{proto}");
         }
     }
@@ -457,11 +417,7 @@ mod tests {
     fn who_forwards_says_for_what() {
         let words = b"/usr/bin/docker-proxy\0-proto\0tcp\0-host-ip\x000.0.0.0\0-host-port\x008080\0-container-port\x0080\0";
         assert_eq!(port_of(words), Some(("tcp".to_owned(), 8080)));
-        for other in [
-            &b"docker-proxy\0"[..],
-            b"",
-            b"x\0-proto\0tcp\0-host-port\0many\0",
-        ] {
+        for other in [&b"docker-proxy\0"[..], b"", b"x\0-proto\0tcp\0-host-port\0many\0"] {
             assert_eq!(port_of(other), None);
         }
     }

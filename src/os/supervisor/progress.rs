@@ -121,9 +121,7 @@ fn sample(identity: Identity) -> Option<Sample> {
         .filter_map(|thread| state(&fs::read_to_string(thread.path().join("stat")).ok()?))
         .collect();
     let status = read("status")?;
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
     let is_frozen = read("wchan").is_some_and(|wchan| wchan.contains("freeze"));
     Some(Sample {
         work: (ticks(&read("stat")?)?, moved(&read("io")?)),
@@ -149,13 +147,9 @@ fn ticks(stat: &str) -> Option<u64> {
 
 /// How often it has read and written, by proc_pid_io(5).
 fn moved(io: &str) -> u64 {
-    let counts = io.lines().filter_map(|line| {
-        line.strip_prefix("sysc")?
-            .split_once(": ")?
-            .1
-            .parse::<u64>()
-            .ok()
-    });
+    let counts = io
+        .lines()
+        .filter_map(|line| line.strip_prefix("sysc")?.split_once(": ")?.1.parse::<u64>().ok());
     counts.fold(0, u64::wrapping_add)
 }
 
@@ -172,19 +166,14 @@ impl Pressure {
             let text = fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
             share(&text).is_some_and(|share| share >= PRESSURE)
         };
-        Self {
-            processor: is_high("cpu"),
-            memory_or_disk: is_high("memory") || is_high("io"),
-        }
+        Self { processor: is_high("cpu"), memory_or_disk: is_high("memory") || is_high("io") }
     }
 }
 
 /// `some avg10=1.53 avg60=…`: the first number.
 fn share(text: &str) -> Option<f64> {
     let words = text.lines().next()?.split(' ');
-    words
-        .filter_map(|word| word.strip_prefix("avg10="))
-        .find_map(|share| share.parse().ok())
+    words.filter_map(|word| word.strip_prefix("avg10=")).find_map(|share| share.parse().ok())
 }
 
 #[cfg(test)]
@@ -193,55 +182,20 @@ mod tests {
 
     #[test]
     fn only_who_does_nothing_at_all_is_still() {
-        let still = Sample {
-            work: (7, 900),
-            waits: false,
-            is_runnable: false,
-            is_stopped: false,
-        };
-        let wants = Sample {
-            is_runnable: true,
-            ..still
-        };
-        let none = Pressure {
-            processor: false,
-            memory_or_disk: false,
-        };
-        let processor = Pressure {
-            processor: true,
-            ..none
-        };
-        let disk = Pressure {
-            memory_or_disk: true,
-            ..none
-        };
-        let worked = Sample {
-            work: (9, 900),
-            ..still
-        };
-        let wrote = Sample {
-            work: (7, 917),
-            ..still
-        };
-        let waits = Sample {
-            waits: true,
-            ..still
-        };
-        let stopped = Sample {
-            is_stopped: true,
-            ..still
-        };
+        let still = Sample { work: (7, 900), waits: false, is_runnable: false, is_stopped: false };
+        let wants = Sample { is_runnable: true, ..still };
+        let none = Pressure { processor: false, memory_or_disk: false };
+        let processor = Pressure { processor: true, ..none };
+        let disk = Pressure { memory_or_disk: true, ..none };
+        let worked = Sample { work: (9, 900), ..still };
+        let wrote = Sample { work: (7, 917), ..still };
+        let waits = Sample { waits: true, ..still };
+        let stopped = Sample { is_stopped: true, ..still };
         for (before, now, is_late, pressure, expected) in [
             (Some(still), Some(still), false, none, Silence::Still),
             (Some(still), Some(still), false, disk, Silence::Pressure),
             (Some(still), Some(still), false, processor, Silence::Still),
-            (
-                Some(still),
-                Some(wants),
-                false,
-                processor,
-                Silence::Pressure,
-            ),
+            (Some(still), Some(wants), false, processor, Silence::Pressure),
             (Some(still), Some(wants), false, none, Silence::Still),
             (Some(still), Some(still), true, none, Silence::Busy),
             (Some(still), Some(worked), false, none, Silence::Busy),
@@ -263,10 +217,7 @@ mod tests {
         assert_eq!(moved("rchar: 10\nsyscr: 4\nsyscw: 3\nread_bytes: 1\n"), 7);
         assert!(is_idle((7, 900), (8, 916)) && !is_idle((7, 900), (9, 900)));
         assert!(!is_idle((7, 900), (7, 917)));
-        assert_eq!(
-            share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"),
-            Some(1.53)
-        );
+        assert_eq!(share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"), Some(1.53));
         assert_eq!(share(""), None);
     }
 }

@@ -33,10 +33,8 @@ pub async fn sleep(time: Duration) {
 }
 
 fn timer(time: Duration) -> io::Result<OwnedFd> {
-    let timer = TimerFd::new(
-        ClockId::CLOCK_MONOTONIC,
-        TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
-    )?;
+    let timer =
+        TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
     let once = Expiration::OneShot(TimeSpec::from_duration(time));
     timer.set(once, TimerSetTimeFlags::empty())?;
     Ok(timer.into())
@@ -139,10 +137,7 @@ mod tests {
             listener.accept().expect("it was connected");
             drop(listener);
             assert_eq!(connect_to(&path).err(), Some(Errno::ECONNREFUSED));
-            assert_eq!(
-                connect_to(&directory.join("missing")).err(),
-                Some(Errno::ENOENT)
-            );
+            assert_eq!(connect_to(&directory.join("missing")).err(), Some(Errno::ENOENT));
         }
     }
 }

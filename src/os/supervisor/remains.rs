@@ -25,26 +25,14 @@ use crate::host::{StateDir, unescaped};
 use crate::os::files;
 
 /// What dockerd leaves in its directory.
-const EXEC_ROOT: [&str; 5] = [
-    "libnetwork",
-    "netns",
-    "runtime-runc",
-    "plugins",
-    "metrics.sock",
-];
+const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
 
 /// What its containerd leaves in a directory in there.
 const CONTAINERD: [&str; 3] = ["daemon", "containerd.pid", "containerd.sock"];
 
 /// The programs of a daemon that lives. rootlesskit starts itself again as `/proc/self/exe`.
-const HEADS: [&str; 6] = [
-    "dockerd",
-    "containerd",
-    "rootlesskit",
-    "docker-rootlesskit",
-    "exe",
-    "dockerd-rootless",
-];
+const HEADS: [&str; 6] =
+    ["dockerd", "containerd", "rootlesskit", "docker-rootlesskit", "exe", "dockerd-rootless"];
 
 /// How long the programs of a daemon that was killed may take to be gone.
 const FALL: Duration = Duration::from_secs(2);
@@ -119,11 +107,7 @@ fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen>
             Some(_) if is_container(pid, data_roots) => Role::Container,
             Some(_) => Role::Other,
         };
-        Seen {
-            process,
-            namespace,
-            role,
-        }
+        Seen { process, namespace, role }
     };
     let all = tree::all().into_iter();
     all.filter(|process| !process.zombie).map(see).collect()
@@ -137,8 +121,7 @@ fn judge(seen: &[Seen], own: Option<u64>) -> Result<Vec<Process>, Vec<Process>> 
         found.filter_map(|one| one.namespace).collect()
     };
     let is_in = |one: &Seen, namespaces: &BTreeSet<u64>| {
-        one.namespace
-            .is_some_and(|inode| namespaces.contains(&inode))
+        one.namespace.is_some_and(|inode| namespaces.contains(&inode))
     };
     let orphaned = namespaces_of(&|one| one.role != Role::Other);
     // A program in a container may have made a namespace of its own, in that of the daemon.
@@ -180,9 +163,7 @@ fn is_head(name: &str) -> bool {
 
 /// The inode of a process's user namespace, if we may know it.
 fn namespace_of(process: &str) -> Option<u64> {
-    fs::metadata(format!("/proc/{process}/ns/user"))
-        .ok()
-        .map(|found| found.ino())
+    fs::metadata(format!("/proc/{process}/ns/user")).ok().map(|found| found.ino())
 }
 
 /// Who owns the user namespace of `pid`, if it is still `namespace`.
@@ -230,9 +211,8 @@ pub fn can_end_in_order(process: &Process, exec_root: &Path) -> bool {
 fn is_shim(pid: u32, exec_root: &Path) -> bool {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut words = words.split(|byte| *byte == 0);
-    let is_shim = words
-        .next()
-        .is_some_and(|word| word.windows(15).any(|part| part == b"containerd-shim"));
+    let is_shim =
+        words.next().is_some_and(|word| word.windows(15).any(|part| part == b"containerd-shim"));
     let address = exec_root.join("containerd/containerd.sock");
     is_shim && words.any(|word| word == address.as_os_str().as_bytes())
 }
@@ -241,9 +221,7 @@ fn is_shim(pid: u32, exec_root: &Path) -> bool {
 pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
-    let root = table
-        .lines()
-        .find(|line| line.split(' ').nth(4) == Some("/"));
+    let root = table.lines().find(|line| line.split(' ').nth(4) == Some("/"));
     root.is_some_and(|root| is_below(root, data_roots))
 }
 
@@ -284,11 +262,7 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_n
                 containerd.forget(name);
             }
             // The pipes of containers, each in a directory that has the container's name.
-            for name in containerd
-                .names()
-                .iter()
-                .filter(|name| is_container_id(name))
-            {
+            for name in containerd.names().iter().filter(|name| is_container_id(name)) {
                 containerd.forget(name);
             }
         }
@@ -309,10 +283,7 @@ fn is_dockerds(exec_root: &Path) -> bool {
     let socket = socket.as_os_str().as_bytes();
     let pid = read("containerd.pid", 64);
     let is_number = !pid.is_empty() && pid.iter().all(u8::is_ascii_digit);
-    is_number
-        || configuration
-            .windows(socket.len())
-            .any(|part| part == socket)
+    is_number || configuration.windows(socket.len()).any(|part| part == socket)
 }
 
 fn is_container_id(name: &str) -> bool {
@@ -343,11 +314,7 @@ impl Directory {
     fn judge(opened: nix::Result<OwnedFd>, path: PathBuf) -> Option<Self> {
         let opened = opened.and_then(|fd| Ok((fstat(&fd)?, fd)));
         match opened {
-            Ok((found, fd)) => Some(Self {
-                fd,
-                path,
-                device: found.st_dev,
-            }),
+            Ok((found, fd)) => Some(Self { fd, path, device: found.st_dev }),
             Err(errno) => {
                 forget(&path, Err(errno.into()));
                 None
@@ -361,21 +328,13 @@ impl Directory {
         let fd = openat(&self.fd, name, flags, Mode::empty())?;
         // With a descriptor of this kind chmod(2) works by its link alone.
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        fchmodat(
-            AT_FDCWD,
-            link.as_str(),
-            Mode::S_IRWXU,
-            FchmodatFlags::FollowSymlink,
-        )
+        fchmodat(AT_FDCWD, link.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
     }
 
     fn names(&self) -> Vec<String> {
-        let Ok(mut listing) = Dir::openat(
-            &self.fd,
-            ".",
-            OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        ) else {
+        let Ok(mut listing) =
+            Dir::openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        else {
             return Vec::new();
         };
         let names = listing.iter().flatten();
@@ -456,39 +415,14 @@ mod tests {
                 &[INIT, SHIM, (51, 50, 2, "dockerd", Container)],
                 Ok(&[50, 51]),
             ),
-            (
-                "containers without a shim",
-                &[INIT, (51, 1, 2, "sleep", Container)],
-                Ok(&[51]),
-            ),
-            (
-                "dockerd lives",
-                &[INIT, SHIM, CONTAINER, (60, 1, 2, "dockerd", Other)],
-                Err(60),
-            ),
-            (
-                "containerd lives",
-                &[INIT, SHIM, (60, 1, 2, "containerd", Other)],
-                Err(60),
-            ),
-            (
-                "rootlesskit's child lives",
-                &[INIT, CONTAINER, (60, 1, 2, "exe", Other)],
-                Err(60),
-            ),
-            (
-                "a keeper lives",
-                &[INIT, SHIM, (60, 1, 2, "dockerd-rootles", Other)],
-                Err(60),
-            ),
+            ("containers without a shim", &[INIT, (51, 1, 2, "sleep", Container)], Ok(&[51])),
+            ("dockerd lives", &[INIT, SHIM, CONTAINER, (60, 1, 2, "dockerd", Other)], Err(60)),
+            ("containerd lives", &[INIT, SHIM, (60, 1, 2, "containerd", Other)], Err(60)),
+            ("rootlesskit's child lives", &[INIT, CONTAINER, (60, 1, 2, "exe", Other)], Err(60)),
+            ("a keeper lives", &[INIT, SHIM, (60, 1, 2, "dockerd-rootles", Other)], Err(60)),
             (
                 "rootlesskit lives",
-                &[
-                    INIT,
-                    SHIM,
-                    (60, 70, 2, "sh", Other),
-                    (70, 1, 1, "docker-rootless", Other),
-                ],
+                &[INIT, SHIM, (60, 70, 2, "sh", Other), (70, 1, 1, "docker-rootless", Other)],
                 Err(70),
             ),
             (
@@ -503,11 +437,7 @@ mod tests {
             ),
             (
                 "a supervisor lives that has adopted a shim",
-                &[
-                    INIT,
-                    (50, 70, 2, "containerd-shim", Shim),
-                    (70, 1, 1, "dockerd-rootles", Other),
-                ],
+                &[INIT, (50, 70, 2, "containerd-shim", Shim), (70, 1, 1, "dockerd-rootles", Other)],
                 Err(70),
             ),
         ];
@@ -539,10 +469,7 @@ mod tests {
             (overlay(r"upperdir=/home/u/a\040b/overlay2/A/diff"), true),
             (overlay("lowerdir=/srv/data2/overlay2/l/A"), false),
             (overlay("lowerdir=/other/srv/data/overlay2"), false),
-            (
-                "99 1 0:5 /srv/data/vfs/dir/A / rw - ext4 /dev/a rw".into(),
-                true,
-            ),
+            ("99 1 0:5 /srv/data/vfs/dir/A / rw - ext4 /dev/a rw".into(), true),
             ("99 1 0:5 /srv/data / rw - ext4 /dev/a rw".into(), false),
             ("99 1 0:5 / / rw - ext4 /dev/a rw".into(), false),
         ];
@@ -612,12 +539,7 @@ mod tests {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
         symlink(&precious, run.join("docker/plugins")).expect("a link");
         symlink(&precious, run.join("docker/netns/link")).expect("a link");
-        remove_files(
-            &run.join("dockerd-rootless"),
-            &run.join("docker"),
-            &run,
-            true,
-        );
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run, true);
         let left = |directory: &Path| {
             let mut names: Vec<_> = fs::read_dir(directory)
                 .expect("a directory")
@@ -635,12 +557,7 @@ mod tests {
         fs::remove_dir_all(run.join("docker/containerd")).expect("removed");
         symlink(&precious, run.join("docker/containerd")).expect("a link");
         symlink(&precious, run.join("dockerd-rootless")).expect("a link");
-        remove_files(
-            &run.join("dockerd-rootless"),
-            &run.join("docker"),
-            &run,
-            true,
-        );
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run, true);
         assert_eq!(left(&precious), ["daemon", "lock"]);
         assert!(precious.join("daemon/photo").exists());
     }

@@ -28,10 +28,7 @@ impl Supervisor<'_> {
             let _ = begun.request.answer.send(Ok(done.to_owned()));
         }
         // In a pause nobody has to wait for its end.
-        let is_free = matches!(
-            self.machine.state,
-            State::Ready | State::Pausing | State::Waiting
-        );
+        let is_free = matches!(self.machine.state, State::Ready | State::Pausing | State::Waiting);
         if self.begun.is_some() || !is_free || !self.raised.is_empty() {
             return;
         }
@@ -41,10 +38,7 @@ impl Supervisor<'_> {
         match self.begin(&request.wish) {
             Ok(event) => {
                 self.raise(event);
-                self.begun = Some(Begun {
-                    request,
-                    before: counts,
-                });
+                self.begun = Some(Begun { request, before: counts });
             }
             Err(error) => {
                 let said = error.render();
@@ -72,9 +66,7 @@ impl Supervisor<'_> {
     pub(super) fn disappoint(&mut self) {
         let begun = self.begun.take().map(|begun| begun.request);
         for request in self.requests.drain(..).chain(begun) {
-            let _ = request
-                .answer
-                .send(Err("rootless Docker was stopped".to_owned()));
+            let _ = request.answer.send(Err("rootless Docker was stopped".to_owned()));
         }
     }
 }

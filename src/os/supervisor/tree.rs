@@ -64,10 +64,7 @@ fn parse(pid: u32, text: &str) -> Option<Process> {
     let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     Some(Process {
-        identity: Identity {
-            pid,
-            begin: fields.get(19)?.parse().ok()?,
-        },
+        identity: Identity { pid, begin: fields.get(19)?.parse().ok()? },
         parent: fields.get(1)?.parse().ok()?,
         name: name.to_owned(),
         zombie: matches!(*fields.first()?, "Z" | "X"),
@@ -105,9 +102,7 @@ pub fn is_ending(pid: u32) -> bool {
 
 /// Whether a line of proc_pid_stat(5) is that of a process that ends (`PF_EXITING`), or is none.
 fn ends(stat: &str) -> bool {
-    let fields = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest.split_whitespace());
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
     let Some(fields) = fields.map(Iterator::collect::<Vec<_>>) else {
         return true;
     };
@@ -118,9 +113,7 @@ fn ends(stat: &str) -> bool {
 /// The signals that wait for a process, by the masks of proc_pid_status(5).
 fn pending(status: &str) -> u64 {
     let masks = status.lines().filter_map(|line| {
-        let mask = line
-            .strip_prefix("SigPnd:")
-            .or_else(|| line.strip_prefix("ShdPnd:"))?;
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
         u64::from_str_radix(mask.trim(), 16).ok()
     });
     masks.fold(0, |all, mask| all | mask)
@@ -167,16 +160,13 @@ pub fn catches(pid: u32, signal: Signal) -> bool {
 
 fn caught(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The program that a process runs, without what the kernel adds when the file is gone.
 pub fn program(pid: u32) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let text = path
-        .to_str()
-        .and_then(|text| text.strip_suffix(" (deleted)"));
+    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
     Some(text.map_or_else(|| path.clone(), PathBuf::from))
 }
 
@@ -302,12 +292,7 @@ impl Process {
     /// One for tests.
     pub fn sample(pid: u32, parent: u32, name: &str) -> Self {
         let identity = Identity { pid, begin: 1 };
-        Self {
-            identity,
-            parent,
-            name: name.to_owned(),
-            zombie: false,
-        }
+        Self { identity, parent, name: name.to_owned(), zombie: false }
     }
 }
 
@@ -325,13 +310,7 @@ mod tests {
         let read = parse(7, line).expect("a line of stat");
         assert_eq!((read.name.as_str(), read.parent), ("a) S (b", 3));
         assert!(read.zombie);
-        assert_eq!(
-            read.identity,
-            Identity {
-                pid: 7,
-                begin: 4711
-            }
-        );
+        assert_eq!(read.identity, Identity { pid: 7, begin: 4711 });
         for line in ["", "7 (a", "7 (a) Z", "7 a Z 3"] {
             assert_eq!(parse(7, line), None, "{line}");
         }
@@ -341,11 +320,7 @@ mod tests {
     fn a_process_that_ends_is_told_from_one_that_lives() {
         let lives = "7 (a) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2\n";
         assert!(!ends(lives));
-        for ended in [
-            "",
-            &lives.replace(" S ", " Z "),
-            &lives.replace("4194560", "4194564"),
-        ] {
+        for ended in ["", &lives.replace(" S ", " Z "), &lives.replace("4194560", "4194564")] {
             assert!(ends(ended), "{ended}");
         }
         assert_eq!(pending("SigPnd:\t0\nShdPnd:\t0000000000000100\n"), 1 << 8);
@@ -374,16 +349,12 @@ mod tests {
         };
         let another_4 = Identity { pid: 4, begin: 2 };
         let this_4 = process(4, 2).identity;
-        for (earlier, expected) in [
-            (None, vec![3, 4, 5]),
-            (Some(this_4), vec![3]),
-            (Some(another_4), vec![3, 4, 5]),
-        ] {
+        for (earlier, expected) in
+            [(None, vec![3, 4, 5]), (Some(this_4), vec![3]), (Some(another_4), vec![3, 4, 5])]
+        {
             let mut earlier = earlier.into_iter().collect();
-            let mut pids: Vec<u32> = below(2, all(), &mut earlier)
-                .iter()
-                .map(|found| found.identity.pid)
-                .collect();
+            let mut pids: Vec<u32> =
+                below(2, all(), &mut earlier).iter().map(|found| found.identity.pid).collect();
             pids.sort_unstable();
             assert_eq!(pids, expected, "{earlier:?}");
             // Their parents end, and they become children of ours.
@@ -412,11 +383,7 @@ mod tests {
         ] {
             let (child, identity) = shell(script);
             assert!(wait_for_end(&[identity], Duration::from_secs(60)));
-            assert_eq!(
-                reap_of(libc::P_PID, child.id()),
-                Some((child.id(), expected)),
-                "{script}"
-            );
+            assert_eq!(reap_of(libc::P_PID, child.id()), Some((child.id(), expected)), "{script}");
             assert_eq!(reap_of(libc::P_PID, child.id()), None, "it was reaped");
         }
     }
@@ -425,16 +392,10 @@ mod tests {
     fn a_process_is_waited_for_and_signalled_by_what_it_is() {
         assert!(pidfds_work());
         let (mut child, identity) = shell("exec sleep 600");
-        let another = Identity {
-            begin: identity.begin + 1,
-            ..identity
-        };
+        let another = Identity { begin: identity.begin + 1, ..identity };
         assert!(is_gone(&open(another).expect_err("it is another")));
         signal_one(another, Signal::SIGKILL);
-        assert!(!wait_for_end(
-            &[another, identity],
-            Duration::from_millis(20)
-        ));
+        assert!(!wait_for_end(&[another, identity], Duration::from_millis(20)));
         signal_one(identity, Signal::SIGKILL);
         assert!(wait_for_end(&[another, identity], Duration::from_secs(60)));
         child.wait().expect("our child");

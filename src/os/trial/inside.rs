@@ -36,13 +36,8 @@ pub struct Subject {
 pub const ALONE: &str = "alone";
 
 /// The firewall programs: those that dockerd may call, and those that could stand in for them.
-const FIREWALLS: [&str; 5] = [
-    "iptables",
-    "iptables-legacy",
-    "ip6tables",
-    "ip6tables-legacy",
-    "nft",
-];
+const FIREWALLS: [&str; 5] =
+    ["iptables", "iptables-legacy", "ip6tables", "ip6tables-legacy", "nft"];
 
 /// Rules of the kinds that dockerd makes, with the targets and the matches that it needs. The
 /// addresses are for documentation.
@@ -77,12 +72,8 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
     let subject: Subject = serde_json::from_slice(stage.daemon[0].as_encoded_bytes())
         .map_err(|error| fails("the trial's subject is not understood", &error))?;
     let prepared = namespace::prepare(&stage, environment)?;
-    let search_path = prepared
-        .path
-        .as_deref()
-        .or_else(|| environment.get("PATH"))
-        .unwrap_or_default()
-        .to_owned();
+    let search_path =
+        prepared.path.as_deref().or_else(|| environment.get("PATH")).unwrap_or_default().to_owned();
     let mut inside = namespace::in_network(&stage, || network(&search_path))?;
     inside.overlay = subject.scratch.as_deref().map(overlay).unwrap_or_default();
     inside.certificates = subject
@@ -106,13 +97,7 @@ fn enter() -> Result<(), Error> {
         let all = MsFlags::MS_REC | MsFlags::MS_SLAVE;
         mount(None::<&str>, "/", None::<&str>, all, None::<&str>)?;
         // For the lock of iptables, and for the links to it.
-        mount(
-            Some("tmpfs"),
-            "/run",
-            Some("tmpfs"),
-            MsFlags::empty(),
-            None::<&str>,
-        )?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
         Ok(())
     };
     enter().map_err(|error| Error::new(Exit::Failed, "no namespaces can be made").because(&error))
@@ -121,11 +106,7 @@ fn enter() -> Result<(), Error> {
 /// The trials that need the containers' network namespace.
 fn network(search_path: &OsStr) -> Inside {
     let devices = ["bridge", "veth"].map(|kind| {
-        let name = if kind == "bridge" {
-            "drcheck0"
-        } else {
-            "drcheck1"
-        };
+        let name = if kind == "bridge" { "drcheck0" } else { "drcheck1" };
         (kind.to_owned(), tried(netlink::add_device(name, kind)))
     });
     let find = |name: &str| which::which_in(name, Some(search_path), "/").ok();
@@ -158,11 +139,7 @@ fn firewall(name: &str, path: &Path) -> Outcome {
     if name == "nft" {
         return succeeds(Command::new(path).arg(NFT_RULES));
     }
-    let address = if name.starts_with("ip6") {
-        "2001:db8::9"
-    } else {
-        "203.0.113.9"
-    };
+    let address = if name.starts_with("ip6") { "2001:db8::9" } else { "203.0.113.9" };
     for rule in RULES {
         let rule = rule.replace("ADDRESS", address);
         let mut command = Command::new(path);
@@ -207,9 +184,7 @@ fn overlay(scratch: &Path) -> Overlay {
 /// layers are compared natively (moby's `doesSupportNativeDiff`).
 fn try_overlay(name: &str, option: &str) -> Result<bool, Failure> {
     let stage = |what: &str, error: io::Error| Failure {
-        errno: error
-            .raw_os_error()
-            .map(|code| format!("{:?}", Errno::from_raw(code))),
+        errno: error.raw_os_error().map(|code| format!("{:?}", Errno::from_raw(code))),
         text: format!("{what}: {error}"),
     };
     let [lower, upper, work, merged] =
@@ -228,13 +203,8 @@ fn try_overlay(name: &str, option: &str) -> Result<bool, Failure> {
         upper.display(),
         work.display()
     );
-    let mounted = mount(
-        Some("overlay"),
-        &merged,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    );
+    let mounted =
+        mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
     mounted.map_err(|errno| stage("mount", errno.into()))?;
     let used = use_overlay(&merged);
     let _ = umount2(&merged, MntFlags::MNT_DETACH);
@@ -242,9 +212,7 @@ fn try_overlay(name: &str, option: &str) -> Result<bool, Failure> {
 }
 
 fn use_overlay(merged: &Path) -> io::Result<bool> {
-    let mut file = OpenOptions::new()
-        .append(true)
-        .open(merged.join("written"))?;
+    let mut file = OpenOptions::new().append(true).open(merged.join("written"))?;
     file.write_all(b" and above")?;
     fs::remove_file(merged.join("removed"))?;
     symlink("written", merged.join("link"))?;

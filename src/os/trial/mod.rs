@@ -62,11 +62,7 @@ pub fn run(
     let name = survey.account.shown();
     let getsubids = |words: &[&str]| {
         let (status, text) = brief(Command::new(find("getsubids")?).args(words).arg(&name)).ok()?;
-        Some(if status.success() {
-            Ok(text)
-        } else {
-            Err(text)
-        })
+        Some(if status.success() { Ok(text) } else { Err(text) })
     };
     let getsubids_uid = getsubids(&[]);
     let getsubids_gid = getsubids(&["-g"]);
@@ -99,23 +95,11 @@ pub fn run(
         },
     };
 
-    let runtime_dir = host
-        .session
-        .person
-        .runtime_dir
-        .as_ref()
-        .map(|(path, _)| path);
+    let runtime_dir = host.session.person.runtime_dir.as_ref().map(|(path, _)| path);
     let manager = PathBuf::from(format!("/run/user/{}", survey.account.uid));
     let base = &survey.data_root.base;
-    let open = |path: &str| {
-        tried_io(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(path)
-                .map(drop),
-        )
-    };
+    let open =
+        |path: &str| tried_io(OpenOptions::new().read(true).write(true).open(path).map(drop));
     let (rootlesskit, inside) = chain.finish();
     Trials {
         user_namespace: tried_namespace.user_namespace,
@@ -143,9 +127,7 @@ pub fn run(
         runtime_dir_free: runtime_dir
             .and_then(|path| statvfs(path).ok())
             .map(|found| found.blocks_available() * found.fragment_size()),
-        open_files: getrlimit(Resource::RLIMIT_NOFILE)
-            .ok()
-            .map(|(_, hard)| hard),
+        open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
         fuse_overlayfs: find("fuse-overlayfs"),
     }
 }
@@ -183,31 +165,16 @@ impl<'a> Chain<'a> {
                 .collect(),
         };
         let subject = serde_json::to_string(&subject).unwrap_or_default();
-        let trial = Trial::build(
-            settings,
-            host,
-            environment,
-            words,
-            &state_dir,
-            subject.into(),
-        );
+        let trial = Trial::build(settings, host, environment, words, &state_dir, subject.into());
         let scratch: Vec<PathBuf> = own.into_iter().chain(overlay).collect();
         let watcher = match &trial {
             Err(error) => Err(Outcome::NotTried(error.to_string())),
-            Ok(trial) => watch::start(
-                &scratch,
-                &trial.rootlesskit,
-                &trial.words,
-                &trial.search_path,
-            )
-            .map_err(|error| Outcome::NotTried(error.to_string())),
+            Ok(trial) => {
+                watch::start(&scratch, &trial.rootlesskit, &trial.words, &trial.search_path)
+                    .map_err(|error| Outcome::NotTried(error.to_string()))
+            }
         };
-        Self {
-            watcher,
-            trial: trial.ok(),
-            scratch,
-            host,
-        }
+        Self { watcher, trial: trial.ok(), scratch, host }
     }
 
     /// What came of it. Where rootlesskit did not get inside, the trials are made without it.
@@ -236,12 +203,7 @@ fn complaint(watched: &Watched) -> String {
     let is_news = |line: &&str| {
         !line.is_empty() && !line.contains("level=warning") && !line.contains("level=debug")
     };
-    let lines: Vec<&str> = watched
-        .stderr
-        .lines()
-        .map(str::trim)
-        .filter(is_news)
-        .collect();
+    let lines: Vec<&str> = watched.stderr.lines().map(str::trim).filter(is_news).collect();
     let last = lines[lines.len().saturating_sub(3)..].join("; ");
     match (last.is_empty(), watched.status.is_empty()) {
         (true, true) => "it printed nothing".to_owned(),
@@ -263,10 +225,7 @@ fn ranges(
         (_, TextFile::Text(text)) => SubIds::parse(text),
         _ => SubIds::default(),
     };
-    let own = lines
-        .0
-        .into_iter()
-        .filter(|line| line.owner == name || line.owner == number);
+    let own = lines.0.into_iter().filter(|line| line.owner == name || line.owner == number);
     own.filter_map(|line| {
         let ids = line.ids.ok()?;
         let count = ids.end.saturating_sub(ids.start);
@@ -280,11 +239,7 @@ fn id_mapper(name: &str, search_path: &OsStr, survey: &Survey) -> Option<IdMappe
     let mut all = which::which_in_all(name, Some(search_path), "/")
         .ok()?
         .filter_map(|path| path.canonicalize().ok());
-    let capability = if name == "newuidmap" {
-        CAP_SETUID
-    } else {
-        CAP_SETGID
-    };
+    let capability = if name == "newuidmap" { CAP_SETUID } else { CAP_SETGID };
     let look = |path: PathBuf| {
         let metadata = fs::metadata(&path).ok()?;
         let nosuid = survey
@@ -375,9 +330,7 @@ fn tried_io(result: io::Result<()>) -> Outcome {
     match result {
         Ok(()) => Outcome::Works,
         Err(error) => Outcome::Fails(Failure {
-            errno: error
-                .raw_os_error()
-                .map(|code| format!("{:?}", Errno::from_raw(code))),
+            errno: error.raw_os_error().map(|code| format!("{:?}", Errno::from_raw(code))),
             text: error.to_string(),
         }),
     }
@@ -391,9 +344,8 @@ fn succeeds(command: &mut Command) -> Outcome {
         Ok((status, _)) if status.success() => Outcome::Works,
         Ok((status, text)) => {
             let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let said = lines()
-                .find(|line| !line.starts_with("modprobe: "))
-                .or_else(|| lines().next());
+            let said =
+                lines().find(|line| !line.starts_with("modprobe: ")).or_else(|| lines().next());
             Outcome::fails(said.map_or_else(|| status.to_string(), str::to_owned))
         }
     }

@@ -49,10 +49,7 @@ impl Scratch {
             DirBuilder::new().mode(0o700).create(path)?;
             match lock(path) {
                 Ok(Some(lock)) => {
-                    return Ok(Self {
-                        path: path.to_owned(),
-                        _lock: lock,
-                    });
+                    return Ok(Self { path: path.to_owned(), _lock: lock });
                 }
                 Ok(None) => {}
                 Err(error) => {

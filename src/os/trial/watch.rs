@@ -60,12 +60,7 @@ pub fn start(
     search_path: &OsStr,
 ) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg(WATCH)
-        .args(scratch)
-        .arg("--")
-        .arg(program)
-        .args(words);
+    command.arg(WATCH).args(scratch).arg("--").arg(program).args(words);
     command
         .env("PATH", search_path)
         .stdin(Stdio::piped())
@@ -82,10 +77,7 @@ pub fn finish(mut watcher: Child) -> io::Result<Watched> {
     // It is what the watcher watches, and stays open until that is through.
     let _stdin = watcher.stdin.take();
     let mut text = Vec::new();
-    let mut stdout = watcher
-        .stdout
-        .take()
-        .ok_or_else(|| io::Error::other("it has no output"))?;
+    let mut stdout = watcher.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
     // The watcher keeps its own deadlines.
     stdout.read_to_end(&mut text)?;
     watcher.wait()?;
@@ -102,19 +94,13 @@ pub fn run(words: &[OsString]) -> Result<(), Error> {
     let separator = words.iter().position(|word| word == "--");
     let Some((scratch @ [_, ..], [_, program, rest @ ..])) = separator.map(|at| words.split_at(at))
     else {
-        return Err(Error::new(
-            Exit::Usage,
-            format!("`{WATCH}` is not for people"),
-        ));
+        return Err(Error::new(Exit::Usage, format!("`{WATCH}` is not for people")));
     };
     detach().map_err(|errno| fails(&errno.into()))?;
     let own = scratch.first().map(PathBuf::from).unwrap_or_default();
     let first = Scratch::new(&own).map_err(|error| fails(&error))?;
     // The program says what it misses of the others.
-    let others: Vec<_> = scratch[1..]
-        .iter()
-        .map(|path| Scratch::new(Path::new(path)))
-        .collect();
+    let others: Vec<_> = scratch[1..].iter().map(|path| Scratch::new(Path::new(path))).collect();
     let mut command = Command::new(program);
     command
         .args(rest)
@@ -144,18 +130,10 @@ fn detach() -> nix::Result<()> {
     process::adopt_orphans()?;
     extern "C" fn nothing(_: libc::c_int) {}
     // A handler, since what is ignored would be ignored by the program as well.
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::SA_RESTART,
-        SigSet::empty(),
-    );
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGPIPE,
-    ] {
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE]
+    {
         // SAFETY: the handler does nothing, which is safe at any moment.
         unsafe { sigaction(signal, &action) }?;
     }
@@ -170,11 +148,7 @@ fn watch(mut child: Child) -> io::Result<Watched> {
     ];
     let status = wait(&mut child, &mut outputs)?;
     let [stdout, stderr] = outputs.map(Output::end);
-    Ok(Watched {
-        stdout,
-        stderr,
-        status,
-    })
+    Ok(Watched { stdout, stderr, status })
 }
 
 /// Says how `child` ended, or why it was ended; nothing if well.
@@ -224,11 +198,7 @@ struct Output {
 
 impl Output {
     fn new(stream: Option<OwnedFd>) -> Self {
-        Self {
-            stream: stream.map(File::from),
-            text: Vec::new(),
-            count: 0,
-        }
+        Self { stream: stream.map(File::from), text: Vec::new(), count: 0 }
     }
 
     /// Takes what is there now, at most as much as a pipe holds; says how much it was.
@@ -248,8 +218,7 @@ impl Output {
         }
         self.count += count;
         self.text.extend_from_slice(&buffer[..count]);
-        self.text
-            .drain(..self.text.len().saturating_sub(OUTPUT_MAX));
+        self.text.drain(..self.text.len().saturating_sub(OUTPUT_MAX));
         Ok(count)
     }
 
@@ -264,10 +233,7 @@ impl Output {
 fn describe(status: ExitStatus) -> String {
     match status.signal() {
         None if status.success() => String::new(),
-        None => format!(
-            "it ended with exit code {}",
-            status.code().unwrap_or_default()
-        ),
+        None => format!("it ended with exit code {}", status.code().unwrap_or_default()),
         Some(signal) => format!("it was ended by signal {signal}"),
     }
 }

@@ -2,36 +2,19 @@ use super::*;
 use proptest::prelude::*;
 
 /// A death that leads to another start.
-const BY_SIGNAL: Death = Death {
-    how: How::Signal(9),
-    permanent: None,
-    left: false,
-    dice: 128,
-};
+const BY_SIGNAL: Death = Death { how: How::Signal(9), permanent: None, left: false, dice: 128 };
 
 /// A daemon that says what is wrong and ends.
-const BY_CODE: Death = Death {
-    how: How::Code(1),
-    ..BY_SIGNAL
-};
+const BY_CODE: Death = Death { how: How::Code(1), ..BY_SIGNAL };
 
 /// One that ends as it should.
-const IN_ORDER: Death = Death {
-    how: How::Code(0),
-    ..BY_SIGNAL
-};
+const IN_ORDER: Death = Death { how: How::Code(0), ..BY_SIGNAL };
 
 /// One that a check explains.
-const PERMANENT: Death = Death {
-    permanent: Some(Exit::Config),
-    ..BY_CODE
-};
+const PERMANENT: Death = Death { permanent: Some(Exit::Config), ..BY_CODE };
 
 /// One that leaves its containers.
-const ALONE: Death = Death {
-    left: true,
-    ..BY_SIGNAL
-};
+const ALONE: Death = Death { left: true, ..BY_SIGNAL };
 
 const EVENTS: [Event; 27] = [
     Event::Announced,
@@ -65,77 +48,40 @@ const EVENTS: [Event; 27] = [
 
 fn machine(state: State, has_answered: bool) -> Machine {
     let (machine, _) = Machine::start();
-    Machine {
-        state,
-        has_answered,
-        ..machine
-    }
+    Machine { state, has_answered, ..machine }
 }
 
 /// Every state that differs in what follows from it.
 fn states() -> Vec<(&'static str, Machine)> {
     let pause = Duration::from_millis(200);
     let up = |state| machine(state, true);
-    let announced = |machine: Machine| Machine {
-        is_announced: true,
-        ..machine
-    };
+    let announced = |machine: Machine| Machine { is_announced: true, ..machine };
     let leave = Then::Leave(Verdict::Stopped);
     vec![
-        (
-            "starting for the first time",
-            machine(State::Starting, false),
-        ),
+        ("starting for the first time", machine(State::Starting, false)),
         (
             "starting for the first time, dockerd is there",
             announced(machine(State::Starting, false)),
         ),
         ("starting again", up(State::Starting)),
-        (
-            "starting again, dockerd is there",
-            announced(up(State::Starting)),
-        ),
+        ("starting again, dockerd is there", announced(up(State::Starting))),
         ("ready", up(State::Ready)),
         ("healing for the first time", up(State::Healing(1))),
         ("healing for the last time", up(State::Healing(2))),
         ("dumping", up(State::Dumping)),
         ("replacing", up(State::Replacing(Duration::ZERO))),
-        (
-            "replacing after a repeated hang",
-            up(State::Replacing(pause)),
-        ),
+        ("replacing after a repeated hang", up(State::Replacing(pause))),
         ("pausing", up(State::Pausing)),
         ("reviving", up(State::Reviving)),
-        (
-            "reviving to stop",
-            Machine {
-                owes_stop: Some(leave),
-                ..announced(up(State::Reviving))
-            },
-        ),
+        ("reviving to stop", Machine { owes_stop: Some(leave), ..announced(up(State::Reviving)) }),
         ("falling", up(State::Falling)),
         ("stopping", up(State::Stopping(leave))),
-        (
-            "stopping as idle",
-            up(State::Stopping(Then::Leave(Verdict::Idle))),
-        ),
-        (
-            "stopping to start again",
-            up(State::Stopping(Then::Again(Duration::ZERO))),
-        ),
+        ("stopping as idle", up(State::Stopping(Then::Leave(Verdict::Idle)))),
+        ("stopping to start again", up(State::Stopping(Then::Again(Duration::ZERO)))),
         ("clearing to leave", up(State::Clearing(leave, 0))),
-        (
-            "clearing to start at once",
-            up(State::Clearing(Then::Again(Duration::ZERO), 1)),
-        ),
-        (
-            "clearing to start later",
-            up(State::Clearing(Then::Again(pause), 3)),
-        ),
-        (
-            "clearing to leave for the last time",
-            up(State::Clearing(leave, 3)),
-        ),
+        ("clearing to start at once", up(State::Clearing(Then::Again(Duration::ZERO), 1))),
+        ("clearing to start later", up(State::Clearing(Then::Again(pause), 3))),
+        ("clearing to leave for the last time", up(State::Clearing(leave, 3))),
         ("waiting", up(State::Waiting)),
         ("over", up(State::Over)),
     ]
@@ -156,11 +102,7 @@ fn table() -> String {
                 Event::DaemonEnded(death) => format!(
                     "DaemonEnded({:?}{})",
                     death.how,
-                    if death.left {
-                        ", containers are left"
-                    } else {
-                        ""
-                    }
+                    if death.left { ", containers are left" } else { "" }
                 ),
                 other => format!("{other:?}"),
             };
@@ -199,10 +141,7 @@ fn table() -> String {
 /// `UPDATE_TABLE=1` writes the table anew, to be read by whoever changed the machine.
 #[test]
 fn every_cell_of_the_table_is_as_it_was_agreed() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/src/supervise/machine/table.txt"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/supervise/machine/table.txt");
     if std::env::var_os("UPDATE_TABLE").is_some() {
         std::fs::write(path, table()).expect("write the table");
     }
@@ -226,9 +165,7 @@ fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
             _ => None,
         }));
     }
-    let expected = [
-        0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0,
-    ];
+    let expected = [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0];
     assert_eq!(pauses.len(), expected.len());
     for (pause, expected) in pauses.iter().zip(expected) {
         assert!((pause - expected).abs() <= expected * 0.01, "{pauses:?}");
@@ -272,11 +209,7 @@ fn an_answer_that_comes_late_cancels() {
 
 #[test]
 fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
-    for state in [
-        State::Dumping,
-        State::Replacing(Duration::ZERO),
-        State::Pausing,
-    ] {
+    for state in [State::Dumping, State::Replacing(Duration::ZERO), State::Pausing] {
         let mut machine = machine(state, true);
         machine.on(Event::Stop);
         if state != State::Pausing {
@@ -294,10 +227,7 @@ fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
 
 #[test]
 fn the_dice_move_a_pause_by_a_quarter_at_most() {
-    let machine = Machine {
-        failures: 2,
-        ..machine(State::Ready, true)
-    };
+    let machine = Machine { failures: 2, ..machine(State::Ready, true) };
     assert_eq!(machine.pause(0), Duration::from_millis(150));
     assert_eq!(machine.pause(255), Duration::from_millis(250));
 }
