@@ -9,24 +9,22 @@ pub mod words;
 
 pub mod environment;
 
+pub mod sys;
+
 pub mod settings;
 
-pub mod host;
+pub mod facts;
 
 pub mod plan;
+
+pub mod stage;
+
+pub mod supervise;
 
 pub mod check;
 
 pub mod setup;
 
 pub mod fetch;
-
-pub mod supervise;
-
-pub mod report;
-
-pub mod os;
-
-pub mod command;
 
 pub mod cli;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Evidence, Finding};
-use crate::host::DaemonJson;
+use crate::check::{Evidence, Finding};
+use crate::facts::DaemonJson;
 use crate::plan::{DockerdWords, stated_daemon_words};
 
 /// Keys whose value is an object that is one option; the keys in any other object count as options
@@ -374,7 +374,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::{Answer, DockerdFacts, Tool, Version};
+    use crate::facts::{Answer, DockerdFacts, Tool, Version};
 
     /// A host with this file, and a dockerd with the flags that these tests need.
     fn with(text: &str) -> Sample {

@@ -1,7 +1,7 @@
 //! What the distributions call things, and what each of them needs.
 
-use super::Finding;
-use crate::host::Release;
+use crate::check::Finding;
+use crate::facts::Release;
 
 /// A package by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

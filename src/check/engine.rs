@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 
-use super::distro::{self, Package};
-use super::{Evidence, Finding, cut, failing, see};
+use crate::check::distro;
+use crate::check::distro::Package;
+use crate::check::{Evidence, Finding, cut, failing, see};
 use crate::error::{Error, Exit};
-use crate::host::{Answer, Outcome, Tool, Tools, Version};
+use crate::facts::{Answer, Outcome, Tool, Tools, Version};
 use crate::plan::{Network, RootlesskitFlags};
 use crate::settings::{Choice, NetworkDriver, Origin, PortDriver, Sourced};
 
@@ -652,7 +653,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::{DockerdFacts, Failure, RootlesskitFacts, Surroundings};
+    use crate::facts::{DockerdFacts, Failure, RootlesskitFacts, Surroundings};
     use crate::settings::{Layer, Settings};
 
     fn settings(variables: &[(&str, &str)]) -> Settings {
@@ -808,7 +809,7 @@ mod tests {
             (
                 "String to int conversion failed during subuid/gid parsing of /etc/subuid",
                 |sample| {
-                    sample.survey.subuid = crate::host::TextFile::Text("u:100000:x\n".to_owned());
+                    sample.survey.subuid = crate::facts::TextFile::Text("u:100000:x\n".to_owned());
                 },
                 "see `subuid`",
             ),
@@ -915,7 +916,7 @@ mod tests {
             ("failed to setup network: cannot pivot_root to /tmp\ncreate_sandbox failed", |_| {}),
             (failure, |sample| {
                 sample.survey.mounts =
-                    crate::host::Mounts::parse("1 1 0:2 / / rw - rootfs rootfs rw\n");
+                    crate::facts::Mounts::parse("1 1 0:2 / / rw - rootfs rootfs rw\n");
             }),
             (failure, |sample| {
                 sample.survey.surroundings =

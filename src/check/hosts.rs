@@ -14,16 +14,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::tests::Sample;
-use super::*;
-use crate::host::{
+use crate::check::survey::{Subject, survey};
+use crate::check::tests::Sample;
+use crate::check::trial::namespace;
+use crate::check::*;
+use crate::cli::output;
+use crate::facts::{
     Answer, DaemonJson, Directory, DockerdFacts, HostFacts, Outcome, RootlesskitFacts,
     Slirp4netnsFacts, Tool, Version,
 };
-use crate::os::survey::{Subject, survey};
-use crate::os::trial::namespace;
 use crate::plan::Trial;
-use crate::report;
 use crate::settings::Layer;
 
 /// `host.json`.
@@ -323,7 +323,7 @@ fn every_host_has_the_report_that_is_expected() {
     let update = std::env::var_os("UPDATE_HOSTS").is_some();
     let mut unexpected = Vec::new();
     for (name, directory) in hosts() {
-        let report = report::findings_text(&find_all(&host(&directory).evidence()), false);
+        let report = output::findings_text(&find_all(&host(&directory).evidence()), false);
         let file = directory.join("report.txt");
         if update {
             fs::write(&file, &report).expect("write the report");

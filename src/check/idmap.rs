@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::distro::{self, Package};
-use super::{Evidence, Finding};
-use crate::host::{Failure, IdMapper, Outcome};
+use crate::check::distro;
+use crate::check::distro::Package;
+use crate::check::{Evidence, Finding};
+use crate::facts::{Failure, IdMapper, Outcome};
 
 /// Where only root puts programs.
 const SYSTEM_DIRECTORIES: [&str; 6] =
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::Release;
+    use crate::facts::Release;
 
     /// newuidmap as `change` makes it, on a host where it then maps nothing.
     fn spoilt(change: impl FnOnce(&mut IdMapper)) -> Sample {

@@ -1,9 +1,9 @@
 //! What is in short supply or is cut off: ports, ping, IPv6, keys, files, a proxy on the loopback.
 
-use super::distro::{load_modules, set_sysctl, write_file};
-use super::engine::{flags, network, set};
-use super::{Evidence, Finding};
-use crate::host::Version;
+use crate::check::distro::{load_modules, set_sysctl, write_file};
+use crate::check::engine::{flags, network, set};
+use crate::check::{Evidence, Finding};
+use crate::facts::Version;
 use crate::plan::{DockerdWords, stated_daemon_words};
 use crate::settings::{NetworkDriver, Origin, ProxyUrl};
 
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::{Answer, DaemonJson, Firewall, Outcome, Tool};
+    use crate::facts::{Answer, DaemonJson, Firewall, Outcome, Tool};
     use crate::settings::{Layer, Settings};
 
     fn with(variables: &[(&str, &str)]) -> Sample {

@@ -1,6 +1,5 @@
 //! Judges a host: what stands in the way of rootless Docker, why, and which commands mend it.
 //! From plain data to plain data; what was tried and read is in [`Evidence`].
-#![forbid(unsafe_code)]
 
 mod daemon;
 mod distro;
@@ -15,13 +14,15 @@ mod places;
 mod session;
 mod storage;
 mod subids;
+pub mod survey;
+pub mod trial;
 
 use std::ffi::OsString;
 
 use serde::Serialize;
 
 use crate::environment::Environment;
-use crate::host::{HostFacts, Outcome, Survey, Trials};
+use crate::facts::{HostFacts, Outcome, Survey, Trials};
 use crate::settings::Settings;
 pub use last_words::known_failure;
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::distro::{self, set_sysctl, write_file};
-use super::engine::gist;
-use super::{Evidence, Finding};
-use crate::host::{Failure, Outcome};
+use crate::check::distro;
+use crate::check::distro::{set_sysctl, write_file};
+use crate::check::engine::gist;
+use crate::check::{Evidence, Finding};
+use crate::facts::{Failure, Outcome};
 
 /// What RHEL's documentation and upstream's setup tool set.
 const ENOUGH_NAMESPACES: u64 = 28_633;
@@ -360,7 +361,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::Release;
+    use crate::facts::Release;
 
     fn fails(errno: &str) -> Outcome {
         Outcome::Fails(Failure { errno: Some(errno.to_owned()), text: format!("unshare: {errno}") })

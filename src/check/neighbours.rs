@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::distro::Package;
-use super::engine::package_of;
-use super::{Evidence, Finding};
-use crate::host::{Lock, RootfulSocket};
+use crate::check::distro::Package;
+use crate::check::engine::package_of;
+use crate::check::{Evidence, Finding};
+use crate::facts::{Lock, RootfulSocket};
 
 /// The address of root's daemon, which the client takes by default.
 const ROOTFUL: &str = "unix:///var/run/docker.sock";

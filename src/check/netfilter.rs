@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 
-use super::distro::{self, Package, load_modules};
-use super::{Evidence, Finding};
-use crate::host::{Failure, Firewall, Inside, Outcome};
+use crate::check::distro;
+use crate::check::distro::{Package, load_modules};
+use crate::check::{Evidence, Finding};
+use crate::facts::{Failure, Firewall, Inside, Outcome};
 use crate::plan::DockerdWords;
 use crate::settings::{Iptables, Origin};
 
@@ -333,7 +334,7 @@ mod tests {
     use super::*;
     use crate::check::Status;
     use crate::check::tests::Sample;
-    use crate::host::{DaemonJson, Release};
+    use crate::facts::{DaemonJson, Release};
     use crate::settings::Settings;
 
     const NO_LEGACY: &str =

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::session::enable_linger;
-use super::{Evidence, Finding, distro};
 use crate::check::distro::Package;
-use crate::host::{Directory, Lock, PidState};
-use crate::plan::{self, Network, RootlesskitFlags};
+use crate::check::session::enable_linger;
+use crate::check::{Evidence, Finding, distro};
+use crate::facts::{Directory, Lock, PidState};
+use crate::plan;
+use crate::plan::{Network, RootlesskitFlags};
 use crate::settings::{NetworkDriver, Origin};
 
 /// Bytes that the runtime directory must have free. Where a file cannot be written, rootlesskit
@@ -358,7 +359,7 @@ mod tests {
     use super::*;
     use crate::check::Status::*;
     use crate::check::tests::{Case, Sample, assert_finding};
-    use crate::host::{LinkChain, Mounts, PidFile, Release, Tool};
+    use crate::facts::{LinkChain, Mounts, PidFile, Release, Tool};
     use crate::settings::{Layer, Settings};
 
     fn set_runtime_dir(sample: &mut Sample, path: &str, directory: Directory) {

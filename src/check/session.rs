@@ -1,10 +1,11 @@
 //! What the session gives: control groups, a bus, a user manager that outlives the login.
 
-use super::places::quoted;
-use super::{Evidence, Finding, distro};
 use crate::check::distro::Package;
-use crate::host::{Outcome, Version};
-use crate::plan::{self, DockerdWords};
+use crate::check::places::quoted;
+use crate::check::{Evidence, Finding, distro};
+use crate::facts::{Outcome, Version};
+use crate::plan;
+use crate::plan::DockerdWords;
 
 /// The first dockerd that knows cgroup v2 (moby's release notes of 20.10).
 const CGROUP_2_SINCE: Version = Version(20, 10, 0);
@@ -343,7 +344,7 @@ mod tests {
     use super::*;
     use crate::check::Status::*;
     use crate::check::tests::{Case, Sample, assert_finding};
-    use crate::host::{Answer, Release, Tool};
+    use crate::facts::{Answer, Release, Tool};
 
     fn dockerd(sample: &mut Sample, version: Version) {
         if let Tool::Found { answer: Answer::Known(facts), .. } = &mut sample.host.tools.dockerd {

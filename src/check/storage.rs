@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 
-use super::distro::{self, Package};
-use super::netfilter::from_kernel;
-use super::places::quoted;
-use super::{Evidence, Finding, Status, failing};
-use crate::host::{Failure, Mount, Outcome, Overlay, Version};
-use crate::plan::{self, DockerdWords};
+use crate::check::distro;
+use crate::check::distro::Package;
+use crate::check::netfilter::from_kernel;
+use crate::check::places::quoted;
+use crate::check::{Evidence, Finding, Status, failing};
+use crate::facts::{Failure, Mount, Outcome, Overlay, Version};
+use crate::plan;
+use crate::plan::DockerdWords;
 use crate::settings::Origin;
 
 /// The first dockerd that mounts with `userxattr` (moby 11ef8d3ba9).
@@ -416,7 +418,7 @@ mod tests {
     use super::*;
     use crate::check::Status::*;
     use crate::check::tests::{Case, Sample, assert_finding};
-    use crate::host::{Answer, DaemonJson, Mounts, Release, Tool};
+    use crate::facts::{Answer, DaemonJson, Mounts, Release, Tool};
     use crate::settings::{Layer, Settings};
 
     fn dockerd(sample: &mut Sample, version: Version) {

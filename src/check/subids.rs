@@ -12,8 +12,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{Evidence, Finding, Status};
-use crate::host::{Flaw, Outcome, SubIdLine, SubIds, TextFile, Tool, Version};
+use crate::check::{Evidence, Finding, Status};
+use crate::facts::{Flaw, Outcome, SubIdLine, SubIds, TextFile, Tool, Version};
 use mend::{comment_out, rewrite};
 
 /// What upstream demands; `nobody` (65534) of most images is among them.

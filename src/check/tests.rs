@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use super::*;
-use crate::host::samples::debian_12;
-use crate::host::{Account, DataRoot, IdMapper, Inside, Mounts, Outcome, Release, TextFile};
+use crate::check::*;
+use crate::facts::samples::debian_12;
+use crate::facts::{Account, DataRoot, IdMapper, Inside, Mounts, Outcome, Release, TextFile};
 
 /// Evidence that owns what it shows.
 pub struct Sample {
@@ -60,7 +60,7 @@ impl Sample {
             subgid: subids(),
             modules: true,
             mounts: Mounts::parse("27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"),
-            cgroup: crate::host::Cgroup {
+            cgroup: crate::facts::Cgroup {
                 version: Some(2),
                 hybrid: false,
                 available: ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
@@ -68,7 +68,7 @@ impl Sample {
                     ["cpuset", "cpu", "io", "memory", "pids"].map(str::to_owned).into(),
                 ),
             },
-            systemd: crate::host::Systemd {
+            systemd: crate::facts::Systemd {
                 booted: true,
                 manager: true,
                 bus: true,
@@ -77,7 +77,7 @@ impl Sample {
                 awaited_mounts: Vec::new(),
             },
             own_runtime_dir: Some("/run/user/1000".into()),
-            resolv_conf: crate::host::LinkChain {
+            resolv_conf: crate::facts::LinkChain {
                 hops: vec!["/etc/resolv.conf".into()],
                 ends_in_file: true,
                 text: Some("nameserver 192.0.2.53\n".to_owned()),
@@ -87,7 +87,7 @@ impl Sample {
                 base: "/home/u".into(),
                 drivers_with_data: Vec::new(),
             },
-            docker_client: crate::host::DockerClient {
+            docker_client: crate::facts::DockerClient {
                 program: Some("/usr/bin/docker".into()),
                 current_context: Some("rootless".to_owned()),
                 contexts: [("rootless".to_owned(), "unix:///run/user/1000/docker.sock".to_owned())]
@@ -110,14 +110,14 @@ impl Sample {
             inside: Some(Inside {
                 devices: ["bridge", "veth"].map(|kind| (kind.to_owned(), works())).into(),
                 firewalls: ["iptables", "iptables-legacy"]
-                    .map(|name| crate::host::Firewall {
+                    .map(|name| crate::facts::Firewall {
                         name: name.to_owned(),
                         path: format!("/usr/sbin/{name}").into(),
                         chosen: name == "iptables-legacy",
                         outcome: works(),
                     })
                     .into(),
-                overlay: crate::host::Overlay {
+                overlay: crate::facts::Overlay {
                     userxattr: works(),
                     plain: Outcome::fails("mount: operation not permitted"),
                     native_diff: Some(true),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::Version;
+use crate::fetch::Version;
 
 /// The sums that are built in, with a note on where they are from.
 const TABLE: &str = include_str!("../../install/checksums.txt");
@@ -121,7 +121,7 @@ pub fn newest_in_table(channel: &str, architecture: &str) -> Option<Version> {
     let lines = parse_list(TABLE).ok()?;
     let names = lines.iter().filter_map(|(name, _)| name.strip_prefix(&*prefix));
     let names = names.collect::<Vec<_>>().join("\n");
-    super::version::versions_in_index(&names).pop()
+    crate::fetch::version::versions_in_index(&names).pop()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Sum;
+use crate::fetch::Sum;
 
 /// The first line, without which a file is no manifest of ours.
 const HEADER: &str = "# dockerd-rootless set 1";

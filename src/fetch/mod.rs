@@ -3,7 +3,6 @@
 //!
 //! The layout of the server, `linux/static/CHANNEL/ARCH/docker-VERSION.tgz` and
 //! `docker-rootless-extras-VERSION.tgz`, is that of `rootless-install.sh` in docker/docker-install.
-#![forbid(unsafe_code)]
 
 pub mod checksum;
 pub mod manifest;
@@ -68,3 +67,14 @@ pub fn is_channel(channel: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !channel.is_empty() && channel.bytes().all(plain) && !channel.starts_with('.')
 }
+
+mod adopt;
+pub mod archive;
+pub mod download;
+pub mod failpoint;
+pub mod http;
+pub mod lock;
+mod names;
+pub mod shell_files;
+pub mod state;
+pub mod store;

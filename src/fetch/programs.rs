@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Package;
+use crate::fetch::Package;
 
 /// The largest program in bytes; dockerd has about 100 MB.
 pub const PROGRAM_MAX: u64 = 512 << 20;

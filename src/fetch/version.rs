@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use super::Package;
+use crate::fetch::Package;
 
 /// A version as it stands in the names of Docker's tarballs: `29.6.2`, `25.0.0-beta.3`.
 #[derive(Clone, Debug, PartialEq, Eq)]

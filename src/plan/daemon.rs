@@ -6,15 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Reason;
-use super::flags::DockerdWords;
-use super::keep::Keep;
-use super::places::Places;
-use super::preflight::SOCKET_PATH_MAX;
-use super::stage::{Family, Step};
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{HostFacts, Session, Tools};
+use crate::facts::{HostFacts, Session, Tools};
+use crate::plan::Reason;
+use crate::plan::flags::DockerdWords;
+use crate::plan::keep::Keep;
+use crate::plan::places::Places;
+use crate::plan::preflight::SOCKET_PATH_MAX;
+use crate::plan::stage::{Family, Step};
 use crate::settings::{Choice, Iptables, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
@@ -55,7 +55,7 @@ impl Daemon {
         words: &[OsString],
         config: Option<&Path>,
     ) -> Result<Self, Error> {
-        let user_words = super::stated_daemon_words(settings, words);
+        let user_words = crate::plan::stated_daemon_words(settings, words);
         let user = DockerdWords(&user_words);
         let mut warnings = Vec::new();
         let (mtu_words, mtu) = container_mtu(settings, host, mtu, user);
@@ -195,7 +195,7 @@ impl Api {
         runtime_dir: &Path,
         passed: Option<PathBuf>,
     ) -> Self {
-        let words = super::stated_daemon_words(settings, words);
+        let words = crate::plan::stated_daemon_words(settings, words);
         let user = DockerdWords(&words);
         let stated = user.value("host", Some(b'H'));
         let is_passed = session.listen_fds.as_ref().is_some_and(|fds| !fds.is_own);

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::host::RootlesskitFacts;
+use crate::facts::RootlesskitFacts;
 
 /// rootlesskit's flags that take no value, from 0.14 to 3.1.
 const ROOTLESSKIT_SWITCHES: &[&str] = &[

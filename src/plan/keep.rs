@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::Reason;
-use super::flags::DockerdWords;
 use crate::error::{Error, Exit, Warning};
-use crate::host::HostFacts;
+use crate::facts::HostFacts;
+use crate::plan::Reason;
+use crate::plan::flags::DockerdWords;
 use crate::settings::{Settings, Switch};
 
 /// The key of dockerd's configuration, and its flag.
@@ -124,7 +124,8 @@ impl Keep {
 
     /// What dockerd is told of it.
     pub fn words(&self) -> Vec<OsString> {
-        let word = |name: &str, path: &PathBuf| super::stage::assignment(name, path.as_os_str());
+        let word =
+            |name: &str, path: &PathBuf| crate::plan::stage::assignment(name, path.as_os_str());
         let config = self.config.iter().map(|path| word("--config-file", path));
         let engine = self.engine.iter();
         config.chain(engine.map(|engine| word("--containerd", &engine.socket))).collect()
@@ -203,7 +204,7 @@ pub fn effective_config(user: &str, live_restore: bool) -> Result<String, serde_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{DaemonJson, samples};
+    use crate::facts::{DaemonJson, samples};
     use crate::settings::Layer;
 
     fn decide(

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{
+use crate::facts::{
     HostFacts, ListenFds, PidFile, PidState, RootlesskitFacts, Session, Tool, Tools,
 };
 use crate::settings::{Origin, Settings};

@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 
-use super::Reason;
-use super::flags::RootlesskitFlags;
 use crate::error::{Error, Exit, Warning};
-use crate::host::{Answer, RootlesskitFacts, Tool, Tools, Version};
+use crate::facts::{Answer, RootlesskitFacts, Tool, Tools, Version};
+use crate::plan::Reason;
+use crate::plan::flags::RootlesskitFlags;
 use crate::settings::{Choice, Mtu, NetworkDriver, Origin, PortDriver, Settings, Sourced, Switch};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).

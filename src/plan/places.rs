@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::flags::DockerdWords;
 use crate::environment::Environment;
-use crate::host::DaemonJson;
+use crate::facts::DaemonJson;
+use crate::plan::flags::DockerdWords;
 
 /// The daemon's places.
 pub struct Places {

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::network::Effective;
 use crate::error::{Error, Exit};
-use crate::host::{Directory, Lock, Person, PidState, Session, StateDir};
+use crate::facts::{Directory, Lock, Person, PidState, Session, StateDir};
+use crate::plan::network::Effective;
 use crate::settings::{NetworkDriver, PortDriver};
 
 /// The longest path in bytes that a Unix socket can have (`sun_path` less its NUL, unix(7)).

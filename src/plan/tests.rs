@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::*;
-use crate::host::samples::debian_12;
-use crate::host::*;
+use crate::facts::samples::debian_12;
+use crate::facts::*;
+use crate::plan::*;
 use crate::settings::Layer;
 
 /// The same with what Docker's own repository has: rootlesskit 3.0.1, dockerd 29.5.2.

@@ -4,13 +4,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::daemon::Daemon;
-use super::network::Network;
-use super::stage::{Stage, Step, TRIAL};
-use super::{preflight, required_program, rootlesskit_words, search_path, steps};
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::host::HostFacts;
+use crate::facts::HostFacts;
+use crate::plan::daemon::Daemon;
+use crate::plan::network::Network;
+use crate::plan::stage::{Stage, Step, TRIAL};
+use crate::plan::{preflight, required_program, rootlesskit_words, search_path, steps};
 use crate::settings::Settings;
 
 /// What to execute for a trial.
@@ -27,7 +27,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Decides as [`super::LaunchPlan::build`] does, but for what concerns the daemon that may be
+    /// Decides as [`crate::plan::LaunchPlan::build`] does, but for what concerns the daemon that may be
     /// running: a trial shares neither its state directory nor its ports. `subject` is handed to
     /// our command inside.
     ///
@@ -48,7 +48,7 @@ impl Trial {
             settings.rootlesskit_binary.value.as_deref(),
             "rootlesskit",
         )?;
-        let flags = super::stated_flags(settings, tools)?;
+        let flags = crate::plan::stated_flags(settings, tools)?;
         let network = Network::decide(settings, tools, &flags)?;
         let daemon = Daemon::decide(settings, host, network.effective.mtu, words, None)?;
         let sockets = preflight::rootlesskit_sockets(state_dir, &network.effective);

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use toml_edit::{Document, Item, TomlError, Value};
 
-use super::value::toml_string;
-use super::{Key, Layer, Settings};
 use crate::error::{Error, Exit};
+use crate::settings::value::toml_string;
+use crate::settings::{Key, Layer, Settings};
 
 /// What an edit makes of a configuration file.
 #[derive(Debug)]

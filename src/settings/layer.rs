@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::value::Input;
-use super::{KEYS, Key};
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
+use crate::settings::value::Input;
+use crate::settings::{KEYS, Key};
 
 /// The hint for what stands outside of the sections.
 const SECTIONS: &str = "keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]";

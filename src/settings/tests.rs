@@ -2,8 +2,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::environment::Environment;
+use crate::settings::*;
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     variables.iter().copied().collect()
@@ -250,7 +250,7 @@ fn what_is_shown_reads_back_as_the_same_settings() {
         "daemon.iptables=path",
     ]);
     let settings = Settings::resolve(&[layer]).unwrap();
-    let text = String::from_utf8(crate::report::settings_text(&settings, true)).unwrap();
+    let text = String::from_utf8(crate::cli::output::settings_text(&settings, true)).unwrap();
     let again = Settings::resolve(&[toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))])
         .unwrap();
     let values = |settings: &Settings| {

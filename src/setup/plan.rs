@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::unit::{
+use crate::error::{Error, Exit};
+use crate::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::unit::{
     Author, Parameters, SERVICE, SOCKET, identify, kept_parameters, render_service, render_socket,
     unit_path,
 };
-use crate::error::{Error, Exit};
-use crate::host::{Manager, SetupFacts, UnitFacts, UnitFile};
 use crate::words::quote;
 
 /// The docker client's context for the rootless daemon, as upstream's setup tool calls it.

@@ -3,10 +3,10 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::plan::*;
-use super::unit::*;
 use crate::error::Exit;
-use crate::host::{DaemonFacts, DockerClient, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::facts::{DaemonFacts, DockerClient, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::plan::*;
+use crate::setup::unit::*;
 
 const HOST: &str = "unix:///run/user/1000/docker.sock";
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dockerd_rootless::os::fetch::failpoint;
+use dockerd_rootless::fetch::failpoint;
 
 use super::release::{DOCKER, script};
 use super::scene::{NEW, OLD, Scene};

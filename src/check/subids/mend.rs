@@ -5,8 +5,10 @@
 use std::ffi::OsStr;
 use std::ops::Range;
 
-use super::{Case, END, ENOUGH, Finding, Status, SubIdLine, SubIds, TextFile, Verdict, size};
 use crate::check::distro;
+use crate::check::subids::{
+    Case, END, ENOUGH, Finding, Status, SubIdLine, SubIds, TextFile, Verdict, size,
+};
 use crate::words;
 
 /// useradd's first subordinate id (login.defs(5), `SUB_UID_MIN`).

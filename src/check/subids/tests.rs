@@ -2,10 +2,10 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::mend::free_range;
-use super::*;
+use crate::check::subids::mend::free_range;
+use crate::check::subids::*;
 use crate::check::tests::Sample;
-use crate::host::{Answer, Release};
+use crate::facts::{Answer, Release};
 
 /// Where the ids of `u` come from, and whether a launch goes well.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,4 +1,4 @@
-use super::*;
+use crate::supervise::machine::*;
 use proptest::prelude::*;
 
 /// A death that leads to another start.

@@ -1,0 +1,20 @@
+//! `plan`: print what `run` would do.
+
+use crate::cli::output;
+use crate::cli::output::Format;
+use crate::cli::run::{Request, prepare};
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::facts::probe::Thoroughness;
+
+/// Prints the plan.
+///
+/// # Errors
+/// Whatever would stop `run`.
+pub fn run(environment: &Environment, request: &Request, format: Format) -> Result<(), Error> {
+    let (plan, host) = prepare(environment, request, Thoroughness::Report)?;
+    output::print(match format {
+        Format::Text => output::plan_text(&plan),
+        Format::Json => output::plan_json(&plan, &host),
+    })
+}

@@ -1,0 +1,30 @@
+//! `restart`: has the supervisor replace dockerd, or start everything again.
+
+use std::time::Duration;
+
+use crate::cli::output;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::look;
+use crate::plan;
+use crate::supervise;
+use crate::supervise::Wish;
+
+/// How long everything may take, containers included.
+const ALL: Duration = Duration::from_secs(3600);
+
+/// Replaces dockerd in place, and the supervisor if its program is another on disk; with `all` stops
+/// everything in order and starts it again. Prints what was done.
+///
+/// # Errors
+/// Exit 3 if no supervisor runs; exit 1 if it refuses, with the reason.
+pub fn run(environment: &Environment, all: bool) -> Result<Exit, Error> {
+    let person = look::person(environment);
+    let run_dir = plan::run_dir(plan::refuse_person(&person)?);
+    let done = match all {
+        true => vec![supervise::request(&run_dir, &Wish::RestartAll, ALL)?],
+        false => supervise::refresh(&run_dir)?,
+    };
+    output::print(done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    Ok(Exit::Good)
+}

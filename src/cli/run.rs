@@ -1,0 +1,300 @@
+//! `run`: plan, then become rootlesskit, or stay with it.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{info, warn};
+
+use crate::check::Named;
+use crate::cli::check;
+use crate::cli::output;
+use crate::cli::sources::layers;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::look;
+use crate::facts::probe;
+use crate::facts::probe::Thoroughness;
+use crate::facts::{HostFacts, Lock, Person, PidState};
+use crate::plan;
+use crate::plan::{Api, InPlace, LaunchPlan};
+use crate::settings::{OnHang, Settings};
+use crate::stage::launch;
+use crate::supervise;
+use crate::supervise::{How, Verdict};
+use crate::supervise::{Legacy, Outcome, RunDir, Task};
+use crate::sys::sockets;
+
+/// What a launch is asked for on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Whether nothing of ours is to stay, whatever the settings say.
+    pub exec: bool,
+    /// The `KEY=VALUE` words of `--set`.
+    pub assignments: Vec<OsString>,
+    /// The daemon's words.
+    pub words: Vec<OsString>,
+    /// All words of our command line.
+    pub arguments: Vec<OsString>,
+    /// The level that the user chose for messages, the namespace stage's included.
+    pub level: Option<LevelFilter>,
+}
+
+/// After how long a fault of the host counts as one that stays.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
+
+/// Launches the daemon: stays with it as its supervisor, or becomes its launcher.
+///
+/// # Errors
+/// The launch is refused, or the daemon failed for good.
+pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
+    let (person, settings) = settle(environment, request)?;
+    let runtime_dir = plan::refuse_person(&person)?.to_owned();
+    let depth = Thoroughness::Launch;
+    let supervises = !request.exec && settings.supervise.value;
+    if supervises && !supervise::pidfds_work() {
+        warn!("this kernel has no pidfd_open(2), or forbids it: nothing stays as a supervisor");
+    }
+    if !supervises || !supervise::pidfds_work() {
+        let request = &Request { exec: true, ..request.clone() };
+        let (plan, host) = plan_for(environment, request, person, &settings, depth)?;
+        announce(&plan, &host);
+        return Err(launch::exec(&plan));
+    }
+    supervise::hold_signals()?;
+    let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
+    let first = plan_for(environment, request, person, &settings, depth)?;
+    announce(&first.0, &first.1);
+    supervise(environment, request, &settings, run_dir, first, supervise::run)
+}
+
+/// Stays with the daemon that `first` is the plan of, which `begin` starts or finds.
+fn supervise(
+    environment: &Environment,
+    request: &Request,
+    settings: &Settings,
+    run_dir: RunDir,
+    first: (LaunchPlan, HostFacts),
+    begin: impl FnOnce(Task<'_>) -> Result<Outcome, Error>,
+) -> Result<Exit, Error> {
+    let depth = Thoroughness::Launch;
+    let passed = sockets::address(&first.1.session);
+    let runtime_dir = run_dir.path().parent().unwrap_or(Path::new("/")).to_owned();
+    let api = Api::decide(settings, &first.1.session, &request.words, &runtime_dir, passed);
+    let faults = RefCell::new(Vec::new());
+    let data_root = first.1.session.data_root.clone();
+    let data_lock = supervise::lock_data_root(&first.1.session.data_root)?;
+    let outcome = begin(Task {
+        arguments: request.arguments.clone(),
+        run_dir,
+        data_lock,
+        shutdown: plan::shutdown_timeout(settings, &first.1.session, &request.words),
+        first,
+        prepare: &|| prepare(environment, request, depth),
+        in_place: &|mtu| in_place(environment, request, mtu),
+        replaces_hung: settings.on_hang.value == OnHang::Restart,
+        find_fault: &|| {
+            let found = lasting_failures(environment, request);
+            let exit = fault_exit(&found);
+            faults.replace(found);
+            exit
+        },
+        api,
+        start: Duration::from_secs(settings.start_timeout.value.0.into()),
+        probe: Duration::from_secs(settings.probe_interval.value.0.into()),
+        idle: Some(Duration::from_secs(settings.idle_timeout.value.0.into()))
+            .filter(|time| !time.is_zero()),
+    })?;
+    conclude(outcome, &faults.into_inner(), &data_root)
+}
+
+/// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out
+/// whether that would work. `words` are the mode and the descriptor of what is handed over.
+///
+/// # Errors
+/// What is handed over is not ours, or the settings do not allow a launch by now.
+pub fn take_over(
+    environment: &Environment,
+    request: &Request,
+    is_trial: bool,
+    descriptor: i32,
+) -> Result<Exit, Error> {
+    let legacy = Legacy::read(descriptor, is_trial)?;
+    let (person, settings) = settle(environment, request)?;
+    let runtime_dir = plan::refuse_person(&person)?.to_owned();
+    let depth = Thoroughness::Launch;
+    let mut host = look(environment, request, person, &settings, depth)?;
+    // Whoever is there is ours.
+    host.session.state_dir.lock = Lock::Free;
+    host.session.state_dir.path = legacy.state_dir().to_owned();
+    host.session.data_root = legacy.data_root().to_owned();
+    for file in &mut host.session.pid_files {
+        file.state = PidState::Absent;
+    }
+    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words, true)?;
+    legacy.settle(&mut plan);
+    if is_trial {
+        return Ok(Exit::Good);
+    }
+    let lock = legacy.lock().map_err(|error| {
+        Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
+    })?;
+    let run_dir = RunDir::resume(&plan::run_dir(&runtime_dir), lock);
+    supervise(environment, request, &settings, run_dir, (plan, host), |task| {
+        supervise::resume(task, legacy)
+    })
+}
+
+/// The checks that fail now, and still do after a while if a service manager waits for us, which would
+/// not try again: at boot, something may only be late.
+fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> {
+    let find = || check::failures(environment, request).unwrap_or_default();
+    let found = find();
+    match fault_exit(&found) {
+        Some(Exit::Prerequisite) if environment.has("NOTIFY_SOCKET") => {
+            std::thread::sleep(SECOND_LOOK);
+            find()
+        }
+        _ => found,
+    }
+}
+
+/// The code for a fault of the host that does not go away by itself.
+fn fault_exit(faults: &[Named]) -> Option<Exit> {
+    match faults {
+        [] => None,
+        _ if faults.iter().any(|(name, _)| *name == "daemon-config") => Some(Exit::Config),
+        _ => Some(Exit::Prerequisite),
+    }
+}
+
+/// The end of the supervisor, as its caller gets to know it.
+fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit, Error> {
+    let ended = match outcome.how {
+        Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
+        Some(how) => format!("rootless Docker was ended by {how}"),
+        None => "rootless Docker was not started".to_owned(),
+    };
+    let error = match outcome.verdict {
+        Verdict::Stopped | Verdict::Idle => return Ok(Exit::Good),
+        Verdict::Permanent(exit) => match outcome.refusal {
+            Some(refusal) => return Err(refusal),
+            None => Error::new(exit, ended),
+        },
+        // A code that says something of ours must not be dockerd's: 2 is that of its panic.
+        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => Error::new(Exit::Failed, ended),
+        Verdict::Failed(exit) => Error::new(exit, ended),
+        Verdict::TimedOut => Error::new(
+            Exit::Failed,
+            format!("rootless Docker did not start in its time: {}", outcome.phase),
+        )
+        .hint("dockerd-rootless config explain supervise.start-timeout"),
+        Verdict::Forced => {
+            return Err(Error::new(
+                Exit::Failed,
+                "the daemon did not end in its time, and was killed with its containers",
+            )
+            .hint("dockerd-rootless run -- --shutdown-timeout=60"));
+        }
+        Verdict::Survivors => {
+            return Err(Error::new(
+                Exit::Failed,
+                "processes of rootless Docker survive SIGKILL",
+            )
+            .hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
+        }
+    };
+    if let Some((why, hint)) = crate::check::known_failure(&outcome.log, data_root) {
+        return Err(error.because(&io::Error::other(why)).hint(hint));
+    }
+    let error = outcome.log.iter().fold(error, |error, line| {
+        error.because(&io::Error::other(format!("the daemon said: {line}")))
+    });
+    Err(check::explained(error, faults))
+}
+
+/// Says what is odd about a plan, and what is decided.
+fn announce(plan: &LaunchPlan, host: &HostFacts) {
+    for warning in &plan.warnings {
+        warn!("{}", warning.0);
+    }
+    info!("{}", output::summary(plan, host));
+}
+
+/// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or
+/// written for somebody who will be refused.
+///
+/// # Errors
+/// Every refusal of [`LaunchPlan::build`], and whatever is wrong with the settings.
+pub fn prepare(
+    environment: &Environment,
+    request: &Request,
+    thoroughness: Thoroughness,
+) -> Result<(LaunchPlan, HostFacts), Error> {
+    let (person, settings) = settle(environment, request)?;
+    plan_for(environment, request, person, &settings, thoroughness)
+}
+
+/// Who asks, and for what: refuses those for whom nothing is to be looked at.
+fn settle(environment: &Environment, request: &Request) -> Result<(Person, Settings), Error> {
+    let person = look::person(environment);
+    plan::refuse_person(&person)?;
+    let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
+    Ok((person, settings))
+}
+
+/// The plan of a dockerd in namespaces whose interface has this `mtu` in bytes, as the settings and the
+/// programs are now.
+///
+/// # Errors
+/// As [`prepare`], for what concerns dockerd.
+fn in_place(
+    environment: &Environment,
+    request: &Request,
+    mtu: u32,
+) -> Result<(InPlace, HostFacts), Error> {
+    let (person, settings) = settle(environment, request)?;
+    let host = look(environment, request, person, &settings, Thoroughness::Launch)?;
+    let plan = InPlace::build(&settings, &host, &request.words, mtu)?;
+    Ok((plan, host))
+}
+
+/// What the launch will find, with the descriptors that a supervisor hands over.
+fn look(
+    environment: &Environment,
+    request: &Request,
+    person: Person,
+    settings: &Settings,
+    thoroughness: Thoroughness,
+) -> Result<HostFacts, Error> {
+    let mut host = probe::host(settings, environment, &request.words, person, thoroughness)?;
+    if request.exec || !settings.supervise.value {
+        return Ok(host);
+    }
+    if !plan::has_hosts(settings, &host.session, &request.words) {
+        let passed = host.session.listen_fds.take();
+        host.session.listen_fds = passed.or_else(sockets::own);
+    }
+    host.session.keeper_fd = sockets::beside(host.session.listen_fds.as_ref());
+    Ok(host)
+}
+
+fn plan_for(
+    environment: &Environment,
+    request: &Request,
+    person: Person,
+    settings: &Settings,
+    thoroughness: Thoroughness,
+) -> Result<(LaunchPlan, HostFacts), Error> {
+    let supervised = !request.exec && settings.supervise.value;
+    let host = look(environment, request, person, settings, thoroughness)?;
+    let mut plan = LaunchPlan::build(settings, &host, environment, &request.words, supervised)?;
+    if let Some(level) = request.level {
+        let why = "so that the namespace stage says as much".to_owned();
+        plan.environment.set.insert("RUST_LOG", (level.to_string().into(), why));
+    }
+    Ok((plan, host))
+}

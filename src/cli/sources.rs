@@ -1,0 +1,46 @@
+//! Where settings come from: configuration files, the environment, the command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::facts::look;
+use crate::settings::Layer;
+use crate::sys::files;
+
+/// The system's configuration file.
+const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
+
+/// The user's configuration file, wherever that is to be.
+pub(super) fn user_config(environment: &Environment) -> Option<PathBuf> {
+    let home = environment.config_home()?;
+    Some(home.join("dockerd-rootless/config.toml"))
+}
+
+/// Where configuration files are looked for, lowest first.
+pub(super) fn config_paths(environment: &Environment) -> Vec<PathBuf> {
+    let user = user_config(environment);
+    std::iter::once(PathBuf::from(SYSTEM_CONFIG))
+        .chain(user.filter(|path| path != Path::new(SYSTEM_CONFIG)))
+        .collect()
+}
+
+/// Reads one configuration file; one that does not exist says nothing.
+pub(super) fn read_file(path: &Path) -> Result<Option<Layer>, Error> {
+    files::read_config(path, look::uid())?.map(|text| Layer::from_toml(path, &text)).transpose()
+}
+
+/// What all sources say, lowest first.
+pub(super) fn layers(
+    environment: &Environment,
+    assignments: &[OsString],
+) -> Result<Vec<Layer>, Error> {
+    let mut layers = Vec::new();
+    for path in config_paths(environment) {
+        layers.extend(read_file(&path)?);
+    }
+    layers.push(Layer::from_environment(environment));
+    layers.push(Layer::from_assignments(assignments)?);
+    Ok(layers)
+}

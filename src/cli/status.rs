@@ -1,0 +1,38 @@
+//! `status`: what the supervisor knows.
+
+use std::time::Duration;
+
+use crate::cli::output;
+use crate::cli::output::Format;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::look;
+use crate::plan;
+use crate::supervise;
+
+/// Prints what the supervisor knows; with `wait`, when it is ready or the time is over.
+///
+/// # Errors
+/// Exit 3 if it does not run, or is not ready in that time.
+pub fn run(
+    environment: &Environment,
+    wait: Option<Duration>,
+    format: Format,
+) -> Result<Exit, Error> {
+    let person = look::person(environment);
+    let run_dir = plan::run_dir(plan::refuse_person(&person)?);
+    let status = match wait {
+        None => supervise::read_status(&run_dir),
+        Some(time) => supervise::wait_until_ready(&run_dir, time),
+    };
+    let needs_restart =
+        status.as_ref().is_some_and(|status| !supervise::newer_programs(status).is_empty());
+    output::print(match format {
+        Format::Text => output::status_text(status.as_ref(), needs_restart),
+        Format::Json => output::status_json(status.as_ref(), needs_restart),
+    })?;
+    Ok(match status {
+        Some(status) if status.is_ready() => Exit::Good,
+        _ => Exit::NotRunning,
+    })
+}

@@ -1,0 +1,519 @@
+//! Looks at the session: who runs us, and what lies in the places that a launch will use. Nothing
+//! is changed by looking.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd;
+
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::{
+    Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Process, RootlesskitFacts,
+    Session, StateDir,
+};
+use crate::plan;
+use crate::plan::{DockerdWords, Places};
+use crate::settings::Settings;
+use crate::sys::tree;
+use crate::sys::{files, sockets};
+
+/// The largest pid file in bytes: a PID and blanks.
+const PID_FILE_MAX: u64 = 64;
+
+/// How long a daemon whose rootlesskit is gone may take to end.
+const FALL: Duration = Duration::from_secs(2);
+
+/// How often to look whether it has.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// The largest `daemon.json` in bytes that is read.
+const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// What dockerd keeps below its data root while it is a member of a swarm (moby's
+/// `daemon/cluster`).
+const SWARM_STATE: &str = "swarm/docker-state.json";
+
+/// The effective user id.
+pub fn uid() -> u32 {
+    unistd::geteuid().as_raw()
+}
+
+/// Who runs us, and where.
+pub fn person(environment: &Environment) -> Person {
+    let uid = uid();
+    let stated = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime_dir_guessed = stated.is_none();
+    let path = stated.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
+    let directory = directory(&path);
+    let is_ours = matches!(directory, Directory::Present { owner, .. } if owner == uid);
+    let home = environment.get("HOME").map(PathBuf::from);
+    Person {
+        uid,
+        runtime_dir_holds_home: home
+            .as_deref()
+            .is_some_and(|home| real(home).starts_with(real(&path))),
+        ancestors: ancestors(&path),
+        home: home.map(|home| {
+            let is_there = home.is_dir();
+            (home, is_there)
+        }),
+        runtime_dir: (!runtime_dir_guessed || is_ours).then_some((path, directory)),
+        runtime_dir_guessed,
+    }
+}
+
+/// The directories above `path`, by its name and with all links followed. What cannot be looked at is
+/// left out, for then `path` cannot be reached either.
+fn ancestors(path: &Path) -> Vec<Ancestor> {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid");
+    let unknown = overflow.ok().and_then(|text| text.trim().parse().ok());
+    let unknown = unknown.unwrap_or(65534);
+    let real = real(path);
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.extend(real.ancestors().skip(1));
+    above.sort_unstable();
+    above.dedup();
+    let look = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Ancestor {
+            path: path.to_owned(),
+            owner: Some(metadata.uid()).filter(|uid| *uid != unknown),
+            group: metadata.gid(),
+            mode: metadata.mode() & 0o7777,
+        })
+    };
+    above.into_iter().filter_map(look).collect()
+}
+
+/// `/run/user/UID`, if it is a directory of `uid` that nobody else can write.
+pub fn own_runtime_dir(uid: u32) -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/run/user/{uid}"));
+    let is_own = matches!(directory(&path), Directory::Present { owner, mode } if owner == uid && mode & 0o022 == 0);
+    is_own.then_some(path)
+}
+
+/// What a launch of `person` will meet. `rootlesskit` tells flags from values in its words.
+///
+/// # Errors
+/// Fails only if `/proc` does not tell who we are.
+pub fn session(
+    settings: &Settings,
+    environment: &Environment,
+    words: &[OsString],
+    person: Person,
+    rootlesskit: Option<&RootlesskitFacts>,
+) -> Result<Session, Error> {
+    let proc_error = |what: &str, error: &io::Error| {
+        Error::new(Exit::Failed, format!("`{what}` cannot be read"))
+            .because(error)
+            .hint("mount a proc file system on /proc")
+    };
+    let user_namespace =
+        user_namespace().map_err(|error| proc_error("/proc/self/ns/user", &error))?;
+    let own_path = std::env::current_exe().map_err(|error| proc_error("/proc/self/exe", &error))?;
+
+    let words = plan::stated_daemon_words(settings, words);
+    let words = DockerdWords(&words);
+    let runtime_dir = person.runtime_dir.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+    let json_path = plan::daemon_json(words, environment);
+    let json = read_daemon_json(&json_path);
+    let places = Places::find(words, &json, environment, &runtime_dir);
+    let state_dir = plan::stated_state_dir(settings, rootlesskit)
+        .unwrap_or_else(|| runtime_dir.join("dockerd-rootless"));
+    let home = person.home.as_ref().map(|(path, _)| path.as_path());
+    let precious: Vec<&Path> =
+        home.into_iter().chain([&*runtime_dir, &*places.data_root, &*places.exec_root]).collect();
+    let containerd_rootless = environment
+        .get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR")
+        .map_or_else(|| runtime_dir.join("containerd-rootless"), PathBuf::from);
+    let containerd_lock = lock(&containerd_rootless.join("lock"));
+    let daemon_name = Path::new(&settings.daemon_binary.value).file_name();
+    let dockerd = [OsStr::new("dockerd"), daemon_name.unwrap_or_default()];
+    let containerd_pid = places.exec_root.join("containerd/containerd.pid");
+    let pid_files = vec![
+        look_at_pid_file(places.pid_file, &runtime_dir, person.uid, &dockerd),
+        look_at_pid_file(containerd_pid, &runtime_dir, person.uid, &[OsStr::new("containerd")]),
+    ];
+    Ok(Session {
+        state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
+        containerd_rootless: (containerd_rootless, containerd_lock),
+        pid_files,
+        has_swarm: places.data_root.join(SWARM_STATE).exists(),
+        data_root: places.data_root,
+        exec_root: places.exec_root,
+        daemon_json: (json_path, json),
+        listen_fds: sockets::passed(environment),
+        keeper_fd: None,
+        user_namespace,
+        own_path,
+        person,
+    })
+}
+
+/// The inode of the user namespace that we are in.
+///
+/// # Errors
+/// What the system says, if there is no `/proc`.
+pub fn user_namespace() -> io::Result<u64> {
+    fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino())
+}
+
+/// What stands at `path`.
+fn directory(path: &Path) -> Directory {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Directory::Missing,
+        Err(error) => Directory::Unknown(error.to_string()),
+        Ok(metadata) if metadata.is_symlink() => Directory::Symlink,
+        Ok(metadata) if !metadata.is_dir() => Directory::NotADirectory,
+        Ok(metadata) => {
+            Directory::Present { owner: metadata.uid(), mode: metadata.mode() & 0o7777 }
+        }
+    }
+}
+
+/// Looks at a state directory. `precious` are directories that it must not be or hold.
+fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> StateDir {
+    let unjudged = |why: &str| StateDir {
+        path: stated.to_owned(),
+        directory: Directory::Unknown(why.to_owned()),
+        holds: None,
+        foreign: Vec::new(),
+        lock: Lock::Free,
+    };
+    // rootlesskit takes `a/..` away by the letter (Go's filepath.Abs), and the kernel by what `a`
+    // is: what we would look at is not what it would delete.
+    if stated.components().any(|part| part == Component::ParentDir) {
+        return unjudged("it holds `..`, which the kernel and rootlesskit read in different ways");
+    }
+    let Ok(base) = std::env::current_dir()
+        .or_else(|error| stated.is_absolute().then(PathBuf::new).ok_or(error))
+    else {
+        return unjudged("it is relative, and the working directory is gone");
+    };
+    // By its components, so that a slash at the end does not make a directory of a link to one.
+    let path: PathBuf = base.join(stated).components().collect();
+    let mut directory = directory(&path);
+    let mut foreign = Vec::new();
+    if matches!(directory, Directory::Present { owner, .. } if owner == uid) {
+        match read_entries(&path, uid) {
+            Ok(entries) => foreign = StateDir::foreign(&entries),
+            Err(error) => directory = Directory::Unknown(error.to_string()),
+        }
+    }
+    let real_path = real(&path);
+    let holds = precious.iter().find(|precious| real(precious).starts_with(&real_path));
+    StateDir {
+        lock: lock(&path.join("lock")),
+        holds: holds.map(|precious| (*precious).to_owned()),
+        foreign,
+        path,
+        directory,
+    }
+}
+
+/// `path` with all links followed, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let mut ancestors = path.ancestors();
+    let found = ancestors.find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    let Some((ancestor, real)) = found else {
+        return path.to_owned();
+    };
+    path.strip_prefix(ancestor).map_or(real.clone(), |rest| real.join(rest))
+}
+
+/// The names in a state directory and their kinds.
+fn read_entries(path: &Path, uid: u32) -> io::Result<Vec<(OsString, char)>> {
+    fs::read_dir(path)?
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name(), kind(&entry, uid)))
+        })
+        .collect()
+}
+
+/// The kind of an entry as `find -type` has it, `?` for what rootlesskit would not make: files of
+/// others, a lock that holds something, a directory that holds anything but sockets.
+fn kind(entry: &DirEntry, uid: u32) -> char {
+    let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
+        return '?';
+    };
+    let file_type = metadata.file_type();
+    let name = entry.file_name();
+    match () {
+        () if metadata.uid() != uid => '?',
+        () if file_type.is_file() && (name != "lock" || metadata.len() == 0) => 'f',
+        () if file_type.is_socket() => 's',
+        () if file_type.is_fifo() => 'p',
+        () if file_type.is_dir()
+            && name == "gvisortapvsock"
+            && holds_sockets_only(&entry.path()) =>
+        {
+            'd'
+        }
+        () => '?',
+    }
+}
+
+fn holds_sockets_only(path: &Path) -> bool {
+    let is_socket = |entry: io::Result<DirEntry>| entry?.file_type().map(|kind| kind.is_socket());
+    fs::read_dir(path)
+        .is_ok_and(|mut entries| entries.all(|entry| is_socket(entry).unwrap_or(false)))
+}
+
+/// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
+/// again right after, so this look decides nothing; it gives the better message.
+pub fn lock(path: &Path) -> Lock {
+    let Ok((file, metadata)) = files::open_regular(path) else {
+        return Lock::Free;
+    };
+    // To try the lock is to hold it for a moment, in which another launch would fail: try only
+    // if the kernel names somebody. Its device numbers are not those of stat(2) everywhere
+    // (btrfs), so a file of the same number elsewhere makes us try as well.
+    let Some(holder) = lock_holder(&metadata) else {
+        return Lock::Free;
+    };
+    let deadline = Instant::now() + FALL;
+    let mut file = file;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_released_at_once) => return Lock::Free,
+            // One that is being killed lets go of it in a moment.
+            Err((file, _)) if tree::is_ending(holder) && Instant::now() < deadline => file,
+            Err(_) => return Lock::Held(holder),
+        };
+        std::thread::sleep(MOMENT);
+    }
+}
+
+/// The PID in `/proc/locks` that holds a lock on a file with this `metadata`.
+pub fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let inode = format!(":{}", metadata.ino());
+    // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&inode);
+        is_it.then(|| fields[4].parse().ok())?
+    })
+}
+
+/// Looks at a pid file and at the process that it names. An empty one names none, and is in a daemon's
+/// way as well.
+fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&OsStr]) -> PidFile {
+    let text = files::read_regular(&path, PID_FILE_MAX)
+        .map(|bytes| bytes.and_then(|bytes| String::from_utf8(bytes).ok()));
+    let state = match text.as_ref().map(|text| text.as_deref().map(str::trim)) {
+        // What cannot be read is not ours to judge: the daemon will say what it thinks of it.
+        Err(_) => PidState::Absent,
+        Ok(Some("")) => PidState::Stale("it is empty".to_owned()),
+        Ok(Some(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            match digits.parse() {
+                Ok(pid) => judge_pid(pid, uid, programs),
+                Err(_) => PidState::Stale(format!("no process {digits} exists")),
+            }
+        }
+        Ok(_) => PidState::NoPid,
+    };
+    let is_named = ["docker.pid", "containerd.pid"].map(OsStr::new);
+    let is_named = path.file_name().is_some_and(|name| is_named.contains(&name));
+    let is_below =
+        || Some(path.parent()?.canonicalize().ok()?.starts_with(runtime_dir.canonicalize().ok()?));
+    PidFile { is_daemons: is_named && is_below() == Some(true), path, state }
+}
+
+/// Judges the process `pid`. One whose rootlesskit is gone is about to end, and has a moment for that.
+fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr]) -> PidState {
+    let judge = || PidState::judge(pid, process(pid), uid, programs);
+    match (judge(), tree::read(pid)) {
+        (PidState::Running(_), Some(found)) if is_headless(pid) => {
+            tree::wait_for_end(&[found.identity], FALL);
+            judge()
+        }
+        (state, _) => state,
+    }
+}
+
+/// Whether rootlesskit is gone, in whose namespaces the process `pid` is.
+fn is_headless(pid: u32) -> bool {
+    let namespace = |pid: u32| {
+        let found = fs::metadata(format!("/proc/{pid}/ns/user"));
+        found.ok().map(|found| found.ino())
+    };
+    let inside = namespace(pid);
+    if inside.is_none() || inside == user_namespace().ok() {
+        return false;
+    }
+    let mut first = pid;
+    while namespace(first) == inside {
+        let Some(process) = tree::read(first) else {
+            return true;
+        };
+        first = process.parent;
+    }
+    let is_rootlesskit =
+        |process: Process| !process.zombie && process.program.ends_with("rootlesskit");
+    !process(first).is_some_and(is_rootlesskit)
+}
+
+/// The process `pid`, as `/proc` names it.
+fn process(pid: u32) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+    };
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let program =
+        program.and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    Some(Process {
+        // The name of the file says more than the kernel's 15 bytes, but is for the owner only.
+        program: program.map_or_else(
+            || field("Name:").unwrap_or_default().to_owned(),
+            |name| name.trim_end_matches(" (deleted)").to_owned(),
+        ),
+        uid: field("Uid:")?.parse().ok()?,
+        zombie: matches!(field("State:")?, "Z" | "X"),
+    })
+}
+
+/// Reads the daemon's configuration file.
+fn read_daemon_json(path: &Path) -> DaemonJson {
+    match files::read_regular(path, DAEMON_JSON_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => DaemonJson::Absent,
+        Err(error) => DaemonJson::Unknown(error.to_string()),
+        Ok(None) => {
+            DaemonJson::Unknown(format!("it is larger than {} KiB", DAEMON_JSON_MAX / 1024))
+        }
+        Ok(Some(bytes)) => DaemonJson::parse(&String::from_utf8_lossy(&bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn only_a_daemons_pid_file_in_the_runtime_directory_may_go() {
+        let root = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| root.path().join(name);
+        let run = at("run");
+        fs::create_dir_all(run.join("docker/containerd")).expect("a directory");
+        fs::create_dir(at("home")).expect("a directory");
+        symlink(at("home"), run.join("out")).expect("a link");
+        symlink(&run, at("home/in")).expect("a link");
+        let long = "7".repeat(65);
+        let stale = |why: &str| PidState::Stale(why.to_owned());
+        let gone = || stale("no process 4294967295 exists");
+        let cases = [
+            ("run/docker.pid", "4294967295", gone(), true),
+            ("run/docker.pid", " 4294967295\n", gone(), true),
+            ("run/docker.pid", "", stale("it is empty"), true),
+            ("run/docker/containerd/containerd.pid", "4294967295", gone(), true),
+            ("home/in/docker.pid", "4294967295", gone(), true),
+            ("run/docker.pid", "99999999999", stale("no process 99999999999 exists"), true),
+            ("run/docker.pid", "-1", PidState::NoPid, true),
+            ("run/docker.pid", "my notes", PidState::NoPid, true),
+            ("run/docker.pid", &long, PidState::NoPid, true),
+            ("run/my.pid", "4294967295", gone(), false),
+            ("run/../home/docker.pid", "4294967295", gone(), false),
+            ("run/out/docker.pid", "4294967295", gone(), false),
+            ("home/thesis.txt", "my thesis", PidState::NoPid, false),
+        ];
+        for (name, text, state, is_daemons) in cases {
+            let path = at(name);
+            fs::write(&path, text).expect("a file");
+            let found = look_at_pid_file(path.clone(), &run, uid(), &[OsStr::new("dockerd")]);
+            let expected = PidFile { path, state, is_daemons };
+            assert_eq!(found, expected, "{name}: {text}");
+        }
+        let missing = look_at_pid_file(run.join("missing"), &run, uid(), &[]);
+        assert_eq!(missing.state, PidState::Absent);
+    }
+
+    /// The shell `outer`, which runs the shell `inner` in a user namespace, until its input ends; and the
+    /// PID of that.
+    fn with_namespace(outer: &Path, inner: &Path) -> (Child, u32) {
+        let script = "unshare --user \"$0\" -c 'echo $$; read line'; true";
+        let mut parent = Command::new(outer)
+            .args(["-c", script])
+            .arg(inner)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut line = String::new();
+        let output = parent.stdout.take().expect("a pipe");
+        io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).expect("a PID");
+        (parent, line.trim().parse().expect("a PID"))
+    }
+
+    #[test]
+    fn a_daemon_without_its_rootlesskit_is_waited_for() {
+        let possible = Command::new("unshare").args(["--user", "true"]).status();
+        assert!(possible.is_ok_and(|status| status.success()), "unshare --user");
+        let directory = tempfile::tempdir().expect("a directory");
+        let shell = |name: &str| {
+            let program = directory.path().join(name);
+            // By another process: what a parallel test forks may hold our descriptor of the copy.
+            let copied = Command::new("cp").arg("/bin/sh").arg(&program).status();
+            assert!(copied.is_ok_and(|status| status.success()));
+            program
+        };
+        let dockerd = shell("dockerd");
+        for (name, is_ending) in [("docker-rootlesskit", false), ("another", true)] {
+            let (mut parent, inner) = with_namespace(&shell(name), &dockerd);
+            assert_eq!(is_headless(inner), is_ending, "{name}");
+            assert!(!is_headless(parent.id()), "it is in our namespace");
+            let state = std::thread::scope(|scope| {
+                let judged = scope.spawn(|| judge_pid(inner, uid(), &[OsStr::new("dockerd")]));
+                // The other one is judged at once, and needs no end.
+                if is_ending {
+                    let inner = nix::unistd::Pid::from_raw(inner.cast_signed());
+                    nix::sys::signal::kill(inner, nix::sys::signal::SIGKILL).expect("it is there");
+                }
+                judged.join().expect("no panic")
+            });
+            assert_eq!(state == PidState::Running(inner), !is_ending, "{state:?}");
+            drop(parent.stdin.take());
+            parent.wait().expect("our child");
+        }
+    }
+
+    #[test]
+    fn a_runtime_directory_knows_what_is_above_it_and_in_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().expect("a directory");
+        let root = root.path().canonicalize().expect("it is there");
+        let at = |name: &str| root.join(name);
+        fs::create_dir_all(at("real/deep/run")).expect("a directory");
+        fs::create_dir(at("names")).expect("a directory");
+        symlink(at("real/deep"), at("names/link")).expect("a link");
+        fs::set_permissions(at("real"), fs::Permissions::from_mode(0o777)).expect("open");
+        let person = |home: &Path| {
+            person(&Environment::from_iter([
+                ("HOME", home.to_owned()),
+                ("XDG_RUNTIME_DIR", at("names/link/run")),
+            ]))
+        };
+        let found = person(&at("real"));
+        assert!(!found.runtime_dir_holds_home);
+        let faults: Vec<&Path> = found
+            .ancestors
+            .iter()
+            .filter(|above| above.fault(uid()).is_some() && above.path.starts_with(&root))
+            .map(|above| &*above.path)
+            .collect();
+        assert_eq!(faults, [at("real")], "{:?}", found.ancestors);
+        for home in ["real/deep/run", "real/deep/run/home", "names/link/run"] {
+            assert!(person(&at(home)).runtime_dir_holds_home, "{home}");
+        }
+    }
+}

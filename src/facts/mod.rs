@@ -1,0 +1,67 @@
+//! What the machine said, as plain data: tools and what they know, the session, the kernel.
+//! Nothing here looks at anything; [`crate::facts::probe`] does.
+#![forbid(unsafe_code)]
+
+pub mod ask;
+mod daemon_json;
+pub mod look;
+pub mod probe;
+#[cfg(test)]
+pub mod samples;
+mod session;
+mod setup;
+mod subids;
+mod survey;
+mod tools;
+mod trials;
+
+pub use daemon_json::DaemonJson;
+pub use session::{
+    Ancestor, Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
+};
+pub use setup::{DaemonFacts, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
+pub use subids::{Flaw, SubIdLine, SubIds};
+pub use survey::{
+    Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mount, Mounts, Release,
+    Surroundings, Survey, Systemd, TextFile, unescaped,
+};
+pub use tools::{
+    Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
+    parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
+};
+pub use trials::{Failure, Firewall, IdMapper, Inside, Outcome, Overlay, RootfulSocket, Trials};
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Everything that is known of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The programs.
+    pub tools: Tools,
+    /// The user's session and what lies in it.
+    pub session: Session,
+    /// The kernel's switches.
+    pub kernel: Kernel,
+    /// Programs of a launch that other users than root could put another into the place of.
+    pub exposed: Vec<PathBuf>,
+}
+
+/// Kernel switches that decide on user namespaces and networks. `None` means that the file is
+/// absent or cannot be read, which is not the same as a zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// `/proc/sys/kernel/unprivileged_userns_clone` (Debian's and Arch's patch).
+    pub unprivileged_userns_clone: Option<String>,
+    /// `/proc/sys/kernel/apparmor_restrict_unprivileged_userns` (Ubuntu from 23.10 on).
+    pub apparmor_restrict_unprivileged_userns: Option<String>,
+    /// `/proc/sys/user/max_user_namespaces`.
+    pub max_user_namespaces: Option<String>,
+    /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
+    pub ip_unprivileged_port_start: Option<String>,
+    /// Whether `/proc/sys/net/ipv6` is there.
+    pub ipv6: bool,
+    /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.
+    pub selinux: bool,
+}

@@ -1,0 +1,188 @@
+//! Gathers [`HostFacts`]: asks the tools, and reads the kernel's switches.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::facts::ask::{Asker, Question};
+use crate::facts::look;
+use crate::facts::{
+    Answer, DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Tool,
+    Tools, Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
+};
+use crate::plan;
+use crate::settings::Settings;
+
+/// Where rootlesskit looks for lxc-user-nic, and nowhere else.
+const LXC_USER_NIC: [&str; 4] = [
+    "/usr/libexec/lxc/lxc-user-nic",
+    "/usr/lib/x86_64-linux-gnu/lxc/lxc-user-nic",
+    "/usr/lib/aarch64-linux-gnu/lxc/lxc-user-nic",
+    "/usr/lib/lxc/lxc-user-nic",
+];
+
+/// How much to find out about the tools.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// What decides the launch.
+    Launch,
+    /// What a person wants to see as well, such as versions. It decides nothing.
+    Report,
+    /// The same, and no file is left that remembers the answers.
+    Traceless,
+}
+
+/// Everything about the host that decides a launch of `person` with these `words` for dockerd.
+///
+/// # Errors
+/// Fails only if `/proc` does not tell who we are.
+pub fn host(
+    settings: &Settings,
+    environment: &Environment,
+    words: &[OsString],
+    person: Person,
+    thoroughness: Thoroughness,
+) -> Result<HostFacts, Error> {
+    let tools = tools(settings, environment, thoroughness);
+    let session = look::session(settings, environment, words, person, tools.rootlesskit.known())?;
+    Ok(HostFacts {
+        exposed: exposed(&tools, session.person.uid),
+        tools,
+        session,
+        kernel: kernel(thoroughness),
+    })
+}
+
+/// The programs that run for `uid` and stand in a directory in which others can put another.
+fn exposed(tools: &Tools, uid: u32) -> Vec<PathBuf> {
+    let is_open = |path: &&Path| {
+        let directory = path.parent().and_then(|parent| fs::metadata(parent).ok());
+        directory.is_some_and(|found| {
+            let mode = found.mode();
+            // Where the sticky bit is set, nobody replaces what is another's.
+            let is_shared = mode & 0o002 != 0 && mode & 0o1000 == 0;
+            is_shared || ![0, uid].contains(&found.uid())
+        })
+    };
+    [
+        tools.rootlesskit.path(),
+        tools.dockerd.path(),
+        tools.slirp4netns.path(),
+        tools.pasta.as_deref(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(is_open)
+    .map(Path::to_owned)
+    .collect()
+}
+
+/// Looks the tools up and asks them, as far as possible all at the same time.
+fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughness) -> Tools {
+    let (search_path, _) = plan::search_path(environment);
+    let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let find = |name: &OsStr| which::which_in(name, Some(&search_path), &directory).ok();
+    let find_named = |name: &str| find(OsStr::new(name));
+    let mut asker = Asker::new(environment, search_path.clone(), look::uid());
+
+    let rootlesskit = match &settings.rootlesskit_binary.value {
+        Some(name) => find(name),
+        None => find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
+    };
+    let dockerd = find(&settings.daemon_binary.value);
+    let slirp4netns = find_named("slirp4netns");
+    let pasta = find_named("pasta");
+    // dockerd takes the longest: it is asked first.
+    let flags = dockerd.as_deref().map(|path| asker.ask_binary::<Vec<String>>(path, "--help"));
+    let help = rootlesskit.as_deref().map(|path| asker.ask::<RootlesskitFacts>(path, "--help"));
+    let netns_type = slirp4netns.as_deref().map(|path| asker.ask::<bool>(path, "--help"));
+    let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
+    let never_detaches =
+        matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
+    let report = thoroughness != Thoroughness::Launch;
+    let version_of = |path: &Option<PathBuf>, wanted: bool| {
+        path.as_deref()
+            .filter(|_| wanted)
+            .map(|path| asker.ask_binary::<Version>(path, "--version"))
+    };
+    let dockerd_version = version_of(&dockerd, report || !never_detaches);
+    let slirp4netns_version = version_of(&slirp4netns, report);
+    let pasta_version =
+        pasta.as_deref().filter(|_| report).map(|path| asker.ask::<String>(path, "--version"));
+
+    let flags = flags.map(|question| asker.answer(question, parse_dockerd_flags));
+    let netns_type =
+        netns_type.map(|question| asker.answer(question, parse_slirp4netns_netns_type));
+    let mut version =
+        |question: Option<Question<Version>>| asker.answer(question?, Version::find).known();
+    let (dockerd_version, slirp4netns_version) =
+        (version(dockerd_version), version(slirp4netns_version));
+    let tools = Tools {
+        rootlesskit: named_tool(
+            settings.rootlesskit_binary.value.as_deref(),
+            Tool::new(rootlesskit, help),
+        ),
+        dockerd: named_tool(
+            Some(&settings.daemon_binary.value),
+            Tool::new(
+                dockerd,
+                flags.map(|answer| {
+                    answer.map(|flags| DockerdFacts { version: dockerd_version, flags })
+                }),
+            ),
+        ),
+        slirp4netns: Tool::new(
+            slirp4netns,
+            netns_type.map(|answer| {
+                answer
+                    .map(|netns_type| Slirp4netnsFacts { version: slirp4netns_version, netns_type })
+            }),
+        ),
+        pasta,
+        pasta_version: pasta_version
+            .and_then(|question| asker.answer(question, parse_pasta_version).known()),
+        containerd: find_named("containerd"),
+        vpnkit: find_named("vpnkit"),
+        lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
+        iptables: find_named("iptables").and_then(|path| path.canonicalize().ok()),
+        iptables_legacy: find_named("iptables-legacy"),
+        ip6tables_legacy: find_named("ip6tables-legacy"),
+    };
+    if thoroughness != Thoroughness::Traceless {
+        asker.keep();
+    }
+    tools
+}
+
+/// `tool`, unless nothing was found because what is `named` by its path cannot be executed.
+fn named_tool<T>(named: Option<&OsStr>, tool: Tool<T>) -> Tool<T> {
+    match (tool, named.map(Path::new)) {
+        (Tool::Absent, Some(path)) if path.components().count() > 1 && path.exists() => {
+            Tool::NotExecutable(path.to_owned())
+        }
+        (tool, _) => tool,
+    }
+}
+
+/// The kernel's switches; a launch depends on SELinux alone.
+fn kernel(thoroughness: Thoroughness) -> Kernel {
+    let selinux = File::open("/sys/fs/selinux/enforce").is_ok();
+    if thoroughness == Thoroughness::Launch {
+        return Kernel { selinux, ..Kernel::default() };
+    }
+    let read = |name: &str| {
+        let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+        Some(text.trim().to_owned())
+    };
+    Kernel {
+        unprivileged_userns_clone: read("kernel/unprivileged_userns_clone"),
+        apparmor_restrict_unprivileged_userns: read("kernel/apparmor_restrict_unprivileged_userns"),
+        max_user_namespaces: read("user/max_user_namespaces"),
+        ip_unprivileged_port_start: read("net/ipv4/ip_unprivileged_port_start"),
+        ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+        selinux,
+    }
+}

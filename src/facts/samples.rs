@@ -1,0 +1,79 @@
+//! Hosts for tests.
+
+use std::collections::BTreeMap;
+
+use crate::facts::*;
+
+/// A host on which everything is as Debian 12 has it: rootlesskit 1.1.0, dockerd 20.10.24.
+pub fn debian_12() -> HostFacts {
+    let found =
+        |path: &str, version| Tool::Found { path: path.into(), answer: Answer::Known(version) };
+    let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    HostFacts {
+        exposed: Vec::new(),
+        tools: Tools {
+            rootlesskit: found(
+                "/usr/bin/rootlesskit",
+                RootlesskitFacts {
+                    version: Some(Version(1, 1, 0)),
+                    flags: BTreeMap::from([("net".to_owned(), true), ("debug".to_owned(), false)]),
+                    network_drivers: names("host slirp4netns vpnkit lxc-user-nic"),
+                    port_drivers: names("none builtin slirp4netns"),
+                },
+            ),
+            dockerd: Tool::Found {
+                path: "/usr/sbin/dockerd".into(),
+                answer: Answer::Known(DockerdFacts {
+                    version: Some(Version(20, 10, 24)),
+                    flags: names("exec-root host mtu"),
+                }),
+            },
+            containerd: Some("/usr/bin/containerd".into()),
+            slirp4netns: Tool::Found {
+                path: "/usr/bin/slirp4netns".into(),
+                answer: Answer::Known(Slirp4netnsFacts {
+                    version: Some(Version(1, 2, 0)),
+                    netns_type: true,
+                }),
+            },
+            pasta: None,
+            pasta_version: None,
+            vpnkit: None,
+            lxc_user_nic: None,
+            iptables: Some("/usr/sbin/xtables-nft-multi".into()),
+            iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
+            ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
+        },
+        session: Session {
+            person: Person {
+                uid: 1000,
+                home: Some(("/home/u".into(), true)),
+                runtime_dir: Some((
+                    "/run/user/1000".into(),
+                    Directory::Present { owner: 1000, mode: 0o700 },
+                )),
+                runtime_dir_guessed: false,
+                runtime_dir_holds_home: false,
+                ancestors: Vec::new(),
+            },
+            state_dir: StateDir {
+                path: "/run/user/1000/dockerd-rootless".into(),
+                directory: Directory::Missing,
+                holds: None,
+                foreign: Vec::new(),
+                lock: Lock::Free,
+            },
+            containerd_rootless: ("/run/user/1000/containerd-rootless".into(), Lock::Free),
+            pid_files: Vec::new(),
+            data_root: "/home/u/.local/share/docker".into(),
+            exec_root: "/run/user/1000/docker".into(),
+            daemon_json: ("/home/u/.config/docker/daemon.json".into(), DaemonJson::Absent),
+            has_swarm: false,
+            listen_fds: None,
+            keeper_fd: None,
+            user_namespace: 4026531837,
+            own_path: "/usr/bin/dockerd-rootless".into(),
+        },
+        kernel: Kernel::default(),
+    }
+}

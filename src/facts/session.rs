@@ -1,0 +1,332 @@
+//! The user's session: who runs us, and what lies in the places that a launch will use.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::facts::DaemonJson;
+
+/// Who runs us, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// The effective user id.
+    pub uid: u32,
+    /// `$HOME`, and whether a directory is there.
+    pub home: Option<(PathBuf, bool)>,
+    /// `$XDG_RUNTIME_DIR`, or `/run/user/UID` if that variable is unset and the directory is
+    /// ours; with what is there.
+    pub runtime_dir: Option<(PathBuf, Directory)>,
+    /// Whether the runtime directory was found without the variable.
+    pub runtime_dir_guessed: bool,
+    /// Whether it is or holds the home, all links followed.
+    pub runtime_dir_holds_home: bool,
+    /// The directories above it, by its name and with all links followed.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A directory above the runtime directory: whoever can rename what is in it can put another one in
+/// its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its owner, if this user namespace knows him: in a container it may not.
+    pub owner: Option<u32>,
+    /// Its group.
+    pub group: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+impl Ancestor {
+    /// What lets another than root and user `uid` put something else below, if anything does.
+    pub fn fault(&self, uid: u32) -> Option<String> {
+        // A group of one's own, by the convention that its number is the user's, is nobody else.
+        let own_group = self.owner == Some(self.group);
+        let is_open = self.mode & 0o002 != 0 || (self.mode & 0o020 != 0 && !own_group);
+        let is_sticky = self.mode & 0o1000 != 0;
+        match self.owner {
+            Some(owner) if owner != 0 && owner != uid => Some(format!("belongs to user {owner}")),
+            owner if is_open && !(is_sticky && owner.is_some()) => {
+                Some(format!("can be written by others (mode {:04o})", self.mode))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a launch will meet in the places that it uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Whose session it is.
+    pub person: Person,
+    /// The state directory that rootlesskit will be given.
+    pub state_dir: StateDir,
+    /// The lock of a containerd-rootless of the same user.
+    pub containerd_rootless: (PathBuf, Lock),
+    /// The pid files that dockerd and its containerd refuse to start over.
+    pub pid_files: Vec<PidFile>,
+    /// The daemon's data root.
+    pub data_root: PathBuf,
+    /// Where the daemon keeps its state while it runs.
+    pub exec_root: PathBuf,
+    /// The daemon's configuration file.
+    pub daemon_json: (PathBuf, DaemonJson),
+    /// Whether the daemon is a member of a swarm, which does not go with live-restore.
+    pub has_swarm: bool,
+    /// Sockets that a service manager passed.
+    pub listen_fds: Option<ListenFds>,
+    /// The number that the keeper's end of our connection gets on its way through rootlesskit.
+    pub keeper_fd: Option<u32>,
+    /// The inode of our user namespace.
+    pub user_namespace: u64,
+    /// This program's own file.
+    pub own_path: PathBuf,
+}
+
+impl Session {
+    /// dockerd's own pid file.
+    pub fn pid_file(&self) -> PathBuf {
+        let file = self.pid_files.first();
+        file.map(|file| file.path.clone()).unwrap_or_default()
+    }
+}
+
+/// What stands where a directory is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// Nothing.
+    Missing,
+    /// It cannot be looked at, and why.
+    Unknown(String),
+    /// A symbolic link.
+    Symlink,
+    /// Something else than a directory.
+    NotADirectory,
+    /// A directory.
+    Present {
+        /// Its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// The state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// What is there.
+    pub directory: Directory,
+    /// The home, the runtime directory, or a directory of the daemon's that it is or holds, all
+    /// links followed.
+    pub holds: Option<PathBuf>,
+    /// The names in it that rootlesskit did not make, in order.
+    pub foreign: Vec<OsString>,
+    /// Its lock.
+    pub lock: Lock,
+}
+
+/// A lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Nobody holds it, or it does not exist.
+    Free,
+    /// The process of this PID holds it.
+    Held(u32),
+}
+
+/// A running process, as `/proc` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// The file name of its program.
+    pub program: String,
+    /// Its real user id.
+    pub uid: u32,
+    /// Whether it has ended and only waits to be reaped.
+    pub zombie: bool,
+}
+
+/// A file that names a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PidFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it names.
+    pub state: PidState,
+    /// Whether it is `docker.pid` or `containerd.pid` in the runtime directory or below, all links to
+    /// there followed: only such a one may be removed.
+    pub is_daemons: bool,
+}
+
+/// What a pid file names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PidState {
+    /// There is no such file.
+    Absent,
+    /// The program is running, as us, and this is its PID.
+    Running(u32),
+    /// The file is stale: the sentence says why.
+    Stale(String),
+    /// It holds something else than a PID.
+    NoPid,
+}
+
+impl PidState {
+    /// Judges a pid file that names `pid`, which `process` is: it counts only if it exists, is no
+    /// zombie, belongs to `uid` and runs one of `programs` (dockerd itself asks no more than
+    /// whether the PID exists, and so refuses for ever once it is recycled).
+    pub fn judge(pid: u32, process: Option<Process>, uid: u32, programs: &[&OsStr]) -> Self {
+        match process {
+            None => Self::Stale(format!("no process {pid} exists")),
+            Some(process) if process.zombie => Self::Stale(format!("process {pid} has ended")),
+            Some(process) if process.uid != uid => {
+                Self::Stale(format!("process {pid} belongs to user {}", process.uid))
+            }
+            Some(process) if !programs.iter().any(|name| is_program(&process.program, name)) => {
+                Self::Stale(format!("process {pid} is `{}`", process.program))
+            }
+            Some(_) => Self::Running(pid),
+        }
+    }
+}
+
+/// Whether `running` is `name`; the kernel keeps only the first 15 bytes of a name.
+fn is_program(running: &str, name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    running.as_bytes() == name || (running.len() == 15 && name.starts_with(running.as_bytes()))
+}
+
+/// Sockets passed by a service manager (sd_listen_fds(3)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenFds {
+    /// How many, from descriptor 3 on.
+    pub count: u32,
+    /// The first of as many free descriptors, high enough to cross rootlesskit.
+    pub shelter: u32,
+    /// Whether it is the supervisor that keeps them, and no service manager.
+    pub is_own: bool,
+}
+
+impl StateDir {
+    /// What rootlesskit makes in its state directory, from 0.14 to 3.1: names and kinds, a
+    /// `d`irectory, regular `f`ile, `p`ipe or `s`ocket. Its lock goes last.
+    pub const ENTRIES: [(&str, char); 11] = [
+        ("child_pid", 'f'),
+        ("netns", 'f'),
+        ("resolv.conf", 'f'),
+        ("hosts", 'f'),
+        ("api.sock", 's'),
+        (".bp.sock", 's'),
+        (".s4nn.sock", 's'),
+        ("vpnkit-ethernet.sock", 's'),
+        (".bp-ready.pipe", 'p'),
+        ("gvisortapvsock", 'd'),
+        ("lock", 'f'),
+    ];
+
+    /// Whether rootlesskit makes an entry of this name and kind in its state directory.
+    pub fn is_rootlesskits(name: &OsStr, kind: char) -> bool {
+        Self::ENTRIES.iter().any(|(own, own_kind)| name == *own && kind == *own_kind)
+    }
+
+    /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,
+    /// so that without one nothing here is its own: a lone `hosts` is somebody's file.
+    pub fn foreign(entries: &[(OsString, char)]) -> Vec<OsString> {
+        let locked = entries.iter().any(|(name, kind)| name == "lock" && *kind == 'f');
+        let foreign =
+            entries.iter().filter(|(name, kind)| !locked || !Self::is_rootlesskits(name, *kind));
+        foreign.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_counts_only_for_a_live_process_of_ours_that_runs_the_program() {
+        let process =
+            |program: &str, uid, zombie| Some(Process { program: program.to_owned(), uid, zombie });
+        let stale = |why: &str| PidState::Stale(why.to_owned());
+        let cases = [
+            (process("dockerd", 1000, false), PidState::Running(7)),
+            (process("my-docker-daemo", 1000, false), PidState::Running(7)),
+            (process("dockerd", 1000, true), stale("process 7 has ended")),
+            (process("sleep", 1000, false), stale("process 7 is `sleep`")),
+            (process("systemd", 0, false), stale("process 7 belongs to user 0")),
+            (process("dockerd", 1001, false), stale("process 7 belongs to user 1001")),
+            (None, stale("no process 7 exists")),
+        ];
+        for (process, expected) in cases {
+            let programs = [OsStr::new("dockerd"), OsStr::new("my-docker-daemon")];
+            assert_eq!(
+                PidState::judge(7, process.clone(), 1000, &programs),
+                expected,
+                "{process:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_directory_above_is_safe_if_nobody_else_can_rename_what_is_in_it() {
+        let cases = [
+            (Some(0), 0, 0o755, None),
+            (Some(1000), 1000, 0o711, None),
+            (Some(0), 0, 0o1777, None),
+            (Some(1000), 1000, 0o775, None),
+            (None, 65534, 0o755, None),
+            (Some(0), 0, 0o777, Some("can be written by others (mode 0777)")),
+            (Some(0), 100, 0o775, Some("can be written by others (mode 0775)")),
+            (Some(1000), 100, 0o770, Some("can be written by others (mode 0770)")),
+            (Some(1001), 1001, 0o755, Some("belongs to user 1001")),
+            (Some(1001), 1001, 0o1777, Some("belongs to user 1001")),
+            (None, 65534, 0o1777, Some("can be written by others (mode 1777)")),
+        ];
+        for (owner, group, mode, expected) in cases {
+            let ancestor = Ancestor { path: "/a".into(), owner, group, mode };
+            assert_eq!(ancestor.fault(1000).as_deref(), expected, "{ancestor:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
+        type Case = (&'static [(&'static str, char)], &'static [&'static str]);
+        let cases: &[Case] = &[
+            (&[], &[]),
+            (&[("lock", 'f')], &[]),
+            (
+                &[
+                    ("lock", 'f'),
+                    ("child_pid", 'f'),
+                    ("api.sock", 's'),
+                    (".bp.sock", 's'),
+                    (".bp-ready.pipe", 'p'),
+                ],
+                &[],
+            ),
+            (
+                &[
+                    ("lock", 'f'),
+                    ("netns", 'f'),
+                    ("gvisortapvsock", 'd'),
+                    ("resolv.conf", 'f'),
+                    ("hosts", 'f'),
+                ],
+                &[],
+            ),
+            (&[("hosts", 'f')], &["hosts"]),
+            (&[("lock", 'd'), ("hosts", 'f')], &["hosts", "lock"]),
+            (&[("lock", 'f'), ("thesis.tex", 'f')], &["thesis.tex"]),
+            (&[("lock", 'f'), ("api.sock", 'f')], &["api.sock"]),
+            (&[("lock", 'f'), ("child_pid", 'l')], &["child_pid"]),
+        ];
+        for (entries, foreign) in cases {
+            let entries: Vec<(OsString, char)> =
+                entries.iter().map(|(name, kind)| (name.into(), *kind)).collect();
+            assert_eq!(StateDir::foreign(&entries), *foreign, "{entries:?}");
+        }
+    }
+}

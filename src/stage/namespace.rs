@@ -1,0 +1,311 @@
+//! Performs the namespace stage, step by step, and becomes the daemon. Mirrors the second half of
+//! upstream's `contrib/dockerd-rootless.sh`, without a shell and without `mount`, `rm`, `nsenter`
+//! or `sysctl`.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tracing::{debug, warn};
+
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::look;
+use crate::plan::{Family, Stage, Step};
+use crate::stage::{launch, netfilter};
+use crate::sys::sockets;
+
+/// Where the links to the chosen iptables are made: on the namespace's own tmpfs.
+const IPTABLES_LINKS: &str = "/run/dockerd-rootless-iptables";
+
+/// How deep below a directory of /etc links are looked for.
+const LINK_DEPTH: usize = 3;
+
+/// The label that iptables needs on /run under SELinux, the one that upstream's script and podman
+/// give (moby#41230).
+const IPTABLES_LABEL: &str = "system_u:object_r:iptables_var_run_t:s0";
+
+/// Performs `stage` and executes the daemon, or stays as the keeper.
+///
+/// # Errors
+/// A step or the execution fails.
+pub fn perform(stage: &Stage, environment: &Environment) -> Result<Exit, Error> {
+    let prepared = prepare(stage, environment)?;
+    match stage.keeper {
+        Some(control) => crate::stage::keeper::keep(prepared, control, environment),
+        None => Err(execute(prepared.command(&stage.daemon))),
+    }
+}
+
+/// What the steps have changed for the programs that are started behind them.
+pub struct Prepared {
+    /// PATH, if it is another.
+    pub path: Option<OsString>,
+    /// How many sockets are handed over, from descriptor 3 on.
+    pub listen_fds: u32,
+}
+
+impl Prepared {
+    /// The command of a program and its words.
+    pub fn command(&self, words: &[OsString]) -> Command {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.envs(self.path.iter().map(|path| ("PATH", path)));
+        if self.listen_fds > 0 {
+            // LISTEN_PID is set by the process that becomes the daemon.
+            command.env("LISTEN_FDS", self.listen_fds.to_string());
+        }
+        command
+    }
+}
+
+/// Becomes the daemon.
+pub fn execute(mut command: Command) -> Error {
+    if command.get_envs().any(|(name, _)| name == "LISTEN_FDS") {
+        command.env("LISTEN_PID", std::process::id().to_string());
+    }
+    let program = command.get_program().to_owned();
+    launch::exec_error(&program, &command.exec())
+}
+
+/// Performs the steps.
+///
+/// # Errors
+/// Names the step that failed.
+pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Error> {
+    prove_inside(stage.outside)?;
+    let mut prepared = Prepared { path: None, listen_fds: 0 };
+    let mut chosen = Vec::new();
+    for step in &stage.steps {
+        let failed = |error: &dyn std::error::Error| {
+            Error::new(Exit::Failed, format!("the namespace stage could not {}", step.explain()))
+                .because(error)
+        };
+        match step {
+            Step::DropLink(path) => drop_link(path).map_err(|error| failed(&error))?,
+            Step::Label(path) => {
+                if let Err(error) = label(path) {
+                    warn!("{} is not labelled for iptables: {error}", path.display());
+                }
+            }
+            Step::RebindBroken(path) => rebind_broken(path).map_err(|error| failed(&error))?,
+            Step::Forward => in_network(stage, forward)?,
+            Step::LegacyIptables { family, program, required } => {
+                let family = *family;
+                match in_network(stage, move || netfilter::probe_legacy(family))? {
+                    Ok(()) => chosen.push((family, program)),
+                    Err(reason) if *required => {
+                        return Err(failed(&io::Error::other(reason))
+                            .hint("unset DOCKERD_ROOTLESS_IPTABLES"));
+                    }
+                    Err(reason) => debug!("{} is not used: {reason}", program.display()),
+                }
+            }
+            Step::TakeSockets { count, from } => {
+                sockets::take(*count, *from).map_err(|error| failed(&error))?;
+                prepared.listen_fds = *count;
+            }
+        }
+    }
+    if !chosen.is_empty() {
+        let links = link_iptables(&chosen).map_err(|error| {
+            Error::new(Exit::Failed, format!("`{IPTABLES_LINKS}` cannot be made")).because(&error)
+        })?;
+        let mut path = OsString::from(links);
+        if let Some(rest) = environment.get("PATH") {
+            path.push(":");
+            path.push(rest);
+        }
+        prepared.path = Some(path);
+    }
+    Ok(prepared)
+}
+
+/// Proves through /proc that this process is inside: in another user namespace than the one that
+/// the launcher was in, as its root, with a map that is not the host's, and able to mount. No
+/// variable is trusted for that: upstream's script, told by a leaked variable that it is inside,
+/// sets to work on the host.
+fn prove_inside(outside: u64) -> Result<(), Error> {
+    let refuse = |what: String| {
+        Err(Error::new(
+            Exit::Failed,
+            format!("the namespace stage is not inside rootlesskit's namespaces: {what}"),
+        )
+        .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
+    };
+    match look::user_namespace() {
+        Ok(inode) if inode != outside => {}
+        Ok(_) => return refuse("its user namespace is the launcher's".to_owned()),
+        Err(error) => return refuse(format!("/proc/self/ns/user: {error}")),
+    }
+    if look::uid() != 0 {
+        return refuse(format!("it runs as user {}, not as the namespace's root", look::uid()));
+    }
+    match fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) if map.split_whitespace().take(2).eq(["0", "0"]) => {
+            return refuse("its root is the host's root".to_owned());
+        }
+        Ok(_) => {}
+        Err(error) => return refuse(format!("/proc/self/uid_map: {error}")),
+    }
+    match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
+        Ok(true) => Ok(()),
+        _ => refuse("it lacks CAP_SYS_ADMIN".to_owned()),
+    }
+}
+
+/// Unlinks `path` if it is a link on a tmpfs, which is what copy-up makes of an entry.
+fn drop_link(path: &Path) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if statfs(parent)?.filesystem_type() != TMPFS_MAGIC || !path.is_symlink() {
+        return Ok(());
+    }
+    fs::remove_file(path)
+}
+
+/// Sets the SELinux label of `path`.
+fn label(path: &Path) -> nix::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let value = CString::new(IPTABLES_LABEL).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: both strings end in NUL and outlive the call; the kernel reads as many bytes of the
+    // value as it has, its NUL included, as libselinux writes it.
+    let result = unsafe {
+        libc::lsetxattr(
+            path.as_ptr(),
+            c"security.selinux".as_ptr(),
+            value.as_ptr().cast(),
+            value.as_bytes_with_nul().len(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Binds the original over each directory in `root` that copy-up replaced by a link and that does
+/// not work any more.
+///
+/// Copy-up moves what was in `root` one level down, into `root/.roNNN`, and links to it. A
+/// relative link that climbs out of `root` then leads elsewhere: on openSUSE
+/// `/etc/ssl/certs -> ../../var/lib/ca-certificates/pem` (rootlesskit#225). `/etc/ssl` itself is
+/// bound whenever it is a link, as upstream's script does.
+fn rebind_broken(root: &Path) -> io::Result<()> {
+    if statfs(root)?.filesystem_type() != TMPFS_MAGIC {
+        return Ok(());
+    }
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let link = entry.path();
+        if !entry.file_type()?.is_symlink() {
+            continue;
+        }
+        let is_ssl = link == Path::new("/etc/ssl");
+        let copied_up = fs::read_link(&link)?.as_os_str().as_bytes().starts_with(b".ro");
+        if !(is_ssl || copied_up && climbs_out(&link, 1)) {
+            continue;
+        }
+        // A link that leads nowhere was broken before, and is none of our business.
+        let Ok(original) = link.canonicalize() else {
+            continue;
+        };
+        if !original.is_dir() {
+            continue;
+        }
+        debug!("binding {} over {}", original.display(), link.display());
+        fs::remove_file(&link)?;
+        fs::create_dir(&link)?;
+        mount(
+            Some(&original),
+            &link,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )?;
+    }
+    Ok(())
+}
+
+/// Whether a relative link in `directory`, which is `depth` levels below the copied-up root,
+/// leaves that root. What cannot be read cannot be judged, and is left as it is.
+fn climbs_out(directory: &Path, depth: usize) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    entries.flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => fs::read_link(entry.path()).is_ok_and(|target| {
+            let leading = target.components().take_while(|part| *part == Component::ParentDir);
+            leading.count() > depth
+        }),
+        Ok(kind) if kind.is_dir() && depth < LINK_DEPTH => climbs_out(&entry.path(), depth + 1),
+        _ => false,
+    })
+}
+
+/// Runs `act` in the containers' network namespace. A detached one is entered by a thread that
+/// ends with it: there is no way back into the host's (setns(2) would need its capabilities).
+///
+/// # Errors
+/// Names the namespace if it cannot be entered.
+pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let Some(path) = &stage.netns else {
+        return Ok(act());
+    };
+    let enter = || -> io::Result<T> {
+        setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
+        Ok(act())
+    };
+    let entered = thread::scope(|scope| scope.spawn(enter).join());
+    let entered = entered.unwrap_or_else(|_| Err(io::Error::other("the thread in it panicked")));
+    entered.map_err(|error| {
+        Error::new(
+            Exit::Failed,
+            format!("the network namespace `{}` cannot be entered", path.display()),
+        )
+        .because(&error)
+    })
+}
+
+/// Lets the network namespace forward: dockerd's nftables backend expects to find it on, its
+/// iptables backend turns it on by itself. Whether it is needed is dockerd's to say, so a failure
+/// does not stop the launch; a host without IPv6 is no news at all (moby 5c9f2e0388).
+fn forward() {
+    if let Err(error) = turn_on("/proc/sys/net/ipv4/ip_forward") {
+        warn!("/proc/sys/net/ipv4/ip_forward cannot be set to 1: {error}");
+    }
+    if let Err(error) = turn_on("/proc/sys/net/ipv6/conf/all/forwarding") {
+        debug!("IPv6 is not forwarded: {error}");
+    }
+}
+
+/// Writes `1`, unless it is there: /proc/sys may be read-only, and right already.
+fn turn_on(switch: &str) -> io::Result<()> {
+    if fs::read_to_string(switch)?.trim() == "1" {
+        return Ok(());
+    }
+    fs::write(switch, "1\n")
+}
+
+/// Links the chosen programs under the names that dockerd looks for.
+fn link_iptables(chosen: &[(Family, &PathBuf)]) -> io::Result<&'static OsStr> {
+    fs::create_dir(IPTABLES_LINKS)?;
+    for (family, program) in chosen {
+        let name = match family {
+            Family::Ipv4 => "iptables",
+            Family::Ipv6 => "ip6tables",
+        };
+        symlink(program, Path::new(IPTABLES_LINKS).join(name))?;
+        debug!("{name} is {}", program.display());
+    }
+    Ok(OsStr::new(IPTABLES_LINKS))
+}

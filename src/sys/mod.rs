@@ -1,0 +1,10 @@
+//! What any room may need of the system: children, files, sockets, processes. Nothing here knows of Docker.
+
+pub mod files;
+pub mod netlink;
+pub mod notify;
+pub mod process;
+pub mod sockets;
+pub mod stderr;
+pub mod tree;
+pub mod unix_sockets;
