@@ -8,8 +8,8 @@ use super::play;
 use super::scene::{
     Busy, LOOK, Part, find, refusal, runs, start_upstream, until_reaped, until_said,
 };
-use super::support::*;
 use super::table::{Side, Time};
+use test_support::*;
 
 /// Kills a part whose end takes the namespaces with it, and all that is in them.
 fn killed(user: &TestUser, part: Part, cause: &str) -> Side {

@@ -14,11 +14,11 @@ use nix::unistd::Pid;
 
 use super::play;
 use super::scene::{Busy, LOOK, Part, remove_dumps, status};
-use super::support::authz::{Authz, Verdict};
-use super::support::command::run;
-use super::support::process::Background;
-use super::support::*;
 use super::table::{Side, Time};
+use test_support::authz::{Authz, Verdict};
+use test_support::command::run;
+use test_support::process::Background;
+use test_support::*;
 
 const PROBE_INTERVAL: &str = "DOCKERD_ROOTLESS_SUPERVISE_PROBE_INTERVAL";
 const ON_HANG: &str = "DOCKERD_ROOTLESS_SUPERVISE_ON_HANG";

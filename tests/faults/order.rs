@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 
 use super::play;
 use super::scene::{Busy, Container, LOOK, Part, refusal, status};
-use super::support::docker::{IMAGE, PAGE};
-use super::support::*;
 use super::table::{Containers, Side, Time};
+use test_support::docker::{IMAGE, PAGE};
+use test_support::*;
 
 const KEEP: &str = "DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS";
 

@@ -7,8 +7,8 @@ use nix::unistd::Pid;
 
 use super::play;
 use super::scene::{Busy, LOOK, Part, find_all};
-use super::support::*;
 use super::table::{Containers, Side, Time};
+use test_support::*;
 
 /// Whether the published port has the page.
 fn port_answers(user: &TestUser) -> bool {

@@ -15,10 +15,10 @@ use super::play;
 use super::scene::{
     Busy, LOOK, Part, empty, find_all, last_words, refusal, start_upstream, status, until_reaped,
 };
-use super::support::command::run;
-use super::support::process::Background;
-use super::support::*;
 use super::table::{Side, Time};
+use test_support::command::run;
+use test_support::process::Background;
+use test_support::*;
 
 /// Kills everything of a user at one moment, and puts his runtime directory back as it was just before.
 fn lose_power(user: &TestUser) {

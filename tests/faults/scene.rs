@@ -11,11 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::support::client::Client;
-use super::support::command::run;
-use super::support::docker::PAGE;
-use super::support::*;
 use super::table::{Containers, Side, Time};
+use test_support::client::Client;
+use test_support::command::run;
+use test_support::docker::PAGE;
+use test_support::*;
 
 /// How long somebody looks at upstream's launcher for what might yet come.
 pub const LOOK: Duration = Duration::from_secs(5);

@@ -12,8 +12,8 @@ use super::scene::{
     Busy, Container, LOOK, Part, empty, find, last_words, refusal, remove_dumps, runs,
     start_upstream, until_said,
 };
-use super::support::*;
 use super::table::{Side, Time};
+use test_support::*;
 
 #[test]
 fn f18_two_launches() {

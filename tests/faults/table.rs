@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::support::client::Count;
+use test_support::client::Count;
 
 const FILE: &str = "FAULTS_TABLE";
 

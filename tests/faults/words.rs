@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::play;
 use super::scene::{Busy, refusal, start_upstream};
-use super::support::command::run;
-use super::support::*;
 use super::table::Side;
+use test_support::command::run;
+use test_support::*;
 
 const MTU: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU";
 const NET: &str = "DOCKERD_ROOTLESS_ROOTLESSKIT_NET";

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use dockerd_rootless::fetch::Package::{Docker, Extras};
 use dockerd_rootless::fetch::{architecture, directory};
 
-use super::mirror::Fault;
 use super::release::{Release, sum};
 use super::scene::{NEW, OLD, Scene};
-use crate::support::command::run;
+use test_support::command::run;
+use test_support::mirror::Fault;
 
 #[test]
 fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {

@@ -8,7 +8,7 @@ use std::process::Command;
 use super::kills::with_foreign;
 use super::release::{Release, script};
 use super::scene::{NEW, OLD, Scene, finish};
-use crate::support::command::run;
+use test_support::command::run;
 
 #[test]
 fn a_rollback_goes_back_and_a_second_one_forward() {

@@ -10,8 +10,8 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 
-use super::mirror::Mirror;
-use crate::support::tarballs;
+use test_support::mirror::Mirror;
+use test_support::tarballs;
 
 /// The programs of `docker-VERSION.tgz`, with one that some versions have and one that nobody knows.
 pub const DOCKER: [&str; 9] = [
@@ -59,7 +59,9 @@ impl Release {
 
     /// Of the programs that this host has, packed in `directory`.
     pub fn real(version: &str, directory: &Path) -> Self {
-        let pack = |package| fs::read(tarballs::pack(package, directory)).expect("a tarball");
+        let pack = |package: Package| {
+            fs::read(tarballs::pack(package.name(), directory)).expect("a tarball")
+        };
         Self {
             version: version.to_owned(),
             docker: pack(Package::Docker),

@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 use dockerd_rootless::fetch::programs::all_names;
 use serde_json::Value;
 
-use super::mirror::Mirror;
 use super::release::{Release, sum};
-use crate::support::TestUser;
-use crate::support::command::run;
+use test_support::TestUser;
+use test_support::command::run;
+use test_support::mirror::Mirror;
 
 /// The versions that tests go from and to.
 pub const OLD: &str = "77.1.0";

@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::mirror::{Fault, Mirror};
 use super::release::sum;
 use super::scene::{Ended, NEW, Scene};
-use crate::support::TestUser;
-use crate::support::command::run;
+use test_support::TestUser;
+use test_support::command::run;
+use test_support::mirror::{Fault, Mirror};
 
 /// A program that stands for ours: it notes its words and what it can read.
 const STUB: &str = "#!/bin/sh\nprintf '<%s>' \"$@\" >\"$HOME/words\"; cat >\"$HOME/input\"; exit ${STUB_EXIT:-0}\n";

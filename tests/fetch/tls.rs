@@ -10,8 +10,8 @@ use dockerd_rootless::fetch::Package::{Docker, Extras};
 
 use super::release::{Release, sum};
 use super::scene::{Ended, NEW, Scene, finish};
-use crate::support::command::run;
-use crate::support::wait::PATIENCE;
+use test_support::command::run;
+use test_support::wait::PATIENCE;
 
 struct Server {
     child: Child,

@@ -7,8 +7,8 @@ use std::process::Command;
 use super::release::Release;
 use super::scene::{Ended, NEW, OLD, Scene, finish};
 use super::script::Site;
-use crate::support::docker::{IMAGE, PAGE};
-use crate::support::*;
+use test_support::docker::{IMAGE, PAGE};
+use test_support::*;
 
 /// `curl … | sh` as the user types it.
 fn pipe(site: &Site, tarballs: &str, version: &str) -> Ended {

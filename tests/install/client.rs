@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::Home;
-use super::support::*;
+use test_support::*;
 
 fn host(user: &TestUser) -> String {
     format!("unix://{}/docker.sock", user.runtime_dir.display())

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use super::support::docker::{IMAGE, PAGE};
-use super::support::*;
 use super::{Home, Told, tree};
+use test_support::docker::{IMAGE, PAGE};
+use test_support::*;
 
 /// Waits until another process than `old` is the unit's, and answers.
 fn wait_other(manager: &UserManager, docker: &Docker, old: &str) {

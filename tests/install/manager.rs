@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use super::support::room::OWN_RUN;
-use super::support::*;
 use super::{Home, Told};
+use test_support::room::OWN_RUN;
+use test_support::*;
 
 /// The host looks as if systemd had booted it.
 const BOOTED: &str = "mkdir -p /run/systemd/system\n";

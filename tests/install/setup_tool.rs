@@ -1,8 +1,8 @@
 //! `dockerd-rootless-setuptool.sh`: upstream's words, output and exit codes.
 
-use super::support::launcher::SETUP_TOOL;
-use super::support::*;
 use super::{Home, Told};
+use test_support::launcher::SETUP_TOOL;
+use test_support::*;
 
 fn tool(home: &Home<'_>, words: &str) -> Told {
     let mut command = home.user.brief_command(home.program.with_file_name(SETUP_TOOL));

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::support::launcher::install;
-use super::support::*;
 use super::{Home, Told};
+use test_support::launcher::install;
+use test_support::*;
 
 /// The unit of upstream's setup tool, of 20.10 to 27, for the script at this path.
 fn upstreams(script: &str) -> String {

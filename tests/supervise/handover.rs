@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use super::support::*;
 use super::{kill_dockerd, run, run_dir, status, status_command, wait_known, wait_other_dockerd};
+use test_support::*;
 
 #[test]
 fn who_connects_while_the_daemon_is_dead_is_answered_by_the_next() {

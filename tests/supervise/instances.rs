@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use nix::sys::signal::Signal;
 
 use super::run;
-use super::support::*;
+use test_support::*;
 
 #[test]
 fn of_two_launches_at_once_one_wins_and_the_other_names_it() {

@@ -11,11 +11,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::support::client::Client;
-use super::support::docker::IMAGE;
-use super::support::*;
 use super::sweeps::{Counts, count_running};
 use super::{pid_of, run, status, wait_status};
+use test_support::client::Client;
+use test_support::docker::IMAGE;
+use test_support::*;
 
 /// How many containers there are.
 const CONTAINERS: u16 = 10;

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use super::support::*;
 use super::{kill_dockerd, pid_of, run, status, wait_other_dockerd};
+use test_support::*;
 
 /// A service manager's end of sd_notify(3).
 struct Manager(UnixDatagram);

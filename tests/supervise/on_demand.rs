@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::support::*;
+use test_support::*;
 
 const SOCKET: &str = "[Socket]\nListenStream=%t/docker.sock\nSocketMode=0600\nRemoveOnStop=yes\n";
 

@@ -9,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::support::docker::PAGE;
-use super::support::*;
 use super::{pid_of, run, status, wait_known, wait_status};
+use test_support::docker::PAGE;
+use test_support::*;
 
 /// A container that publishes a port, and the process that it is.
 fn serve(daemon: &Daemon<'_>, port: u16) -> String {

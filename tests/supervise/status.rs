@@ -7,11 +7,11 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::support::*;
 use super::{
     kill_dockerd, pid_of, run, run_dir, status, status_command, wait_known, wait_other_dockerd,
     wait_status,
 };
+use test_support::*;
 
 /// All fields of the JSON, in the order of the alphabet.
 const FIELDS: [&str; 24] = [
@@ -156,7 +156,7 @@ fn wait_outlasts_a_start() {
 fn never_ready(user: &TestUser) -> Launch<'_> {
     let stub = user.home.join("never-ready");
     user.write(&stub, "#!/bin/sh\nexec sleep infinity\n");
-    super::support::command::run(Command::new("chmod").arg("+x").arg(&stub));
+    test_support::command::run(Command::new("chmod").arg("+x").arg(&stub));
     run(user).env("DOCKERD", stub)
 }
 

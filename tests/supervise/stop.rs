@@ -5,8 +5,8 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::support::*;
 use super::{kill_dockerd, run, wait_status};
+use test_support::*;
 
 /// Starts a container whose process runs the shell script `handler` when it is asked to end; `words` are further options
 /// of `docker run`. What it writes to `/out` is in the returned directory.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::support::*;
 use super::{run, wait_known};
+use test_support::*;
 
 /// How far into a start.
 const END: Duration = Duration::from_millis(600);

@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::process::Command;
 
-use super::support::leftovers::assert_unchanged;
-use super::support::room::OWN_PLACES;
-use super::support::*;
+use test_support::leftovers::assert_unchanged;
+use test_support::room::OWN_PLACES;
+use test_support::*;
 
 /// The names behind `check: dockerd-rootless check --only` in what a launch said.
 fn named(told: &Told) -> Vec<&str> {

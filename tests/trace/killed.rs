@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use super::check;
-use super::support::leftovers::assert_unchanged;
-use super::support::*;
+use test_support::leftovers::assert_unchanged;
+use test_support::*;
 
 const STEP: Duration = Duration::from_millis(5);
 

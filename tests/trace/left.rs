@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use super::support::leftovers::assert_unchanged;
-use super::support::*;
 use super::{check, check_with};
+use test_support::leftovers::assert_unchanged;
+use test_support::*;
 
 fn start(mut command: Command) -> Child {
     command

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::support::*;
 use super::{check, check_with};
+use test_support::*;
 
 /// All names, in their order.
 fn names(user: &TestUser) -> Vec<String> {

@@ -7,10 +7,10 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::support::launcher::SETUP_TOOL;
-use super::support::leftovers::assert_unchanged;
-use super::support::room::{OWN_PLACES, OWN_RUN};
-use super::support::*;
+use test_support::launcher::SETUP_TOOL;
+use test_support::leftovers::assert_unchanged;
+use test_support::room::{OWN_PLACES, OWN_RUN};
+use test_support::*;
 
 const UPSTREAM: &str = "/usr/share/docker.io/contrib/dockerd-rootless-setuptool.sh";
 

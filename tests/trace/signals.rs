@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::support::*;
+use test_support::*;
 
 /// What dockerd says for each signal that it gets.
 const HEARD: &str = "Processing signal ";

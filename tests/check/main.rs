@@ -1,0 +1,315 @@
+//! `check` on a real host: it is content with the host as it is; then one thing after another is broken for real, found
+//! under its name, mended by the commands that are printed, run as they are printed and twice, and found in order.
+
+use std::os::unix::net::UnixListener;
+
+use std::process::Command;
+
+use test_support::command::run;
+use test_support::scene::{Report, Scene, Stage};
+use test_support::*;
+
+#[test]
+fn nothing_fails_on_the_host_as_it_is() {
+    let user = TestUser::new();
+    let output = check(&user, &["--format", "json"]);
+    assert_eq!(output.failed(), [""; 0]);
+    assert_eq!(output.exit, 0);
+    assert_eq!(output.json["counts"]["fail"], 0);
+}
+
+#[test]
+fn what_has_drawbacks_on_the_host_as_it_is_is_mended_too() {
+    let user = TestUser::new();
+    let scene = Scene::new(&user).on(Stage::Network);
+    // Not what needs another boot or a login, or is the whole host's.
+    let words = ["--skip", "cgroup,systemd-user,linger,dbus,limits"];
+    let story = scene.assert_mended("docker-context", "warn", "looks for root's daemon", &words);
+    story.before.assert("ping", "warn", "cannot ping");
+    story.assert_content(&["docker-context", "ping"]);
+}
+
+#[test]
+fn a_user_without_subordinate_ids_gets_some() {
+    let user = TestUser::new();
+    Scene::new(&user).fault("sed -i \"/^$USER:/d\" /etc/subuid").assert_mended_alone(
+        "subuid",
+        "fail",
+        "has no line for",
+    );
+}
+
+#[test]
+fn a_thousand_ids_become_enough() {
+    let user = TestUser::new();
+    Scene::new(&user)
+        .fault("sed -i \"s/^\\($USER:.*\\):65536$/\\1:1000/\" /etc/subuid")
+        .assert_mended_alone("subuid", "fail", "1000 subordinate user ids instead of 65536");
+}
+
+#[test]
+fn a_line_that_stands_twice_is_taken_back() {
+    let user = TestUser::new();
+    // rootlesskit drops exact repetitions from 1.1.1 on.
+    let status = match run(Command::new("rootlesskit").arg("--version")).contains(" 1.1.0") {
+        true => "fail",
+        false => "warn",
+    };
+    Scene::new(&user)
+        .fault("grep \"^$USER:\" /etc/subuid >/mnt/line; cat /mnt/line >>/etc/subuid")
+        .assert_mended_alone("subuid", status, "repeats line");
+}
+
+#[test]
+fn a_range_that_overlaps_the_users_own_is_taken_back() {
+    let user = TestUser::new();
+    let start = user.subordinate.start + 1000;
+    Scene::new(&user)
+        .fault(format!("echo \"$USER:{start}:65536\" >>/etc/subuid"))
+        .assert_mended_alone("subuid", "fail", "overlaps line");
+}
+
+#[test]
+fn a_range_that_is_another_users_too_is_replaced() {
+    let user = TestUser::new();
+    let start = user.subordinate.start + 1000;
+    Scene::new(&user)
+        .fault(format!("echo 'daemon:{start}:65536' >>/etc/subuid"))
+        .assert_mended_alone("subuid", "warn", "shares 64536 of its ids with `daemon`");
+}
+
+#[test]
+fn another_users_damaged_line_becomes_a_comment() {
+    let user = TestUser::new();
+    let story = Scene::new(&user).fault("echo 'daemon:100000' >>/etc/subuid").assert_mended_alone(
+        "subuid",
+        "warn",
+        "`daemon:100000`, is damaged",
+    );
+    assert!(story.file("fix.root").contains("# &"), "{}", story.file("fix.root"));
+}
+
+#[test]
+fn newuidmap_gets_its_power_back() {
+    let user = TestUser::new();
+    Scene::new(&user).fault("overlay /usr/bin; chmod 0755 /usr/bin/newuidmap").assert_mended_alone(
+        "newuidmap",
+        "fail",
+        "has no power to map ids",
+    );
+}
+
+#[test]
+fn a_session_without_new_privileges_is_told_to_check_from_another() {
+    let user = TestUser::new();
+    let story =
+        Scene::new(&user).privileges("--no-new-privs").play("apart", &["--only", "newuidmap"]);
+    story.before.assert("newuidmap", "fail", "no_new_privs is set");
+    story.assert_idle_twice();
+    // Nothing mends this session; the fix is a check in one that is in order, and says so.
+    story.after.assert("newuidmap", "fail", "no_new_privs is set");
+    for run in ["root.1", "root.2"] {
+        let said = story.file(run);
+        assert!(said.contains("ok    newuidmap"), "{said}");
+        assert!(said.contains(" 0 failed\n"), "{said}");
+    }
+}
+
+#[test]
+fn a_quota_of_no_user_namespaces_is_raised() {
+    let user = TestUser::new();
+    let story = Scene::new(&user)
+        .on(Stage::Users)
+        .fault("echo 0 >/proc/sys/user/max_user_namespaces")
+        .assert_mended_alone("user-namespaces", "fail", "no user namespace can be made");
+    story.before.assert("user-namespace-quota", "fail", "`user.max_user_namespaces` is 0");
+    story.assert_content(&["user-namespace-quota", "rootlesskit"]);
+}
+
+#[test]
+fn a_tun_device_that_is_roots_alone_is_opened() {
+    let user = TestUser::new();
+    Scene::new(&user)
+        .fault("mount -t tmpfs tmpfs /dev/net; mknod -m 0600 /dev/net/tun c 10 200")
+        .assert_mended_alone("tun-device", "fail", "Permission denied");
+}
+
+#[test]
+fn a_runtime_directory_for_everybody_is_closed() {
+    let user = TestUser::new();
+    Scene::new(&user).fault("chmod 1777 \"$XDG_RUNTIME_DIR\"").assert_mended_alone(
+        "runtime-dir",
+        "fail",
+        "1777",
+    );
+}
+
+#[test]
+fn a_socket_path_of_108_bytes_is_shortened() {
+    let user = TestUser::new();
+    let longest = check(&user, &["--format", "json", "--only", "socket-path"]);
+    let summary = longest.finding("socket-path")["summary"].as_str().expect("a summary").to_owned();
+    let longest: usize = summary.split(' ').find_map(|word| word.parse().ok()).expect(&summary);
+    let beyond = longest - user.runtime_dir.as_os_str().len();
+    let of_length = |length: usize| {
+        let name = "x".repeat(length - beyond - user.home.as_os_str().len() - 1);
+        let dir = user.home.join(name);
+        user.make_dir(&dir);
+        run(user.command("chmod").arg("0700").arg(&dir));
+        format!("export XDG_RUNTIME_DIR={}", dir.display())
+    };
+    // containerd, whose path is the longest, takes no more.
+    let fits = Scene::new(&user).profile(of_length(104)).play("apart", &["--only", "socket-path"]);
+    fits.before.assert("socket-path", "ok", "104 bytes");
+    Scene::new(&user).profile(of_length(108)).assert_mended_alone(
+        "socket-path",
+        "fail",
+        "has 108 bytes",
+    );
+}
+
+#[test]
+fn a_rootful_docker_that_the_user_can_write_is_taken_out_of_reach() {
+    let user = TestUser::new();
+    let socket = user.home.join("rootful.sock");
+    let _daemon = UnixListener::bind(&socket).expect("listen");
+    Scene::new(&user)
+        .fault(
+            "mkdir /mnt/run; mount -t tmpfs -o mode=0755 tmpfs /mnt/run; mkdir -p \"/mnt$XDG_RUNTIME_DIR\"
+             mount --bind \"$XDG_RUNTIME_DIR\" \"/mnt$XDG_RUNTIME_DIR\"; touch /mnt/run/docker.sock
+             mount --bind \"$HOME/rootful.sock\" /mnt/run/docker.sock; mount -n --move /mnt/run /run
+             chown root:root /run/docker.sock; chmod 0666 /run/docker.sock",
+        )
+        .assert_mended_alone("rootful-docker", "warn", "you can write `/var/run/docker.sock`");
+}
+
+#[test]
+fn what_a_containerd_rootless_left_is_removed() {
+    let user = TestUser::new();
+    let lock = user.runtime_dir.join("containerd-rootless/lock");
+    user.write(&lock, "");
+    Scene::new(&user).assert_mended_alone("containerd-rootless", "warn", "runs no more");
+    assert!(!lock.parent().expect("a directory").exists());
+}
+
+#[test]
+fn a_running_containerd_rootless_is_ended() {
+    let user = TestUser::new();
+    // As containerd-rootless.sh starts it, with a program that tells when it is there.
+    let fault = "mkfifo \"$dir/up\"; chmod 0666 \"$dir/up\"
+        as_user 'rootlesskit --state-dir=\"$XDG_RUNTIME_DIR/containerd-rootless\" sh -c \"echo >$dir/up; exec sleep 600\" &'
+        timeout 30 cat \"$dir/up\"";
+    Scene::new(&user).fault(fault).assert_mended_alone(
+        "containerd-rootless",
+        "fail",
+        "is running (PID",
+    );
+}
+
+#[test]
+fn a_comma_too_many_in_daemon_json_is_taken_out() {
+    let user = TestUser::new();
+    let file = user.home.join(".config/docker/daemon.json");
+    user.write(&file, "{\n  \"debug\": true,\n  \"log-level\": \"info\",\n}\n");
+    Scene::new(&user).assert_mended_alone("daemon-config", "fail", "trailing comma");
+    let text = std::fs::read_to_string(&file).expect("daemon.json");
+    assert_eq!(text, "{\n  \"debug\": true,\n  \"log-level\": \"info\"\n}\n");
+}
+
+#[test]
+fn iptables_is_installed() {
+    let user = TestUser::new();
+    Scene::new(&user)
+        .fault(
+            "overlay /usr; overlay /var; dpkg --force-depends --remove iptables
+             [ -n \"$(find /var/lib/apt/lists -name '*_Packages*')\" ] || apt-get -qq update",
+        )
+        .assert_mended_alone("netfilter", "fail", "no `iptables` is in PATH");
+}
+
+#[test]
+fn a_data_root_without_overlays_is_left() {
+    let user = TestUser::new();
+    let data_root = user.home.join(".local/share/docker");
+    user.make_dir(&data_root);
+    // The other data root lies below /var/lib, which is in the user's home for this time.
+    user.make_dir(&user.home.join("lib"));
+    let scene = Scene::new(&user).fault(
+        "mkdir -p /mnt/lower /mnt/upper /mnt/work; chown \"$USER\" /mnt/upper
+         mount -t overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work overlay \"$HOME/.local/share/docker\"
+         mount --bind \"$HOME/lib\" /var/lib",
+    );
+    let story = scene.assert_mended_alone("overlay", "fail", "(overlay): dockerd would fall to");
+    story.after.assert("overlay", "ok", "/var/lib/dockerd-rootless");
+}
+
+#[test]
+fn a_user_bus_is_started() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    manager.systemctl(&["start", "default.target"]);
+    manager.systemctl(&["stop", "dbus.socket", "dbus.service"]);
+    let scene = Scene::new(&user).on(Stage::Manager(&manager));
+    let story = scene.play("apart", &["--only", "dbus"]);
+    let status = story.before.finding("dbus")["status"].as_str().expect("a status").to_owned();
+    story.before.assert("dbus", &status, "there is no user bus");
+    assert!(["warn", "fail"].contains(&&*status), "{status}");
+    story.assert_idle_twice();
+    story.assert_content(&["dbus"]);
+    manager.stop();
+}
+
+#[test]
+fn a_resolv_conf_out_of_etc_is_seen_without_the_sandbox() {
+    let user = TestUser::new();
+    Scene::new(&user)
+        .profile("export DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS=false")
+        .fault("cp -L /etc/resolv.conf /mnt/; ln -sf /mnt/resolv.conf /etc/resolv.conf")
+        .assert_mended_alone(
+            "resolv-conf",
+            "fail",
+            "cannot see `/mnt/resolv.conf` from its sandbox",
+        );
+}
+
+#[test]
+fn both_scripts_in_one_are_pasted_by_a_user_with_sudo_and_by_one_without() {
+    for (profile, begins) in [
+        ("PATH=$HOME/stub:$PATH", "sudo sh -eux <<'ROOT'\n"),
+        ("PATH=/usr/bin:/bin", "su root -c 'PATH="),
+    ] {
+        let user = TestUser::new();
+        let sudo = user.home.join("stub/sudo");
+        user.write(&sudo, "#!/bin/sh\nexec \"$@\"\n");
+        run(user.command("chmod").arg("0755").arg(&sudo));
+        let file = user.home.join(".config/docker/daemon.json");
+        user.write(&file, "{ \"debug\": true, }\n");
+        let scene = Scene::new(&user).profile(profile).fault(
+            "sed -i \"/^$USER:/d\" /etc/subuid
+             mount -t tmpfs tmpfs /dev/net; mknod -m 0600 /dev/net/tun c 10 200",
+        );
+        let faults = ["subuid", "tun-device", "daemon-config"];
+        let story = scene.play("together", &["--only", &faults.join(",")]);
+        for name in faults {
+            story.before.assert(name, "fail", "");
+        }
+        let script = story.file("fix.both");
+        assert!(script.starts_with(begins), "{script}");
+        assert!(script.contains("<<'ROOT'\n"), "{script}");
+        story.assert_content(&faults);
+    }
+}
+
+/// A check on the host itself.
+fn check(user: &TestUser, words: &[&str]) -> Report {
+    let output = user
+        .brief_command(Launcher::Run.install(user))
+        .arg("check")
+        .args(words)
+        .output()
+        .expect("check");
+    Report {
+        exit: output.status.code().expect("an exit code"),
+        json: serde_json::from_slice(&output.stdout).expect("an object"),
+    }
+}
