@@ -21,7 +21,7 @@ fn killed(user: &TestUser, part: Part, cause: &str) -> Side {
     busy.assert_whole();
     busy.assert_told(cause, [1, 0, 0]);
     assert_ne!(busy.pid(Part::Dockerd), before);
-    busy.end("all of it was cleared and started again, and the container with it")
+    busy.end("everything was cleared and restarted, the container too")
         .detected(detected)
         .recovered(recovered)
 }
@@ -35,7 +35,7 @@ fn replaced(user: &TestUser, signal: Signal, cause: &str) -> Side {
     busy.until_another(Part::Dockerd, before);
     let recovered = busy.until_answers(moment);
     busy.assert_told(cause, [0, 1, 0]);
-    busy.end_untouched("dockerd alone was started again; the container was not touched")
+    busy.end_untouched("dockerd alone restarted; the container kept running")
         .detected(detected)
         .recovered(recovered)
 }
@@ -62,7 +62,7 @@ fn f1_dockerd() {
 fn f51_dockerd_is_asked_to_end() {
     play(
         51,
-        "SIGTERM of dockerd by somebody else",
+        "SIGTERM to dockerd from another program",
         |user| replaced(user, Signal::SIGTERM, "dockerd ended in order, and not because of us"),
         Some(|user| signalled_upstream(user, Part::Dockerd, Signal::SIGTERM)),
     );
@@ -72,14 +72,13 @@ fn f51_dockerd_is_asked_to_end() {
 fn f52_rootlesskit_is_asked_to_end() {
     play(
         52,
-        "SIGTERM of rootlesskit by somebody else",
+        "SIGTERM to rootlesskit from another program",
         |user| {
             let busy = Busy::new(user, Launcher::Run);
             let moment = busy.signal(Part::Rootlesskit, Signal::SIGTERM);
             let detected = busy.until_said("SIGTERM came by way of rootlesskit", moment);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("nothing ends for that; the log says how to stop the daemon")
-                .detected(detected)
+            busy.end_untouched("ignored; the log says how to stop the daemon").detected(detected)
         },
         Some(|user| signalled_upstream(user, Part::Rootlesskit, Signal::SIGTERM)),
     );
@@ -122,7 +121,7 @@ fn f4_slirp4netns() {
             busy.assert_told("network helper ended", [0, 0, 1]);
             assert_eq!(busy.pid(Part::Dockerd), dockerd);
             assert_ne!(busy.pid(Part::Slirp4netns), helper);
-            busy.end_untouched("slirp4netns was started again; the container never stopped")
+            busy.end_untouched("slirp4netns restarted; the container kept running")
                 .detected(detected)
                 .recovered(recovered)
         },
@@ -158,7 +157,7 @@ fn f5_pasta() {
                 assert_eq!(code, Some(78), "{log}");
                 assert!(log.contains("pasta") && log.contains("rootlesskit"), "{log}");
                 return Side::refused(
-                    "this rootlesskit knows no pasta: the launch is refused (exit 78)",
+                    "this rootlesskit does not support pasta: the launch is refused (exit 78)",
                     time,
                 );
             }
@@ -198,9 +197,11 @@ fn f8_containerd() {
             wait::until("the container is reached", || busy.has_network().then_some(()));
             let recovered = Time::After(moment.elapsed());
             assert_eq!(busy.status()["restarts"], 0);
-            busy.end("containerd is started again at once; what it has forgotten is started again by dockerd")
-                .detected(detected)
-                .recovered(recovered)
+            busy.end(
+                "containerd restarts at once; dockerd restarts containers that it has forgotten",
+            )
+            .detected(detected)
+            .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
@@ -217,7 +218,7 @@ fn f8_containerd() {
 fn f9_the_supervisor() {
     play(
         9,
-        "SIGKILL of the launcher's own process",
+        "SIGKILL of the launcher",
         |user| {
             let mut busy = Busy::new(user, Launcher::Run);
             let dockerd = busy.pid(Part::Dockerd);
@@ -231,7 +232,7 @@ fn f9_the_supervisor() {
             let next = Busy::adopt(user, next);
             next.assert_whole();
             next.over();
-            Side::told("dockerd ends with it; the next start kills the containers of the dead namespaces and runs them again").recovered(recovered)
+            Side::told("dockerd ends too; the next start kills the containers in the dead namespaces and starts them again").recovered(recovered)
         },
         Some(|user| {
             let mut busy = Busy::new(user, Launcher::Upstream);

@@ -37,7 +37,7 @@ fn attentive(user: &TestUser) -> Busy<'_> {
 fn f6_dockerd() {
     play(
         6,
-        "dockerd stands still (SIGSTOP) until SIGCONT, asked every second",
+        "dockerd is stopped by SIGSTOP until SIGCONT, probed every second",
         |user| {
             let busy = attentive(user);
             let before = busy.pid(Part::Dockerd);
@@ -48,7 +48,7 @@ fn f6_dockerd() {
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("reported with what to do, and left alone")
+            busy.end_untouched("reported with the command that continues it, and left alone")
                 .detected(detected)
                 .recovered(recovered)
         },
@@ -58,7 +58,7 @@ fn f6_dockerd() {
             sleep(LOOK);
             busy.go_on(Part::Dockerd);
             let recovered = busy.until_answers(moment);
-            busy.tell("nothing says why nothing answers").recovered(recovered)
+            busy.tell("nothing is reported").recovered(recovered)
         }),
     );
 }
@@ -79,7 +79,7 @@ fn slow(user: &TestUser, launcher: Launcher, time: Duration) -> Side {
         return busy.tell("the answer comes late").recovered(recovered);
     }
     busy.assert_counts([0, 0, 0]);
-    busy.end_untouched("the answer comes late, and that is all").recovered(recovered)
+    busy.end_untouched("the answer comes late; nothing is done").recovered(recovered)
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn f43_seven_seconds() {
     const TIME: Duration = Duration::from_secs(7);
     play(
         43,
-        "dockerd answers 7 s late, asked every second",
+        "dockerd answers 7 s late, probed every second",
         |user| slow(user, Launcher::Run, TIME),
         Some(|user| slow(user, Launcher::Upstream, TIME)),
     );
@@ -100,7 +100,7 @@ fn f44_forty_seconds() {
     const TIME: Duration = Duration::from_secs(40);
     play(
         44,
-        "dockerd answers 40 s late, asked every second",
+        "dockerd answers 40 s late, probed every second",
         |user| slow(user, Launcher::Run, TIME),
         Some(|user| slow(user, Launcher::Upstream, TIME)),
     );
@@ -110,7 +110,7 @@ fn f44_forty_seconds() {
 fn f45_forbidden() {
     play(
         45,
-        "an authorization plugin has dockerd answer 403 to everything, asked every second",
+        "an authorization plugin makes dockerd answer 403 to everything, probed every second",
         |user| {
             let plugin = Authz::start(user);
             let launch = plugin.launch(user, Launcher::Run).env(PROBE_INTERVAL, "1");
@@ -124,7 +124,7 @@ fn f45_forbidden() {
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
             assert!(!busy.daemon.log().contains("does not answer"), "{}", busy.daemon.log());
-            busy.end_untouched("an answer is an answer: nothing is done")
+            busy.end_untouched("a 403 is an answer: nothing is done")
         },
         Some(|user| {
             let plugin = Authz::start(user);
@@ -158,7 +158,7 @@ fn f46_a_slow_version() {
     const SECONDS: u32 = 8;
     play(
         46,
-        "`/version` takes 8 s (a slow `docker-init`), asked every second",
+        "`/version` takes 8 s (a slow `docker-init`), probed every second",
         |user| {
             let (launch, mark) = slow_version(user, Launcher::Run, SECONDS);
             let moment = Instant::now();
@@ -175,14 +175,14 @@ fn f46_a_slow_version() {
             });
             busy.assert_counts([0, 0, 0]);
             assert!(!busy.daemon.log().contains("does not answer"), "{}", busy.daemon.log());
-            let side = busy.end_untouched("ready without it; the version is told when it is there");
+            let side = busy.end_untouched("ready without it; the version follows when it is known");
             side.recovered(recovered)
         },
         Some(|user| {
             let (launch, _) = slow_version(user, Launcher::Upstream, SECONDS);
             let moment = Instant::now();
             let busy = Busy::from(user, &launch);
-            busy.tell("nobody asks").recovered(Time::After(moment.elapsed()))
+            busy.tell("it is not asked").recovered(Time::After(moment.elapsed()))
         }),
     );
 }
@@ -219,7 +219,7 @@ impl Drop for Tracer {
 fn f47_traced() {
     play(
         47,
-        "a debugger has stopped dockerd (ptrace), asked every second",
+        "a debugger stops dockerd (ptrace), probed every second",
         |user| {
             let busy = attentive(user);
             let before = busy.pid(Part::Dockerd);
@@ -231,7 +231,7 @@ fn f47_traced() {
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("reported with what to do, and left alone")
+            busy.end_untouched("reported with the command that continues it, and left alone")
                 .detected(detected)
                 .recovered(recovered)
         },
@@ -285,19 +285,19 @@ fn f48_all_frozen() {
     }
     play(
         48,
-        "everything is frozen for 20 s (cgroup freezer), and thawed, asked every second",
+        "everything is frozen for 20 s (cgroup freezer), then thawed, probed every second",
         |user| {
             let busy = attentive(user);
             let before = busy.pid(Part::Dockerd);
             let recovered = thaw(&busy, user);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("it goes on as if nothing had been").recovered(recovered)
+            busy.end_untouched("it continues as before").recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
             let recovered = thaw(&busy, user);
-            busy.tell("it goes on as if nothing had been").recovered(recovered)
+            busy.tell("it continues as before").recovered(recovered)
         }),
     );
 }
@@ -317,7 +317,7 @@ fn f49_no_processor_time() {
     }
     play(
         49,
-        "32 busy loops on two processors for 30 s, from before the start on, asked every second",
+        "32 busy loops on two processors for 30 s, from before the start, probed every second",
         |user| {
             let loops = load(user);
             let busy = attentive(user);
@@ -327,7 +327,7 @@ fn f49_no_processor_time() {
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
             drop(loops);
-            busy.end_untouched("it starts, and goes on")
+            busy.end_untouched("it starts and keeps running")
         },
         Some(|user| {
             let loops = load(user);
@@ -335,7 +335,7 @@ fn f49_no_processor_time() {
             busy.moment();
             sleep(TIME);
             drop(loops);
-            busy.tell("it starts, and goes on")
+            busy.tell("it starts and keeps running")
         }),
     );
 }
@@ -393,7 +393,7 @@ fn f50_no_disk() {
     }
     play(
         50,
-        "the disk of the data root stalls for 45 s (fsfreeze) while somebody makes a container",
+        "the disk of the data root stalls for 45 s (fsfreeze) while a client creates a container",
         |user| {
             let launch = own_disk(user, Launcher::Run).env(PROBE_INTERVAL, "1");
             let busy = Busy::from(user, &launch);
@@ -401,13 +401,13 @@ fn f50_no_disk() {
             let recovered = stall(user, &busy);
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("nothing is done; what was asked for is done when the disk is back")
+            busy.end_untouched("nothing is done; the request completes when the disk is back")
                 .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::from(user, &own_disk(user, Launcher::Upstream));
             let recovered = stall(user, &busy);
-            busy.tell("what was asked for is done when the disk is back").recovered(recovered)
+            busy.tell("the request completes when the disk is back").recovered(recovered)
         }),
     );
 }
@@ -426,7 +426,7 @@ fn f53_hung() {
     const SAID: &str = "has done nothing at all for 30 s";
     play(
         53,
-        "dockerd hangs: it waits for an authorization plugin that never answers, asked every second",
+        "dockerd hangs: it waits for an authorization plugin that never answers, probed every second",
         |user| {
             let plugin = Authz::start(user);
             let (busy, moment) = hang(user, &plugin, "report");
@@ -451,7 +451,7 @@ fn f53_hung() {
             let dumps = remove_dumps(user);
             assert!(dumps > 0, "{}", busy.daemon.log());
             busy.end_untouched(
-                "replaced alone, after it has told what it does, when it had done nothing at all for 30 s; with `on-hang = \"report\"` only told",
+                "dockerd alone is replaced after it did nothing for 30 s, and its goroutines are dumped first; with `on-hang = \"report\"` it is only reported",
             )
             .detected(detected)
             .recovered(recovered)
@@ -463,7 +463,7 @@ fn f53_hung() {
             let moment = Instant::now();
             let socket = busy.daemon.docker.socket();
             let back = wait::poll(LOOK * 12, || http::ping(&socket).then(|| moment.elapsed()));
-            busy.tell("nothing says so, and nothing is done")
+            busy.tell("nothing is reported, and nothing is done")
                 .recovered(back.map_or(Time::NotWithin(LOOK * 12), Time::After))
         }),
     );
@@ -474,7 +474,7 @@ fn f53_hung() {
 fn f7_containerd() {
     play(
         7,
-        "containerd stands still (SIGSTOP) until SIGCONT, asked every second",
+        "containerd is stopped by SIGSTOP until SIGCONT, probed every second",
         |user| {
             let busy = attentive(user);
             let before = busy.pid(Part::Containerd);
@@ -484,7 +484,7 @@ fn f7_containerd() {
             let recovered = busy.until_said("containerd answers again", moment);
             assert_eq!(busy.pid(Part::Containerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("reported with what to do, and left alone")
+            busy.end_untouched("reported with the command that continues it, and left alone")
                 .detected(detected)
                 .recovered(recovered)
         },
@@ -511,7 +511,7 @@ fn f23_a_stop_that_is_not_heard() {
     const LIMIT: &str = "--shutdown-timeout=1";
     play(
         23,
-        "SIGTERM to a launcher whose dockerd stands still (SIGSTOP, `--shutdown-timeout=1`)",
+        "SIGTERM to a launcher whose dockerd is stopped by SIGSTOP (`--shutdown-timeout=1`)",
         |user| {
             let launch = Launch::new(user, Launcher::Run).args([LIMIT]);
             let mut busy = Busy::from(user, &launch);
@@ -521,7 +521,7 @@ fn f23_a_stop_that_is_not_heard() {
             let status = busy.daemon.stop();
             let log = busy.daemon.log();
             assert_eq!(status.code(), Some(0), "{log}");
-            Side::told("dockerd goes on (SIGCONT) and stops in order (exit 0)")
+            Side::told("dockerd is continued (SIGCONT) and stops in order (exit 0)")
                 .detected(Time::After(moment.elapsed()))
         },
         Some(|user| {

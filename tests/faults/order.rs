@@ -67,7 +67,7 @@ fn f58_a_stop_is_in_order() {
         |user| {
             assert_eq!(stop(user, Launcher::Run), (true, true, true));
             Side::told(
-                "the handler runs to its end; `restart=always` is back after the next start, what had no policy or had exited is not",
+                "the handler runs to its end; `restart=always` is back after the next start, containers without a policy and exited ones are not",
             )
         },
         Some(|user| {
@@ -111,7 +111,7 @@ fn f59_a_stop_without_a_daemon() {
                 fs::remove_dir_all(ended.parent().expect("a directory")).expect("remove it");
                 assert_eq!(next.stop().code(), Some(0));
             }
-            Side::told("dockerd is started once more to stop the containers; the handler runs to its end (exit 0)")
+            Side::told("dockerd starts once more to stop the containers; the handler runs to its end (exit 0)")
                 .detected(longest)
         },
         Some(|user| {
@@ -120,7 +120,7 @@ fn f59_a_stop_without_a_daemon() {
             busy.kill(Part::Dockerd);
             let status = busy.daemon.wait_exit();
             Side::told(format!(
-                "the script has ended by itself ({status}); the handler runs to its end: {}",
+                "the script had already exited ({status}); the handler runs to its end: {}",
                 ended.exists()
             ))
         }),
@@ -132,7 +132,7 @@ fn f59_a_stop_without_a_daemon() {
 fn f60_containers_that_are_not_kept() {
     play(
         60,
-        "`dockerd-rootless restart` where containers are not kept (`keep-containers = false`, and `live-restore: false` in daemon.json)",
+        "`dockerd-rootless restart` when containers are not kept (`keep-containers = false`, and `live-restore: false` in daemon.json)",
         |user| {
             let json = user.home.join(".config/docker/daemon.json");
             for by_setting in [true, false] {
@@ -170,7 +170,7 @@ fn f60_containers_that_are_not_kept() {
             Side {
                 containers: Containers::Restarted,
                 ..Side::told(
-                    "the containers stop in their own time, and come back by their policies; the namespaces stay",
+                    "the containers stop within their timeouts, and their restart policies start them again; the namespaces stay",
                 )
             }
         },
@@ -198,7 +198,7 @@ fn assert_finds(docker: &Docker) {
 fn f61_upstream_takes_over() {
     play(
         61,
-        "upstream's script on the data of ours, and ours on the data of upstream's, and so on",
+        "upstream's script and ours in turn on the same data",
         |user| {
             let mut busy = Busy::new(user, Launcher::Run);
             fill(&busy.daemon.docker);
@@ -236,7 +236,7 @@ fn f62_the_same_data_twice() {
             assert_eq!(code, Some(5), "{log}");
             assert!(log.contains(".local/share/docker"), "{log}");
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("refused with the data directory (exit 5); the first goes on")
+            busy.end_untouched("refused with the data directory (exit 5); the first keeps running")
                 .detected(Time::After(time))
         },
         Some(|user| {

@@ -77,7 +77,7 @@ fn f55_a_ports_process_stands_still() {
 fn put_back(detected: Time, recovered: Time) -> Side {
     Side {
         containers: Containers::Same,
-        ..Side::told("dockerd in place puts the port back; the container was not touched")
+        ..Side::told("dockerd is replaced, which restores the port; the container kept running")
     }
     .detected(detected)
     .recovered(recovered)
@@ -120,7 +120,7 @@ fn f56_parts_stand_still() {
             }
             busy.assert_counts([0, 0, 0]);
             busy.end_untouched(
-                "each is reported with the command that has it go on, and left alone",
+                "each is reported with the command that continues it, and left alone",
             )
             .detected(detected)
             .recovered(recovered)
@@ -157,16 +157,14 @@ fn f57_a_shim_is_asked_to_end() {
             Docker::assert_answers(user.port(0));
             assert_eq!(find_all(user, Part::Shim).len(), 1);
             assert_eq!(busy.status()["restarts"], 0);
-            busy.end(
-                "what remains of the container is ended, and it is started again by its policy",
-            )
-            .recovered(recovered)
+            busy.end("the rest of the container is ended, and its restart policy starts it again")
+                .recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
             let moment = busy.signal(Part::Shim, Signal::SIGTERM);
             let recovered = reached(&busy, moment);
-            busy.tell(format!("the container is reached: {}", recovered.is_some()))
+            busy.tell(format!("the container answers: {}", recovered.is_some()))
                 .recovered(recovered.unwrap_or(Time::NotWithin(LOOK * 6)))
         }),
     );

@@ -47,7 +47,7 @@ fn f10_power_loss() {
             let busy = Busy::adopt(user, daemon);
             busy.assert_whole();
             busy.over();
-            Side::told("what is stale is named and removed; it starts, with the container")
+            Side::told("stale files are named and removed; it starts, with the container")
                 .recovered(recovered)
         },
         Some(|user| {
@@ -72,7 +72,7 @@ fn recycle(user: &TestUser, pid: u32) {
 fn f11_recycled_pids() {
     play(
         11,
-        "docker.pid and containerd.pid name another process that runs",
+        "docker.pid and containerd.pid name another running process",
         |user| {
             let other = Background::start(user.command("sleep").arg("infinity"));
             let mut recovered = Time::NoMatter;
@@ -86,7 +86,8 @@ fn f11_recycled_pids() {
                 assert_eq!(daemon.stop().code(), Some(0), "{log}");
             }
             drop(other);
-            Side::told("recognised as another program's, named and removed").recovered(recovered)
+            Side::told("recognised as another program's PID, named and removed")
+                .recovered(recovered)
         },
         Some(|user| {
             let other = Background::start(user.command("sleep").arg("infinity"));
@@ -115,7 +116,7 @@ fn f12_a_full_runtime_directory() {
             let path = user.runtime_dir.display().to_string();
             assert!(error.contains(&path), "{log}");
             assert!(error.to_lowercase().contains("no space left"), "{log}");
-            Side::refused("ends with the path and the cause", time)
+            Side::refused("exits with the path and the cause", time)
         },
         Some(|user| start_upstream(&full(user, Launcher::Upstream)).1),
     );
@@ -163,7 +164,7 @@ fn f13_a_full_data_root() {
             let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
             fill(user, &busy);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("at the start: ends with dockerd's words and the check that explains them (exit 4), no storm; later: the container gets the error and the daemon stays")
+            busy.end_untouched("at the start: exits with dockerd's message and the check that explains it (exit 4), without a loop; later: the container gets the error and the daemon keeps running")
                 .detected(Time::After(time))
         },
         Some(|user| start_upstream(&small(user, Launcher::Upstream, "64k")).1),
@@ -214,9 +215,7 @@ fn f65_no_socket() {
             busy.moment();
             assert_eq!(busy.pid(Part::Dockerd), before);
             busy.assert_counts([0, 0, 0]);
-            busy.end_untouched("linked back; nothing restarts")
-                .detected(detected)
-                .recovered(recovered)
+            busy.end_untouched("restored; nothing restarts").detected(detected).recovered(recovered)
         },
         Some(|user| {
             let busy = Busy::new(user, Launcher::Upstream);
@@ -259,7 +258,7 @@ fn f15_an_emptied_runtime_directory() {
             let runs = busy.find(Part::Dockerd).is_some();
             let code = busy.daemon.stop().code();
             Side::told(format!(
-                "dockerd runs on: {runs}; its API answers: {}; a stop ends with {code:?}",
+                "dockerd keeps running: {runs}; its API answers: {}; a stop ends with {code:?}",
                 back.is_some()
             ))
             .recovered(back.map_or(Time::NotWithin(LOOK), Time::After))
@@ -271,7 +270,7 @@ fn f15_an_emptied_runtime_directory() {
 fn f16_a_runtime_directory_of_others() {
     play(
         16,
-        "the runtime directory is open to all (1777), or root's",
+        "the runtime directory is writable by all (1777), or root's",
         |user| {
             let open = |mode| {
                 fs::set_permissions(&user.runtime_dir, Permissions::from_mode(mode))
@@ -307,7 +306,7 @@ fn f16_a_runtime_directory_of_others() {
 fn f31_links_in_the_way() {
     play(
         31,
-        "directories that are cleared are swapped for links to another place meanwhile",
+        "directories are swapped for links to another place while they are cleared",
         |user| {
             const NAMES: [&str; 3] = ["docker/containerd", "docker/libnetwork", "docker/netns"];
             let precious = user.home.join("precious");
@@ -361,7 +360,7 @@ fn f31_links_in_the_way() {
             }
             empty(&user.runtime_dir);
             Side::told(format!(
-                "{cleared} starts were cleared through {swapped} swaps; what the links led to is whole"
+                "{cleared} starts were cleared through {swapped} swaps; the links' targets are intact"
             ))
         },
         None,
@@ -376,7 +375,7 @@ fn f40_the_sockets_permissions() {
     }
     play(
         40,
-        "who may open the socket",
+        "the socket's owner and mode",
         |user| {
             let busy = Busy::new(user, Launcher::Run);
             assert_eq!(seen(&busy), (0o600, user.uid, user.uid));
@@ -402,7 +401,7 @@ fn f40_the_sockets_permissions() {
 fn f19_a_start_before_the_end() {
     play(
         19,
-        "a start while the old daemon still ends",
+        "a start while the old daemon is stopping",
         |user| {
             let mut busy = Busy::new(user, Launcher::Run);
             let moment = Instant::now();
@@ -435,7 +434,7 @@ fn f19_a_start_before_the_end() {
             next.over();
             assert!(refused > 0, "the old one was not there any more");
             Side::told(
-                "refused (exit 5) until the old one is gone, then it starts; never two daemons",
+                "refused (exit 5) until the old one is gone, then it starts; there are never two daemons",
             )
             .recovered(recovered)
         },
@@ -462,7 +461,7 @@ fn f19_a_start_before_the_end() {
 fn f63_no_room_for_a_while() {
     play(
         63,
-        "the data root is full, and dockerd is killed; there is room later",
+        "the data root is full and dockerd is killed; later there is room",
         |user| {
             let busy = Busy::from(user, &small(user, Launcher::Run, "24m"));
             fill(user, &busy);
@@ -472,7 +471,7 @@ fn f63_no_room_for_a_while() {
             busy.daemon.inside(&format!("find {} -name big -delete", data.display()));
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);
-            busy.end_untouched("dockerd waits until there is room; the container was not touched")
+            busy.end_untouched("dockerd waits until there is room; the container kept running")
                 .detected(detected)
                 .recovered(recovered)
         },
@@ -490,7 +489,7 @@ fn f63_no_room_for_a_while() {
 fn f64_an_empty_program() {
     play(
         64,
-        "dockerd's file on disk is empty, and dockerd is killed; the file is good later",
+        "dockerd's file on disk is empty and dockerd is killed; later the file is good",
         |user| {
             let (program, empty) = (user.home.join("first/dockerd"), user.home.join("empty"));
             user.make_dir(program.parent().expect("a directory"));
@@ -513,7 +512,7 @@ fn f64_an_empty_program() {
             become_link(&good);
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);
-            busy.end_untouched("tried again until the file is good; the container was not touched")
+            busy.end_untouched("it is started until that works; the container kept running")
                 .detected(detected)
                 .recovered(recovered)
         },

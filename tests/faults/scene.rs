@@ -333,7 +333,7 @@ impl<'u> Busy<'u> {
                 .tell(format!("{end}, the API is back"))
                 .recovered(Time::After(moment.elapsed())),
             None => self
-                .tell(format!("{end}, nothing starts it again; {left} processes{container}{files}"))
+                .tell(format!("{end}, nothing restarts it; {left} processes{container}{files}"))
                 .recovered(Time::NotWithin(LOOK)),
         }
     }
@@ -456,7 +456,7 @@ pub fn start_upstream<'u>(launch: &Launch<'u>) -> (Option<Daemon<'u>>, Side) {
         }
         None => (
             Some(daemon),
-            Side::told("it hangs: neither an answer nor an end")
+            Side::told("it hangs: no answer, no exit")
                 .detected(Time::NotWithin(LOOK * 2))
                 .recovered(Time::NotWithin(LOOK * 2)),
         ),

@@ -26,7 +26,7 @@ fn f18_two_launches() {
             let (code, log, time) = refusal(&Launch::new(user, Launcher::Run));
             assert_eq!(code, Some(5), "{log}");
             assert!(log.contains(&busy.daemon.pid().to_string()), "{log}");
-            busy.end_untouched("refused with the PID of the first (exit 5), which goes on")
+            busy.end_untouched("refused with the PID of the first (exit 5), which keeps running")
                 .detected(Time::After(time))
         },
         Some(|user| {
@@ -94,7 +94,7 @@ fn f20_ended_while_it_starts() {
     fn side(counts: (usize, usize, Duration)) -> Side {
         let (starts, hanging, longest) = counts;
         Side::told(format!(
-            "{hanging} of {starts} starts hung; the others ended in {:.2} s at most",
+            "{hanging} of {starts} starts hung; the others exited in {:.2} s at most",
             longest.as_secs_f64()
         ))
     }
@@ -136,7 +136,7 @@ fn f21_sighup_while_it_starts() {
             }
             assert!(reloads >= 10, "{reloads}");
             Side::told(format!(
-                "{reloads} of 13 were held back and dockerd reloaded when it was ready, the others came before the program"
+                "{reloads} of 13 waited until dockerd was ready and then reloaded it, the others came before the program ran"
             ))
         },
         Some(|user| {
@@ -176,7 +176,7 @@ fn f22_sigquit() {
             assert!(log.contains("goroutine"), "{log}");
             // What was asked for stays.
             assert_eq!(remove_dumps(user), 1);
-            Side::refused("dockerd's goroutines are dumped, then it stops (exit 0)", time)
+            Side::refused("dockerd dumps its goroutines, then it stops (exit 0)", time)
         },
         Some(|user| {
             let mut busy = Busy::new(user, Launcher::Upstream);
@@ -224,7 +224,7 @@ fn f24_many_starts() {
             let new = growth(user, Launcher::Run, 100);
             assert!(new.is_empty(), "{new:#?}");
             Side::told(format!(
-                "no process, mount or file more; {:.2} s each",
+                "no leftover process, mount or file; {:.2} s each",
                 moment.elapsed().as_secs_f64() / 101.0
             ))
         },
@@ -232,7 +232,7 @@ fn f24_many_starts() {
             let moment = Instant::now();
             let new = growth(user, Launcher::Upstream, 100);
             Side::told(format!(
-                "{} processes, mounts and files more; {:.2} s each",
+                "{} leftover processes, mounts and files; {:.2} s each",
                 new.len(),
                 moment.elapsed().as_secs_f64() / 101.0
             ))
@@ -264,7 +264,7 @@ fn on_demand<'u>(user: &'u TestUser, command: &str, kind: &str) -> UserManager<'
 fn f41_socket_activation() {
     play(
         41,
-        "the first request on a socket of systemd's, and one after SIGKILL of dockerd",
+        "the first request on a socket from systemd, and one after SIGKILL of dockerd",
         |user| {
             let command = Launcher::Run.install(user).display().to_string();
             let manager = on_demand(user, &command, "notify");
@@ -316,7 +316,7 @@ const BROKEN: &str = "{\"debug\": tru";
 fn f42_a_broken_configuration() {
     play(
         42,
-        "daemon.json is broken, at a start and under a daemon that dies then",
+        "daemon.json is broken, at a start and when dockerd is killed later",
         |user| {
             let file = user.home.join(".config/docker/daemon.json");
             user.write(&file, BROKEN);
@@ -335,7 +335,7 @@ fn f42_a_broken_configuration() {
             busy.until_answers(moment);
             busy.assert_told("dockerd was ended by SIGKILL", [0, 1, 0]);
             fs::remove_file(&file).expect("remove it");
-            busy.end_untouched("at a start: ends at once with the file and what is wrong in it (exit 78), no loop; later: dockerd comes back with what it was last told, and the log says why")
+            busy.end_untouched("at a start: exits at once and names the file and the fault (exit 78), without a loop; later: dockerd starts with its last good configuration, and the log says why")
                 .detected(Time::After(time))
         },
         Some(|user| {

@@ -12,35 +12,34 @@ use test_support::client::Count;
 const FILE: &str = "FAULTS_TABLE";
 
 const HEAD: &str = "\
-# Faults, and what came of them
+# Faults
 
-`make faults` plays these faults and writes this page. Each row was played with the real programs:
-an unprivileged user's daemon, with a container that publishes a port where the row is about a
-daemon that runs. Each ended in a stop after which no process, mount, directory, socket or
-descriptor was left, and in a start that ran a container. \"Upstream\" is the `dockerd-rootless.sh` of
-the installed packages, put through the same fault in the same run; neither had a service manager,
-but in F41.
+`make faults` plays these faults and writes this page. Every row uses the real programs: an
+unprivileged user's daemon, and if the row is about a running daemon, a container that publishes a
+port. Every row ends with a stop that leaves no process, mount, directory, socket or descriptor, and
+with a start that runs a container. \"Upstream\" is the `dockerd-rootless.sh` of
+the installed packages, with the same fault in the same run. Neither has a service manager, except in
+F41.
 
 Detected: from the fault to the message that names it. Recovered: from the fault to the next answer
-of the API, or of what had failed. \"Not within\" is how long somebody looked. Single measurements.
+of the API, or of the part that failed. \"Not within\" says how long the test waited. Each figure is a single measurement.
 
-Containers: whether the container's process is the one from before the fault. It is lost when it has
-ended and no other runs, or when no API is left through which anybody could reach it. Requests
-refused: a client asks `/_ping` again and again from the fault on, a hundred times a second at most;
-refused is a connection that nobody takes, or a wrong answer. A connection that is open when dockerd
-dies ends with it, which is told apart as cut.
+Containers: \"same process\" if the container's process is the one from before the fault. A container
+is lost if it has ended and no other runs, or if no API is left that could reach it. Requests refused:
+from the fault on, a client asks `/_ping` up to a hundred times a second; a refused connection and a
+wrong answer count. A connection that was open when dockerd died is counted apart, as cut.
 
 | | Fault | | What happened | Detected after | Recovered after | Containers | Requests refused |
 |---|---|---|---|---|---|---|---|
 ";
 
 const TAIL: &str = "
-What is not played here:
+Not played here:
 
-- F17, a logout without linger: it takes a booted systemd with logind. `check` warns (`linger`), and
-  the stop by SIGTERM that a logout is to the daemon is in every row.
-- F32 to F39 are faults of the installer and of the unit that it writes: `tests/fetch.rs` and
-  `tests/install.rs` play them.
+- F17, a logout without linger, needs a booted systemd with logind. `check` warns about it (`linger`).
+  A logout sends SIGTERM to the daemon, and every row ends with that.
+- F32 to F39 are faults of the installer and of the unit that it writes: `tests/fetch/` and
+  `tests/install/` play them.
 ";
 
 static ROWS: Mutex<BTreeMap<u8, String>> = Mutex::new(BTreeMap::new());

@@ -34,7 +34,7 @@ fn trap(user: &TestUser) -> (PathBuf, PathBuf) {
 fn f25_hostile_values() {
     play(
         25,
-        "values with blanks, line breaks, `$()`, `*` and bytes that are no UTF-8",
+        "values with blanks, line breaks, `$()`, `*` and bytes that are not UTF-8",
         |user| {
             let (program, mark) = trap(user);
             let value = format!("1500 {}", program.display());
@@ -59,7 +59,7 @@ fn f25_hostile_values() {
             assert_eq!(daemon.stop().code(), Some(0));
             assert!(!mark.exists(), "it was executed");
             Side::refused(
-                "an MTU with a command in it is refused (exit 78); dockerd's words arrive as they are",
+                "an MTU with a command in it is refused (exit 78); dockerd's arguments arrive unchanged",
                 time,
             )
         },
@@ -81,7 +81,7 @@ fn f26_long_values() {
     }
     play(
         26,
-        "a value of 120 KiB, words of 1.8 MiB, a configuration file of 1 MiB",
+        "a value of 120 KiB, arguments of 1.8 MiB, a configuration file of 1 MiB",
         |user| {
             let busy = Busy::from(user, &word(user, 120 * KIB));
             let labels = busy.daemon.docker.run("info --format {{.Labels}}");
@@ -120,7 +120,7 @@ fn f26_long_values() {
 fn f27_bad_words() {
     play(
         27,
-        "values that are none of the allowed ones (`NET=bogus`, `MTU=abc`)",
+        "values that are not allowed (`NET=bogus`, `MTU=abc`)",
         |user| {
             let cases = [
                 (NET, "bogus", "slirp4netns"),
@@ -135,7 +135,7 @@ fn f27_bad_words() {
                 assert!(log.contains(allowed) && log.contains(value), "{name}={value}: {log}");
                 longest = longest.max(time);
             }
-            Side::refused("refused with what is allowed (exit 78)", longest)
+            Side::refused("refused, with the allowed values (exit 78)", longest)
         },
         Some(|user| start_upstream(&Launch::new(user, Launcher::Upstream).env(NET, "bogus")).1),
     );
@@ -151,7 +151,7 @@ fn f28_a_leaked_variable() {
             let busy = Busy::from(user, &Launch::new(user, Launcher::Run).env(CHILD, "1"));
             busy.assert_whole();
             busy.over();
-            fine("it starts: the variable means nothing")
+            fine("it starts: the variable has no effect")
         },
         Some(|user| start_upstream(&Launch::new(user, Launcher::Upstream).env(CHILD, "1")).1),
     );
@@ -161,7 +161,7 @@ fn f28_a_leaked_variable() {
 fn f29_configuration_files() {
     play(
         29,
-        "a configuration file that is malformed, of 1 GiB, a FIFO, a loop of links, open to all, another's",
+        "a configuration file that is malformed, of 1 GiB, a FIFO, a loop of links, writable by all, another user's",
         |user| {
             let file = user.home.join(".config/dockerd-rootless/config.toml");
             let mut longest = Duration::ZERO;
@@ -225,7 +225,7 @@ fn f30_another_program_first_in_path() {
             let (_, log, _) = refusal(&launch);
             assert!(log.contains(&warning), "{log}");
             Side::refused(
-                "it is started, and its whole path is named; in a directory that is open to all, with a warning",
+                "it is started, and its whole path is named; a warning follows if its directory is writable by all",
                 time,
             )
         },
