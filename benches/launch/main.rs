@@ -44,6 +44,7 @@ const SECTIONS: [(&str, fn()); 7] = [
 ];
 
 fn main() {
+    user::become_root();
     // cargo adds an option of its own.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -10,6 +10,7 @@
 # processes of its users; two different roots at the same time do share them.
 set -eu
 
+[ "$(id -u)" -eq 0 ] || exec sudo -E -- "$0" "$@"
 [ $# -ge 2 ] || { echo "usage: $0 DIR COMMAND..." >&2; exit 2; }
 if [ "${IN_ROOT-}" != mounted ]; then
     IN_ROOT=mounted exec unshare --mount -- "$0" "$@"

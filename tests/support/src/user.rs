@@ -1,10 +1,12 @@
 //! A throw-away unprivileged user with subordinate ids, a home and a runtime directory, all of which go with the value.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::Once;
@@ -39,10 +41,7 @@ impl TestUser {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         static PREPARE: Once = Once::new();
         PREPARE.call_once(|| {
-            assert!(
-                nix::unistd::geteuid().is_root(),
-                "these tests make users and therefore need root"
-            );
+            become_root();
             open_tun();
             remove_users_of_killed_runs();
         });
@@ -178,6 +177,19 @@ impl Drop for TestUser {
             eprintln!("{}: {}", self.name, failures.join("; "));
         }
     }
+}
+
+/// Starts the suite again through sudo unless root runs it: only root makes users.
+pub fn become_root() {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // The suite captures what goes through `eprintln!`, and would lose it here.
+    let _ = writeln!(io::stderr(), "tests: this suite makes users; sudo starts it again as root");
+    let program = env::current_exe().expect("the suite's own path");
+    let mut sudo = Command::new("sudo");
+    let failure = sudo.args(["-E", "--"]).arg(program).args(env::args_os().skip(1)).exec();
+    panic!("sudo: {failure}; run the suite as root");
 }
 
 fn runtime_dir(uid: u32) -> PathBuf {
