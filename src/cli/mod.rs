@@ -5,6 +5,7 @@ mod config;
 mod drop_in;
 mod fetch;
 mod install;
+mod messages;
 mod nsenter;
 pub mod output;
 mod plan;
@@ -19,18 +20,15 @@ mod uninstall;
 mod upgrade;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
-use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use tracing::level_filters::LevelFilter;
-use tracing::warn;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::install::InstallOptions;
+use crate::cli::messages::{Form, Messages};
 use crate::cli::output::{Format, Whose};
 use crate::cli::run::Request;
 use crate::cli::uninstall::UninstallOptions;
@@ -39,10 +37,9 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::STAGE;
 use crate::supervise::TAKE_OVER;
-use crate::sys::stderr;
 
 #[derive(Parser)]
-#[command(name = "dockerd-rootless", version, about = "Starts rootless Docker")]
+#[command(name = "dockerd-rootless", version, about = "Run Docker without root")]
 struct Cli<C: Subcommand> {
     #[command(flatten)]
     messages: Messages,
@@ -50,37 +47,77 @@ struct Cli<C: Subcommand> {
     command: C,
 }
 
-/// How much is said, and how.
-#[derive(Args, Default)]
-struct Messages {
-    /// Say more; twice: still more
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    verbose: u8,
-    /// Say what is at least this important: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", global = true)]
-    log_level: Option<LevelFilter>,
-    /// When to use colours
-    #[arg(long, value_enum, default_value = "auto", global = true)]
-    color: Color,
-}
+/// What `--help` prints.
+const HELP: &str = "\
+Run Docker without root
 
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Color {
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
+Usage: dockerd-rootless [OPTIONS] [COMMAND]
+       dockerd-rootless [run] [OPTIONS] [--] [DOCKERD_OPTIONS]...
 
-/// The one command that is in a hurry: the others' options need not be known to understand it.
+Daemon:    run        Start the daemon in the foreground (default)
+           status     Show whether the daemon runs, and how to use it
+           restart    Replace dockerd without stopping containers
+           nsenter    Run a command in the daemon's namespaces
+Set up:    check      Find problems and print commands that fix them
+           install    Install and start the systemd user service
+           upgrade    Update the installed service
+           uninstall  Remove the service; keep images
+           fetch      Download Docker's static binaries
+Settings:  config     Show, check and change settings
+           plan       Print what `run` would execute, and why
+
+Options:
+  -v, --verbose            Print more; -vv prints even more
+      --log-level <LEVEL>  Minimum level of messages to print: error, warn, info, debug or trace
+      --color <WHEN>       When to use colors: auto, always or never
+  -h, --help               Print help; `dockerd-rootless help COMMAND` for a command
+  -V, --version            Print version
+
+Examples:
+  dockerd-rootless check
+  dockerd-rootless install
+  dockerd-rootless run -- --data-root /big/disk
+
+Docs: https://docs.docker.com/engine/security/rootless/
+Exit codes: dockerd-rootless help exit-codes
+";
+
+/// What `help exit-codes` prints.
+const EXIT_CODES: &str = "\
+  0  success
+  1  failed
+  2  wrong usage
+  3  the daemon is not running, or not ready
+  4  a requirement of the host or the session is missing: see `dockerd-rootless check`
+  5  another daemon is running already
+  6  a download is not what it should be (checksum, archive, redirect)
+ 78  a setting is wrong
+126  a program cannot be executed
+127  a program does not exist
+
+`run` ends with dockerd's own code, and with 128 and the number of the signal that ended it.
+";
+
+/// Commands of other tools that people look for here, and what to use instead.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("start", "systemctl --user start docker"),
+    ("stop", "systemctl --user stop docker"),
+    ("enable", "systemctl --user enable docker"),
+    ("disable", "systemctl --user disable docker"),
+    ("reload", "systemctl --user reload docker"),
+    ("logs", "journalctl --user -u docker"),
+    ("log", "journalctl --user -u docker"),
+];
+
+/// The one command that must start fast: it is parsed without knowing the others' options.
 #[derive(Subcommand)]
 enum Launching {
-    /// Launch the daemon (the default)
+    /// Start the daemon in the foreground (default)
     ///
-    /// Our options come first. From the first word that is none of them, or from `--` on, all
-    /// words are dockerd's, unchanged.
+    /// Put our options first. Everything from the first option that is not ours, or after `--`, goes
+    /// to dockerd unchanged.
     Run {
-        /// Become rootlesskit: nothing of this program stays
+        /// Replace this process with rootlesskit, without a supervisor
         #[arg(long)]
         exec: bool,
         #[command(flatten)]
@@ -94,25 +131,25 @@ enum Command {
     Launching(Launching),
     /// Print what `run` would execute, and why
     Plan {
-        /// What `run --exec` would execute
+        /// Print what `run --exec` would execute
         #[arg(long)]
         exec: bool,
-        /// How to print
+        /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
         #[command(flatten)]
         launch: Launch,
     },
-    /// Find out what stands in the way of rootless Docker, and print the commands that mend it
+    /// Find problems and print commands that fix them
     ///
-    /// Tries what a launch with these options would need, and leaves nothing behind. Each check ends
-    /// as `ok`, `warn` (works, with a drawback), `FAIL` (stands in the way) or `skip` (nothing to
-    /// look at, or no way to look). Ends with 4 if one fails, else with 0.
+    /// Tries what a start with these options needs, and leaves nothing behind. A check ends as `ok`,
+    /// `warn` (works, with a drawback), `FAIL` (Docker does not work) or `skip` (not checked). Exit
+    /// code 4 if a check fails, else 0.
     Check {
-        /// How to print
+        /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
-        /// Print nothing but the commands that mend what was found: root's, yours, or both
+        /// Print only the commands that fix problems: root's, yours, or both
         #[arg(
             long,
             value_enum,
@@ -123,276 +160,232 @@ enum Command {
             conflicts_with = "format"
         )]
         print_fix: Option<Whose>,
-        /// Report only the checks of these names, with commas between them
+        /// Run only these checks, separated by commas
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         only: Vec<String>,
-        /// Report all but the checks of these names, with commas between them
+        /// Leave these checks out, separated by commas
         #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
         skip: Vec<String>,
-        /// Print the names of all checks and what they are about, and check nothing
+        /// List all checks, and run none
         #[arg(long, conflicts_with_all = ["print_fix", "only", "skip"])]
         list: bool,
         #[command(flatten)]
         launch: Launch,
     },
-    /// Tell how the daemon is: its state, processes, versions, restarts
+    /// Show whether the daemon runs, and how to use it
     ///
-    /// Ends with 0 if it is ready, and with 3 if it is not.
-    Status {
-        /// How to print
-        #[arg(long, value_enum, default_value = "text")]
-        format: Format,
-        /// Wait until it is ready, for at most so many seconds (60)
-        #[arg(
-            long,
-            value_name = "SECONDS",
-            num_args = 0..=1,
-            require_equals = true,
-            default_missing_value = "60"
-        )]
-        wait: Option<u32>,
-    },
-    /// Replace dockerd with the one on disk, and leave containers alone
+    /// With -v also its processes. Exit code 0 if the daemon is ready, 3 if it is not.
+    Status(status::StatusOptions),
+    /// Replace dockerd without stopping containers
     ///
-    /// dockerd reads its settings anew. Clients wait meanwhile. Ends with 3 if nothing runs.
+    /// The new dockerd is the one on disk, with the current settings. Clients wait meanwhile. Exit
+    /// code 3 if the daemon does not run.
     Restart {
-        /// Stop containers in order and restart everything, the network and containerd included
+        /// Stop containers and restart everything, including the network and containerd
         #[arg(long)]
         all: bool,
     },
-    /// Install the units, start the daemon, and have the docker client find it
+    /// Install and start the systemd user service
     ///
-    /// What is so already is left alone. A unit that you have edited is kept, and ours laid beside
-    /// it.
+    /// Also sets up a context for the docker client. Anything already in place is left alone. If you
+    /// edited a unit, it is kept and ours is saved next to it as `.new`.
     Install(InstallOptions),
-    /// Bring the installed units to what this version writes
+    /// Update the installed service
     ///
-    /// The daemon restarts if no container runs. Drop-ins and edited units are left alone.
+    /// Restarts the daemon if no container runs. Drop-ins and edited units are left alone.
     Upgrade(UpgradeOptions),
-    /// Remove what `install` has made; data, edited files and programs stay
+    /// Remove the service; keep images
+    ///
+    /// Edited files and programs stay, too.
     Uninstall(UninstallOptions),
-    /// Run a command, or your shell, in the namespaces of the daemon
+    /// Run a command in the daemon's namespaces
+    ///
+    /// Without COMMAND, runs your shell.
     Nsenter {
-        /// The command
+        /// The command and its arguments
         #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
-    /// Get Docker's static programs, checked, and switch between versions of them
+    /// Download Docker's static binaries
+    ///
+    /// Verifies them, and switches between versions.
     #[command(after_help = fetch::EXAMPLES)]
     Fetch(Box<fetch::FetchOptions>),
     /// Show, check and change settings
-    Config {
-        #[command(flatten)]
-        assignments: Assignments,
-        /// How to print
-        #[arg(long, value_enum, default_value = "text", global = true)]
-        format: Format,
-        #[command(subcommand)]
-        command: Config,
-    },
+    Config(config::ConfigOptions),
 }
 
 #[derive(Args)]
 struct Launch {
     #[command(flatten)]
     assignments: Assignments,
-    /// Options of dockerd
+    /// Options for dockerd
     #[arg(value_name = "DOCKERD_OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
 
 impl Launch {
-    fn request(self, exec: bool, level: Option<LevelFilter>) -> Request {
+    fn request(self, exec: bool, messages: &Messages) -> Request {
         Request {
             exec,
             assignments: self.assignments.assignments,
             words: self.words,
-            level,
+            level: messages.level(),
             ..Request::default()
         }
     }
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 struct Assignments {
-    /// Set a key over all other places that set it
-    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    /// Set KEY for this call, whatever other sources say
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     assignments: Vec<OsString>,
 }
 
-#[derive(Subcommand)]
-enum Config {
-    /// Print all settings as a configuration file
-    Show {
-        /// Say where each value comes from
-        #[arg(long)]
-        origin: bool,
-    },
-    /// Print every place that sets KEY, and which one counts
-    Explain {
-        /// Such as network.driver
-        key: String,
-    },
-    /// Read all places and say whether they are valid
-    Check,
-    /// Print where configuration files are looked for
-    Path,
-    /// Write a value into your configuration file
-    ///
-    /// VALUE is read as `--set KEY=VALUE` reads it. One that may be taken for an option of ours
-    /// stands behind `--`.
-    Set {
-        /// Such as network.driver
-        key: String,
-        /// Such as pasta
-        #[arg(allow_hyphen_values = true)]
-        value: OsString,
-    },
-    /// Take a key out of your configuration file
-    Unset {
-        /// Such as network.driver
-        key: String,
-    },
-}
-
-/// Runs what `words`, the program's name first, ask for.
-///
-/// # Errors
-/// The error to print and to end with. A launch that succeeds does not return.
+/// Runs what `words`, the program's name first, ask for. A launch that succeeds does not return.
 pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
-    if words.get(1).is_some_and(|word| word == STAGE) {
-        start_messages(&Messages::default(), environment);
+    let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    if word == STAGE {
+        Messages::default().start(environment, Form::Log);
         return stage::run(&words[2..], environment);
     }
-    if let Some(word) = words.get(1).and_then(|word| word.to_str())
-        && check::is_trial(word)
-    {
+    if check::is_trial(word) {
         return check::run_trial(word, &words[2..], environment).map(|()| Exit::Good);
     }
-    let name = words.first().and_then(|name| Path::new(name).file_name());
-    if name == Some(OsStr::new("dockerd-rootless.sh")) {
-        start_messages(&Messages::default(), environment);
-        return drop_in::run(&words[1..], environment);
+    if word == TAKE_OVER {
+        return take_over(&words, environment);
     }
-    if name == Some(OsStr::new("dockerd-rootless-setuptool.sh")) {
-        start_messages(&Messages::default(), environment);
-        return setup_tool::run(&words, environment);
+    match words.first().and_then(|name| Path::new(name).file_name()?.to_str()) {
+        Some("dockerd-rootless.sh") => {
+            Messages::default().start(environment, Form::Log);
+            drop_in::run(&words[1..], environment)
+        }
+        Some("dockerd-rootless-setuptool.sh") => {
+            Messages::default().start(environment, Form::Plain);
+            setup_tool::run(&words, environment)
+        }
+        _ => run_command(words, environment),
     }
-    if let [program, word, mode, descriptor, arguments @ ..] = &words[..]
-        && word == TAKE_OVER
-    {
-        let line = std::iter::once(program).chain(arguments).cloned().collect();
-        let Cli { messages, command } = parse::<Launching>(with_default_command(line).0);
-        let level = start_messages(&messages, environment);
-        let descriptor = descriptor.to_str().and_then(|number| number.parse().ok());
-        let request = launching(command, arguments, level);
-        let (is_trial, descriptor) = (mode == "try", descriptor.unwrap_or(-1));
-        return run::take_over(environment, &request, is_trial, descriptor);
-    }
+}
+
+/// Takes the place of a supervisor: `PROGRAM TAKE_OVER MODE DESCRIPTOR ARGUMENTS...`.
+fn take_over(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
+    let [program, _, mode, descriptor, arguments @ ..] = words else {
+        return Err(Error::new(Exit::Usage, format!("`{TAKE_OVER}` lacks arguments")));
+    };
+    let line = std::iter::once(program).chain(arguments).cloned().collect();
+    let Cli { messages, command } = parse::<Launching>(with_default_command(line).0)?;
+    messages.start(environment, Form::Log);
+    let descriptor = descriptor.to_str().and_then(|number| number.parse().ok());
+    let request = launching(command, arguments, &messages);
+    run::take_over(environment, &request, mode == "try", descriptor.unwrap_or(-1))
+}
+
+fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
     let called = words.first().cloned().unwrap_or_default();
     let arguments = words.get(1..).unwrap_or_default().to_vec();
     let (words, command) = with_default_command(words);
-    if command.is_some_and(|command| command == "run") {
-        let Cli { messages, command } = parse::<Launching>(words);
-        let level = start_messages(&messages, environment);
-        return run::run(environment, &launching(command, &arguments, level));
+    if command.as_deref() == Some(OsStr::new("run")) {
+        let Cli { messages, command } = parse::<Launching>(words)?;
+        messages.start(environment, Form::Log);
+        return run::run(environment, &launching(command, &arguments, &messages));
     }
-    let Cli { messages, command } = parse::<Command>(words);
-    let level = start_messages(&messages, environment);
-    let colored_results = colored(messages.color, environment, &io::stdout());
+    if command.as_deref() == Some(OsStr::new("help"))
+        && arguments.last().is_some_and(|topic| topic == "exit-codes")
+    {
+        return output::print(EXIT_CODES).map(|()| Exit::Good);
+    }
+    let Cli { messages, command } = parse::<Command>(words)?;
+    messages.start(environment, Form::Plain);
     match command {
         Command::Launching(command) => {
-            return run::run(environment, &launching(command, &arguments, level));
+            run::run(environment, &launching(command, &arguments, &messages))
         }
         Command::Plan { exec, format, launch } => {
-            plan::run(environment, &launch.request(exec, level), format)?;
+            plan::run(environment, &launch.request(exec, &messages), format)
         }
         Command::Check { format, print_fix, only, skip, list, launch } => {
             let choice = check::Choice::new(&only, &skip)?;
+            let colored = messages.colored(environment, &io::stdout());
             let output = match print_fix {
                 Some(whose) => check::Output::Fix(whose),
-                None => check::Output::Report(format, colored_results),
+                None => check::Output::Report(format, colored),
             };
-            return match list {
+            match list {
                 true => check::list(format),
-                false => check::run(environment, &launch.request(false, level), &choice, output),
-            };
-        }
-        Command::Status { format, wait } => {
-            let wait = wait.map(|seconds| Duration::from_secs(seconds.into()));
-            return status::run(environment, wait, format);
-        }
-        Command::Restart { all } => return restart::run(environment, all),
-        Command::Install(options) => {
-            return install::run(environment, &called, &options);
-        }
-        Command::Upgrade(options) => {
-            return upgrade::run(environment, &called, &options);
-        }
-        Command::Uninstall(options) => {
-            return uninstall::run(environment, &called, &options);
-        }
-        Command::Nsenter { words } => return nsenter::run(environment, &words),
-        Command::Fetch(options) => return fetch::run(environment, &options),
-        Command::Config { assignments: Assignments { assignments }, format, command } => {
-            match command {
-                Config::Show { origin } => {
-                    config::show(environment, &assignments, origin, format)?;
-                }
-                Config::Explain { key } => {
-                    config::explain(environment, &assignments, &key, format)?;
-                }
-                Config::Check => config::check(environment, &assignments, format)?,
-                Config::Path => config::path(environment, format)?,
-                Config::Set { key, value } => {
-                    config::edit(environment, &assignments, &key, Some(&value), format)?;
-                }
-                Config::Unset { key } => {
-                    config::edit(environment, &assignments, &key, None, format)?;
+                false => {
+                    let request = launch.request(false, &messages);
+                    check::run(environment, &request, &choice, output)
                 }
             }
         }
+        Command::Status(options) => status::run(environment, &options),
+        Command::Restart { all } => restart::run(environment, all),
+        Command::Install(options) => install::run(environment, &called, &options),
+        Command::Upgrade(options) => upgrade::run(environment, &called, &options),
+        Command::Uninstall(options) => uninstall::run(environment, &called, &options),
+        Command::Nsenter { words } => nsenter::run(environment, &words),
+        Command::Fetch(options) => fetch::run(environment, &options),
+        Command::Config(options) => config::run(environment, &options),
     }
-    Ok(Exit::Good)
 }
 
-/// Understands `words`, or ends with what is wrong about them, or with the help that they ask for.
-fn parse<C: Subcommand>(words: Vec<OsString>) -> Cli<C> {
-    let command = Cli::<C>::command().color(colors_of_usage(&words));
+/// Understands `words`. Help goes to standard output, and a usage error to standard error, with exit
+/// code 2.
+fn parse<C: Subcommand>(words: Vec<OsString>) -> Result<Cli<C>, Error> {
+    let command = Cli::<C>::command().color(colors_of_usage(&words)).override_help(HELP);
     let parsed = command.try_get_matches_from(words);
-    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(usage) => usage.exit(),
+    parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|usage| {
+        match (usage.kind(), usage.get(ContextKind::InvalidSubcommand)) {
+            (ErrorKind::InvalidSubcommand, Some(ContextValue::String(name))) => unknown(name),
+            _ => usage.exit(),
+        }
+    })
+}
+
+/// Returns the error for a command that does not exist.
+fn unknown(name: &str) -> Error {
+    let error = Error::new(Exit::Usage, format!("unknown command `{name}`"));
+    if let Some((_, instead)) = ELSEWHERE.iter().find(|(other, _)| *other == name) {
+        return error.hint(*instead);
+    }
+    let all = Cli::<Command>::command();
+    let near = all.get_subcommands().map(|command| command.get_name().to_owned());
+    let near = near.map(|command| (strsim::damerau_levenshtein(&command, name), command)).min();
+    match near {
+        Some((0..=2, command)) => error.hint(format!("dockerd-rootless {command} --help")),
+        _ => error.hint("dockerd-rootless --help"),
     }
 }
 
-/// What is asked of a launch, with the words of the whole command line.
+/// Returns what is asked of a launch; `arguments` are those of the whole command line.
 fn launching(
     Launching::Run { exec, launch }: Launching,
     arguments: &[OsString],
-    level: Option<LevelFilter>,
+    messages: &Messages,
 ) -> Request {
-    Request { arguments: arguments.to_vec(), ..launch.request(exec, level) }
+    Request { arguments: arguments.to_vec(), ..launch.request(exec, messages) }
 }
 
-/// What `--color` says before the words are understood: the errors about them have colours too.
+/// Returns what `--color` says, for usage errors too.
 fn colors_of_usage(words: &[OsString]) -> ColorChoice {
     let ours = words.iter().take_while(|word| *word != "--").map(|word| word.as_bytes());
     let line = ours.collect::<Vec<_>>().join(&b'=');
     let says = |choice: &[u8]| line.windows(choice.len()).any(|window| window == choice);
-    match () {
-        () if says(b"--color=never") => ColorChoice::Never,
-        () if says(b"--color=always") => ColorChoice::Always,
-        () => ColorChoice::Auto,
+    if says(b"--color=never") {
+        ColorChoice::Never
+    } else if says(b"--color=always") {
+        ColorChoice::Always
+    } else {
+        ColorChoice::Auto
     }
 }
 
-/// Puts `run` before the words where they name no command: none at all, or options first.
+/// Puts `run` before the words where they name no command: none at all, or options first. A command
+/// behind global options counts: `-v plan` must not start a daemon with the argument `plan`.
 ///
-/// Options on messages may come before a command, which is looked for behind them: nobody who
-/// types `-v plan` wants to start a daemon with the word `plan`.
-///
-/// Returns the words, and the command if they name one.
+/// Returns the words, and the command unless they ask for help or the version.
 fn with_default_command(mut words: Vec<OsString>) -> (Vec<OsString>, Option<OsString>) {
     let mut rest = words.iter().skip(1);
     let first = loop {
@@ -415,49 +408,6 @@ fn with_default_command(mut words: Vec<OsString>) -> (Vec<OsString>, Option<OsSt
     (words, Some(command))
 }
 
-/// Whether what goes to `stream` has colours.
-fn colored(color: Color, environment: &Environment, stream: &impl IsTerminal) -> bool {
-    match (color, environment.get("NO_COLOR"), environment.get("CLICOLOR_FORCE")) {
-        (Color::Always, ..) => true,
-        (Color::Never, ..) | (Color::Auto, Some(_), _) => false,
-        (Color::Auto, None, Some(force)) if force != "0" => true,
-        (Color::Auto, None, _) => stream.is_terminal(),
-    }
-}
-
-/// Sends messages to standard error. Returns the level if the user chose one on the command line.
-fn start_messages(messages: &Messages, environment: &Environment) -> Option<LevelFilter> {
-    let chosen = messages.log_level.or(match messages.verbose {
-        0 => None,
-        1 => Some(LevelFilter::DEBUG),
-        _ => Some(LevelFilter::TRACE),
-    });
-    let default = Targets::new().with_default(LevelFilter::INFO);
-    let stated = environment.get("RUST_LOG").map(|text| (text, text.to_string_lossy().parse()));
-    let (filter, misread) = match (chosen, stated) {
-        (Some(level), _) => (Targets::new().with_default(level), None),
-        (None, None) => (default, None),
-        (None, Some((_, Ok(filter)))) => (filter, None),
-        // The variable is not ours alone, and other programs read more into it.
-        (None, Some((text, Err::<Targets, _>(error)))) => (default, Some((text, error))),
-    };
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| stderr::Writer)
-        .with_ansi(colored(messages.color, environment, &io::stderr()))
-        .with_target(false);
-    let registry = tracing_subscriber::registry();
-    // The journal adds the time itself.
-    if environment.has("JOURNAL_STREAM") {
-        registry.with(lines.without_time().with_filter(filter)).init();
-    } else {
-        registry.with(lines.with_filter(filter)).init();
-    }
-    if let Some((text, error)) = misread {
-        warn!("`RUST_LOG`: `{}` is not understood ({error}); it counts as `info`", text.display());
-    }
-    chosen
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,7 +426,13 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::<Command>::command().debug_assert();
+        let command = Cli::<Command>::command();
+        for command in command.get_subcommands() {
+            let about = command.get_about().expect("a sentence").to_string();
+            let row = format!(" {:10} {about}\n", command.get_name());
+            assert!(HELP.contains(&row), "no row `{row}` in:\n{HELP}");
+        }
+        command.debug_assert();
     }
 
     #[test]

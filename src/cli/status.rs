@@ -10,24 +10,34 @@ use crate::facts::look;
 use crate::plan;
 use crate::supervise;
 
-/// Prints what the supervisor knows; with `wait`, when it is ready or the time is over.
-///
-/// # Errors
-/// Exit 3 if it does not run, or is not ready in that time.
-pub fn run(
-    environment: &Environment,
-    wait: Option<Duration>,
+#[derive(clap::Args)]
+pub struct StatusOptions {
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
     format: Format,
-) -> Result<Exit, Error> {
+    /// Wait until the daemon is ready, at most so many seconds (60)
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "60"
+    )]
+    wait: Option<u32>,
+}
+
+/// Prints what the supervisor knows; with `--wait`, when it is ready or the time is over. Returns
+/// exit code 3 if it does not run, or is not ready in that time.
+pub fn run(environment: &Environment, options: &StatusOptions) -> Result<Exit, Error> {
     let person = look::person(environment);
     let run_dir = plan::run_dir(plan::refuse_person(&person)?);
-    let status = match wait {
+    let status = match options.wait {
         None => supervise::read_status(&run_dir),
-        Some(time) => supervise::wait_until_ready(&run_dir, time),
+        Some(seconds) => supervise::wait_until_ready(&run_dir, Duration::from_secs(seconds.into())),
     };
     let needs_restart =
         status.as_ref().is_some_and(|status| !supervise::newer_programs(status).is_empty());
-    output::print(match format {
+    output::print(match options.format {
         Format::Text => output::status_text(status.as_ref(), needs_restart),
         Format::Json => output::status_json(status.as_ref(), needs_restart),
     })?;

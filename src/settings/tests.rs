@@ -236,29 +236,6 @@ fn a_proxys_password_is_never_shown() {
     );
 }
 
-#[test]
-fn what_is_shown_reads_back_as_the_same_settings() {
-    let layer = assignments(&[
-        "network.driver=pasta",
-        "network.mtu=9000",
-        "network.slirp4netns-sandbox=false",
-        "network.host-loopback=true",
-        "rootlesskit.state-dir=/run/a \"b\"\\c",
-        "rootlesskit.flags=--debug '-p 1:2/tcp'",
-        "rootlesskit.copy-up=/etc /run '/opt/x y'",
-        "daemon.args=--label a=b",
-        "daemon.iptables=path",
-    ]);
-    let settings = Settings::resolve(&[layer]).unwrap();
-    let text = String::from_utf8(crate::cli::output::settings_text(&settings, true)).unwrap();
-    let again = Settings::resolve(&[toml(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))])
-        .unwrap();
-    let values = |settings: &Settings| {
-        settings.show().into_iter().map(|(_, value, _)| value).collect::<Vec<_>>()
-    };
-    assert_eq!(values(&again), values(&settings), "{text}");
-}
-
 proptest! {
     #[test]
     fn any_text_is_a_value_or_an_error_that_names_the_variable(

@@ -77,6 +77,9 @@ fn config_set_makes_the_file_once_and_config_unset_takes_the_key_out() {
     assert_eq!(read(&file), format!("{sandbox}\n[daemon]\nargs = [\"--log-level=debug\"]\n"));
     let unset = tell("config unset daemon.args --format json").json();
     assert_eq!(unset, result("daemon.args", Value::Null, true));
+    tell("config set daemon.args -- -D");
+    let removed = tell("config unset daemon.args").stdout;
+    assert_eq!(removed, format!("Removed daemon.args from {shown}\n"));
     assert_eq!(read(&file), format!("{sandbox}\n[daemon]\n"));
     assert_eq!(traces(folder).len(), 1, "nothing is left beside the file");
 }
@@ -219,7 +222,7 @@ fn what_config_set_refuses_leaves_the_file_as_it_was() {
         ("config unset mtu", 2, "error: unknown key `mtu`\nhint: did you mean `network.mtu`?\n"),
         ("config set network.mtu", 2, "VALUE"),
         ("config set daemon.args -D -H fd://", 2, "-H"),
-        ("config set network.mtu 1 --set network.mut=1", 2, "`--set network.mut`: unknown key"),
+        ("config --set network.mut=1 set network.mtu 1", 2, "`--set network.mut`: unknown key"),
         ("HOME= config set network.mtu 1", 78, "HOME is not set\nhint: export HOME="),
         ("HOME=home config unset network.mtu", 78, "HOME is not set\nhint: export HOME="),
     ] {
@@ -307,7 +310,7 @@ fn config_set_warns_when_a_higher_place_counts() {
         let told = bench.tell(line);
         assert_eq!(told.json()["key"], "network.mtu", "{line}: {told:?}");
         let said = place.map_or(String::new(), |place| format!(
-            "WARN `network.mtu`: what counts is the {place}, not the file: see `dockerd-rootless config explain network.mtu`\n"
+            "warning: `network.mtu`: the {place} wins over the file: see `dockerd-rootless config explain network.mtu`\n"
         ));
         let right = told.stderr.ends_with(&said) && told.stderr.is_empty() == said.is_empty();
         assert!(told.code == Some(0) && right, "{line}: {told:?}");

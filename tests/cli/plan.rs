@@ -135,7 +135,12 @@ fn each_failure_has_its_exit_code() {
     write(&bench.path("text"), "not a program");
     let mut wrong = Wrong::default();
     for (line, code, said) in [
-        ("frobnicate", 2, "frobnicate"),
+        ("frobnicate", 2, "hint: dockerd-rootless --help\n"),
+        ("instal", 2, "hint: dockerd-rootless install --help\n"),
+        ("start", 2, "hint: systemctl --user start docker\n"),
+        ("stop", 2, "hint: systemctl --user stop docker\n"),
+        ("logs", 2, "hint: journalctl --user -u docker\n"),
+        ("config set network.mtu 1 --set network.mtu=2", 2, "--set"),
         ("config", 2, "Usage: "),
         ("config --bogus", 2, "--bogus"),
         ("config explain", 2, "KEY"),

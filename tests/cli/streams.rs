@@ -21,6 +21,8 @@ fn results_go_to_standard_output_and_messages_to_standard_error() {
         "config unset network.mtu",
         "--help",
         "--version",
+        "help",
+        "help exit-codes",
         "run --help",
     ] {
         let told = bench.tell(line);
@@ -45,7 +47,7 @@ fn results_go_to_standard_output_and_messages_to_standard_error() {
     assert!(launch.stdout.is_empty() && launch.stderr.contains("INFO starting "), "{launch:?}");
     let verbose = bench.tell("plan --format json -vv");
     assert!(
-        verbose.json()["schema"] == 1 && verbose.stderr.contains("DEBUG asking "),
+        verbose.json()["schema"] == 1 && verbose.stderr.contains("debug: asking "),
         "{verbose:?}"
     );
 }
@@ -57,8 +59,8 @@ fn levels_come_from_the_command_line_then_from_rust_log() {
         ("run", "INFO"),
         ("run -v", "DEBUG INFO"),
         ("-v run", "DEBUG INFO"),
-        ("-v plan", "DEBUG"),
-        ("--color never --log-level=debug plan", "DEBUG"),
+        ("-v plan", "debug"),
+        ("--color never --log-level=debug plan", "debug"),
         ("run -vv", "DEBUG INFO"),
         ("run --log-level debug", "DEBUG INFO"),
         ("run --log-level=warn", ""),
@@ -68,8 +70,10 @@ fn levels_come_from_the_command_line_then_from_rust_log() {
         ("RUST_LOG=trace run --log-level=error -v", ""),
     ] {
         let told = bench.tell(line);
-        let seen: Vec<&str> =
-            ["DEBUG", "INFO"].into_iter().filter(|level| told.stderr.contains(level)).collect();
+        let seen: Vec<&str> = ["DEBUG", "debug", "INFO"]
+            .into_iter()
+            .filter(|level| told.stderr.contains(level))
+            .collect();
         assert_eq!(seen.join(" "), expected, "{line}: {told:?}");
     }
     // The variable is not ours alone: what we cannot read in it is no reason not to start.
@@ -105,10 +109,16 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         });
     }
     let terminal = ["/usr/bin/script", "--quiet", "--return", "/dev/null", "--command"];
-    for (variable, colored) in [("TERM=xterm", true), ("NO_COLOR=1", false)] {
-        let told = told(&mut typed(bench.program(&terminal, "dockerd-rootless"), variable));
+    for (variables, colored) in [
+        ("TERM=xterm", true),
+        ("TERM=xterm CLICOLOR=1", true),
+        ("TERM=xterm NO_COLOR=1", false),
+        ("TERM=xterm CLICOLOR=0", false),
+        ("TERM=dumb", false),
+    ] {
+        let told = told(&mut typed(bench.program(&terminal, "dockerd-rootless"), variables));
         let right = told.stdout.contains("starting") && told.stdout.contains('\x1b') == colored;
-        wrong.unless(right, || format!("on a terminal with {variable}: {told:?}"));
+        wrong.unless(right, || format!("on a terminal with {variables}: {told:?}"));
     }
     wrong.end();
 }
