@@ -38,8 +38,7 @@ pub struct ConfigOptions {
 #[derive(Subcommand)]
 enum Command {
     /// Print all settings as a configuration file
-    ///
-    /// `dockerd-rootless plan` shows what `auto` means on this host.
+    #[command(after_help = "`dockerd-rootless plan` shows what `auto` means on this host.")]
     Show {
         /// Print where each value comes from
         #[arg(long)]
@@ -62,8 +61,7 @@ enum Command {
     /// Print the paths of configuration files
     Path,
     /// Write a value into your configuration file
-    ///
-    /// Put `--` before a value that starts with a dash.
+    #[command(after_help = "Put `--` before a value that starts with a dash.")]
     Set {
         /// For example network.driver
         key: String,

@@ -113,9 +113,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
 #[derive(Subcommand)]
 enum Launching {
     /// Start the daemon in the foreground (default)
-    ///
-    /// Put our options first. Everything from the first option that is not ours, or after `--`, goes
-    /// to dockerd unchanged.
+    #[command(override_usage = "dockerd-rootless [run] [OPTIONS] [--] [DOCKERD_OPTIONS]...")]
+    #[command(after_help = "\
+Put our options first. Everything from the first option that is not ours, or after `--`,\n\
+goes to dockerd unchanged.")]
     Run {
         /// Replace this process with rootlesskit, without a supervisor
         #[arg(long)]
@@ -141,10 +142,10 @@ enum Command {
         launch: Launch,
     },
     /// Find problems and print commands that fix them
-    ///
-    /// Tries what a start with these options needs, and leaves nothing behind. A check ends as `ok`,
-    /// `warn` (works, with a drawback), `FAIL` (Docker does not work) or `skip` (not checked). Exit
-    /// code 4 if a check fails, else 0.
+    #[command(after_help = "\
+Tries what a start with these options needs, and leaves nothing behind. A check ends as\n\
+`ok`, `warn` (works, with a drawback), `FAIL` (Docker does not work) or `skip` (not\n\
+checked). Exit code 4 if a check fails, else 0.")]
     Check {
         /// Output format
         #[arg(long, value_enum, default_value = "text")]
@@ -173,42 +174,40 @@ enum Command {
         launch: Launch,
     },
     /// Show whether the daemon runs, and how to use it
-    ///
-    /// With -v also its processes. Exit code 0 if the daemon is ready, 3 if it is not.
+    #[command(
+        after_help = "With -v also its processes. Exit code 0 if the daemon is ready, 3 if it is not."
+    )]
     Status(status::StatusOptions),
     /// Replace dockerd without stopping containers
-    ///
-    /// The new dockerd is the one on disk, with the current settings. Clients wait meanwhile. Exit
-    /// code 3 if the daemon does not run.
+    #[command(after_help = "\
+The new dockerd is the one on disk, with the current settings. Clients wait meanwhile.\n\
+Exit code 3 if the daemon does not run.")]
     Restart {
         /// Stop containers and restart everything, including the network and containerd
         #[arg(long)]
         all: bool,
     },
     /// Install and start the systemd user service
-    ///
-    /// Also sets up a context for the docker client. Anything already in place is left alone. If you
-    /// edited a unit, it is kept and ours is saved next to it as `.new`.
+    #[command(after_help = "\
+Also sets up a context for the docker client. Anything already in place is left alone.\n\
+If you edited a unit, it is kept and ours is saved next to it as `.new`.")]
     Install(InstallOptions),
     /// Update the installed service
-    ///
-    /// Restarts the daemon if no container runs. Drop-ins and edited units are left alone.
+    #[command(
+        after_help = "Restarts the daemon if no container runs. Drop-ins and edited units are left alone."
+    )]
     Upgrade(UpgradeOptions),
     /// Remove the service; keep images
-    ///
-    /// Edited files and programs stay, too.
+    #[command(after_help = "Edited files and programs stay, too.")]
     Uninstall(UninstallOptions),
     /// Run a command in the daemon's namespaces
-    ///
-    /// Without COMMAND, runs your shell.
+    #[command(after_help = "Without COMMAND, runs your shell.")]
     Nsenter {
         /// The command and its arguments
         #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
     /// Download Docker's static binaries
-    ///
-    /// Verifies them, and switches between versions.
     #[command(after_help = fetch::EXAMPLES)]
     Fetch(Box<fetch::FetchOptions>),
     /// Show, check and change settings

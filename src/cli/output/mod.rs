@@ -21,23 +21,18 @@ pub use check::{
 pub use setup::{setup_json, setup_text};
 pub use status::{status_json, status_text};
 
-/// How results are printed.
+/// How results are printed: text for people, or one JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
     Text,
-    /// One object, for programs.
     Json,
 }
 
-/// Whose commands are printed.
+/// Whose commands are printed: to paste as they are, for a shell of root, or for the user's.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Whose {
-    /// Root's and the user's, to paste as they are.
     Both,
-    /// Root's, for a shell of root.
     Root,
-    /// The user's.
     User,
 }
 
