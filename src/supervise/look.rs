@@ -134,7 +134,9 @@ impl Supervisor<'_> {
             self.keep_places();
             self.watch_places();
             if self.launch.wants_helper && self.launch.helper.is_none() {
-                warn!("the network helper is not found: it cannot be looked after");
+                warn!(
+                    "cannot find the network helper process; it will not be restarted if it dies"
+                );
             }
         }
         self.launch.settles = Some(Instant::now() + SETTLED);
@@ -290,9 +292,7 @@ impl Supervisor<'_> {
         }
         match run_dir.link_back() {
             Ok(true) if is_here => {
-                warn!(
-                    "files that the daemon needs were removed from the runtime directory, and are there again"
-                );
+                warn!("files in the runtime directory were deleted; restored them");
             }
             other => {
                 debug!("what was removed does not come back: {other:?}");

@@ -1,14 +1,20 @@
-//! A state and an event give the next state and what is to be done. There is no clock and no I/O in
-//! here: whoever drives the machine measures time, throws the dice and performs the effects.
+//! Decides: a state and an event give the next state and what follows. There is no clock and no I/O
+//! in here. The supervisor that drives the machine measures time, rolls the dice and performs the
+//! effects.
 //!
 //! Two things can start again. dockerd alone is replaced in place: containerd, the containers and
-//! the network stay. Everything starts again only when the namespaces have ended, or when somebody
+//! the network stay. Everything starts again only when the namespaces have ended, or when a user
 //! asks for it.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::error::Exit;
+pub use crate::sys::tree::How;
+use Effect::{
+    Arm, Clear, Disarm, EndNamespaces, Heal, Kill, KillDaemon, Launch, Leave, Retire, Revive,
+    StartEngine, Tell,
+};
 
 /// The pause before the second restart in a row; the first comes at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -31,9 +37,9 @@ pub enum State {
     Ready,
     /// The network helper is being started again, for the attempt of this number.
     Healing(u8),
-    /// dockerd hangs, and has a moment to write what it does.
+    /// dockerd hangs, and has a moment to write what its goroutines do.
     Dumping,
-    /// dockerd was asked to end, or killed, to be started again in place after a pause.
+    /// dockerd was asked to end, or killed, and starts again in place after this pause.
     Replacing(Duration),
     /// A pause before dockerd starts again in place.
     Pausing,
@@ -43,8 +49,7 @@ pub enum State {
     Falling,
     /// dockerd was asked to end with its containers, which get their time.
     Stopping(Then),
-    /// dockerd has ended or must not go on, and what is left is ended; everything was killed so often
-    /// already.
+    /// The rest is being ended; everything was killed so often already.
     Clearing(Then, u8),
     /// A pause before everything starts again.
     Waiting,
@@ -66,15 +71,15 @@ pub enum Then {
 pub enum Verdict {
     /// It was asked to.
     Stopped,
-    /// Nobody uses the daemon; the service manager holds its socket.
+    /// The daemon was idle; the service manager holds its socket.
     Idle,
-    /// It was asked to, and the daemon did not end in its time and was killed.
+    /// It was asked to, and the daemon did not end in time and was killed.
     Forced,
     /// The daemon cannot run until the cause is fixed.
     Permanent(Exit),
     /// The daemon failed before it ever answered.
     Failed(Exit),
-    /// The daemon did not answer in its time, and never had before.
+    /// The daemon did not answer in time, and never had before.
     TimedOut,
     /// Processes survive SIGKILL.
     Survivors,
@@ -83,9 +88,9 @@ pub enum Verdict {
 /// How the daemon ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// How dockerd ended, or rootlesskit.
+    /// How dockerd or rootlesskit ended.
     pub how: How,
-    /// The code to end with if a check finds a cause that does not go away by itself.
+    /// The code to end with if a check finds a cause that lasts.
     pub permanent: Option<Exit>,
     /// Whether containers still run.
     pub left: bool,
@@ -93,34 +98,7 @@ pub struct Death {
     pub dice: u8,
 }
 
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// With a code of its own.
-    Code(u8),
-    /// By the signal of this number.
-    Signal(u8),
-}
-
-impl How {
-    /// What the code of a process says that passes another's end on: above 128 a signal.
-    pub fn passed_on(code: u8) -> Self {
-        match code {
-            129..=192 => Self::Signal(code - 128),
-            _ => Self::Code(code),
-        }
-    }
-
-    /// The code of a shell for it.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(number) => 128 + number,
-        }
-    }
-}
-
-/// What happens to the daemon, or what somebody wants.
+/// What happens to the daemon, or what a user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// dockerd's process is there.
@@ -129,9 +107,7 @@ pub enum Event {
     Answered,
     /// It has done well for a minute: a failure from now on is no repetition.
     Settled,
-    /// dockerd has ended.
     DaemonEnded(Death),
-    /// containerd has ended.
     EngineEnded,
     /// A process that the namespaces depend on has ended.
     Fell,
@@ -139,21 +115,18 @@ pub enum Event {
     Ended(Death),
     /// Nothing of the daemon's is left.
     Cleared,
-    /// Somebody wants it to end.
     Stop,
-    /// dockerd is to be replaced in place.
+    /// dockerd has to be replaced in place.
     Replace(Why),
-    /// Somebody wants everything to start again.
     RestartAll,
-    /// Somebody wants it to read its configuration anew.
+    /// dockerd has to read its configuration again.
     Reload,
-    /// Somebody wants to know what it is doing, and then wants it to end.
+    /// dockerd has to write what its goroutines do, and then to end.
     Dump,
-    /// It answers no request and does nothing at all.
+    /// dockerd answers no request and does nothing at all.
     Hung,
-    /// It answers.
+    /// dockerd answers.
     Healthy,
-    /// The network helper has ended.
     HelperDied,
     /// The network helper that was started again is ready.
     HelperBack,
@@ -161,9 +134,9 @@ pub enum Event {
     HelperFailed,
     /// A socket or a directory that the daemon needs is gone.
     PlacesGone,
-    /// No container runs, and nobody has used the daemon for long.
+    /// No container runs, and no client has used the daemon for long.
     Idle,
-    /// Somebody has begun to use the daemon that was to end as idle.
+    /// A client has begun to use the daemon that was ending as idle.
     StillUsed,
     /// The time that [`Effect::Arm`] gave is over.
     Deadline,
@@ -172,15 +145,14 @@ pub enum Event {
 /// Why dockerd is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Somebody asked for it.
     Asked,
     /// A published port does not answer.
     Ports,
-    /// containerd does not know containers any more that ran.
+    /// containerd has forgotten containers that ran.
     Forgotten,
 }
 
-/// What is to be done.
+/// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Start rootlesskit.
@@ -189,39 +161,36 @@ pub enum Effect {
     Revive,
     /// Start containerd in place, after a pause.
     StartEngine(Duration),
-    /// Signal dockerd.
     Ask(Ask),
     /// Ask an idle daemon to end without taking another connection.
     Retire,
-    /// End containerd and the namespaces, which nothing needs any more.
+    /// End containerd and the namespaces.
     EndNamespaces,
     /// Kill dockerd alone.
     KillDaemon,
-    /// Kill everything that is ours.
+    /// Kill every process of ours.
     Kill,
-    /// End what is left behind a daemon that has ended, and say [`Event::Cleared`].
+    /// End what a daemon left that has ended, and raise [`Event::Cleared`].
     Clear,
     /// Start the network helper again.
     Heal,
-    /// Say [`Event::Deadline`] when the time is over, instead of any time given before.
+    /// Raise [`Event::Deadline`] when the time is over, instead of any time given before.
     Arm(Limit),
     /// Forget the time that was given.
     Disarm,
-    /// Say so, in the log and in the status.
+    /// Tell it in the log, in the status and to the service manager.
     Tell(Notice),
-    /// End.
     Leave(Verdict),
 }
 
 /// What dockerd is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// SIGTERM: end, and leave the containers alone if they are to be kept.
+    /// SIGTERM: end, and leave the containers alone if they are kept.
     Yield,
-    /// The same, with the containers in order. A daemon that is not there yet is killed with all the
-    /// rest.
+    /// The same, with the containers in order. A daemon that is not up yet is killed with the rest.
     End,
-    /// SIGHUP: read the configuration anew.
+    /// SIGHUP: read the configuration again.
     Reload,
     /// SIGUSR1: write what all goroutines do.
     Dump,
@@ -244,46 +213,46 @@ pub enum Limit {
     Fall,
     /// To a daemon that hangs, to write what it does.
     Dump,
-    /// To what was killed, to be gone.
+    /// To processes that were killed, to be gone.
     Clear,
     /// Before the next start.
     Pause(Duration),
 }
 
+impl Limit {
+    /// Returns how long it is, where a start may take `start` and an end `end`.
+    pub fn length(self, start: Duration, end: Duration) -> Duration {
+        match self {
+            Self::Start | Self::Answer => start,
+            Self::Yield | Self::Stop => end,
+            Self::Heal | Self::Clear => Duration::from_secs(5),
+            Self::Fall => Duration::from_secs(10),
+            Self::Dump => Duration::from_secs(1),
+            Self::Pause(pause) => pause,
+        }
+    }
+}
+
 /// What is worth telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The daemon is up.
     Up,
     /// dockerd died, or everything.
     Died,
-    /// dockerd was not there in the time for its start, or does nothing.
     StartTimedOut,
-    /// dockerd answers no request and does nothing.
     Hung,
-    /// It answers again.
     AnswersAgain,
-    /// dockerd is replaced in place.
     Replacing(Why),
-    /// containerd has ended.
     EngineDied,
-    /// The network helper has ended.
     HelperLost,
-    /// The network is back.
     HelperBack,
-    /// The network helper does not come back.
     HelperGivenUp,
-    /// A socket or a directory that the daemon needs is gone.
     PlacesGone,
-    /// Nobody uses the daemon.
     Idle,
-    /// It ends.
     Stopping,
-    /// It ends, to start again.
     RestartingAll,
-    /// It is killed, as somebody is in a hurry.
+    /// A second request to stop.
     Hurry,
-    /// It did not end in its time.
     StopTimedOut,
     /// dockerd starts again in place, after this pause.
     Reviving(Duration),
@@ -291,50 +260,69 @@ pub enum Notice {
     Restarting(Duration),
 }
 
-impl fmt::Display for How {
+impl fmt::Display for Notice {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(out, "exit code {code}"),
-            Self::Signal(number) => match SIGNALS.iter().find(|(own, _)| own == number) {
-                Some((_, name)) => write!(out, "{name}"),
-                None => write!(out, "signal {number}"),
-            },
+        out.write_str(match self {
+            Self::Up => "rootless Docker is ready",
+            Self::Died => "the daemon ended",
+            Self::StartTimedOut => "the start took too long",
+            Self::Hung => "dockerd hangs; replacing it after it has written its goroutines",
+            Self::AnswersAgain => "dockerd answers again; keeping it",
+            Self::Replacing(Why::Asked) => "replacing dockerd",
+            Self::Replacing(Why::Ports) => "replacing dockerd to restore published ports",
+            Self::Replacing(Why::Forgotten) => {
+                "replacing dockerd to restart containers that containerd lost"
+            }
+            Self::EngineDied => "containerd ended; restarting it",
+            Self::HelperLost => "the network helper ended; restarting it",
+            Self::HelperBack => "the network works again",
+            Self::HelperGivenUp => "the network helper keeps failing; restarting everything",
+            Self::PlacesGone => {
+                "files in the runtime directory were deleted; restarting everything"
+            }
+            Self::Idle => "idle: stopping the daemon until the next connection",
+            Self::Stopping => "stopping rootless Docker",
+            Self::RestartingAll => "restarting rootless Docker",
+            Self::Hurry => "asked to stop again; killing everything",
+            Self::StopTimedOut => "the daemon did not stop in time; killing everything",
+            Self::Reviving(pause) => return write!(out, "restarting dockerd{}", After(*pause)),
+            Self::Restarting(pause) => {
+                return write!(out, "restarting everything{}", After(*pause));
+            }
+        })
+    }
+}
+
+/// A pause, in words.
+struct After(Duration);
+
+impl fmt::Display for After {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::ZERO => Ok(()),
+            pause => write!(out, " in {:.1} s", pause.as_secs_f64()),
         }
     }
 }
 
-/// The signals that end daemons, by their numbers on Linux.
-const SIGNALS: [(u8, &str); 9] = [
-    (1, "SIGHUP"),
-    (2, "SIGINT"),
-    (3, "SIGQUIT"),
-    (4, "SIGILL"),
-    (6, "SIGABRT"),
-    (7, "SIGBUS"),
-    (9, "SIGKILL"),
-    (11, "SIGSEGV"),
-    (15, "SIGTERM"),
-];
-
 /// The machine: its state, and what it remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// The state.
     pub state: State,
     /// Whether the daemon has ever answered.
     pub has_answered: bool,
     /// Whether dockerd's process is there.
-    pub is_announced: bool,
-    /// Whether the configuration is to be read anew as soon as dockerd can.
-    pub owes_reload: bool,
-    /// What is to follow a stop that dockerd must be up for.
+    is_announced: bool,
+    /// Whether dockerd has to read its configuration again as soon as it can.
+    owes_reload: bool,
+    /// What follows a stop that dockerd must be up for.
     pub owes_stop: Option<Then>,
     /// Whether a dockerd that left containers was started once more to stop them.
-    pub stops_again: bool,
+    stops_again: bool,
     /// Failures in a row.
-    pub failures: u32,
+    failures: u32,
     /// Ends of containerd in a row.
-    pub engine_failures: u32,
+    engine_failures: u32,
     /// How often everything was started again.
     pub restarts: u32,
     /// How often dockerd was replaced in place.
@@ -344,7 +332,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine whose first launch is under way, and the effects of that.
+    /// Returns a machine whose first launch is under way, and the effects of that.
     pub fn start() -> (Self, Vec<Effect>) {
         let machine = Self {
             state: State::Starting,
@@ -359,67 +347,56 @@ impl Machine {
             replaced: 0,
             heals: 0,
         };
-        (machine, vec![Effect::Launch, Effect::Arm(Limit::Start)])
+        (machine, vec![Launch, Arm(Limit::Start)])
     }
 
-    /// A machine whose daemon is up, and has been replaced, restarted and healed so often.
+    /// Returns a machine whose daemon is up, and has been replaced, restarted and healed so often.
     pub fn resume(restarts: u32, replaced: u32, heals: u32) -> Self {
-        Self {
-            state: State::Ready,
-            has_answered: true,
-            is_announced: true,
-            restarts,
-            replaced,
-            heals,
-            ..Self::start().0
-        }
+        let (machine, _) = Self::start();
+        let state = State::Ready;
+        Self { state, has_answered: true, is_announced: true, restarts, replaced, heals, ..machine }
     }
 
-    /// Takes `event` and returns what is to be done, in this order.
+    /// Takes `event` and returns what follows, in this order.
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
             (State::Clearing(then, kills), _) => self.while_clearing(then, kills, event),
             (State::Waiting, _) => self.while_waiting(event),
-            (State::Over, _) => Vec::new(),
+            (State::Over, _) => vec![],
             (State::Falling, _) => self.while_falling(event),
             // containerd outlives all that dockerd does, and dockerd needs it even to end.
             (_, Event::EngineEnded) => self.start_engine(),
             (State::Stopping(then), _) => self.while_stopping(then, event),
             (_, Event::Ended(death)) => self.died(death),
-            (_, Event::Fell) => self.fall(),
+            (_, Event::Fell) => self.enter(State::Falling, &[Arm(Limit::Fall)]),
             (State::Ready | State::Healing(_), _) => self.while_up(event),
             _ => self.while_coming(event),
         }
     }
 
-    /// dockerd is not up, and is to be: starting, or being replaced.
+    /// dockerd starts, or is being replaced.
     fn while_coming(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
             (State::Starting | State::Reviving, Event::Announced) => {
                 self.is_announced = true;
-                vec![Effect::Arm(Limit::Answer)]
+                vec![Arm(Limit::Answer)]
             }
-            (State::Starting | State::Reviving, Event::Answered) => self.up(),
+            (State::Starting | State::Reviving, Event::Answered) => self.up(Notice::Up),
+            (State::Dumping, Event::Healthy) => self.up(Notice::AnswersAgain),
+            (State::Starting, Event::PlacesGone) => {
+                let then = self.again(0);
+                self.kill(Notice::PlacesGone, then)
+            }
+            (State::Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
             (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
             (_, Event::Stop | Event::Dump) => self.stop_later(event),
             (_, Event::Reload) => {
                 // dockerd's handler comes late: it would die of the signal.
                 self.owes_reload = true;
-                Vec::new()
+                vec![]
             }
-            (State::Dumping, Event::Healthy) => {
-                self.state = State::Ready;
-                let told = [Effect::Disarm, Effect::Tell(Notice::AnswersAgain)];
-                told.into_iter().chain(self.owed()).collect()
-            }
-            (State::Starting, Event::PlacesGone) => {
-                let then = self.again(self.pause(0));
-                self.kill(Notice::PlacesGone, then)
-            }
-            (State::Pausing, Event::Deadline) => self.revive(),
-            (State::Pausing, Event::Replace(_)) => self.revive(),
             (_, Event::Deadline) => self.too_late(),
-            _ => Vec::new(),
+            _ => vec![],
         }
     }
 
@@ -427,189 +404,158 @@ impl Machine {
     fn while_up(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
             (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
-            (_, Event::Stop) => self.stop(Then::Leave(Verdict::Stopped), Notice::Stopping),
-            (_, Event::Dump) => self.dump(),
+            (_, Event::Stop) => self.stop(LEAVE, Notice::Stopping),
+            (_, Event::Dump) => {
+                let stop = self.stop(LEAVE, Notice::Stopping);
+                [Effect::Ask(Ask::Dump)].into_iter().chain(stop).collect()
+            }
             (_, Event::Settled) => {
-                self.failures = 0;
-                self.engine_failures = 0;
-                Vec::new()
+                (self.failures, self.engine_failures) = (0, 0);
+                vec![]
             }
             (_, Event::Reload) => vec![Effect::Ask(Ask::Reload)],
             (_, Event::PlacesGone) => self.restart(Notice::PlacesGone),
-            (_, Event::Hung) => {
-                self.state = State::Dumping;
-                vec![Effect::Tell(Notice::Hung), Effect::Ask(Ask::Dump), Effect::Arm(Limit::Dump)]
-            }
-            (State::Ready, Event::Replace(why)) => {
-                self.state = State::Replacing(Duration::ZERO);
-                vec![
-                    Effect::Tell(Notice::Replacing(why)),
-                    Effect::Ask(Ask::Yield),
-                    Effect::Arm(Limit::Yield),
-                ]
-            }
+            (_, Event::Hung) => self.enter(
+                State::Dumping,
+                &[Tell(Notice::Hung), Effect::Ask(Ask::Dump), Arm(Limit::Dump)],
+            ),
+            (State::Ready, Event::Replace(why)) => self.enter(
+                State::Replacing(Duration::ZERO),
+                &[Tell(Notice::Replacing(why)), Effect::Ask(Ask::Yield), Arm(Limit::Yield)],
+            ),
             (_, Event::RestartAll) => {
                 self.restarts += 1;
                 self.stop(Then::Again(Duration::ZERO), Notice::RestartingAll)
             }
-            (State::Ready, Event::Idle) => {
-                self.state = State::Stopping(Then::Leave(Verdict::Idle));
-                vec![Effect::Tell(Notice::Idle), Effect::Retire, Effect::Arm(Limit::Stop)]
-            }
+            (State::Ready, Event::Idle) => self.enter(
+                State::Stopping(Then::Leave(Verdict::Idle)),
+                &[Tell(Notice::Idle), Retire, Arm(Limit::Stop)],
+            ),
             (State::Ready, Event::HelperDied) => {
-                self.state = State::Healing(1);
-                vec![Effect::Tell(Notice::HelperLost), Effect::Heal, Effect::Arm(Limit::Heal)]
+                self.enter(State::Healing(1), &[Tell(Notice::HelperLost), Heal, Arm(Limit::Heal)])
             }
-            (State::Healing(_), Event::HelperBack) => {
-                self.state = State::Ready;
+            (State::Healing(attempt), _) => self.while_healing(attempt, event),
+            _ => vec![],
+        }
+    }
+
+    fn while_healing(&mut self, attempt: u8, event: Event) -> Vec<Effect> {
+        match event {
+            Event::HelperBack => {
                 self.heals += 1;
-                vec![Effect::Disarm, Effect::Tell(Notice::HelperBack)]
+                self.enter(State::Ready, &[Disarm, Tell(Notice::HelperBack)])
             }
-            (
-                State::Healing(attempt),
-                Event::HelperDied | Event::HelperFailed | Event::Deadline,
-            ) => match attempt < HEAL_ATTEMPTS {
-                true => {
-                    self.state = State::Healing(attempt + 1);
-                    vec![Effect::Heal, Effect::Arm(Limit::Heal)]
-                }
-                false => self.restart(Notice::HelperGivenUp),
-            },
-            _ => Vec::new(),
+            Event::HelperDied | Event::HelperFailed | Event::Deadline
+                if attempt < HEAL_ATTEMPTS =>
+            {
+                self.enter(State::Healing(attempt + 1), &[Heal, Arm(Limit::Heal)])
+            }
+            Event::HelperDied | Event::HelperFailed | Event::Deadline => {
+                self.restart(Notice::HelperGivenUp)
+            }
+            _ => vec![],
         }
     }
 
     fn while_falling(&mut self, event: Event) -> Vec<Effect> {
-        match event {
-            Event::Ended(death) => self.died(death),
-            Event::Stop | Event::Dump => {
-                self.state = State::Clearing(Then::Leave(Verdict::Stopped), 1);
-                vec![Effect::Kill, Effect::Arm(Limit::Clear)]
-            }
+        let then = match event {
+            Event::Ended(death) => return self.died(death),
+            Event::Stop | Event::Dump => LEAVE,
             // rootlesskit does not notice.
-            Event::Deadline => {
-                let then = match self.has_answered {
-                    true => self.again(self.pause(0)),
-                    false => Then::Leave(Verdict::Failed(Exit::Failed)),
-                };
-                self.state = State::Clearing(then, 1);
-                vec![Effect::Kill, Effect::Arm(Limit::Clear)]
-            }
-            _ => Vec::new(),
-        }
+            Event::Deadline if self.has_answered => self.again(0),
+            Event::Deadline => Then::Leave(Verdict::Failed(Exit::Failed)),
+            _ => return vec![],
+        };
+        self.enter(State::Clearing(then, 1), &[Kill, Arm(Limit::Clear)])
     }
 
     fn while_stopping(&mut self, then: Then, event: Event) -> Vec<Effect> {
         match event {
             Event::Ended(_) => self.clear(then),
-            // It ended before it knew that its containers are to end: the next one stops them.
+            // It ended before it knew that its containers have to end: the next one stops them.
             Event::DaemonEnded(death) if death.left && !self.stops_again => {
                 self.stops_again = true;
                 self.owes_stop = Some(then);
                 self.revive()
             }
             Event::DaemonEnded(_) => {
-                self.state = State::Clearing(then, 0);
-                vec![Effect::EndNamespaces, Effect::Arm(Limit::Fall)]
+                self.enter(State::Clearing(then, 0), &[EndNamespaces, Arm(Limit::Fall)])
             }
-            Event::Fell => {
-                self.state = State::Clearing(then, 0);
-                vec![Effect::Arm(Limit::Fall)]
-            }
+            Event::Fell => self.enter(State::Clearing(then, 0), &[Arm(Limit::Fall)]),
             Event::StillUsed if then == Then::Leave(Verdict::Idle) => {
-                self.state = State::Ready;
-                vec![Effect::Disarm]
+                self.enter(State::Ready, &[Disarm])
             }
-            Event::Stop | Event::Dump if then != Then::Leave(Verdict::Stopped) => {
-                self.state = State::Stopping(Then::Leave(Verdict::Stopped));
-                match event {
-                    Event::Dump => vec![Effect::Ask(Ask::Dump)],
-                    _ => Vec::new(),
-                }
-            }
-            Event::Stop => self.kill(Notice::Hurry, then),
-            Event::Dump => vec![Effect::Ask(Ask::Dump)],
+            Event::Stop if then == LEAVE => self.kill(Notice::Hurry, then),
+            Event::Stop => self.enter(State::Stopping(LEAVE), &[]),
+            Event::Dump => self.enter(State::Stopping(LEAVE), &[Effect::Ask(Ask::Dump)]),
             Event::Deadline => self.kill(Notice::StopTimedOut, forced(then)),
-            _ => Vec::new(),
+            _ => vec![],
         }
     }
 
     fn while_clearing(&mut self, then: Then, kills: u8, event: Event) -> Vec<Effect> {
-        match event {
-            Event::Ended(_) => vec![Effect::Clear, Effect::Arm(Limit::Clear)],
-            Event::Cleared => match then {
-                Then::Leave(verdict) => {
-                    self.state = State::Over;
-                    vec![Effect::Disarm, Effect::Leave(verdict)]
-                }
-                Then::Again(Duration::ZERO) => self.launch(),
-                Then::Again(pause) => {
-                    self.state = State::Waiting;
-                    vec![Effect::Arm(Limit::Pause(pause))]
-                }
-            },
-            Event::Stop | Event::Dump => {
-                if let Then::Again(_) = then {
-                    self.state = State::Clearing(Then::Leave(Verdict::Stopped), kills);
-                }
-                Vec::new()
+        match (event, then) {
+            (Event::Ended(_), _) => vec![Clear, Arm(Limit::Clear)],
+            (Event::Cleared, Then::Leave(verdict)) => self.leave(verdict),
+            (Event::Cleared, Then::Again(Duration::ZERO)) => self.launch(),
+            (Event::Cleared, Then::Again(pause)) => {
+                self.enter(State::Waiting, &[Arm(Limit::Pause(pause))])
             }
-            Event::Deadline if kills < KILL_ATTEMPTS => {
-                self.state = State::Clearing(then, kills + 1);
-                vec![Effect::Kill, Effect::Arm(Limit::Clear)]
+            (Event::Stop | Event::Dump, Then::Again(_)) => {
+                self.enter(State::Clearing(LEAVE, kills), &[])
             }
-            // What survives waits for the kernel, mostly for a file system. Who waits with it starts
-            // again when that is over.
-            Event::Deadline if self.has_answered && matches!(then, Then::Again(_)) => {
-                vec![Effect::Kill, Effect::Arm(Limit::Clear)]
+            (Event::Deadline, _) if kills < KILL_ATTEMPTS => {
+                self.enter(State::Clearing(then, kills + 1), &[Kill, Arm(Limit::Clear)])
             }
-            Event::Deadline => {
-                self.state = State::Over;
-                vec![Effect::Leave(Verdict::Survivors)]
+            // A survivor waits for the kernel, mostly for a file system. Everything starts again when
+            // that is over.
+            (Event::Deadline, Then::Again(_)) if self.has_answered => {
+                vec![Kill, Arm(Limit::Clear)]
             }
-            _ => Vec::new(),
+            (Event::Deadline, _) => self.enter(State::Over, &[Leave(Verdict::Survivors)]),
+            _ => vec![],
         }
     }
 
     fn while_waiting(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Deadline | Event::RestartAll | Event::Replace(_) => self.launch(),
-            Event::Stop | Event::Dump => {
-                self.state = State::Over;
-                vec![Effect::Disarm, Effect::Leave(Verdict::Stopped)]
-            }
-            _ => Vec::new(),
+            Event::Stop | Event::Dump => self.leave(Verdict::Stopped),
+            _ => vec![],
         }
     }
 
+    fn enter(&mut self, state: State, effects: &[Effect]) -> Vec<Effect> {
+        self.state = state;
+        effects.to_vec()
+    }
+
+    fn leave(&mut self, verdict: Verdict) -> Vec<Effect> {
+        self.enter(State::Over, &[Disarm, Leave(verdict)])
+    }
+
     fn launch(&mut self) -> Vec<Effect> {
-        self.state = State::Starting;
         self.is_announced = false;
-        vec![Effect::Launch, Effect::Arm(Limit::Start)]
+        self.enter(State::Starting, &[Launch, Arm(Limit::Start)])
     }
 
     /// Starts dockerd in place.
     fn revive(&mut self) -> Vec<Effect> {
-        self.state = State::Reviving;
         self.is_announced = false;
         self.replaced += 1;
-        vec![Effect::Revive, Effect::Arm(Limit::Start)]
+        self.enter(State::Reviving, &[Revive, Arm(Limit::Start)])
     }
 
-    fn up(&mut self) -> Vec<Effect> {
+    /// Does what was asked for while dockerd could not do it.
+    fn up(&mut self, notice: Notice) -> Vec<Effect> {
         self.state = State::Ready;
         self.has_answered = true;
-        let told = [Effect::Disarm, Effect::Tell(Notice::Up)];
-        told.into_iter().chain(self.owed()).collect()
-    }
-
-    /// What was asked for while dockerd could not do it.
-    fn owed(&mut self) -> Vec<Effect> {
         let reload = std::mem::take(&mut self.owes_reload).then_some(Effect::Ask(Ask::Reload));
-        match self.owes_stop.take() {
+        let owed = match self.owes_stop.take() {
             Some(then) => self.stop(then, Notice::Stopping),
             None => reload.into_iter().collect(),
-        }
+        };
+        [Disarm, Tell(notice)].into_iter().chain(owed).collect()
     }
 
     /// dockerd has ended, and the namespaces have not.
@@ -617,28 +563,25 @@ impl Machine {
         if !self.has_answered {
             return self.died(death);
         }
-        // Nobody is left who could stop the containers in order.
+        // No other dockerd is left that could stop the containers in order.
         if let (State::Reviving, Some(then)) = (self.state, self.owes_stop) {
             return self.kill(Notice::StopTimedOut, forced(then));
         }
-        let mut effects = Vec::new();
-        let pause = match self.state {
-            State::Replacing(pause) => pause,
+        let mut effects = vec![];
+        let mut pause = self.pause(death.dice);
+        match self.state {
+            State::Replacing(given) => pause = given,
             _ => {
-                let pause = self.pause(death.dice);
                 self.failures += 1;
-                effects.push(Effect::Tell(Notice::Died));
-                effects.push(Effect::Tell(Notice::Reviving(pause)));
-                pause
-            }
-        };
-        match pause.is_zero() || self.owes_stop.is_some() {
-            true => effects.extend(self.revive()),
-            false => {
-                self.state = State::Pausing;
-                effects.push(Effect::Arm(Limit::Pause(pause)));
+                effects.push(Tell(Notice::Died));
+                effects.push(Tell(Notice::Reviving(pause)));
             }
         }
+        let follows = match pause.is_zero() || self.owes_stop.is_some() {
+            true => self.revive(),
+            false => self.enter(State::Pausing, &[Arm(Limit::Pause(pause))]),
+        };
+        effects.extend(follows);
         effects
     }
 
@@ -654,34 +597,33 @@ impl Machine {
             (State::Reviving, Some(then)) => {
                 return self.kill(Notice::StopTimedOut, forced(then));
             }
-            _ => {}
+            (State::Starting, _) if !self.has_answered => {
+                return self.kill(Notice::StartTimedOut, Then::Leave(Verdict::TimedOut));
+            }
+            (State::Starting, _) if !self.is_announced => {
+                let then = self.again(0);
+                return self.kill(Notice::StartTimedOut, then);
+            }
+            (State::Replacing(_), _) => {}
+            _ => {
+                self.state = State::Replacing(self.pause(0));
+                self.failures += 1;
+            }
         }
-        if self.state == State::Starting && !(self.has_answered && self.is_announced) {
-            let then = match self.has_answered {
-                true => self.again(self.pause(0)),
-                false => Then::Leave(Verdict::TimedOut),
-            };
-            return self.kill(Notice::StartTimedOut, then);
-        }
-        if !matches!(self.state, State::Replacing(_)) {
-            self.state = State::Replacing(self.pause(0));
-            self.failures += 1;
-        }
-        let told = comes.then_some(Effect::Tell(Notice::StartTimedOut));
-        told.into_iter().chain([Effect::KillDaemon, Effect::Arm(Limit::Yield)]).collect()
+        let told = comes.then_some(Tell(Notice::StartTimedOut));
+        told.into_iter().chain([KillDaemon, Arm(Limit::Yield)]).collect()
     }
 
     /// Stops a daemon that is on its way as soon as it is up: only then can it stop its containers.
     fn stop_later(&mut self, event: Event) -> Vec<Effect> {
-        let then = Then::Leave(Verdict::Stopped);
         if self.owes_stop.is_some() {
-            return self.kill(Notice::Hurry, then);
+            return self.kill(Notice::Hurry, LEAVE);
         }
         if self.state == State::Starting && !self.is_announced {
-            return self.stop(then, Notice::Stopping);
+            return self.stop(LEAVE, Notice::Stopping);
         }
-        self.owes_stop = Some(then);
-        let mut effects = vec![Effect::Tell(Notice::Stopping)];
+        self.owes_stop = Some(LEAVE);
+        let mut effects = vec![Tell(Notice::Stopping)];
         if event == Event::Dump {
             effects.push(Effect::Ask(Ask::Dump));
         }
@@ -694,88 +636,73 @@ impl Machine {
     /// Everything ended by itself.
     fn died(&mut self, death: Death) -> Vec<Effect> {
         let exit = Exit::Daemon(death.how.code());
-        let then = match (death.permanent, death.how, self.owes_stop) {
-            (.., Some(then)) => then,
-            _ if self.has_answered => self.again(self.pause(death.dice)),
+        let owed = self.owes_stop.take();
+        let then = match (death.permanent, death.how) {
+            _ if let Some(then) = owed => then,
+            _ if self.has_answered => self.again(death.dice),
             // In order, as `--version` does.
-            (_, How::Code(0), _) => Then::Leave(Verdict::Stopped),
-            (Some(exit), ..) => Then::Leave(Verdict::Permanent(exit)),
+            (_, How::Code(0)) => LEAVE,
+            (Some(exit), _) => Then::Leave(Verdict::Permanent(exit)),
             // What it says of itself before it was ever up it would say again.
-            (None, How::Code(_), _) => Then::Leave(Verdict::Failed(exit)),
-            (None, How::Signal(_), _) => self.again(self.pause(death.dice)),
+            (None, How::Code(_)) => Then::Leave(Verdict::Failed(exit)),
+            (None, How::Signal(_)) => self.again(death.dice),
         };
-        let mut effects = Vec::new();
-        if self.owes_stop.take().is_none() && (self.has_answered || death.how != How::Code(0)) {
-            effects.push(Effect::Tell(Notice::Died));
+        let mut effects = vec![];
+        if owed.is_none() && (self.has_answered || death.how != How::Code(0)) {
+            effects.push(Tell(Notice::Died));
         }
         if let Then::Again(pause) = then {
-            effects.push(Effect::Tell(Notice::Restarting(pause)));
+            effects.push(Tell(Notice::Restarting(pause)));
         }
         effects.extend(self.clear(then));
         effects
     }
 
     fn start_engine(&mut self) -> Vec<Effect> {
-        let pause = match self.engine_failures {
-            0 => Duration::ZERO,
-            before => doubled(before),
-        };
+        let pause = doubled(self.engine_failures);
         self.engine_failures += 1;
-        vec![Effect::Tell(Notice::EngineDied), Effect::StartEngine(pause)]
-    }
-
-    fn fall(&mut self) -> Vec<Effect> {
-        self.state = State::Falling;
-        vec![Effect::Arm(Limit::Fall)]
+        vec![Tell(Notice::EngineDied), StartEngine(pause)]
     }
 
     fn stop(&mut self, then: Then, why: Notice) -> Vec<Effect> {
-        self.state = State::Stopping(then);
-        vec![Effect::Tell(why), Effect::Ask(Ask::End), Effect::Arm(Limit::Stop)]
-    }
-
-    fn dump(&mut self) -> Vec<Effect> {
-        let mut effects = vec![Effect::Ask(Ask::Dump)];
-        effects.extend(self.stop(Then::Leave(Verdict::Stopped), Notice::Stopping));
-        effects
+        self.enter(State::Stopping(then), &[Tell(why), Effect::Ask(Ask::End), Arm(Limit::Stop)])
     }
 
     /// Ends the daemon in order, to start everything again.
     fn restart(&mut self, why: Notice) -> Vec<Effect> {
-        let then = self.again(self.pause(0));
+        let then = self.again(0);
         self.stop(then, why)
     }
 
     fn kill(&mut self, why: Notice, then: Then) -> Vec<Effect> {
         self.owes_stop = None;
-        self.state = State::Clearing(then, 1);
-        vec![Effect::Tell(why), Effect::Kill, Effect::Arm(Limit::Clear)]
+        self.enter(State::Clearing(then, 1), &[Tell(why), Kill, Arm(Limit::Clear)])
     }
 
     /// Clears up behind rootlesskit, or has it end first.
     fn clear(&mut self, then: Then) -> Vec<Effect> {
-        self.state = State::Clearing(then, 0);
-        vec![Effect::EndNamespaces, Effect::Clear, Effect::Arm(Limit::Fall)]
+        self.enter(State::Clearing(then, 0), &[EndNamespaces, Clear, Arm(Limit::Fall)])
     }
 
-    /// Counts a restart of everything after `pause`.
-    fn again(&mut self, pause: Duration) -> Then {
+    /// Counts a restart of everything.
+    fn again(&mut self, dice: u8) -> Then {
+        let pause = self.pause(dice);
         self.failures += 1;
         self.restarts += 1;
         Then::Again(pause)
     }
 
-    /// The pause before the next restart: none for the first in a row, then twice as long each
-    /// time, and a quarter more or less by `dice`.
+    /// Returns the pause before the next restart: none for the first in a row, then twice as long
+    /// each time, and a quarter more or less by `dice`.
     fn pause(&self, dice: u8) -> Duration {
-        match self.failures {
-            0 => Duration::ZERO,
-            before => doubled(before).mul_f64(0.75 + 0.5 * f64::from(dice) / 255.0),
-        }
+        doubled(self.failures).mul_f64(0.75 + 0.5 * f64::from(dice) / 255.0)
     }
 }
 
-/// What becomes of a stop that took too long.
+/// What follows a stop that a user asked for.
+const LEAVE: Then = Then::Leave(Verdict::Stopped);
+
+/// Returns what follows a stop that took too long.
 fn forced(then: Then) -> Then {
     match then {
         Then::Leave(_) => Then::Leave(Verdict::Forced),
@@ -783,10 +710,12 @@ fn forced(then: Then) -> Then {
     }
 }
 
-/// The pause after so many failures in a row, without jitter.
+/// Returns the pause after so many failures in a row, without jitter.
 fn doubled(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX)
+    match failures.min(16) {
+        0 => Duration::ZERO,
+        failures => PAUSE_MIN.saturating_mul(1 << (failures - 1)).min(PAUSE_MAX),
+    }
 }
 
 #[cfg(test)]

@@ -14,41 +14,12 @@ use crate::supervise::{MOMENT, Silence, Supervisor, progress, read_status};
 impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
         let text = match notice {
-            Notice::Up => "rootless Docker is ready".to_owned(),
             Notice::Died => self.death.clone(),
-            Notice::StartTimedOut => format!(
-                "the start is given up after {} s: {}",
-                self.task.start.as_secs(),
-                self.launch.phase
-            ),
-            Notice::Hung => format!(
-                "dockerd answers no request and has done nothing at all for {} s: it writes what its goroutines do and is replaced",
-                progress::HUNG.as_secs()
-            ),
-            Notice::AnswersAgain => "dockerd answers again, and stays".to_owned(),
-            Notice::Replacing(Why::Asked) => "dockerd is replaced".to_owned(),
-            Notice::Replacing(Why::Ports) => "dockerd is replaced, to put the ports back".to_owned(),
-            Notice::Replacing(Why::Forgotten) => {
-                "dockerd is replaced, to start the containers again that containerd has forgotten".to_owned()
+            Notice::StartTimedOut => format!("{notice}: {}", self.launch.phase),
+            Notice::Reviving(_) if self.daemon.live_restore => {
+                format!("{notice}; containers keep running")
             }
-            Notice::EngineDied => "containerd ended: it is started again".to_owned(),
-            Notice::HelperLost => "the network helper ended: it is started again".to_owned(),
-            Notice::HelperBack => "the network is back".to_owned(),
-            Notice::HelperGivenUp => "the network does not come back: everything restarts".to_owned(),
-            Notice::PlacesGone => "files that the daemon needs were removed from the runtime directory: everything restarts".to_owned(),
-            Notice::Idle => "nobody uses the daemon: it stops until somebody does".to_owned(),
-            Notice::Stopping => "rootless Docker is being stopped".to_owned(),
-            Notice::RestartingAll => "rootless Docker is being stopped, to start again".to_owned(),
-            Notice::Hurry => "asked a second time: everything is killed".to_owned(),
-            Notice::StopTimedOut => "the daemon did not stop in its time: everything is killed".to_owned(),
-            Notice::Reviving(pause) => format!("dockerd restarts in {:.1} s; containers are not touched", pause.as_secs_f64()),
-            Notice::Restarting(pause) => format!("everything restarts in {:.1} s", pause.as_secs_f64()),
-        };
-        let text = match notice {
-            Notice::Reviving(pause) if !self.daemon.live_restore => {
-                format!("dockerd restarts in {:.1} s", pause.as_secs_f64())
-            }
-            _ => text,
+            _ => notice.to_string(),
         };
         match notice {
             Notice::Up

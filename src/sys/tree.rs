@@ -2,6 +2,7 @@
 //! shim that makes itself independent becomes our child.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -16,8 +17,6 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::supervise::How;
-
 /// A process that cannot be taken for a later one of the same PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
@@ -25,6 +24,45 @@ pub struct Identity {
     pub pid: u32,
     /// When it began, in clock ticks since the boot.
     begin: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// With a code of its own.
+    Code(u8),
+    /// By the signal of this number.
+    Signal(u8),
+}
+
+impl How {
+    /// Reads the code of a process that passes on how another ended: above 128 it is a signal.
+    pub fn passed_on(code: u8) -> Self {
+        match code {
+            129..=192 => Self::Signal(code - 128),
+            _ => Self::Code(code),
+        }
+    }
+
+    /// Returns the code that a shell gives it.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(number) => 128 + number,
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(out, "exit code {code}"),
+            Self::Signal(number) => match Signal::try_from(i32::from(*number)) {
+                Ok(signal) => write!(out, "{signal}"),
+                Err(_) => write!(out, "signal {number}"),
+            },
+        }
+    }
 }
 
 /// A process, as `/proc/PID/stat` has it.
@@ -362,6 +400,24 @@ mod tests {
             let left = below(2, orphans, &mut earlier).len();
             assert_eq!(left, expected.iter().filter(|pid| **pid != 4).count());
         }
+    }
+
+    #[test]
+    fn a_code_above_128_is_a_signal_that_was_passed_on() {
+        for (code, how) in [
+            (0, How::Code(0)),
+            (1, How::Code(1)),
+            (128, How::Code(128)),
+            (137, How::Signal(9)),
+            (143, How::Signal(15)),
+            (255, How::Code(255)),
+        ] {
+            assert_eq!(How::passed_on(code), how);
+            assert_eq!(how.code(), code);
+        }
+        assert_eq!(How::Signal(9).to_string(), "SIGKILL");
+        assert_eq!(How::Signal(42).to_string(), "signal 42");
+        assert_eq!(How::Code(3).to_string(), "exit code 3");
     }
 
     /// A shell that runs `script`.

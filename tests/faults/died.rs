@@ -192,7 +192,7 @@ fn f8_containerd() {
             let busy = Busy::new(user, Launcher::Run);
             let before = busy.pid(Part::Containerd);
             let moment = busy.kill(Part::Containerd);
-            let detected = busy.until_said("containerd ended: it is started again", moment);
+            let detected = busy.until_said("containerd ended; restarting it", moment);
             busy.until_another(Part::Containerd, before);
             wait::until("the container is reached", || busy.has_network().then_some(()));
             let recovered = Time::After(moment.elapsed());

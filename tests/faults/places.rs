@@ -226,8 +226,8 @@ fn f65_no_socket() {
     );
 }
 
-/// What is said of files that somebody has removed.
-const REMOVED: &str = "files that the daemon needs were removed from the runtime directory";
+/// What is said of files that were deleted.
+const REMOVED: &str = "files in the runtime directory were deleted";
 
 #[test]
 #[ignore = "slow: make faults runs it"]

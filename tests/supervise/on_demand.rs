@@ -14,8 +14,8 @@ const SOCKET: &str = "[Socket]\nListenStream=%t/docker.sock\nSocketMode=0600\nRe
 /// What the units are told.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// What the supervisor says when it ends a daemon that nobody uses.
-const ENDS: &str = "nobody uses the daemon";
+/// What the supervisor says when it stops an idle daemon.
+const ENDS: &str = "idle: stopping the daemon";
 
 /// How dockerd notes, with `--debug`, that it is asked for the containers that run.
 const ASKED: &str = "/containers/json?filters=";

@@ -232,24 +232,6 @@ fn the_dice_move_a_pause_by_a_quarter_at_most() {
     assert_eq!(machine.pause(255), Duration::from_millis(250));
 }
 
-#[test]
-fn a_code_above_128_is_a_signal_that_was_passed_on() {
-    for (code, how) in [
-        (0, How::Code(0)),
-        (1, How::Code(1)),
-        (128, How::Code(128)),
-        (137, How::Signal(9)),
-        (143, How::Signal(15)),
-        (255, How::Code(255)),
-    ] {
-        assert_eq!(How::passed_on(code), how);
-        assert_eq!(how.code(), code);
-    }
-    assert_eq!(How::Signal(9).to_string(), "SIGKILL");
-    assert_eq!(How::Signal(42).to_string(), "signal 42");
-    assert_eq!(How::Code(3).to_string(), "exit code 3");
-}
-
 proptest! {
     /// Whatever happens in whatever order: who waits has a deadline, everything is started once and
     /// cleared before it is started again, and two requests to stop lead to the end.
