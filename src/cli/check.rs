@@ -23,6 +23,7 @@ use crate::facts::{HostFacts, Survey, Trials};
 use crate::plan;
 use crate::plan::TRIAL;
 use crate::settings::Settings;
+use crate::sys::elevate;
 
 /// What to print.
 #[derive(Clone, Copy)]
@@ -148,12 +149,7 @@ pub fn run(
         }
         Output::Fix(whose) => {
             let (path, _) = plan::search_path(environment);
-            // su asks for the password on standard input, which the script must leave alone. It may
-            // keep the user's PATH, which need not have root's programs.
-            let elevate = match which::which_in("sudo", Some(path), "/") {
-                Ok(_) => "sudo sh -eux <<",
-                Err(_) => "su root -c 'PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH sh -eux <&3' 3<<",
-            };
+            let elevate = elevate::here_document(elevate::has_sudo(&path));
             output::print(output::fix_script(&findings, whose, elevate))?;
         }
     }

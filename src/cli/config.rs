@@ -263,12 +263,6 @@ fn restart_for(name: &str) -> &'static str {
     }
 }
 
-/// Sets `name` to `value` in the user's file, and prints nothing.
-pub fn set(environment: &Environment, name: &str, value: &str) -> Result<(), Error> {
-    let path = user_file(environment)?;
-    change(&path, find_key(name)?, Some(OsStr::new(value))).map(drop)
-}
-
 /// Returns the path of the user's file.
 fn user_file(environment: &Environment) -> Result<PathBuf, Error> {
     user_config(environment).ok_or_else(|| {

@@ -1,31 +1,29 @@
 //! `install`: the units, the daemon and the docker client's context.
 
-use std::ffi::{OsStr, OsString};
-
-use tracing::warn;
+use std::ffi::OsStr;
 
 use crate::check;
 use crate::check::{Named, Status};
 use crate::cli::check::{Examination, explained};
 use crate::cli::run::Request;
-use crate::cli::setup::{Manner, await_answer, carry_out, report, say};
+use crate::cli::setup::{SetupOutput, carry_out, report};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::{Manager, SetupFacts};
+use crate::plan;
 use crate::settings::Layer;
-use crate::setup::{InstallRequest, SetupPlan};
-use crate::setup::{at_home, look, wait_for_manager};
+use crate::setup;
+use crate::setup::{Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
+use crate::supervise;
 
-/// The words for dockerd of one that does without iptables, as upstream's setup tool has them.
+/// The argument for dockerd of a host without iptables, as in upstream's setup tool.
 const WITHOUT_IPTABLES: &str = "--iptables=false";
 
-/// What `install` is asked for on the command line.
 #[derive(Clone, Copy, clap::Args)]
 pub struct InstallOptions {
-    /// Start the daemon when somebody connects, and end it when nobody uses it
+    /// Start the daemon at the first connection, and stop it when it is idle
     #[arg(long, conflicts_with = "no_on_demand")]
     pub on_demand: bool,
-    /// Have the daemon always run again, after --on-demand
+    /// Undo --on-demand: keep the daemon running
     #[arg(long)]
     pub no_on_demand: bool,
     /// Start nothing
@@ -34,190 +32,155 @@ pub struct InstallOptions {
     /// Leave the docker client's settings alone
     #[arg(long)]
     pub no_context: bool,
-    /// Keep the daemon when you log out, and have it start at boot (loginctl enable-linger)
+    /// Keep the daemon running when you log out, and start it at boot (loginctl enable-linger)
     #[arg(long)]
     pub enable_linger: bool,
-    /// Go on although a check fails, or root's Docker obeys you too
+    /// Install even if a check fails
     #[arg(short, long)]
     pub force: bool,
-    /// Go on without iptables; if they do not work here, containers have no network of their own
+    /// Install without iptables; if they do not work here, containers have no network of their own
     #[arg(long)]
     pub skip_iptables: bool,
-    /// How it is done and told.
     #[command(flatten)]
-    pub manner: Manner,
+    pub output: SetupOutput,
 }
 
 /// Installs; `called` is the word that this program was called by.
-///
-/// # Errors
-/// Exit 4 if something stands in the way; that of the action that fails.
 pub fn run(
     environment: &Environment,
     called: &OsStr,
     options: &InstallOptions,
 ) -> Result<Exit, Error> {
-    let login = at_home(environment);
-    let facts = look(&login, called)?;
-    let dry_run = options.manner.dry_run;
+    let mut facts = inspect(Home::find(environment, called)?);
     let mut done = Vec::new();
     // Much of what is checked comes with the user manager.
     if facts.manager == Manager::Silent {
-        let linger =
-            InstallRequest { enable_linger: options.enable_linger, ..InstallRequest::default() };
-        let first = SetupPlan::install(&facts, &linger)?;
-        if dry_run {
-            report(&first, options.manner, "")?;
+        let enable_linger = options.enable_linger;
+        let request = InstallRequest { enable_linger, ..InstallRequest::default() };
+        let first = SetupPlan::install(&facts, &request)?;
+        carry_out(&facts, &first, options.output)?;
+        if options.output.dry_run {
+            report(&first, options.output, "")?;
             return Ok(Exit::Good);
         }
-        carry_out(&login, &facts, &first, &say)?;
-        wait_for_manager(&facts)?;
+        setup::wait_for_manager(&facts)?;
         done = first.actions;
+        // It has brought the runtime directory with it.
+        facts = inspect(Home::find(environment, called)?);
     }
-    // It has brought the runtime directory with it.
-    let environment = &at_home(environment);
-    let facts = match done.is_empty() {
-        true => facts,
-        false => look(environment, called)?,
-    };
-    let obstacles = Obstacles::find(environment, &facts, options.skip_iptables)?;
-    if options.force {
-        for (name, finding) in obstacles.counting(false) {
-            warn!("check `{name}`: {}", finding.summary);
-        }
-    } else {
-        obstacles.refuse()?;
+    let preflight = Preflight::of(&facts, options.skip_iptables)?;
+    if !options.force {
+        preflight.refuse()?;
     }
+    let on_demand = options.on_demand || options.no_on_demand;
     let request = InstallRequest {
-        on_demand: match (options.on_demand, options.no_on_demand) {
-            (false, false) => None,
-            (on_demand, _) => Some(on_demand),
-        },
+        on_demand: on_demand.then_some(options.on_demand),
         no_start: options.no_start,
         no_context: options.no_context,
         enable_linger: options.enable_linger,
-        words: obstacles.words(),
-        never_idle: obstacles.never_idle,
+        args: preflight.args.clone(),
+        never_idle: preflight.never_idle,
     };
     let mut plan = SetupPlan::install(&facts, &request)?;
-    plan.notes.extend(unseen_variables(environment));
-    if !dry_run {
-        carry_out(environment, &facts, &plan, &say)?;
-        // One that ran before may still be on its way.
-        if facts.service.active && !options.no_start {
-            await_answer(environment, &facts)?;
-        }
+    let findings = preflight.failures.iter().chain(&preflight.rootful);
+    plan.notes.extend(findings.map(|(name, finding)| format!("{name}: {}", finding.summary)));
+    plan.notes.extend(unseen_variables(&facts.home.environment));
+    carry_out(&facts, &plan, options.output)?;
+    // A daemon that ran before may still be starting.
+    if facts.service.active && !options.no_start && !options.output.dry_run {
+        setup::await_answer(&facts)?;
     }
     plan.actions.splice(0..0, done);
-    report(&plan, options.manner, &result(&facts, options))?;
+    report(&plan, options.output, &result(&facts, &plan, options))?;
     Ok(Exit::Good)
 }
 
-/// What the user can do now.
-fn result(facts: &SetupFacts, options: &InstallOptions) -> String {
-    let socket = facts.runtime_dir.join("docker.sock");
-    let docker = match (&facts.client.program, options.no_context) {
-        (Some(_), false) => "docker info".to_owned(),
-        _ => format!("export DOCKER_HOST=unix://{}", socket.display()),
-    };
-    match facts.manager {
-        Manager::Answers if options.no_start => {
-            "rootless Docker is installed; to start it: systemctl --user start docker".to_owned()
-        }
-        Manager::Answers => format!("rootless Docker is installed and answers: {docker}"),
-        _ => "rootless Docker is set up as far as that can be done without systemd".to_owned(),
+/// Says what the user can do now.
+fn result(facts: &SetupFacts, plan: &SetupPlan, options: &InstallOptions) -> String {
+    let unchanged = plan.actions.is_empty() && !plan.keeps_edited;
+    let before = if unchanged { "Already up to date. " } else { "" };
+    if facts.manager != Manager::Answers {
+        return format!("{before}Rootless Docker is set up, except for what needs systemd.");
     }
-}
-
-/// The variables of this shell that the service does not have, or that lead the client elsewhere.
-fn unseen_variables(environment: &Environment) -> Vec<String> {
-    let layer = Layer::from_environment(environment);
-    let note = |(key, variable): (&str, &str)| {
-        format!(
-            "{variable} is set here and not in the service; to have the setting there: dockerd-rootless config set {key} VALUE"
-        )
+    if options.no_start {
+        let start = "systemctl --user start docker";
+        return format!("{before}Rootless Docker is installed. To start it:  {start}");
+    }
+    let status = supervise::read_status(&plan::run_dir(&facts.home.runtime_dir));
+    let version = status.and_then(|status| status.dockerd_version).unwrap_or_default();
+    let version = version.split('+').next().map(|version| format!("Docker {version}"));
+    let docker = version.as_deref().map_or("", str::trim_end);
+    let next = if facts.client.program.is_some() && !options.no_context {
+        "Try:  docker run --rm hello-world".to_owned()
+    } else {
+        format!("To use it:  export DOCKER_HOST={}", setup::host(facts))
     };
-    let settings = layer.variables().map(note);
-    let overriding = ["DOCKER_HOST", "DOCKER_CONTEXT"]
-        .into_iter()
-        .filter(|name| environment.get(name).is_some())
-        .map(|name| {
-            format!("{name} is set here, and counts more than the docker context: unset {name}")
-        });
-    settings.chain(overriding).collect()
+    format!("{before}Rootless {docker} is ready. {next}")
 }
 
-/// What stands in the way.
-pub struct Obstacles {
-    findings: Vec<Named>,
-    skip_iptables: bool,
+/// Returns notes on the variables of this shell that the service does not have, or that lead the
+/// client elsewhere.
+fn unseen_variables(environment: &Environment) -> Vec<String> {
+    let settings = Layer::from_environment(environment);
+    let unseen = settings.variables().map(|(key, name)| {
+        format!("{name} is set in this shell only. To set it for the service: dockerd-rootless config set {key} VALUE")
+    });
+    let overriding = ["DOCKER_HOST", "DOCKER_CONTEXT"].into_iter();
+    let overriding = overriding.filter(|name| environment.get(name).is_some());
+    let overriding = overriding
+        .map(|name| format!("{name} is set, and overrides the docker context: unset {name}"));
+    unseen.chain(overriding).collect()
+}
+
+/// What the checks say before an installation.
+pub struct Preflight {
+    pub failures: Vec<Named>,
+    /// Set if the user can also control the system-wide Docker.
+    pub rootful: Option<Named>,
+    /// The arguments for dockerd that let it start although a check fails.
+    pub args: Vec<String>,
     /// Whether no setting says when an idle daemon ends.
     pub never_idle: bool,
 }
 
-impl Obstacles {
+impl Preflight {
     /// Checks the host as the service will find it: without the settings of this shell's variables,
     /// unless there is no manager, so that the daemon is started from a shell.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the settings.
-    pub fn find(
-        environment: &Environment,
-        facts: &SetupFacts,
-        skip_iptables: bool,
-    ) -> Result<Self, Error> {
-        let variables = Layer::from_environment(environment);
-        let environment = match facts.manager {
-            Manager::Answers => &variables
-                .variables()
-                .fold(environment.clone(), |rest, (_, name)| rest.without(name)),
-            _ => environment,
-        };
-        Self::here(environment, skip_iptables)
+    pub fn of(facts: &SetupFacts, skip_iptables: bool) -> Result<Self, Error> {
+        let mut environment = facts.home.environment.clone();
+        if facts.manager == Manager::Answers {
+            let settings = Layer::from_environment(&facts.home.environment);
+            environment =
+                settings.variables().fold(environment, |rest, (_, name)| rest.without(name));
+        }
+        Self::here(&environment, skip_iptables)
     }
 
     /// Checks the host as a launch from this shell will find it.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the settings.
     pub fn here(environment: &Environment, skip_iptables: bool) -> Result<Self, Error> {
         let examination = Examination::new(environment, &Request::default())?;
         let evidence = examination.evidence(environment);
+        let mut findings = check::find_all(&evidence);
+        findings.retain(|(_, finding)| finding.status >= Status::Warn);
+        let at = findings.iter().position(|(name, _)| *name == "rootful-docker");
+        let rootful = at.map(|at| findings.remove(at));
+        findings.retain(|(_, finding)| finding.status == Status::Fail);
+        let count = findings.len();
+        findings.retain(|(name, _)| !skip_iptables || *name != "netfilter");
+        let without_iptables = findings.len() < count;
         Ok(Self {
-            findings: check::find_all(&evidence),
-            skip_iptables,
+            failures: findings,
+            rootful,
+            args: without_iptables.then(|| WITHOUT_IPTABLES.to_owned()).into_iter().collect(),
             never_idle: evidence.settings.idle_timeout.value.0 == 0,
         })
     }
 
-    /// Those that count: what fails, and a rootful daemon within reach unless that is to be ignored.
-    pub fn counting(&self, ignore_rootful: bool) -> impl Iterator<Item = &Named> {
-        self.findings.iter().filter(move |(name, finding)| match *name {
-            "netfilter" if self.skip_iptables => false,
-            "rootful-docker" => finding.status >= Status::Warn && !ignore_rootful,
-            _ => finding.status == Status::Fail,
-        })
-    }
-
-    /// The words for dockerd that the user wants what fails here ignored with.
-    pub fn words(&self) -> Vec<OsString> {
-        let fails =
-            |(name, finding): &Named| *name == "netfilter" && finding.status == Status::Fail;
-        let without = self.skip_iptables && self.findings.iter().any(fails);
-        without.then(|| WITHOUT_IPTABLES.into()).into_iter().collect()
-    }
-
     fn refuse(&self) -> Result<(), Error> {
-        let counting: Vec<Named> = self.counting(false).cloned().collect();
-        if counting.is_empty() {
+        if self.failures.is_empty() {
             return Ok(());
         }
-        let what = "rootless Docker is not installed: the host is not ready for it";
-        let error = explained(Error::new(Exit::Prerequisite, what), &counting);
-        let only_rootful = counting.iter().all(|(name, _)| *name == "rootful-docker");
-        Err(match only_rootful {
-            true => error.hint("to have both: dockerd-rootless install --force"),
-            false => error,
-        })
+        let what = "not installing: the host is not ready for rootless Docker";
+        Err(explained(Error::new(Exit::Prerequisite, what), &self.failures))
     }
 }

@@ -1,19 +1,22 @@
-//! What `install`, `upgrade` and `uninstall` have in common: print the plan, or carry it out.
+//! What `install`, `upgrade` and `uninstall` have in common: carry out a plan, and report it.
 
-use tracing::{info, warn};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
-use crate::cli::output;
-use crate::cli::output::Format;
-use crate::cli::{config, fetch};
-use crate::environment::Environment;
+use serde_json::json;
+
+use crate::cli::fetch;
+use crate::cli::output::{Format, SCHEMA, json_line};
 use crate::error::Error;
-use crate::facts::SetupFacts;
-use crate::setup::Installer;
-use crate::setup::{Action, SetupPlan};
+use crate::setup;
+use crate::setup::{Action, SetupFacts, SetupPlan};
+use crate::sys::stdout::print;
 
-/// How it is done and told.
+/// What takes at least this long is reported with its time.
+const NOTICEABLE: Duration = Duration::from_millis(100);
+
 #[derive(Clone, Copy, clap::Args)]
-pub struct Manner {
+pub struct SetupOutput {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -22,59 +25,55 @@ pub struct Manner {
     pub format: Format,
 }
 
-/// Carries out `plan`, calling `announce` before each action.
-///
-/// # Errors
-/// That of the action that fails.
-pub fn carry_out(
-    environment: &Environment,
-    facts: &SetupFacts,
-    plan: &SetupPlan,
-    announce: &dyn Fn(&Action),
-) -> Result<(), Error> {
-    let installer = installer(environment, facts);
+/// Carries out `plan` unless it is a dry run, and prints a line for each action.
+pub fn carry_out(facts: &SetupFacts, plan: &SetupPlan, output: SetupOutput) -> Result<(), Error> {
+    let mark = if io::stdout().is_terminal() { "✓ " } else { "" };
+    let home = format!(" {}/", facts.home.dir.display());
     for action in &plan.actions {
-        announce(action);
-        installer.perform(action)?;
+        let begin = Instant::now();
+        let mut line = if output.dry_run {
+            format!("would {}", action.imperative())
+        } else {
+            perform(facts, action)?;
+            format!("{mark}{}", action.past())
+        };
+        if begin.elapsed() >= NOTICEABLE {
+            line += &format!(" ({:.1} s)", begin.elapsed().as_secs_f32());
+        }
+        if output.format == Format::Text {
+            print(line.replace(&home, " ~/") + "\n")?;
+        }
     }
     Ok(())
 }
 
-/// Waits until the service, which runs, answers.
-///
-/// # Errors
-/// Why it does not.
-pub fn await_answer(environment: &Environment, facts: &SetupFacts) -> Result<(), Error> {
-    installer(environment, facts).await_answer()
-}
-
-fn installer<'a>(environment: &'a Environment, facts: &'a SetupFacts) -> Installer<'a> {
-    Installer {
-        environment,
-        facts,
-        set: Box::new(|key, value| config::set(environment, key, value)),
-        remove_programs: Box::new(|| fetch::remove(environment, false).map(drop)),
+/// Performs one action.
+pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
+    match action {
+        Action::RemovePrograms => fetch::remove(&facts.home.environment, false).map(drop),
+        other => setup::perform(facts, other),
     }
 }
 
-/// Says on standard error what is done.
-pub fn say(action: &Action) {
-    info!("{}", action.explain());
-}
-
-/// Prints `plan`, which was carried out unless it is only to be printed, with `result`: the sentence
-/// for people when all is done.
-///
-/// # Errors
-/// Fails only if standard output does.
-pub fn report(plan: &SetupPlan, manner: Manner, result: &str) -> Result<(), Error> {
-    match manner.format {
-        Format::Json => output::print(output::setup_json(plan, manner.dry_run)),
-        Format::Text => {
-            for note in &plan.notes {
-                warn!("{note}");
-            }
-            output::print(output::setup_text(plan, manner.dry_run, result))
-        }
+/// Prints what the user should know of `plan` and `result`, the sentence for people when all is
+/// done; for programs, all of it as one object.
+pub fn report(plan: &SetupPlan, output: SetupOutput, result: &str) -> Result<(), Error> {
+    if output.format == Format::Json {
+        return print(json_line(json!({
+            "schema": SCHEMA,
+            "changed": !plan.actions.is_empty(),
+            "dry_run": output.dry_run,
+            "actions": plan.actions,
+            "notes": plan.notes,
+        })));
     }
+    for note in &plan.notes {
+        // If standard error is closed, standard output and the exit code still tell.
+        let _ = writeln!(io::stderr(), "! {note}");
+    }
+    if !output.dry_run {
+        let blank = if plan.actions.is_empty() { "" } else { "\n" };
+        return print(format!("{blank}{result}\n"));
+    }
+    print(if plan.actions.is_empty() { "Nothing to do.\n" } else { "" })
 }

@@ -1,29 +1,27 @@
-//! The name `dockerd-rootless-setuptool.sh`: upstream's setup tool, with its words, its exit codes
-//! and its block of commands for root (moby's `contrib/dockerd-rootless-setuptool.sh`).
+//! The name `dockerd-rootless-setuptool.sh`: upstream's setup tool, with its arguments, its exit
+//! codes and its block of commands for root (moby's `contrib/dockerd-rootless-setuptool.sh`).
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Parser;
-use tracing::{error, warn};
 
-use crate::check::Named;
-use crate::cli::install::Obstacles;
+use crate::cli::install::Preflight;
 use crate::cli::output;
-use crate::cli::setup::carry_out;
+use crate::cli::setup::perform;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::Manager;
 use crate::setup;
-use crate::setup::{Action, CONTEXT, InstallRequest, SERVICE, SetupPlan, UninstallRequest};
-use crate::setup::{at_home, look, show_service};
+use crate::setup::{Action, CONTEXT, Home, InstallRequest, Manager, SERVICE, SetupPlan, inspect};
+use crate::sys::stdout::print;
 
 /// Upstream's options; they may stand on either side of the command.
 #[derive(Parser)]
 #[command(
     name = "dockerd-rootless-setuptool.sh",
     about = "Sets up rootless Docker",
-    // As getopt(1) reads them: a part that is clear is enough, and twice is once.
+    // As getopt(1) reads them: an abbreviation is enough, and twice is once.
     infer_long_args = true,
     args_override_self = true
 )]
@@ -38,143 +36,138 @@ struct SetupTool {
     command: Vec<OsString>,
 }
 
-/// Runs what `words`, the program's name first, ask for.
-///
-/// # Errors
-/// Exit 1 for whatever upstream's tool ends with 1 for.
-pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
-    let tool = match SetupTool::try_parse_from(words) {
+/// Runs `args`, the program's name first. Each failure ends with 1, as upstream's.
+pub fn run(args: &[OsString], environment: &Environment) -> Result<Exit, Error> {
+    let tool = match SetupTool::try_parse_from(args) {
         Ok(tool) => tool,
         Err(usage) => {
             let asked_for_help = usage.exit_code() == 0;
-            // Where nobody listens, the exit code still says it.
+            // If the output is closed, the exit code still tells.
             let _ = usage.print();
             return Ok(if asked_for_help { Exit::Good } else { Exit::Failed });
         }
     };
-    let wrong = |what: String| {
-        Err(Error::new(Exit::Failed, what)
-            .hint("`dockerd-rootless-setuptool.sh --help` shows the usage"))
-    };
-    let called = words.first().cloned().unwrap_or_default();
+    let called = args.first().cloned().unwrap_or_default();
     let done = match tool.command.first().and_then(|command| command.to_str()) {
-        Some("check") => return tool_check(&tool, environment),
+        Some("check") => check(&tool, environment),
         Some("install") => install(&tool, environment, &called),
         Some("uninstall") => uninstall(environment, &called),
-        Some("nsenter") => crate::cli::nsenter::run(environment, &tool.command[1..]),
-        None if tool.command.is_empty() => wrong("no command is given".to_owned()),
-        _ => wrong(format!("unknown command `{}`", tool.command[0].display())),
+        Some("nsenter") => crate::cli::nsenter::run(environment, &tool.command[1..]).map(drop),
+        _ => {
+            let command = tool.command.first();
+            let what = command.map(|command| format!("unknown command `{}`", command.display()));
+            let what = what.unwrap_or_else(|| "no command is given".to_owned());
+            let hint = "`dockerd-rootless-setuptool.sh --help` shows the usage";
+            Err(Error::new(Exit::Failed, what).hint(hint))
+        }
     };
-    // Upstream's tool knows no other code.
-    done.map_err(|error| error.ending_in(Exit::Failed))
+    let Err(error) = done else { return Ok(Exit::Good) };
+    let rendered = error.render();
+    rendered.lines().for_each(|line| complain("ERROR", line.trim_start_matches("error: ")));
+    Ok(Exit::Failed)
 }
 
-/// `check`: satisfied, or what to run.
-fn tool_check(tool: &SetupTool, environment: &Environment) -> Result<Exit, Error> {
-    require(tool, &Obstacles::here(environment, tool.skip_iptables)?)?;
-    output::print("[INFO] Requirements are satisfied\n")?;
-    Ok(Exit::Good)
+fn check(tool: &SetupTool, environment: &Environment) -> Result<(), Error> {
+    require(tool, &Preflight::here(environment, tool.skip_iptables)?)?;
+    print("[INFO] Requirements are satisfied\n")
 }
 
-/// Refuses, with what is to be run, if something is missing.
-fn require(tool: &SetupTool, obstacles: &Obstacles) -> Result<(), Error> {
-    let findings: Vec<Named> = obstacles.counting(tool.force).cloned().collect();
+/// Refuses, and prints what to run, if something is missing.
+fn require(tool: &SetupTool, preflight: &Preflight) -> Result<(), Error> {
+    let rootful = preflight.rootful.iter().filter(|_| !tool.force);
+    let findings: Vec<_> = preflight.failures.iter().chain(rootful).cloned().collect();
     if findings.is_empty() {
         return Ok(());
     }
     for (name, finding) in &findings {
-        error!("{name}: {}", finding.summary);
-        for reason in &finding.reasons {
-            error!("{name}: {reason}");
+        for sentence in std::iter::once(&finding.summary).chain(&finding.reasons) {
+            complain("ERROR", &format!("{name}: {sentence}"));
         }
     }
-    output::print(output::setup_instructions(&findings))?;
-    let name = |name: &str| findings.iter().any(|(own, _)| *own == name);
-    let hint = match () {
-        () if name("netfilter") => {
-            "run the commands above and this tool again; --skip-iptables ignores `netfilter`"
-        }
-        () if name("rootful-docker") => {
-            "run the commands above and this tool again; --force ignores `rootful-docker`"
-        }
-        () => "run the commands above and this tool again",
+    print(output::setup_instructions(&findings))?;
+    let found = |name: &str| findings.iter().any(|(own, _)| *own == name);
+    let ignore = if found("netfilter") {
+        "; --skip-iptables ignores `netfilter`"
+    } else if found("rootful-docker") {
+        "; --force ignores `rootful-docker`"
+    } else {
+        ""
     };
+    let hint = format!("run the commands above and this tool again{ignore}");
     Err(Error::new(Exit::Failed, "missing system requirements").hint(hint))
 }
 
-/// `install`: as ours, in upstream's words.
-fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Result<Exit, Error> {
-    let environment = &at_home(environment);
-    let facts = look(environment, called)?;
-    let obstacles = Obstacles::find(environment, &facts, tool.skip_iptables)?;
-    require(tool, &obstacles)?;
-    let request = InstallRequest { words: obstacles.words(), ..InstallRequest::default() };
+fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Result<(), Error> {
+    let facts = inspect(Home::find(environment, called)?);
+    let preflight = Preflight::of(&facts, tool.skip_iptables)?;
+    require(tool, &preflight)?;
+    let request = InstallRequest { args: preflight.args, ..InstallRequest::default() };
     let plan = SetupPlan::install(&facts, &request)?;
     let (units, contexts) = by_subject(&plan);
-    let announce = |action: &Action| match action {
-        Action::WriteUnit { path, .. } => say(&format!("Creating {}", path.display())),
-        Action::Start(unit) => say(&format!("starting systemd service {unit}")),
-        Action::CreateContext(_) => say(&format!("Creating CLI context \"{CONTEXT}\"")),
-        _ => {}
-    };
-    carry_out(environment, &facts, &units, &announce)?;
-    for note in &plan.notes {
-        warn!("{note}");
+    for action in units {
+        match action {
+            Action::Write { path, .. } => say(&format!("Creating {}", path.display())),
+            Action::Start { unit } => say(&format!("starting systemd service {unit}")),
+            _ => {}
+        }
+        perform(&facts, action)?;
     }
+    plan.notes.iter().for_each(|note| complain("WARNING", note));
+    let bin = facts.home.program.parent().unwrap_or(Path::new("/")).display();
     if facts.manager == Manager::Answers {
-        show_service(&facts);
+        setup::show_service(&facts);
         say(&format!("Installed {SERVICE} successfully."));
         say(&format!(
             "To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`"
         ));
         say(&format!(
             "To run {SERVICE} on system startup, run: `sudo {}`\n",
-            setup::enable_linger(&facts)
+            setup::enable_linger_command(&facts)
         ));
     } else {
         say(&format!(
-            "systemd not detected, dockerd-rootless needs to be started manually:\n\n{}\n",
-            setup::start_by_hand(&facts, &request.words)
+            "systemd not detected, dockerd-rootless needs to be started manually:\n\nPATH={bin}:/usr/sbin:/sbin:$PATH {}\n",
+            setup::start_by_hand(&facts, &request.args)
         ));
     }
     if facts.client.contexts.contains_key(CONTEXT) {
         say(&format!("CLI context \"{CONTEXT}\" already exists"));
     }
-    carry_out(environment, &facts, &contexts, &announce)?;
+    for action in contexts {
+        if matches!(action, Action::CreateContext { .. }) {
+            say(&format!("Creating CLI context \"{CONTEXT}\""));
+        }
+        perform(&facts, action)?;
+    }
     if facts.client.program.is_some() {
         say(&format!("Using CLI context \"{CONTEXT}\"\n"));
     }
-    let bin = facts.program.parent().unwrap_or(Path::new("/"));
     say(&format!(
-        "Make sure the following environment variable(s) are set (or add them to ~/.bashrc):\nexport PATH={}:$PATH\n",
-        bin.display()
+        "Make sure the following environment variable(s) are set (or add them to ~/.bashrc):\nexport PATH={bin}:$PATH\n"
     ));
     say(&format!(
-        "Some applications may require the following environment variable too:\nexport DOCKER_HOST=unix://{}\n",
-        facts.runtime_dir.join("docker.sock").display()
+        "Some applications may require the following environment variable too:\nexport DOCKER_HOST={}\n",
+        setup::host(&facts)
     ));
-    Ok(Exit::Good)
+    Ok(())
 }
 
-/// `uninstall`: as ours, in upstream's words, and whatever is missing.
-fn uninstall(environment: &Environment, called: &OsStr) -> Result<Exit, Error> {
-    let environment = &at_home(environment);
-    let facts = look(environment, called)?;
-    let plan = SetupPlan::uninstall(&facts, UninstallRequest::default())?;
+fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
+    let facts = inspect(Home::find(environment, called)?);
+    let plan = SetupPlan::uninstall(&facts, false)?;
     let (units, contexts) = by_subject(&plan);
-    carry_out(environment, &facts, &units, &|_| {})?;
-    for note in &plan.notes {
-        warn!("{note}");
+    units.iter().try_for_each(|action| perform(&facts, action))?;
+    plan.notes.iter().for_each(|note| complain("WARNING", note));
+    if facts.manager == Manager::Answers {
+        say(&format!("Uninstalled {SERVICE}"));
+    } else {
+        say("systemd not detected, dockerd-rootless needs to be stopped manually");
     }
-    match facts.manager {
-        Manager::Answers => say(&format!("Uninstalled {SERVICE}")),
-        _ => say("systemd not detected, dockerd-rootless needs to be stopped manually"),
-    }
-    carry_out(environment, &facts, &contexts, &|_| {})?;
-    for action in &contexts.actions {
+    for action in contexts {
+        perform(&facts, action)?;
         match action {
             Action::RemoveContext => say(&format!("Deleted CLI context \"{CONTEXT}\"")),
-            Action::UseContext(name) => {
+            Action::UseContext { name, .. } => {
                 say(&format!("Configured CLI to use the \"{name}\" context."));
             }
             _ => {}
@@ -185,18 +178,21 @@ fn uninstall(environment: &Environment, called: &OsStr) -> Result<Exit, Error> {
     );
     say("This uninstallation tool does NOT remove Docker binaries and data.");
     say("To remove data, run: `dockerd-rootless uninstall --purge-data`");
-    Ok(Exit::Good)
+    Ok(())
 }
 
-/// The plan's two halves: what is about units, and what is about the docker client.
-fn by_subject(plan: &SetupPlan) -> (SetupPlan, SetupPlan) {
-    let (contexts, units) = plan.actions.iter().cloned().partition(Action::is_about_client);
-    let half = |actions| SetupPlan { actions, notes: Vec::new() };
-    (half(units), half(contexts))
+/// Splits the actions: those on units, and from the first one on the docker client on.
+fn by_subject(plan: &SetupPlan) -> (&[Action], &[Action]) {
+    let first = plan.actions.iter().position(Action::is_about_client);
+    plan.actions.split_at(first.unwrap_or(plan.actions.len()))
 }
 
-/// A line of upstream's, which go to standard output. Where nobody listens, the exit code still
-/// tells.
+/// Prints a line of upstream's. If standard output is closed, the exit code still tells.
 fn say(line: &str) {
-    let _ = output::print(format!("[INFO] {line}\n"));
+    let _ = print(format!("[INFO] {line}\n"));
+}
+
+/// Prints a line on standard error in upstream's style.
+fn complain(level: &str, line: &str) {
+    let _ = writeln!(io::stderr(), "[{level}] {line}");
 }

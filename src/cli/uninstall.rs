@@ -1,136 +1,140 @@
-//! `uninstall`: what `install` has made goes. Data, edited files and binaries stay unless told.
+//! `uninstall`: removes what `install` made. Data, edited files and programs are kept unless asked
+//! for.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use tracing::warn;
-
 use crate::cli::fetch;
-use crate::cli::setup::{Manner, carry_out, report, say};
+use crate::cli::setup::{SetupOutput, carry_out, report};
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::{Manager, Session, SetupFacts, UnitFile};
+use crate::facts::{Session, look};
 use crate::settings::Settings;
 use crate::setup;
 use crate::setup::purge;
 use crate::setup::purge::Data;
-use crate::setup::{Action, SetupPlan, UninstallRequest};
-use crate::setup::{at_home, look};
+use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, UnitFile, inspect};
 
-/// What `uninstall` is asked for on the command line.
 #[derive(Clone, Copy, clap::Args)]
 pub struct UninstallOptions {
     /// Delete images, containers and volumes too; lists them and asks first
     #[arg(long)]
     pub purge_data: bool,
-    /// Remove the programs that `fetch` has brought, this one among them
+    /// Remove the programs that `fetch` installed, including this one
     #[arg(long)]
     pub remove_binaries: bool,
     /// Do not ask
     #[arg(short, long, requires = "purge_data")]
     pub yes: bool,
-    /// How it is done and told.
     #[command(flatten)]
-    pub manner: Manner,
+    pub output: SetupOutput,
 }
 
-/// Uninstalls; `called` is the word that this program was called by.
-///
-/// # Errors
-/// That of the action that fails. Whatever stands in the way of the data stops it before anything
-/// is changed.
+/// Uninstalls; `called` is the word that this program was called by. If the data cannot be deleted,
+/// nothing is changed.
 pub fn run(
     environment: &Environment,
     called: &OsStr,
     options: &UninstallOptions,
 ) -> Result<Exit, Error> {
-    let environment = &at_home(environment);
-    let facts = look(environment, called)?;
-    let request = UninstallRequest { purge_data: options.purge_data };
-    let mut plan = SetupPlan::uninstall(&facts, request)?;
-    let session = session(environment, &facts);
+    let facts = inspect(Home::find(environment, called)?);
+    let mut plan = SetupPlan::uninstall(&facts, options.purge_data)?;
+    let session = session(&facts);
     if options.purge_data {
-        let session = session?;
-        let stops = facts.manager == Manager::Answers && facts.service.active;
-        if !stops {
-            purge::refuse_used(&session)?;
-        }
-        if let Some(data) = purge::measure(&session.data_root, &facts)? {
-            tell(&data);
-            if !options.manner.dry_run && !options.yes {
-                ask()?;
-            }
-            if data.is_shared {
-                let root = data.root.display();
-                plan.notes.push(format!("other files in `{root}` stay"));
-            }
-            let entries = data.entries.into_iter().map(|(path, _)| path).collect();
-            let root = data.root;
-            plan.actions.push(Action::DeleteData { root, entries });
-        }
-    } else if let Some(data_root) =
-        session.ok().map(|session| session.data_root).filter(|path| path.exists())
+        purge_data(&facts, &session?, options, &mut plan)?;
+    } else if let Ok(Session { data_root, .. }) = session
+        && data_root.exists()
     {
         plan.notes.push(format!(
-            "images, containers and volumes stay in `{}`; to delete them: dockerd-rootless uninstall --purge-data",
+            "Images, containers and volumes are kept in `{}`. To delete them: dockerd-rootless uninstall --purge-data",
             data_root.display()
         ));
     }
-    // Last, for deleting the data takes rootlesskit.
-    let has_programs = !fetch::remove(environment, true)?.is_empty();
-    match (has_programs, options.remove_binaries) {
-        (false, _) => {}
-        (true, true) => plan.actions.push(Action::RemovePrograms),
-        (true, false) => plan.notes.push(
-            "the programs that `fetch` has brought stay; to remove them: dockerd-rootless uninstall --remove-binaries".to_owned(),
-        ),
+    // Last, since deleting the data needs rootlesskit.
+    let has_programs = !fetch::remove(&facts.home.environment, true)?.is_empty();
+    if has_programs && options.remove_binaries {
+        plan.actions.push(Action::RemovePrograms);
+    } else if has_programs {
+        plan.notes.push(
+            "The programs that `fetch` installed are kept. To remove them: dockerd-rootless uninstall --remove-binaries".to_owned(),
+        );
     }
-    if !options.manner.dry_run {
-        carry_out(environment, &facts, &plan, &say)?;
-    }
-    report(&plan, options.manner, "rootless Docker is uninstalled")?;
+    carry_out(&facts, &plan, options.output)?;
+    let result = match (plan.keeps_edited, plan.actions.is_empty()) {
+        (true, _) => "Rootless Docker is uninstalled, except for your own version of a unit.",
+        (false, true) => "Nothing to uninstall.",
+        (false, false) => "Rootless Docker is uninstalled.",
+    };
+    report(&plan, options.output, result)?;
     Ok(Exit::Good)
 }
 
-/// What a launch would meet, by the settings and the words in the unit.
-fn session(environment: &Environment, facts: &SetupFacts) -> Result<Session, Error> {
-    let settings = Settings::resolve(&layers(environment, &[])?)?;
-    let words = match &facts.service.own {
-        UnitFile::Text(text) => setup::kept_parameters(text).1,
-        _ => Vec::new(),
-    };
-    let person = look::person(environment);
-    look::session(&settings, environment, &words, person, None)
+/// Plans to delete the data, if the user agrees.
+fn purge_data(
+    facts: &SetupFacts,
+    session: &Session,
+    options: &UninstallOptions,
+    plan: &mut SetupPlan,
+) -> Result<(), Error> {
+    let is_stopped_first = facts.manager == Manager::Answers && facts.service.active;
+    if !is_stopped_first {
+        purge::refuse_used(session)?;
+    }
+    let Some(data) = purge::measure(&session.data_root, facts)? else { return Ok(()) };
+    // If standard error is closed, the question cannot be answered either.
+    let _ = write!(io::stderr(), "{}", table(&data));
+    if !options.output.dry_run && !options.yes {
+        ask()?;
+    }
+    if data.is_shared {
+        plan.notes.push(format!("Other files in `{}` are kept", data.root.display()));
+    }
+    let entries = data.entries.into_iter().map(|(path, _)| path).collect();
+    plan.actions.push(Action::DeleteData { root: data.root, entries });
+    Ok(())
 }
 
-/// Lists what would go.
-fn tell(data: &Data) {
-    let mebibytes =
-        |kibibytes: u64| format!("{}.{} MiB", kibibytes / 1024, kibibytes % 1024 * 10 / 1024);
-    for (path, size) in &data.entries {
-        warn!("{:>14}  {}", mebibytes(*size), path.display());
-    }
-    let size = data.entries.iter().map(|(_, size)| size).sum();
-    warn!("{:>14}  in all", mebibytes(size));
+/// Returns the settings and places of a launch by the unit.
+fn session(facts: &SetupFacts) -> Result<Session, Error> {
+    let environment = &facts.home.environment;
+    let settings = Settings::resolve(&layers(environment, &[])?)?;
+    let args = match &facts.service.own {
+        UnitFile::Text(text) => setup::parameters(text).args,
+        _ => Vec::new(),
+    };
+    let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+    look::session(&settings, environment, &args, look::person(environment), None)
+}
+
+/// Lists what would be deleted, without what is too small to count.
+fn table(data: &Data) -> String {
+    let row = |kibibytes: u64, what: &str| {
+        format!("{:>9}.{} MiB  {what}\n", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
+    };
+    let large = data.entries.iter().filter(|(_, size)| *size >= 103);
+    let name =
+        |path: &std::path::Path| path.file_name().map(OsStr::to_os_string).unwrap_or_default();
+    let rows: String =
+        large.map(|(path, size)| row(*size, &name(path).to_string_lossy())).collect();
+    let total = row(data.entries.iter().map(|(_, size)| size).sum(), "in all");
+    format!("Data in {}:\n{rows}{total}", data.root.display())
 }
 
 /// Asks whether to go on.
 fn ask() -> Result<(), Error> {
     if !io::stdin().is_terminal() {
-        let what = "the data are not deleted: nobody can be asked";
+        let what = "not deleting data: no terminal to confirm on (use --yes)";
         return Err(
             Error::new(Exit::Usage, what).hint("dockerd-rootless uninstall --purge-data --yes")
         );
     }
     let mut answer = String::new();
-    let asked = write!(io::stderr(), "Delete all of this? Type `yes`: ");
-    asked
+    write!(io::stderr(), "Delete all of this? Type `yes`: ")
         .and_then(|()| io::stdin().lock().read_line(&mut answer))
-        .map_err(|error| Error::new(Exit::Failed, "nobody can be asked").because(&error))?;
-    match answer.trim() {
-        "yes" => Ok(()),
-        _ => Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`")),
+        .map_err(|error| Error::new(Exit::Failed, "cannot read the answer").because(&error))?;
+    if answer.trim() == "yes" {
+        return Ok(());
     }
+    Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`"))
 }

@@ -1,40 +1,35 @@
-//! `upgrade`: the installed units brought to what this program would write.
+//! `upgrade`: updates the installed units to what this program would write.
 
 use std::ffi::OsStr;
 
-use crate::cli::setup::{Manner, carry_out, report, say};
+use crate::cli::setup::{SetupOutput, carry_out, report};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::setup::{SetupPlan, UpgradeRequest};
-use crate::setup::{at_home, look};
+use crate::setup::{Home, SetupPlan, inspect};
 
-/// What `upgrade` is asked for on the command line.
 #[derive(Clone, Copy, clap::Args)]
 pub struct UpgradeOptions {
-    /// Restart the daemon although containers run, which end with it
+    /// Restart the daemon even if containers run; they stop
     #[arg(long)]
     pub restart: bool,
-    /// How it is done and told.
     #[command(flatten)]
-    pub manner: Manner,
+    pub output: SetupOutput,
 }
 
 /// Upgrades; `called` is the word that this program was called by.
-///
-/// # Errors
-/// Exit 1 if nothing is installed, exit 4 if no user manager answers; that of the action that fails.
 pub fn run(
     environment: &Environment,
     called: &OsStr,
     options: &UpgradeOptions,
 ) -> Result<Exit, Error> {
-    let environment = &at_home(environment);
-    let facts = look(environment, called)?;
-    let request = UpgradeRequest { restart: options.restart };
-    let plan = SetupPlan::upgrade(&facts, request)?;
-    if !options.manner.dry_run {
-        carry_out(environment, &facts, &plan, &say)?;
-    }
-    report(&plan, options.manner, "the units are up to date")?;
+    let facts = inspect(Home::find(environment, called)?);
+    let plan = SetupPlan::upgrade(&facts, options.restart)?;
+    carry_out(&facts, &plan, options.output)?;
+    let result = match (plan.keeps_edited, plan.actions.is_empty()) {
+        (true, _) => "Your own version of a unit is kept; everything else is up to date.",
+        (false, true) => "Already up to date.",
+        (false, false) => "The units are up to date.",
+    };
+    report(&plan, options.output, result)?;
     Ok(Exit::Good)
 }

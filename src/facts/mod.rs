@@ -9,7 +9,6 @@ pub mod probe;
 #[cfg(test)]
 pub mod samples;
 mod session;
-mod setup;
 mod subids;
 mod survey;
 mod tools;
@@ -19,7 +18,6 @@ pub use daemon_json::DaemonJson;
 pub use session::{
     Ancestor, Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
-pub use setup::{DaemonFacts, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
 pub use subids::{Flaw, SubIdLine, SubIds};
 pub use survey::{
     Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mount, Mounts, Release,

@@ -8,41 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, Exit};
-use crate::facts::{Lock, Mounts, PidState, Session, SetupFacts};
-use crate::setup::as_root;
-use crate::setup::find;
+use crate::facts::{Lock, Mounts, PidState, Session};
+use crate::setup::facts::SetupFacts;
 use crate::setup::manager::LATER;
+use crate::setup::quoted;
 use crate::supervise;
-use crate::sys::process;
+use crate::sys::{elevate, process};
 
-/// What dockerd keeps in its data root, whatever its storage driver. Other files there are not its
-/// own.
-const ENTRIES: [&str; 24] = [
-    ".dockerd-rootless.lock",
-    "aufs",
-    "btrfs",
-    "builder",
-    "buildkit",
-    "containerd",
-    "containers",
-    "devicemapper",
-    "engine-id",
-    "fuse-overlayfs",
-    "image",
-    "network",
-    "nuke-graph-directory.sh",
-    "overlay",
-    "overlay2",
-    "plugins",
-    "rootfs",
-    "runtimes",
-    "swarm",
-    "tmp",
-    "trust",
-    "vfs",
-    "volumes",
-    "zfs",
-];
+/// What dockerd keeps in its data root, whatever its storage driver. Other files there are the
+/// user's.
+const ENTRIES: &str = ".dockerd-rootless.lock aufs btrfs builder buildkit containerd containers \
+    devicemapper engine-id fuse-overlayfs image network nuke-graph-directory.sh overlay overlay2 \
+    plugins rootfs runtimes swarm tmp trust vfs volumes zfs";
 
 /// Without both of these a directory is no data root: dockerd makes them at its first start.
 const MARKS: [&str; 2] = ["containers", "volumes"];
@@ -54,25 +31,22 @@ const FURTHER_MARKS: [&str; 3] = ["containerd", "engine-id", "image"];
 pub struct Data {
     /// The data root, links followed.
     pub root: PathBuf,
-    /// What the daemon has made there, and how much each takes, in KiB.
+    /// What the daemon has made there, and how much each takes, in KiB; the largest first.
     pub entries: Vec<(PathBuf, u64)>,
-    /// Whether other files are there, which stay.
+    /// Whether other files are there, which are kept.
     pub is_shared: bool,
 }
 
-/// Measures what is in the data root `stated`; `None` if there is nothing.
-///
-/// # Errors
-/// Exit 1 if it is no data root, or something is mounted in it; exit 4 if no user namespace can be
-/// entered.
-pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error> {
+/// Measures what is in the data root; `None` if there is nothing. Refuses what is no data root or
+/// has something mounted in it (exit 1), and ends with 4 if no user namespace can be entered.
+pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error> {
     let refuse = |why: &str| {
-        let what = format!("the data root `{}` is not deleted: {why}", stated.display());
-        Error::new(Exit::Failed, what).hint(format!("ls -la {}", shown(stated)))
+        let what = format!("not deleting the data root `{}`: {why}", data_root.display());
+        Error::new(Exit::Failed, what).hint(format!("ls -la {}", quoted(data_root)))
     };
-    let root = match stated.canonicalize() {
+    let root = match data_root.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|error| refuse("it cannot be looked at").because(&error))?,
+        other => other.map_err(|error| refuse("it is not accessible").because(&error))?,
     };
     let names: Vec<OsString> = fs::read_dir(&root)
         .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
@@ -80,7 +54,7 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
     if names.is_empty() {
         return Ok(None);
     }
-    let home = facts.home.canonicalize().unwrap_or_default();
+    let home = facts.home.dir.canonicalize().unwrap_or_default();
     if home.starts_with(&root) || !is_data_root(&names) {
         return Err(refuse("it does not look like one"));
     }
@@ -90,31 +64,29 @@ pub fn measure(stated: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error>
     if let Some(point) = mounts.0.iter().map(|mount| &*mount.point).find(inside) {
         return Err(refuse(&format!("`{}` is mounted in it", point.display())));
     }
-    let is_own = |name: &&OsString| ENTRIES.iter().any(|own| *name == *own);
+    let is_own = |name: &&OsString| ENTRIES.split_whitespace().any(|own| *name == own);
     let own: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
     let said = inside_namespace(facts, &root, "du", &["-sk", "--"], &own)?;
     let sizes = said.lines().filter_map(|line| {
         let (size, path) = line.split_once('\t')?;
         Some((PathBuf::from(path), size.parse().ok()?))
     });
-    let entries: Vec<(PathBuf, u64)> = sizes.collect();
-    match entries.len() == own.len() {
-        true => Ok(Some(Data { is_shared: own.len() < names.len(), entries, root })),
-        false => Err(no_way(facts, &root, &io::Error::other(said.trim().to_owned()))),
+    let mut entries: Vec<(PathBuf, u64)> = sizes.collect();
+    if entries.len() != own.len() {
+        return Err(unreachable(facts, &root, &io::Error::other(said.trim().to_owned())));
     }
+    entries.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    Ok(Some(Data { is_shared: own.len() < names.len(), entries, root }))
 }
 
-/// Whether a directory with these `names` is a data root.
+/// Returns whether a directory with these `names` is a data root.
 fn is_data_root(names: &[OsString]) -> bool {
     let has = |mark: &&str| names.iter().any(|name| name == *mark);
     MARKS.iter().all(&has) && FURTHER_MARKS.iter().any(has)
 }
 
-/// Refuses to delete data that are in use, be it by a daemon that does not answer, listens elsewhere
-/// or has another runtime directory.
-///
-/// # Errors
-/// Exit 5 with the process that uses them.
+/// Refuses to delete data that are in use (exit 5), also by a daemon that does not answer, listens
+/// elsewhere or has another runtime directory.
 pub fn refuse_used(session: &Session) -> Result<(), Error> {
     let root = session.data_root.as_path();
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -130,15 +102,12 @@ pub fn refuse_used(session: &Session) -> Result<(), Error> {
 }
 
 fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
-    user.map_or(Ok(()), |pid| {
-        let what =
-            format!("the data in `{}` are not deleted: process {pid} uses them", root.display());
-        Err(Error::new(Exit::AlreadyRunning, what)
-            .hint(format!("see what it is, and stop it: ps -fp {pid}")))
-    })
+    let Some(pid) = user else { return Ok(()) };
+    let what = format!("not deleting the data in `{}`: process {pid} uses them", root.display());
+    Err(Error::new(Exit::AlreadyRunning, what).hint(format!("ps -fp {pid}")))
 }
 
-/// A process whose root, or a file that it has open, is in `root`, as far as we may know.
+/// Returns a process whose root, or a file that it has open, is in `root`, as far as we may know.
 fn user_of(root: &Path) -> Option<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -151,14 +120,11 @@ fn user_of(root: &Path) -> Option<u32> {
 }
 
 /// Deletes `entries` of the data root `root`, and that too if it is empty then.
-///
-/// # Errors
-/// Exit 5 if a process uses them; exit 4 if no user namespace can be entered; what `rm` says.
-pub fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Result<(), Error> {
+pub(super) fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Result<(), Error> {
     // The unit has been stopped meanwhile. Another daemon may have the same data.
     refuse(root, user_of(root))?;
     inside_namespace(facts, root, "rm", &["-rf", "--"], entries)?;
-    // A file system of its own, or with other files in it, stays.
+    // A file system of its own, or with other files in it, is kept.
     let _ = fs::remove_dir(root);
     Ok(())
 }
@@ -168,32 +134,25 @@ fn inside_namespace(
     facts: &SetupFacts,
     root: &Path,
     program: &str,
-    words: &[&str],
+    args: &[&str],
     paths: &[PathBuf],
 ) -> Result<String, Error> {
-    let Some(rootlesskit) =
-        find("docker-rootlesskit", facts).or_else(|| find("rootlesskit", facts))
-    else {
-        return Err(no_way(facts, root, &io::Error::other("rootlesskit is not in PATH")));
+    let mut rootlesskits = ["docker-rootlesskit", "rootlesskit"].into_iter();
+    let Some(rootlesskit) = rootlesskits.find_map(|name| facts.home.program(name)) else {
+        return Err(unreachable(facts, root, &io::Error::other("rootlesskit is not in PATH")));
     };
     let mut command = Command::new(rootlesskit);
-    command.env("PATH", &facts.search_path).arg(program).args(words).args(paths);
-    process::succeed(&mut command, LATER).map_err(|error| no_way(facts, root, &error))
+    command.env("PATH", &facts.home.search_path).arg(program).args(args).args(paths);
+    process::succeed(&mut command, LATER).map_err(|error| unreachable(facts, root, &error))
 }
 
-fn no_way(facts: &SetupFacts, root: &Path, error: &io::Error) -> Error {
-    let what = format!(
-        "the data in `{}` cannot be reached: they belong to subordinate ids",
-        root.display()
-    );
+fn unreachable(facts: &SetupFacts, root: &Path, error: &io::Error) -> Error {
+    let what = format!("cannot reach the data in `{}` of subordinate ids", root.display());
+    let delete = format!("rm -rf --one-file-system {}", quoted(root));
     Error::new(Exit::Prerequisite, what).because(error).hint(format!(
-        "dockerd-rootless check; or have root delete them: {}",
-        as_root(facts, &format!("rm -rf --one-file-system {}", shown(root)))
+        "dockerd-rootless check; or delete them as root: {}",
+        elevate::line(facts.has_sudo, &delete)
     ))
-}
-
-fn shown(path: &Path) -> String {
-    crate::words::quote(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

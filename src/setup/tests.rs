@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use crate::error::Exit;
-use crate::facts::{DaemonFacts, DockerClient, Kept, Manager, SetupFacts, UnitFacts, UnitFile};
-use crate::setup::plan::*;
-use crate::setup::unit::*;
+use crate::facts::DockerClient;
+use crate::setup::actions::*;
+use crate::setup::decide::*;
+use crate::setup::facts::*;
+use crate::setup::units::*;
 
 const HOST: &str = "unix:///run/user/1000/docker.sock";
 
@@ -39,22 +41,25 @@ WantedBy=default.target
 /// A login of a user with nothing installed.
 fn bare() -> SetupFacts {
     SetupFacts {
-        user: "u".to_owned(),
-        home: "/home/u".into(),
-        runtime_dir: "/run/user/1000".into(),
+        home: Home {
+            user: "u".to_owned(),
+            dir: "/home/u".into(),
+            runtime_dir: "/run/user/1000".into(),
+            program: "/home/u/bin/dockerd-rootless".into(),
+            search_path: "/usr/bin:/bin".into(),
+            ..Home::default()
+        },
         manager: Manager::Answers,
         linger: Some(true),
         has_sudo: true,
         has_dbus: true,
-        program: "/home/u/bin/dockerd-rootless".into(),
-        search_path: "/usr/bin:/bin".into(),
         kept_path: None,
         unit_dir: "/home/u/.config/systemd/user".into(),
         service: UnitFacts::default(),
         socket: UnitFacts::default(),
         daemon: DaemonFacts::default(),
         client: DockerClient { program: Some("/usr/bin/docker".into()), ..DockerClient::default() },
-        kept: Kept::default(),
+        notes: ("/home/u/.local/share/dockerd-rootless/setup.json".into(), Notes::default()),
         answers: None,
     }
 }
@@ -68,7 +73,7 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
     let dir = facts.unit_dir.clone();
     for action in &plan.actions {
         match action {
-            Action::WriteUnit { path, text } => {
+            Action::Write { path, text } => {
                 let file = UnitFile::Text(text.clone());
                 match path {
                     path if *path == dir.join(SERVICE) => facts.service.own = file,
@@ -77,23 +82,25 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
                     other => panic!("{}", other.display()),
                 }
             }
-            Action::Enable(name) | Action::Disable(name) => {
-                let is_on = matches!(action, Action::Enable(_));
+            Action::Enable { unit: name } | Action::Disable { unit: name } => {
+                let is_on = matches!(action, Action::Enable { .. });
                 let links = vec![dir.join("x.wants").join(name)];
                 let unit = named(&mut facts, name);
                 unit.enabled = is_on;
                 unit.links = links.into_iter().filter(|_| is_on).collect();
             }
-            Action::Start(name) | Action::Stop(name) | Action::Restart(name) => {
-                named(&mut facts, name).active = !matches!(action, Action::Stop(_));
+            Action::Start { unit } | Action::Stop { unit } | Action::Restart { unit } => {
+                named(&mut facts, unit).active = !matches!(action, Action::Stop { .. });
                 facts.daemon.answers = facts.service.active;
                 facts.daemon.outdated = false;
             }
-            Action::CreateContext(host) | Action::UpdateContext(host) => {
+            Action::CreateContext { host } | Action::UpdateContext { host } => {
                 facts.client.contexts.insert(CONTEXT.to_owned(), host.clone());
             }
-            Action::UseContext(name) => facts.client.current_context = Some(name.clone()),
-            Action::KeepContext(name) => facts.kept.previous_context = Some(name.clone()),
+            Action::UseContext { name, previous } => {
+                facts.client.current_context = Some(name.clone());
+                facts.notes.1.previous_context.clone_from(previous);
+            }
             _ => {}
         }
     }
@@ -108,7 +115,7 @@ fn named<'f>(facts: &'f mut SetupFacts, name: &str) -> &'f mut UnitFacts {
 }
 
 fn explained(plan: &SetupPlan) -> Vec<String> {
-    plan.actions.iter().map(Action::explain).collect()
+    plan.actions.iter().map(Action::imperative).collect()
 }
 
 fn installed() -> SetupFacts {
@@ -125,32 +132,42 @@ fn a_first_installation_starts_before_it_enables_and_a_second_has_nothing_to_do(
     assert_eq!(
         explained(&plan),
         [
-            format!("write `{unit}.service`"),
-            format!("write `{unit}.socket`"),
-            "let the user manager read its units anew".to_owned(),
+            format!("write {unit}.service"),
+            format!("write {unit}.socket"),
+            "reload systemd's user units".to_owned(),
             "start docker.service".to_owned(),
             "enable docker.service".to_owned(),
-            format!("create the docker context `rootless` for {HOST}"),
-            "note that the docker context was `default`".to_owned(),
-            "use the docker context `rootless`".to_owned(),
+            format!("create docker context `rootless` for {HOST}"),
+            "switch the docker context to `rootless`".to_owned(),
         ]
     );
     assert!(plan.notes.is_empty(), "{:?}", plan.notes);
+    assert_eq!(
+        plan.actions[6].past(),
+        "Switched the docker context to `rootless` (was `default`; uninstall restores it)"
+    );
+    let [write, .., switch] = &plan.actions[..] else { panic!("{:?}", plan.actions) };
+    assert_eq!(
+        serde_json::to_string(&[write, switch]).expect("JSON"),
+        format!(
+            r#"[{{"action":"write","path":"{unit}.service"}},{{"action":"use-context","name":"rootless","previous":"default"}}]"#
+        )
+    );
     assert_eq!(install(&after(facts, &plan)), SetupPlan::default());
 }
 
 #[test]
 fn another_shells_path_changes_a_unit_only_if_it_leads_elsewhere() {
     let mut facts = installed();
-    facts.kept_path = Some(facts.search_path.clone());
-    facts.search_path = "/opt/tools:/usr/bin:/bin".into();
+    facts.kept_path = Some(facts.home.search_path.clone());
+    facts.home.search_path = "/opt/tools:/usr/bin:/bin".into();
     assert_eq!(install(&facts), SetupPlan::default());
     facts.kept_path = None;
     assert_eq!(
         explained(&install(&facts)),
         [
-            "write `/home/u/.config/systemd/user/docker.service`",
-            "let the user manager read its units anew",
+            "write /home/u/.config/systemd/user/docker.service",
+            "reload systemd's user units",
             "restart docker.service"
         ]
     );
@@ -199,7 +216,7 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
     used.daemon.busy = true;
     let busy = on_demand(&used, Some(false));
     assert_eq!(explained(&busy), ["disable docker.socket", "enable docker.service"]);
-    assert!(busy.notes[0].starts_with("containers run"), "{:?}", busy.notes);
+    assert!(busy.notes[0].starts_with("Containers run"), "{:?}", busy.notes);
 }
 
 #[test]
@@ -207,15 +224,14 @@ fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
     let mut facts = installed();
     let UnitFile::Text(text) = facts.service.own.clone() else { panic!("a text") };
     facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
-    let upgrade =
-        |facts: &SetupFacts| SetupPlan::upgrade(facts, UpgradeRequest::default()).expect("a plan");
+    let upgrade = |facts: &SetupFacts| SetupPlan::upgrade(facts, false).expect("a plan");
     for plan in [install(&facts), upgrade(&facts)] {
-        assert_eq!(explained(&plan), ["write `/home/u/.config/systemd/user/docker.service.new`"]);
-        assert!(plan.notes[0].contains("diff "), "{:?}", plan.notes);
+        assert_eq!(explained(&plan), ["write /home/u/.config/systemd/user/docker.service.new"]);
+        assert!(plan.keeps_edited && plan.notes[1].contains("diff "), "{:?}", plan.notes);
         assert_eq!(explained(&install(&after(facts.clone(), &plan))), [""; 0]);
     }
     let facts = after(facts.clone(), &install(&facts));
-    let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
+    let plan = SetupPlan::uninstall(&facts, false).expect("a plan");
     let removed: Vec<_> =
         explained(&plan).into_iter().filter(|what| what.contains("docker.service")).collect();
     assert_eq!(
@@ -223,10 +239,10 @@ fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
         [
             "stop docker.service",
             "disable docker.service",
-            "remove `/home/u/.config/systemd/user/docker.service.new`"
+            "remove /home/u/.config/systemd/user/docker.service.new"
         ]
     );
-    assert!(plan.notes[0].contains("stays"), "{:?}", plan.notes);
+    assert!(plan.keeps_edited && plan.notes[0].contains("is kept"), "{:?}", plan.notes);
 }
 
 #[test]
@@ -236,9 +252,9 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
     facts.service.active = true;
     facts.service.enabled = true;
     facts.daemon.answers = true;
-    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
     assert_eq!(explained(&plan).last().expect("a restart"), "restart docker.service");
-    let Action::WriteUnit { text, .. } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
+    let Action::Write { text, .. } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     for line in [
         "ExecStart=\"/home/u/bin/dockerd-rootless\" \"--iptables=false\"",
         "Environment=\"PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files\"",
@@ -246,22 +262,20 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
         assert!(text.lines().any(|own| own == line), "{line}: {text}");
     }
     facts.daemon.busy = true;
-    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
-    assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
-    assert!(plan.notes[0].starts_with("containers run"), "{:?}", plan.notes);
+    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
+    assert!(!plan.actions.contains(&Action::Restart { unit: SERVICE }));
+    assert!(plan.notes[0].starts_with("Containers run"), "{:?}", plan.notes);
     facts.daemon.answers = false;
-    for plan in
-        [SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan"), install(&facts)]
-    {
-        assert!(!plan.actions.contains(&Action::Restart(SERVICE)));
+    for plan in [SetupPlan::upgrade(&facts, false).expect("a plan"), install(&facts)] {
+        assert!(!plan.actions.contains(&Action::Restart { unit: SERVICE }));
         assert!(
-            plan.notes[0].starts_with("the daemon does not answer, and containers may run"),
+            plan.notes[0].starts_with("The daemon does not answer, and containers may run"),
             "{:?}",
             plan.notes
         );
     }
-    let plan = SetupPlan::upgrade(&facts, UpgradeRequest { restart: true }).expect("a plan");
-    assert!(plan.actions.contains(&Action::Restart(SERVICE)));
+    let plan = SetupPlan::upgrade(&facts, true).expect("a plan");
+    assert!(plan.actions.contains(&Action::Restart { unit: SERVICE }));
     // Containers that outlive dockerd need not wait for another day.
     facts.daemon = DaemonFacts {
         busy: true,
@@ -270,19 +284,18 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
         keeps_containers: true,
         ..facts.daemon
     };
-    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
+    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
     assert!(plan.actions.contains(&Action::Replace));
 }
 
 #[test]
 fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     let facts = installed();
-    let upgrade =
-        |facts: &SetupFacts| SetupPlan::upgrade(facts, UpgradeRequest::default()).expect("a plan");
+    let upgrade = |facts: &SetupFacts| SetupPlan::upgrade(facts, false).expect("a plan");
     assert_eq!(upgrade(&facts), SetupPlan::default());
     // Another shell's PATH is none of the unit's.
     let mut elsewhere = facts.clone();
-    elsewhere.search_path = "/opt/bin".into();
+    elsewhere.home.search_path = "/opt/bin".into();
     assert_eq!(upgrade(&elsewhere), SetupPlan::default());
     let mut outdated = facts;
     outdated.daemon.outdated = true;
@@ -294,12 +307,12 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     assert_eq!(
         explained(&plan),
         [
-            "write `/home/u/.config/systemd/user/docker.service`",
-            "let the user manager read its units anew",
+            "write /home/u/.config/systemd/user/docker.service",
+            "reload systemd's user units",
             "restart docker.service"
         ]
     );
-    let none = SetupPlan::upgrade(&bare(), UpgradeRequest::default()).expect_err("no unit");
+    let none = SetupPlan::upgrade(&bare(), false).expect_err("no unit");
     assert_eq!(none.exit(), Exit::Failed);
 }
 
@@ -313,8 +326,8 @@ ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
     assert_eq!(identify(old), Author::Us);
     let mut facts = installed();
     facts.service.own = UnitFile::Text(old.to_owned());
-    let plan = SetupPlan::upgrade(&facts, UpgradeRequest::default()).expect("a plan");
-    let Action::WriteUnit { path, text } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
+    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
+    let Action::Write { path, text } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     assert!(path.ends_with(SERVICE));
     assert!(text.contains("ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"\n"));
 }
@@ -324,15 +337,15 @@ fn authors_are_told_apart() {
     let ours = render_socket();
     let cases = [
         (ours.clone(), Author::Us),
-        (ours.replace("0600", "0666"), Author::Somebody),
-        (format!("{ours}\n"), Author::Somebody),
+        (ours.replace("0600", "0666"), Author::User),
+        (format!("{ours}\n"), Author::User),
         (UPSTREAMS.to_owned(), Author::Upstream),
         (UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"), Author::Upstream),
         (UPSTREAMS.replace("/go/rootless/", "/engine/security/rootless/"), Author::Upstream),
-        (UPSTREAMS.replace("RestartSec=2", "RestartSec=3"), Author::Somebody),
-        (UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"), Author::Somebody),
-        (UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"), Author::Somebody),
-        (String::new(), Author::Somebody),
+        (UPSTREAMS.replace("RestartSec=2", "RestartSec=3"), Author::User),
+        (UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"), Author::User),
+        (UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"), Author::User),
+        (String::new(), Author::User),
     ];
     for (text, author) in cases {
         assert_eq!(identify(&text), author, "{text}");
@@ -342,19 +355,19 @@ fn authors_are_told_apart() {
 #[test]
 fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     let mut facts = installed();
-    facts.kept.previous_context = Some("lab".to_owned());
+    facts.notes.1.previous_context = Some("lab".to_owned());
     let uses = |facts: &SetupFacts| {
-        let plan = SetupPlan::uninstall(facts, UninstallRequest::default()).expect("a plan");
+        let plan = SetupPlan::uninstall(facts, false).expect("a plan");
         plan.actions
             .iter()
-            .filter(|action| matches!(action, Action::UseContext(_) | Action::RemoveContext))
-            .map(Action::explain)
+            .filter(|action| matches!(action, Action::UseContext { .. } | Action::RemoveContext))
+            .map(Action::imperative)
             .collect::<Vec<_>>()
     };
-    let remove = "remove the docker context `rootless`";
-    assert_eq!(uses(&facts), ["use the docker context `default`", remove]);
+    let remove = "remove docker context `rootless`";
+    assert_eq!(uses(&facts), ["switch the docker context to `default`", remove]);
     facts.client.contexts.insert("lab".to_owned(), "ssh://lab".to_owned());
-    assert_eq!(uses(&facts), ["use the docker context `lab`", remove]);
+    assert_eq!(uses(&facts), ["switch the docker context to `lab`", remove]);
     facts.client.current_context = Some("lab".to_owned());
     assert_eq!(uses(&facts), [remove]);
     facts.client.contexts = BTreeMap::from([(CONTEXT.to_owned(), "tcp://far".to_owned())]);
@@ -368,8 +381,8 @@ fn who_starts_units_decides_what_can_be_installed() {
     let refusal = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("no manager");
     assert_eq!(refusal.exit(), Exit::Prerequisite);
     for (has_sudo, command) in [
-        (true, ": sudo loginctl enable-linger u\n"),
-        (false, ": su root -c 'loginctl enable-linger u'\n"),
+        (true, "hint: sudo loginctl enable-linger u\n"),
+        (false, "hint: su root -c 'loginctl enable-linger u'\n"),
     ] {
         facts.has_sudo = has_sudo;
         let refusal = SetupPlan::install(&facts, &InstallRequest::default());
@@ -378,22 +391,16 @@ fn who_starts_units_decides_what_can_be_installed() {
     }
     let request = InstallRequest { enable_linger: true, ..InstallRequest::default() };
     let plan = SetupPlan::install(&facts, &request).expect("a plan");
-    assert_eq!(plan.actions, [Action::EnableLinger]);
+    assert_eq!(plan.actions, [Action::EnableLinger { user: "u".to_owned() }]);
 
     facts.manager = Manager::Absent;
     let plan = install(&facts);
-    assert!(
-        plan.notes[0].contains(
-            "PATH=/home/u/bin:/usr/bin:/bin:/usr/sbin:/sbin /home/u/bin/dockerd-rootless"
-        ),
-        "{:?}",
-        plan.notes
-    );
+    assert!(plan.notes[0].ends_with("To start it: /home/u/bin/dockerd-rootless"), "{plan:?}");
     assert!(explained(&plan).iter().all(|what| what.contains("context")));
 
     facts.service = installed().service;
-    let plan = SetupPlan::uninstall(&facts, UninstallRequest::default()).expect("a plan");
-    assert!(plan.actions.iter().all(|action| matches!(action, Action::RemoveUnit(_))), "{plan:?}");
+    let plan = SetupPlan::uninstall(&facts, false).expect("a plan");
+    assert!(plan.actions.iter().all(|action| matches!(action, Action::Remove { .. })), "{plan:?}");
 }
 
 #[test]
@@ -403,7 +410,8 @@ fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
     let refused = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("masked");
     assert!(refused.render().contains("systemctl --user unmask docker.service"));
     for program in ["/home/u/a\"b/d", "/home/u/a\\b/d", "/home/u/a\nb/d"] {
-        let facts = SetupFacts { program: program.into(), ..bare() };
+        let mut facts = bare();
+        facts.home.program = program.into();
         SetupPlan::install(&facts, &InstallRequest::default()).expect_err(program);
     }
 }
@@ -412,8 +420,7 @@ fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
 fn data_in_use_are_not_deleted() {
     let mut facts = bare();
     facts.daemon.supervisor = Some(42);
-    let request = UninstallRequest { purge_data: true };
-    let refusal = SetupPlan::uninstall(&facts, request).expect_err("it runs");
+    let refusal = SetupPlan::uninstall(&facts, true).expect_err("it runs");
     assert_eq!(refusal.exit(), Exit::AlreadyRunning);
     assert!(refusal.render().contains("kill 42"));
 }
@@ -423,10 +430,9 @@ fn what_is_known_of_programs_goes_with_the_data() {
     let mut facts = bare();
     facts.answers = Some("/home/u/.cache/dockerd-rootless/programs.json".into());
     for (purge_data, expected) in
-        [(false, vec![]), (true, vec!["remove `/home/u/.cache/dockerd-rootless/programs.json`"])]
+        [(false, vec![]), (true, vec!["remove /home/u/.cache/dockerd-rootless/programs.json"])]
     {
-        let request = UninstallRequest { purge_data };
-        let plan = SetupPlan::uninstall(&facts, request).expect("a plan");
+        let plan = SetupPlan::uninstall(&facts, purge_data).expect("a plan");
         assert_eq!(explained(&plan), expected);
     }
 }
@@ -441,25 +447,34 @@ fn the_path_of_a_unit_is_without_what_cannot_stand_there() {
     assert_eq!(dropped, [".", "a/b", "/x\ny"].map(PathBuf::from));
 }
 
+#[test]
+fn the_parameters_of_a_unit_without_a_line_of_them_are_read_from_its_directives() {
+    let old = stamp(
+        r#"[Service]
+Environment="PATH=/x/50%% $HOME/\"a\" \\b:/usr/bin"
+ExecStart="/opt/100%% $HOME/dockerd-rootless" "--label=\"5%%\" $$HOME" "--debug"
+"#,
+    );
+    assert_eq!(identify(&old), Author::Us);
+    let path = Some("/x/50% $HOME/\"a\" \\b:/usr/bin".to_owned());
+    let args = ["--label=\"5%\" $HOME", "--debug"].map(str::to_owned).to_vec();
+    assert_eq!(parameters(&old), Parameters { path, args });
+}
+
 proptest! {
     #[test]
     fn what_is_rendered_is_read_again(
-        path in "[^\0-\x1f\x7f:]{0,20}",
-        words in proptest::collection::vec("[^\0]{1,12}", 0..4),
+        path in "[^\0]{0,20}",
+        args in proptest::collection::vec("[^\0]{1,12}", 0..4),
     ) {
-        let parameters = Parameters {
-            program: "/opt/100% $HOME/dockerd-rootless".into(),
-            words: words.iter().map(Into::into).collect(),
-            path: format!("/x/{path}"),
-            has_dbus: false,
-        };
-        let text = render_service(&parameters).expect("it can be named");
+        let program = Path::new("/opt/100% $HOME/dockerd-rootless");
+        let text = render_service(program, &path, &args, false).expect("it can be named");
         prop_assert_eq!(identify(&text), Author::Us);
-        prop_assert_eq!(kept_parameters(&text), (Some(parameters.path), parameters.words));
+        prop_assert_eq!(parameters(&text), Parameters { path: Some(path), args });
     }
 
     #[test]
     fn any_text_has_an_author_and_parameters(text in "\\PC*") {
-        let _ = (identify(&text), kept_parameters(&text));
+        let _ = (identify(&text), parameters(&text));
     }
 }

@@ -1,10 +1,12 @@
 //! What any room may need of the system: children, files, sockets, processes. Nothing here knows of Docker.
 
+pub mod elevate;
 pub mod files;
 pub mod netlink;
 pub mod notify;
 pub mod process;
 pub mod sockets;
 pub mod stderr;
+pub mod stdout;
 pub mod tree;
 pub mod unix_sockets;

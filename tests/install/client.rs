@@ -19,10 +19,7 @@ fn a_stale_context_is_repaired_and_the_previous_one_comes_back() {
     home.docker("context create rootless --docker host=unix:///run/user/0/docker.sock").good();
     home.docker("context use lab").good();
     let told = home.tell("install --format json").good();
-    assert!(
-        told.actions().contains(&format!("lead the docker context `rootless` to {}", host(&user))),
-        "{told:?}"
-    );
+    assert!(told.actions().contains(&format!("update-context {}", host(&user))), "{told:?}");
     home.docker("info").good();
     assert_eq!(home.context(), "rootless");
     let inspected =
@@ -31,10 +28,10 @@ fn a_stale_context_is_repaired_and_the_previous_one_comes_back() {
     home.tell("uninstall").good();
     assert_eq!(home.context(), "lab");
 
-    // A context of that name that leads elsewhere is somebody's.
+    // A context of that name for another daemon is the user's.
     home.docker("context create rootless --docker host=tcp://127.0.0.1:2").good();
     let told = home.tell("uninstall").good();
-    assert!(told.stderr.contains("leads to tcp://127.0.0.1:2, and stays"), "{told:?}");
+    assert!(told.stderr.contains("is for tcp://127.0.0.1:2, and is kept"), "{told:?}");
     home.docker("context inspect rootless").good();
     manager.stop();
     assert_nothing_left(&user);
@@ -79,7 +76,7 @@ fn a_client_elsewhere_in_path_is_used_and_none_is_no_failure() {
     }
     let path = tools.display().to_string();
     let told = home.with_path("install", &path).good();
-    assert!(told.stderr.contains("there is no docker client in PATH"), "{told:?}");
+    assert!(told.stderr.contains("There is no docker client in PATH"), "{told:?}");
     assert!(told.stdout.contains(&format!("export DOCKER_HOST={}", host(&user))), "{told:?}");
     assert_eq!(home.context(), "default");
     home.with_path("install", &format!("{path}:{}", elsewhere.display())).good();
@@ -97,7 +94,7 @@ fn settings_of_the_client_that_are_not_understood_are_left_alone() {
     let config = user.home.join(".docker/config.json");
     user.write(&config, "{ not json");
     let told = home.tell("install").good();
-    assert!(told.stderr.contains("config.json is not understood"), "{told:?}");
+    assert!(told.stderr.contains("config.json is not valid"), "{told:?}");
     assert_eq!(fs::read_to_string(&config).expect("read"), "{ not json");
     home.tell("uninstall").good();
     manager.stop();

@@ -101,9 +101,9 @@ fn what_is_missing_is_printed_in_upstreams_frame_and_mends_it_when_run_as_printe
         let before = Snapshot::usual(&user);
         let told = host.ours("", "check");
         assert_eq!(told.code, Some(1), "{prepare}: {told:?}");
-        assert!(told.stderr.contains("error: missing system requirements"), "{prepare}: {told:?}");
+        assert!(told.stderr.contains("[ERROR] missing system requirements"), "{prepare}: {told:?}");
         for name in names {
-            assert!(told.stderr.contains(&format!("ERROR {name}: ")), "{prepare}: {told:?}");
+            assert!(told.stderr.contains(&format!("[ERROR] {name}: ")), "{prepare}: {told:?}");
             assert!(block(&told).contains(&format!("\n# {name}: ")), "{prepare}: {told:?}");
         }
         assert_unchanged(&before, prepare, || Snapshot::usual(&user));

@@ -2,23 +2,21 @@
 #![forbid(unsafe_code)]
 
 mod check;
-mod setup;
 mod status;
 
 use std::ffi::OsStr;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::facts::HostFacts;
 use crate::plan::LaunchPlan;
+pub use crate::sys::stdout::print;
 use crate::words;
 pub use check::{
     check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
 };
-pub use setup::{setup_json, setup_text};
 pub use status::{status_json, status_text};
 
 /// How results are printed: text for people, or one JSON object.
@@ -37,20 +35,7 @@ pub enum Whose {
 }
 
 /// The version of every object that is printed as JSON.
-const SCHEMA: u32 = 1;
-
-/// Writes a result to standard output. A reader that has seen enough is no failure.
-///
-/// # Errors
-/// Fails if the output cannot be written.
-pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Error> {
-    match io::stdout().write_all(bytes.as_ref()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::new(Exit::Failed, "standard output cannot be written").because(&error))
-        }
-        _ => Ok(()),
-    }
-}
+pub const SCHEMA: u32 = 1;
 
 /// One line on what is started.
 pub fn summary(plan: &LaunchPlan, host: &HostFacts) -> String {
@@ -178,6 +163,6 @@ pub fn print_json(mut value: Value) -> Result<(), Error> {
 }
 
 /// Returns one object on one line.
-fn json_line(value: Value) -> Vec<u8> {
+pub fn json_line(value: Value) -> Vec<u8> {
     format!("{value}\n").into_bytes()
 }

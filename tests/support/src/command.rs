@@ -53,12 +53,18 @@ impl Told {
             .collect()
     }
 
-    /// Returns the actions of a report in JSON.
+    /// Returns the actions of a report in JSON, each as its name and what it acts on.
     pub fn actions(&self) -> Vec<String> {
         let report = self.json();
-        let actions = report["actions"].as_array().expect("actions");
-        let actions: Vec<String> =
-            actions.iter().map(|action| action.as_str().expect("a sentence").to_owned()).collect();
+        let actions = report["actions"].as_array().expect("actions").iter();
+        let actions: Vec<String> = actions
+            .map(|action| {
+                let values = action.as_object().expect("an object").values();
+                let words: Vec<&str> =
+                    values.map(|value| value.as_str().expect("a string")).collect();
+                words.join(" ")
+            })
+            .collect();
         assert_eq!(report["changed"], !actions.is_empty(), "{self:?}");
         actions
     }

@@ -1,0 +1,397 @@
+//! Decides what is done, as a list of actions. An empty list means that all is as it should be.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Exit};
+use crate::setup::actions::{Action, CONTEXT};
+use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::units::{
+    Author, SERVICE, SOCKET, identify, parameters, render_service, render_socket, unit_path,
+};
+use crate::sys::elevate;
+use crate::words;
+
+/// The client's own context, which always exists.
+const DEFAULT_CONTEXT: &str = "default";
+
+/// When a daemon on demand ends, unless a setting says so.
+const IDLE_TIMEOUT: Action = Action::Set { key: "supervise.idle-timeout", value: "300" };
+
+/// What `install` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct InstallRequest {
+    /// Whether the daemon runs on demand only; `None` leaves it as it is.
+    pub on_demand: Option<bool>,
+    pub no_start: bool,
+    /// Whether the docker client's settings are left alone.
+    pub no_context: bool,
+    pub enable_linger: bool,
+    /// Arguments for dockerd.
+    pub args: Vec<String>,
+    /// Whether no setting says when an idle daemon ends.
+    pub never_idle: bool,
+}
+
+/// What is done, and what the user should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetupPlan {
+    /// In this order.
+    pub actions: Vec<Action>,
+    /// Sentences without a full stop.
+    pub notes: Vec<String>,
+    /// Whether a unit stays that is not as we write it.
+    pub keeps_edited: bool,
+}
+
+impl SetupPlan {
+    /// Installs the units and the context. Ends with 4 if systemd runs the host and no user manager
+    /// answers; with 1 if the unit is masked or cannot be written.
+    pub fn install(facts: &SetupFacts, request: &InstallRequest) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        let enable_linger = || Action::EnableLinger { user: facts.home.user.clone() };
+        let would_stop = facts.manager == Manager::Answers && facts.linger == Some(false);
+        match facts.manager {
+            Manager::Silent if request.enable_linger => {
+                plan.actions.push(enable_linger());
+                plan.note("The remaining steps can be shown once the user manager runs");
+                return Ok(plan);
+            }
+            Manager::Silent => return Err(no_manager(facts)),
+            Manager::Absent => plan.note(format!(
+                "This host has no systemd, so nothing starts Docker for you. To start it: {}",
+                start_by_hand(facts, &request.args)
+            )),
+            Manager::Answers => {
+                plan.actions.extend((would_stop && request.enable_linger).then(enable_linger));
+                plan.install_units(facts, request)?;
+            }
+        }
+        if !request.no_context {
+            plan.choose_context(facts);
+        }
+        if would_stop && !request.enable_linger {
+            plan.note(format!(
+                "Docker stops when you log out. To keep it running: {}",
+                elevate::line(facts.has_sudo, &enable_linger_command(facts))
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// Updates the installed units. Ends with 1 if none is installed, with 4 if no user manager
+    /// answers.
+    pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
+        let installed = match &facts.service.own {
+            UnitFile::Text(text) => Some(text),
+            _ => facts.service.packaged.as_ref(),
+        };
+        let Some(installed) = installed else {
+            let what = format!("no {SERVICE} is installed in `{}`", facts.unit_dir.display());
+            return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
+        };
+        if facts.manager != Manager::Answers {
+            return Err(no_manager(facts));
+        }
+        let kept = parameters(installed);
+        let path = kept.path.map_or_else(|| facts.home.search_path.clone(), Into::into);
+        let mut plan = Self::default();
+        let wrote = plan.settle_units(facts, path.as_ref(), &kept.args)?;
+        if facts.service.active && (wrote || facts.daemon.outdated) {
+            plan.restart(facts, restart);
+        } else if restart && facts.service.active {
+            plan.actions.push(Action::Restart { unit: SERVICE });
+        }
+        Ok(plan)
+    }
+
+    /// Undoes an installation, whatever is missing on the host. Ends with 5 if the data are to go
+    /// and a daemon uses them that no unit has started.
+    pub fn uninstall(facts: &SetupFacts, purge_data: bool) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        let answers = facts.manager == Manager::Answers;
+        if daemon_runs(facts) && !(answers && facts.service.active) {
+            let what = "a daemon runs that no unit has started";
+            let pid = facts.daemon.supervisor;
+            let stop =
+                pid.map_or("stop it where it was started".into(), |pid| format!("kill {pid}"));
+            if purge_data {
+                let what = format!("{what}, and it uses the data");
+                return Err(Error::new(Exit::AlreadyRunning, what).hint(stop));
+            }
+            plan.note(format!("A{}. To stop it: {stop}", &what[1..]));
+        }
+        // The socket first, since it would start the service again.
+        let units = [(SOCKET, &facts.socket), (SERVICE, &facts.service)];
+        let active = units.iter().filter(|(_, unit)| answers && unit.active);
+        plan.actions.extend(active.map(|(unit, _)| Action::Stop { unit }));
+        for (unit, found) in units {
+            if answers && !found.links.is_empty() {
+                plan.actions.push(Action::Disable { unit });
+            } else {
+                plan.actions.extend(found.links.iter().cloned().map(remove));
+            }
+        }
+        for (name, found) in units {
+            plan.remove_unit(&facts.unit_dir.join(name), found);
+        }
+        if answers && plan.actions.iter().any(|action| matches!(action, Action::Remove { .. })) {
+            plan.actions.push(Action::Reload);
+        }
+        plan.leave_context(facts);
+        let (path, notes) = &facts.notes;
+        let answers = facts.answers.as_ref().filter(|_| purge_data);
+        let files = (*notes != Default::default()).then_some(path).into_iter().chain(answers);
+        let remove = |path: &PathBuf| Action::Remove { path: path.clone(), with_directory: true };
+        plan.actions.extend(files.map(remove));
+        Ok(plan)
+    }
+
+    fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    fn install_units(&mut self, facts: &SetupFacts, request: &InstallRequest) -> Result<(), Error> {
+        // Another shell's PATH is no reason to change what works.
+        let path = facts.kept_path.as_ref().unwrap_or(&facts.home.search_path);
+        let wrote = self.settle_units(facts, path.as_ref(), &request.args)?;
+        let (service, socket) = ((SERVICE, &facts.service), (SOCKET, &facts.socket));
+        let on_demand = request.on_demand.unwrap_or(socket.1.enabled && !service.1.enabled);
+        let (wanted, unwanted) = if on_demand { (socket, service) } else { (service, socket) };
+        self.actions.extend((on_demand && request.never_idle).then_some(IDLE_TIMEOUT));
+        if !request.no_start {
+            self.start(facts, on_demand, wrote);
+        }
+        // Behind the start: what does not start here need not be tried at each login.
+        self.actions.extend(unwanted.1.enabled.then_some(Action::Disable { unit: unwanted.0 }));
+        self.actions.extend((!wanted.1.enabled).then_some(Action::Enable { unit: wanted.0 }));
+        Ok(())
+    }
+
+    /// Makes the daemon run, or wait for its first client.
+    fn start(&mut self, facts: &SetupFacts, on_demand: bool, wrote: bool) {
+        let (service, socket, daemon) = (&facts.service, &facts.socket, &facts.daemon);
+        let (unit, is_active) =
+            if on_demand { (SOCKET, socket.active) } else { (SERVICE, service.active) };
+        // Whether systemd listens at the socket is decided when the daemon starts.
+        let is_other_way = service.active && socket.active != on_demand;
+        if is_other_way && daemon.busy {
+            self.note(format!(
+                "{}, so the daemon keeps running as it was started. To change that: systemctl --user stop {SERVICE} {SOCKET} && systemctl --user start {unit}",
+                why_busy(facts)
+            ));
+        } else if is_other_way || (socket.active && !on_demand) {
+            let active = [(SOCKET, socket), (SERVICE, service)].into_iter();
+            let active = active.filter(|(_, found)| found.active);
+            self.actions.extend(active.map(|(unit, _)| Action::Stop { unit }));
+            self.actions.push(Action::Start { unit });
+        } else if service.active && (wrote || daemon.outdated) {
+            self.restart(facts, false);
+        } else if service.active || is_active {
+            // As wanted.
+        } else if daemon_runs(facts) {
+            let pid = daemon.supervisor.map_or_else(String::new, |pid| format!(" (PID {pid})"));
+            self.note(format!(
+                "A daemon runs that no unit has started{pid}, so none is started. Once it has ended: systemctl --user start {unit}"
+            ));
+        } else {
+            self.actions.push(Action::Start { unit });
+        }
+    }
+
+    fn restart(&mut self, facts: &SetupFacts, although_busy: bool) {
+        let daemon = &facts.daemon;
+        if !daemon.busy || although_busy {
+            self.actions.push(Action::Restart { unit: SERVICE });
+        } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
+            self.actions.push(Action::Replace);
+        } else {
+            self.note(format!(
+                "{}, so the daemon keeps running as it was started. To restart it and them: systemctl --user restart {SERVICE}",
+                why_busy(facts)
+            ));
+        }
+    }
+
+    /// Brings both files to what they should be. Returns whether the service was written.
+    fn settle_units(
+        &mut self,
+        facts: &SetupFacts,
+        path: &std::ffi::OsStr,
+        args: &[String],
+    ) -> Result<bool, Error> {
+        let is_packaged =
+            |unit: &UnitFacts| unit.own == UnitFile::Absent && unit.packaged.is_some();
+        if is_packaged(&facts.service) && is_packaged(&facts.socket) {
+            return Ok(false);
+        }
+        let program = &facts.home.program;
+        let (path, dropped) = unit_path(program, path);
+        for directory in dropped {
+            let directory = directory.display();
+            self.note(format!("`{directory}` is left out of the unit's PATH: systemd refuses it"));
+        }
+        let text = render_service(program, &path, args, facts.has_dbus)?;
+        let service = self.settle_unit(facts, SERVICE, &facts.service, text)?;
+        let socket = self.settle_unit(facts, SOCKET, &facts.socket, render_socket())?;
+        self.actions.extend((service || socket).then_some(Action::Reload));
+        Ok(service)
+    }
+
+    fn settle_unit(
+        &mut self,
+        facts: &SetupFacts,
+        name: &str,
+        unit: &UnitFacts,
+        text: String,
+    ) -> Result<bool, Error> {
+        let path = facts.unit_dir.join(name);
+        match &unit.own {
+            UnitFile::Masked => {
+                let what = format!("{name} is masked: `{}` is a link to /dev/null", path.display());
+                Err(Error::new(Exit::Failed, what).hint(format!("systemctl --user unmask {name}")))
+            }
+            UnitFile::Text(old) if *old == text => Ok(false),
+            UnitFile::Text(old) if identify(old) == Author::User => {
+                let beside = beside(&path);
+                self.keep(&path, "was edited");
+                self.note(format!(
+                    "To see what is new: diff {} {}",
+                    quoted(&path),
+                    quoted(&beside)
+                ));
+                if unit.beside != UnitFile::Text(text.clone()) {
+                    self.actions.push(Action::Write { path: beside, text });
+                }
+                Ok(false)
+            }
+            UnitFile::Other(what) => {
+                self.keep(&path, &format!("is {what}"));
+                Ok(false)
+            }
+            UnitFile::Absent | UnitFile::Text(_) => {
+                self.actions.push(Action::Write { path, text });
+                Ok(true)
+            }
+        }
+    }
+
+    fn remove_unit(&mut self, path: &Path, unit: &UnitFacts) {
+        match &unit.own {
+            UnitFile::Text(text) if identify(text) == Author::User => self.keep(path, "was edited"),
+            UnitFile::Text(_) => self.actions.push(remove(path.to_owned())),
+            UnitFile::Other(what) => self.keep(path, &format!("is {what}")),
+            UnitFile::Absent | UnitFile::Masked => {}
+        }
+        if let UnitFile::Text(text) = &unit.beside
+            && identify(text) == Author::Us
+        {
+            self.actions.push(remove(beside(path)));
+        }
+    }
+
+    fn keep(&mut self, path: &Path, why: &str) {
+        self.keeps_edited = true;
+        self.note(format!("`{}` {why}, and is kept", path.display()));
+    }
+
+    fn choose_context(&mut self, facts: &SetupFacts) {
+        let client = &facts.client;
+        let host = host(facts);
+        if client.program.is_none() {
+            return self.note(format!(
+                "There is no docker client in PATH. Once there is one: docker context create {CONTEXT} --docker host={host} && docker context use {CONTEXT}"
+            ));
+        }
+        if let Some(fault) = &client.config_fault {
+            return self.note(format!(
+                "The docker client's config.json is not valid ({fault}), so no context is chosen. Without a context: export DOCKER_HOST={host}"
+            ));
+        }
+        match client.contexts.get(CONTEXT) {
+            None => self.actions.push(Action::CreateContext { host }),
+            Some(old) if *old != host => self.actions.push(Action::UpdateContext { host }),
+            Some(_) => {}
+        }
+        let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
+        if current != CONTEXT {
+            let previous = Some(current.to_owned());
+            self.actions.push(Action::UseContext { name: CONTEXT.to_owned(), previous });
+        }
+    }
+
+    fn leave_context(&mut self, facts: &SetupFacts) {
+        let client = &facts.client;
+        let Some(address) = client.contexts.get(CONTEXT) else {
+            return;
+        };
+        if *address != host(facts) {
+            return self
+                .note(format!("The docker context `{CONTEXT}` is for {address}, and is kept"));
+        }
+        if client.program.is_none() {
+            return self.note(format!(
+                "There is no docker client in PATH, so the context `{CONTEXT}` is kept. Once there is one: docker context use {DEFAULT_CONTEXT} && docker context rm {CONTEXT}"
+            ));
+        }
+        if client.current_context.as_deref() == Some(CONTEXT) {
+            let previous = facts.notes.1.previous_context.as_deref();
+            let previous = previous.filter(|name| client.contexts.contains_key(*name));
+            let name = previous.unwrap_or(DEFAULT_CONTEXT).to_owned();
+            self.actions.push(Action::UseContext { name, previous: None });
+        }
+        self.actions.push(Action::RemoveContext);
+    }
+}
+
+fn remove(path: PathBuf) -> Action {
+    Action::Remove { path, with_directory: false }
+}
+
+/// Returns where the new version of an edited unit is written: systemd reads no file of that name.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Returns whether a daemon runs, by a unit or not.
+fn daemon_runs(facts: &SetupFacts) -> bool {
+    facts.daemon.answers || facts.daemon.supervisor.is_some()
+}
+
+fn why_busy(facts: &SetupFacts) -> &'static str {
+    if facts.daemon.answers {
+        "Containers run"
+    } else {
+        "The daemon does not answer, and containers may run"
+    }
+}
+
+/// Returns the daemon's address.
+pub fn host(facts: &SetupFacts) -> String {
+    format!("unix://{}", facts.home.runtime_dir.join("docker.sock").display())
+}
+
+/// Returns the line that starts the daemon without systemd.
+pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
+    let program = [facts.home.program.clone().into_os_string()].into_iter();
+    let line: Vec<_> = program.chain(args.iter().map(Into::into)).collect();
+    words::join(&line).to_string_lossy().into_owned()
+}
+
+/// Returns root's command that keeps the user manager.
+pub fn enable_linger_command(facts: &SetupFacts) -> String {
+    format!("loginctl enable-linger {}", quoted(facts.home.user.as_ref()))
+}
+
+fn no_manager(facts: &SetupFacts) -> Error {
+    let user = &facts.home.user;
+    let what = format!("no user manager runs for `{user}`, so no unit can be installed");
+    let hint = elevate::line(facts.has_sudo, &enable_linger_command(facts));
+    Error::new(Exit::Prerequisite, what).hint(hint)
+}
+
+pub(super) fn quoted(path: &Path) -> String {
+    words::quote(path.as_os_str()).to_string_lossy().into_owned()
+}
