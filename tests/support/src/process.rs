@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,6 +42,13 @@ impl Background {
 
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Sends a signal and returns how the helper ends.
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_raw(self.0.id().try_into().expect("a pid is positive"));
+        kill(pid, signal).expect("it is there");
+        wait::until("the helper ends", || self.0.try_wait().expect("wait for the helper"))
     }
 }
 
