@@ -32,6 +32,11 @@ impl Environment {
         self.base_directory("XDG_CACHE_HOME", ".cache")
     }
 
+    /// Where a user's logs live: `$XDG_STATE_HOME`, else `~/.local/state`.
+    pub fn state_home(&self) -> Option<PathBuf> {
+        self.base_directory("XDG_STATE_HOME", ".local/state")
+    }
+
     /// Where a user's data live: `$XDG_DATA_HOME`, else `~/.local/share`.
     pub fn data_home(&self) -> Option<PathBuf> {
         self.base_directory("XDG_DATA_HOME", ".local/share")

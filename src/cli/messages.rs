@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::sys::stderr;
 
@@ -49,6 +50,8 @@ enum Color {
 pub enum Form {
     /// A log: each line has a time and a level.
     Log,
+    /// A log file, and a person who sees warnings alone.
+    LogFile,
     /// A person who has run a command.
     Plain,
 }
@@ -93,7 +96,7 @@ impl Messages {
             // Other programs use this variable too, and read more into it.
             (None, Some((text, Err::<Targets, _>(error)))) => (default, Some((text, error))),
         };
-        let colored = self.colored(environment, &io::stderr());
+        let colored = self.colored(environment, &io::stderr()) && form != Form::LogFile;
         let lines = layer().with_writer(|| stderr::Writer).with_ansi(colored).with_target(false);
         let registry = tracing_subscriber::registry();
         match form {
@@ -103,6 +106,14 @@ impl Messages {
                 registry.with(lines.without_time().with_filter(filter)).init();
             }
             Form::Log => registry.with(lines.with_filter(filter)).init(),
+            Form::LogFile => {
+                let warnings = layer()
+                    .with_writer(|| terminal::Writer)
+                    .with_ansi(self.colored(environment, &io::stderr()))
+                    .event_format(Plain)
+                    .with_filter(LevelFilter::WARN);
+                registry.with(lines.with_filter(filter)).with(warnings).init();
+            }
         }
         if let Some((text, error)) = misread {
             let text = text.display();

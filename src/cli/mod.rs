@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod docker;
 mod drop_in;
 mod fetch;
 mod install;
@@ -16,11 +17,12 @@ mod setup_tool;
 mod sources;
 mod stage;
 mod status;
+mod terminal;
 mod uninstall;
 mod upgrade;
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -244,6 +246,12 @@ struct Assignments {
 
 /// Runs what `words`, the program's name first, ask for. A launch that succeeds does not return.
 pub fn run(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
+    let ended = run_as_called(words, environment);
+    terminal::close();
+    ended
+}
+
+fn run_as_called(words: Vec<OsString>, environment: &Environment) -> Result<Exit, Error> {
     let word = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
     if word == STAGE {
         Messages::default().start(environment, Form::Log);
@@ -275,9 +283,9 @@ fn take_over(words: &[OsString], environment: &Environment) -> Result<Exit, Erro
     };
     let line = std::iter::once(program).chain(arguments).cloned().collect();
     let Cli { messages, command } = parse::<Launching>(with_default_command(line).0)?;
-    messages.start(environment, Form::Log);
+    terminal::reopen(environment);
+    let request = launching(command, arguments, environment, &messages);
     let descriptor = descriptor.to_str().and_then(|number| number.parse().ok());
-    let request = launching(command, arguments, &messages);
     run::take_over(environment, &request, mode == "try", descriptor.unwrap_or(-1))
 }
 
@@ -287,8 +295,7 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
     let (words, command) = with_default_command(words);
     if command.as_deref() == Some(OsStr::new("run")) {
         let Cli { messages, command } = parse::<Launching>(words)?;
-        messages.start(environment, Form::Log);
-        return run::run(environment, &launching(command, &arguments, &messages));
+        return run::run(environment, &launching(command, &arguments, environment, &messages));
     }
     if command.as_deref() == Some(OsStr::new("help"))
         && arguments.last().is_some_and(|topic| topic == "exit-codes")
@@ -296,10 +303,12 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
         return output::print(EXIT_CODES).map(|()| Exit::Good);
     }
     let Cli { messages, command } = parse::<Command>(words)?;
-    messages.start(environment, Form::Plain);
+    if !matches!(command, Command::Launching(_)) {
+        messages.start(environment, Form::Plain);
+    }
     match command {
         Command::Launching(command) => {
-            run::run(environment, &launching(command, &arguments, &messages))
+            run::run(environment, &launching(command, &arguments, environment, &messages))
         }
         Command::Plan { exec, format, launch } => {
             plan::run(environment, &launch.request(exec, &messages), format)
@@ -358,13 +367,19 @@ fn unknown(name: &str) -> Error {
     }
 }
 
-/// Returns what is asked of a launch; `arguments` are those of the whole command line.
+/// Starts messages, and returns what is asked of a launch; `arguments` are those of the whole command
+/// line.
 fn launching(
     Launching::Run { exec, launch }: Launching,
     arguments: &[OsString],
+    environment: &Environment,
     messages: &Messages,
 ) -> Request {
-    Request { arguments: arguments.to_vec(), ..launch.request(exec, messages) }
+    let in_terminal = !exec && !messages.is_verbose() && io::stderr().is_terminal();
+    let in_terminal = in_terminal || terminal::is_open();
+    messages.start(environment, if in_terminal { Form::LogFile } else { Form::Log });
+    let arguments = arguments.to_vec();
+    Request { arguments, in_terminal, ..launch.request(exec, messages) }
 }
 
 /// Returns what `--color` says, for usage errors too.

@@ -13,6 +13,7 @@ use crate::check::Named;
 use crate::cli::check;
 use crate::cli::output;
 use crate::cli::sources::layers;
+use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
@@ -41,6 +42,8 @@ pub struct Request {
     pub arguments: Vec<OsString>,
     /// The level that the user chose for messages, the namespace stage's included.
     pub level: Option<LevelFilter>,
+    /// Whether a person looks on, who needs less than a log.
+    pub in_terminal: bool,
 }
 
 /// After how long a fault of the host counts as one that stays.
@@ -66,6 +69,9 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     }
     supervise::hold_signals()?;
     let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
+    if request.in_terminal {
+        terminal::open(environment);
+    }
     let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
     supervise(environment, request, &settings, run_dir, first, supervise::run)
@@ -85,6 +91,7 @@ fn supervise(
     let runtime_dir = run_dir.path().parent().unwrap_or(Path::new("/")).to_owned();
     let api = Api::decide(settings, &first.1.session, &request.words, &runtime_dir, passed);
     let faults = RefCell::new(Vec::new());
+    terminal::tell_start(&described(&first), api.path());
     let data_root = first.1.session.data_root.clone();
     let data_lock = supervise::lock_data_root(&first.1.session.data_root)?;
     let outcome = begin(Task {
@@ -95,6 +102,7 @@ fn supervise(
         first,
         prepare: &|| prepare(environment, request, depth),
         in_place: &|mtu| in_place(environment, request, mtu),
+        tell: &terminal::tell,
         replaces_hung: settings.on_hang.value == OnHang::Restart,
         find_fault: &|| {
             let found = lasting_failures(environment, request);
@@ -171,49 +179,79 @@ fn fault_exit(faults: &[Named]) -> Option<Exit> {
     }
 }
 
-/// The end of the supervisor, as its caller gets to know it.
+/// Returns the end of the supervisor for its caller: the exit code, or what went wrong.
 fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit, Error> {
     let ended = match outcome.how {
         Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
         Some(how) => format!("rootless Docker was ended by {how}"),
         None => "rootless Docker was not started".to_owned(),
     };
+    let failed = |what: &str| Error::new(Exit::Failed, what);
     let error = match outcome.verdict {
-        Verdict::Stopped | Verdict::Idle => return Ok(Exit::Good),
+        Verdict::Stopped | Verdict::Idle => {
+            terminal::tell_stopped();
+            return Ok(Exit::Good);
+        }
         Verdict::Permanent(exit) => match outcome.refusal {
             Some(refusal) => return Err(refusal),
             None => Error::new(exit, ended),
         },
-        // A code that says something of ours must not be dockerd's: 2 is that of its panic.
-        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => Error::new(Exit::Failed, ended),
+        // Codes with a meaning of ours must not be dockerd's: 2 is that of its panic.
+        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => failed(&ended),
         Verdict::Failed(exit) => Error::new(exit, ended),
-        Verdict::TimedOut => Error::new(
-            Exit::Failed,
-            format!("rootless Docker did not start in its time: {}", outcome.phase),
-        )
-        .hint("dockerd-rootless config explain supervise.start-timeout"),
+        Verdict::TimedOut => {
+            failed(&format!("rootless Docker did not start in its time: {}", outcome.phase))
+                .hint("dockerd-rootless config explain supervise.start-timeout")
+        }
         Verdict::Forced => {
-            return Err(Error::new(
-                Exit::Failed,
-                "the daemon did not end in its time, and was killed with its containers",
+            return Err(failed(
+                "the daemon did not stop in time, and was killed with its containers",
             )
             .hint("dockerd-rootless run -- --shutdown-timeout=60"));
         }
         Verdict::Survivors => {
-            return Err(Error::new(
-                Exit::Failed,
-                "processes of rootless Docker survive SIGKILL",
-            )
-            .hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
+            return Err(failed("processes of rootless Docker survive SIGKILL").hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
         }
     };
-    if let Some((why, hint)) = crate::check::known_failure(&outcome.log, data_root) {
-        return Err(error.because(&io::Error::other(why)).hint(hint));
+    Err(with_last_words(error, &outcome.log, faults, data_root))
+}
+
+/// Adds what explains the daemon's failure: what it said last, what that means, and the checks that
+/// fail. A person gets one line of it, and the log file has the others.
+fn with_last_words(error: Error, log: &[String], faults: &[Named], data_root: &Path) -> Error {
+    let known = crate::check::known_failure(log, data_root);
+    let said: Vec<String> = if terminal::tell_failed() {
+        fatal_line(log).map(|line| format!("dockerd: {line}")).into_iter().collect()
+    } else if known.is_some() {
+        Vec::new()
+    } else {
+        log.iter().map(|line| format!("the daemon said: {line}")).collect()
+    };
+    let error = said.into_iter().fold(error, |error, line| error.because(&io::Error::other(line)));
+    match known {
+        Some((why, hint)) => error.because(&io::Error::other(why)).hint(hint),
+        None => check::explained(error, faults),
     }
-    let error = outcome.log.iter().fold(error, |error, line| {
-        error.because(&io::Error::other(format!("the daemon said: {line}")))
-    });
-    Err(check::explained(error, faults))
+}
+
+/// Returns the line with which dockerd, or rootlesskit, gave up: the last that is neither of their
+/// logs nor of ours.
+fn fatal_line(log: &[String]) -> Option<&String> {
+    let is_log = |line: &str| {
+        line.starts_with("time=")
+            || line.contains("[rootlesskit:")
+            || line.starts_with("See '")
+            || line.starts_with(|first: char| first.is_ascii_digit())
+    };
+    log.iter().rfind(|line| !is_log(line)).or(log.last())
+}
+
+/// Returns what is started, for a person.
+fn described((plan, host): &(LaunchPlan, HostFacts)) -> String {
+    let version = host.tools.dockerd.known().and_then(|facts| facts.version);
+    let version = version.map_or_else(String::new, |version| format!(" {version}"));
+    let driver = plan.decided("network.driver").unwrap_or_default();
+    format!("rootless Docker{version} ({driver})")
 }
 
 /// Says what is odd about a plan, and what is decided.

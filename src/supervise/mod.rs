@@ -117,6 +117,8 @@ pub struct Task<'a> {
     pub prepare: &'a dyn Fn() -> Result<(LaunchPlan, HostFacts), Error>,
     /// Makes the plan of a dockerd in namespaces whose interface has this MTU in bytes.
     pub in_place: &'a dyn Fn(u32) -> Result<(InPlace, HostFacts), Error>,
+    /// Tells the user what happens, beside the log.
+    pub tell: &'a dyn Fn(Notice),
     /// Finds the code to end with if the host has a fault that does not go away by itself.
     pub find_fault: &'a dyn Fn() -> Option<Exit>,
     /// The daemon's socket.

@@ -13,6 +13,7 @@ use crate::supervise::{MOMENT, Silence, Supervisor, progress, read_status};
 
 impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
+        (self.task.tell)(notice);
         let text = match notice {
             Notice::Died => self.death.clone(),
             Notice::StartTimedOut => format!("{notice}: {}", self.launch.phase),

@@ -2,6 +2,8 @@
 //!
 //! `E2E_LAUNCHER=upstream` runs the same tests against upstream's script.
 
+mod terminal;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
