@@ -78,6 +78,12 @@ impl Error {
         self
     }
 
+    /// Adds a cause in words.
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// Adds what the reader can do: a command to paste, or the setting to change.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 /// Splits `line` at blanks as a shell splits words: single and double quotes and backslashes are
 /// respected; nothing is expanded, and `#` is a character like any other.
@@ -63,6 +64,11 @@ pub fn quote(word: &OsStr) -> OsString {
     }
     let quoted = shlex::bytes::Quoter::new().allow_nul(true).quote(bytes);
     OsString::from_vec(quoted.map_or_else(|_| bytes.to_vec(), std::borrow::Cow::into_owned))
+}
+
+/// Returns `path` as one would type it into a command.
+pub fn quoted(path: &Path) -> String {
+    quote(path.as_os_str()).display().to_string()
 }
 
 /// `words` as one would type them, with a blank between.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::check::{Evidence, Finding};
 use crate::facts::DaemonJson;
-use crate::plan::{DockerdWords, stated_daemon_words};
+use crate::settings::DockerdArgs;
 
 /// Keys whose value is an object that is one option; the keys in any other object count as options
 /// themselves (moby's `flatOptions`, of all versions).
@@ -97,7 +97,8 @@ impl Problem {
 
 /// `daemon-config`: `daemon.json` is understood, and can work without root.
 pub fn daemon_config(evidence: &Evidence<'_>) -> Finding {
-    let (path, json) = &evidence.host.session.daemon_json;
+    let (path, json) =
+        (&evidence.host.session.places.daemon_json, &evidence.host.session.daemon_json);
     let text = evidence.survey.daemon_json_text.as_deref();
     let shown = path.display();
     match (json, text) {
@@ -190,8 +191,8 @@ fn sed_script(text: &str, commas: &[usize]) -> Option<String> {
 /// What is wrong with a file that is understood.
 fn judge(evidence: &Evidence<'_>, path: &Path, object: &Map<String, Value>) -> Finding {
     let shown = path.display();
-    let words = stated_daemon_words(evidence.settings, evidence.words);
-    let words = DockerdWords(&words);
+    let words = evidence.settings.args();
+    let words = words;
     let options = options(object);
     let mut problems: Vec<Problem> = [
         unknown(evidence, &options),
@@ -260,7 +261,7 @@ fn unknown(evidence: &Evidence<'_>, options: &[&str]) -> Option<Problem> {
 }
 
 /// Options that dockerd's words give as well, which it refuses.
-fn said_twice(words: DockerdWords<'_>, options: &[&str]) -> Option<Problem> {
+fn said_twice(words: DockerdArgs<'_>, options: &[&str]) -> Option<Problem> {
     let is_said = |key: &&&str| {
         let flag = flag_of(key);
         let letter = SHORT.iter().find(|(long, _)| *long == flag);
@@ -308,7 +309,7 @@ fn cgroup_driver(evidence: &Evidence<'_>, object: &Map<String, Value>) -> Option
 }
 
 /// moby's `verifyDaemonSettings`.
-fn isolation(words: DockerdWords<'_>, object: &Map<String, Value>) -> Option<Problem> {
+fn isolation(words: DockerdArgs<'_>, object: &Map<String, Value>) -> Option<Problem> {
     let off = |key: &str| object.get(key) == Some(&Value::Bool(false)) || words.turns_off(key);
     (off("icc") && off("iptables")).then(|| {
         Problem::fatal(
@@ -379,7 +380,7 @@ mod tests {
     /// A host with this file, and a dockerd with the flags that these tests need.
     fn with(text: &str) -> Sample {
         let mut sample = Sample::healthy();
-        sample.host.session.daemon_json.1 = DaemonJson::parse(text);
+        sample.host.session.daemon_json = DaemonJson::parse(text);
         sample.survey.daemon_json_text = Some(text.to_owned());
         let flags = "data-root debug exec-opt exec-root host http-proxy icc iptables live-restore log-opt mtu \
                      rootless userns-remap";
@@ -441,7 +442,7 @@ mod tests {
         ];
         for (text, word, summary) in cases {
             let mut sample = with(text);
-            sample.words = vec![word.into()];
+            sample.settings.dockerd_args = vec![word.into()];
             // Whether this dockerd has `--add-runtime` is not the question here.
             if summary.is_none() {
                 sample.host.tools.dockerd = Tool::Absent;
@@ -474,7 +475,7 @@ mod tests {
         let mut sample = with("{}");
         sample.survey.daemon_json_text = None;
         assert_eq!(daemon_config(&sample.evidence()).status, Status::Skip);
-        sample.host.session.daemon_json.1 = DaemonJson::Unknown("permission denied".to_owned());
+        sample.host.session.daemon_json = DaemonJson::Unknown("permission denied".to_owned());
         let finding = daemon_config(&sample.evidence());
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.summary.ends_with("permission denied"));
@@ -507,7 +508,7 @@ mod tests {
         ] {
             std::fs::write(&file, text).expect("written");
             let mut sample = with(text);
-            sample.host.session.daemon_json.0 = file.clone();
+            sample.host.session.places.daemon_json = file.clone();
             let finding = daemon_config(&sample.evidence());
             assert_eq!(finding.status, Status::Fail, "{text}");
             for time in ["once", "twice"] {

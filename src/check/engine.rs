@@ -5,10 +5,10 @@ use std::ffi::OsStr;
 use crate::check::distro;
 use crate::check::distro::Package;
 use crate::check::{Evidence, Finding, cut, failing, see};
-use crate::error::{Error, Exit};
 use crate::facts::{Answer, Outcome, Tool, Tools, Version};
-use crate::plan::{Network, RootlesskitFlags};
-use crate::settings::{Choice, NetworkDriver, Origin, PortDriver, Sourced};
+use crate::plan::{Fault, Network, Refusal};
+use crate::settings::RootlesskitFlags;
+use crate::settings::{Choice, NetworkDriver, Origin, PortDriver};
 
 /// How long a program's own words may get in a summary, and in a reason.
 const GIST: usize = 80;
@@ -227,25 +227,24 @@ fn not_there<T>(
 /// `network-driver`: one is chosen, its program is there, and rootlesskit runs with it.
 pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
     let Evidence { settings, host, .. } = evidence;
-    let flags = flags(evidence);
-    let network = match Network::decide(settings, &host.tools, &flags) {
+    let network = match Network::decide(settings, &host.tools) {
         Ok(network) => network,
         Err(error) => return package_of(evidence, refused(&error), Package::Slirp4netns),
     };
-    let driver = &network.effective.driver;
+    let driver = &network.driver;
     let refusal = network
-        .refuse_network(settings, &host.tools, &flags)
-        .and_then(|()| network.refuse_missing_program(&host.tools, &flags));
-    if let Err(error) = refusal {
-        let finding = refused(&error);
-        return match (error.exit(), driver) {
-            (Exit::Prerequisite, NetworkDriver::Slirp4netns) => {
+        .refuse_network(&host.tools)
+        .and_then(|()| network.refuse_missing_program(&host.tools));
+    if let Err(refusal) = refusal {
+        let finding = refused(&refusal);
+        return match (&refusal.fault, driver) {
+            (Fault::Program { .. }, NetworkDriver::Slirp4netns) => {
                 package_of(evidence, finding, Package::Slirp4netns)
             }
-            (Exit::Prerequisite, NetworkDriver::Pasta) => {
+            (Fault::Program { .. }, NetworkDriver::Pasta) => {
                 package_of(evidence, finding, Package::Passt)
             }
-            _ => refused_setting(evidence, finding, &error, &flags),
+            _ => refused_setting(finding, &refusal),
         };
     }
     let why = network
@@ -385,7 +384,7 @@ fn needs_tun(driver: &NetworkDriver) -> Option<bool> {
 /// `tun-device`: `/dev/net/tun` opens, if the network driver needs it.
 pub fn tun_device(evidence: &Evidence<'_>) -> Finding {
     // Every driver but lxc-user-nic needs it, also one that is still to be installed.
-    let driver = network(evidence).map(|network| network.effective.driver);
+    let driver = network(evidence).map(|network| network.driver);
     if let Ok(driver) = &driver {
         let word = driver.word().display();
         match needs_tun(driver) {
@@ -493,7 +492,7 @@ const REGRESSIONS: &[Regression] = &[
     Regression {
         applies: |tools, network| {
             let rootlesskit = tools.rootlesskit.known().and_then(|facts| facts.version);
-            network.effective.driver == NetworkDriver::Pasta
+            network.driver == NetworkDriver::Pasta
                 && pasta_date(tools).is_some_and(|date| date >= 20_241_030)
                 && rootlesskit.is_some_and(|version| version < Version(2, 3, 2))
         },
@@ -505,7 +504,7 @@ const REGRESSIONS: &[Regression] = &[
 ];
 
 fn port_driver_is_slirp4netns(network: &Network) -> bool {
-    network.effective.port_driver == PortDriver::Slirp4netns
+    network.port_driver == PortDriver::Slirp4netns
 }
 
 /// Whether dockerd's version is known and `first` or later, but before `mended`.
@@ -526,13 +525,13 @@ fn pasta_date(tools: &Tools) -> Option<u32> {
 pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
     let Evidence { settings, host, .. } = evidence;
     let flags = flags(evidence);
-    let Ok(network) = Network::decide(settings, &host.tools, &flags) else {
+    let Ok(network) = Network::decide(settings, &host.tools) else {
         return Finding::skip("no network driver is known to go with: see `network-driver`");
     };
     // Its default follows the network driver, and goes with it.
     if settings.port_driver.value == Choice::Auto
         && flags.value("port-driver").is_none()
-        && network.refuse_network(settings, &host.tools, &flags).is_err()
+        && network.refuse_network(&host.tools).is_err()
     {
         return Finding::skip("it follows a network driver that is refused: see `network-driver`");
     }
@@ -543,8 +542,7 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
         }
         return set(finding, &settings.port_driver.origin, "network.port-driver", "auto");
     }
-    let (net, port) =
-        (network.effective.driver.word().display(), network.effective.port_driver.word().display());
+    let (net, port) = (network.driver.word().display(), network.port_driver.word().display());
     let what = format!("port driver `{port}` with network driver `{net}`");
     let Some(bad) =
         REGRESSIONS.iter().find(|regression| (regression.applies)(&host.tools, &network))
@@ -572,15 +570,12 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
 
 /// The user's own flags for rootlesskit.
 pub(super) fn flags<'a>(evidence: &Evidence<'a>) -> RootlesskitFlags<'a> {
-    RootlesskitFlags::read(
-        &evidence.settings.rootlesskit_flags.value,
-        evidence.host.tools.rootlesskit.known(),
-    )
+    evidence.host.tools.flags(evidence.settings)
 }
 
 /// The network that a launch would have.
-pub(super) fn network(evidence: &Evidence<'_>) -> Result<Network, Error> {
-    Network::decide(evidence.settings, &evidence.host.tools, &flags(evidence))
+pub(super) fn network(evidence: &Evidence<'_>) -> Result<Network, Refusal> {
+    Network::decide(evidence.settings, &evidence.host.tools)
 }
 
 /// Adds the command that sets `key` in the user's `config.toml`, and takes away what counts more.
@@ -597,46 +592,27 @@ pub(super) fn set(finding: Finding, origin: &Origin, key: &str, value: &str) -> 
             return finding
                 .because(format!("`--set` sets it: say `--set {key}={}`", value.display()));
         }
+        Origin::Flag(flag) => {
+            return finding.because(format!(
+                "rootlesskit.flags hold `{flag}`, and they count last: take it out there"
+            ));
+        }
         Origin::Default | Origin::File(..) => finding,
     };
     finding.user(format!("dockerd-rootless config set {key} {}", value.display()))
 }
 
 /// The refusal of a launch, as a finding.
-fn refused(error: &Error) -> Finding {
-    Finding::fail(error.to_string())
+fn refused(refusal: &Refusal) -> Finding {
+    Finding::fail(refusal.what.clone())
 }
 
 /// Adds what takes back the setting that a launch is refused for.
-fn refused_setting(
-    evidence: &Evidence<'_>,
-    finding: Finding,
-    error: &Error,
-    flags: &RootlesskitFlags<'_>,
-) -> Finding {
-    let settings = evidence.settings;
-    let message = error.to_string();
-    let (key, origin, value, flag) = if message.contains("detach-netns`") {
-        ("network.detach-netns", &settings.detach_netns.origin, "auto", "detach-netns")
-    } else if message.contains("slirp4netns-sandbox") {
-        (
-            "network.slirp4netns-sandbox",
-            &settings.slirp4netns_sandbox.origin,
-            "auto",
-            "slirp4netns-sandbox",
-        )
-    } else if message.contains("IPv6") {
-        ("network.ipv6", &settings.ipv6.origin, "false", "ipv6")
-    } else {
-        let Sourced { origin, .. } = &settings.network_driver;
-        ("network.driver", origin, "auto", "net")
-    };
-    if flags.value(flag).is_some() || flags.switch(flag).is_some() {
-        return finding.because(format!(
-            "rootlesskit.flags hold `--{flag}`, and they count last: take it out there"
-        ));
+fn refused_setting(finding: Finding, refusal: &Refusal) -> Finding {
+    match &refusal.fault {
+        Fault::Setting { key, origin, instead } => set(finding, origin, key, instead),
+        Fault::Program { key, origin, .. } => set(finding, origin, key, "auto"),
     }
-    set(finding, origin, key, value)
 }
 
 /// Adds what brings `package`.
@@ -1015,7 +991,7 @@ mod tests {
         let mut sample = pasta(Version(2, 0, 2), "pasta 2023_12_04.b86afe3");
         sample.settings = settings(&[(port, "builtin")]);
         let finding = port_driver(&sample.evidence());
-        assert!(finding.summary.contains("`pasta` needs port driver"));
+        assert!(finding.summary.contains("does not go with network driver `pasta`"));
         assert_eq!(network_driver(&sample.evidence()).status, Status::Ok);
         let sample = with(&[("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--port-driver=implicit")]);
         let finding = port_driver(&sample.evidence());

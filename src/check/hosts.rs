@@ -202,14 +202,18 @@ fn enter(sample: &mut Sample, tree: &Path, account: &Account) {
         (path, directory)
     });
     let runtime_dir = person.runtime_dir.as_ref().map_or(&own, |(path, _)| path);
-    session.state_dir.path = runtime_dir.join("dockerd-rootless");
-    session.containerd_rootless.0 = runtime_dir.join("containerd-rootless");
+    session.places.runtime_dir = runtime_dir.clone();
+    session.places.exec_root = runtime_dir.join("docker");
+    session.places.state_dir = runtime_dir.join("dockerd-rootless");
+    session.places.containerd_rootless = runtime_dir.join("containerd-rootless");
     let json = account.home.join(".config/docker/daemon.json");
     let text = fs::read_to_string(tree.join(json.strip_prefix("/").expect("absolute")));
     let parsed = text.map_or(DaemonJson::Absent, |text| DaemonJson::parse(&text));
     let data_root = parsed.text("data-root").map(PathBuf::from);
-    session.data_root = data_root.unwrap_or_else(|| account.home.join(".local/share/docker"));
-    session.daemon_json = (json, parsed);
+    session.places.data_root =
+        data_root.unwrap_or_else(|| account.home.join(".local/share/docker"));
+    session.places.daemon_json = json;
+    session.daemon_json = parsed;
 }
 
 /// Takes out of the trials what such a host leaves no room for.
@@ -234,7 +238,6 @@ fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, accou
         &sample.settings,
         &sample.host,
         &sample.environment,
-        &sample.words,
         "/run/user/1000/trial/s".as_ref(),
         "{}".into(),
     );
@@ -268,13 +271,14 @@ fn host(directory: &Path) -> Sample {
     }
     sample.environment =
         variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    sample.words = described.words.into_iter().map(Into::into).collect();
     let layer = Layer::from_toml(
         &account.home.join(".config/dockerd-rootless/config.toml"),
         &described.settings,
     );
     let layers = [layer.unwrap_or_else(|error| panic!("{shown}: {error}"))];
     sample.settings = Settings::resolve(&layers).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let args: Vec<std::ffi::OsString> = described.words.into_iter().map(Into::into).collect();
+    sample.settings = sample.settings.with_args(&args);
     let docker = described.tools.docker.clone();
     change_tools(&mut sample.host, described.tools);
     enter(&mut sample, &tree, &account);
@@ -295,9 +299,9 @@ fn host(directory: &Path) -> Sample {
             .join(own.strip_prefix("/").expect("absolute"))
             .is_dir()
             .then_some(own),
-        data_root: session.data_root.clone(),
-        daemon_json: session.daemon_json.0.clone(),
-        containerd_rootless: session.containerd_rootless.0.clone(),
+        data_root: session.places.data_root.clone(),
+        daemon_json: session.places.daemon_json.clone(),
+        containerd_rootless: session.places.containerd_rootless.clone(),
         docker_config: Some(account.home.join(".docker")),
         docker: docker.unwrap_or_else(|| Some("/usr/bin/docker".into())),
         rootlesskit: sample.host.tools.rootlesskit.path().map(Path::to_owned),

@@ -4,7 +4,6 @@ use crate::check::distro::{load_modules, set_sysctl, write_file};
 use crate::check::engine::{flags, network, set};
 use crate::check::{Evidence, Finding};
 use crate::facts::Version;
-use crate::plan::{DockerdWords, stated_daemon_words};
 use crate::settings::{NetworkDriver, Origin, ProxyUrl};
 
 /// The share of a quota, in percent, from which on it is scarce.
@@ -55,7 +54,7 @@ pub fn privileged_ports(evidence: &Evidence<'_>) -> Finding {
 /// gvisor-tap-vsock do not (rootlesskit's `docs/network.md`).
 pub fn ping(evidence: &Evidence<'_>) -> Finding {
     let name = "net.ipv4.ping_group_range";
-    let driver = network(evidence).map(|network| network.effective.driver);
+    let driver = network(evidence).map(|network| network.driver);
     match driver {
         Ok(NetworkDriver::Vpnkit) => {
             return Finding::ok("network driver `vpnkit` does not carry ping");
@@ -97,7 +96,7 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
     if !host.kernel.ipv6 {
         return off(Finding::warn("network.ipv6 is on, and this host's kernel has no IPv6"));
     }
-    match network(evidence).map(|network| network.effective.driver) {
+    match network(evidence).map(|network| network.driver) {
         Err(_) => return Finding::skip("no network driver is known: see `network-driver`"),
         Ok(NetworkDriver::GvisorTapVsock) => {
             // rootlesskit refuses the pair, and so does a launch.
@@ -192,9 +191,9 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
 /// `icc: false` needs a module that a user cannot load: without it dockerd does not start
 /// (moby#41913, moby#50635).
 fn isolation(evidence: &Evidence<'_>) -> Option<Finding> {
-    let words = stated_daemon_words(evidence.settings, evidence.words);
-    let (_, json) = &evidence.host.session.daemon_json;
-    let asked = json.turns_off("icc") || DockerdWords(&words).turns_off("icc");
+    let words = evidence.settings.args();
+    let json = &evidence.host.session.daemon_json;
+    let asked = json.turns_off("icc") || words.turns_off("icc");
     let filtered = evidence.survey.sysctl("net.bridge.bridge-nf-call-iptables");
     if !asked || filtered.is_some() {
         return None;
@@ -267,13 +266,13 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     let Ok(network) = network(evidence) else {
         return Finding::skip("no network driver is known: see `network-driver`");
     };
-    if network.effective.detach_netns {
+    if network.detach_netns {
         return Finding::ok(
             "the proxy is on the host's loopback, and the daemon is in the host's network namespace",
         );
     }
     let flags = flags(evidence);
-    let driver = &network.effective.driver;
+    let driver = &network.driver;
     let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
     let word = driver.word().display();
     // The host's loopback as the namespace sees it, with rootlesskit's default of `--cidr`.
@@ -523,14 +522,14 @@ mod tests {
     #[test]
     fn containers_are_kept_apart_by_a_module() {
         let mut sample = Sample::healthy();
-        sample.host.session.daemon_json.1 = DaemonJson::parse(r#"{"icc": false}"#);
+        sample.host.session.daemon_json = DaemonJson::parse(r#"{"icc": false}"#);
         let finding = limits(&sample.evidence());
         assert_eq!(finding.status, Status::Fail);
         assert_eq!(finding.fix.root[1], "modprobe -a br_netfilter");
         spoil_sysctl(&mut sample, "net.bridge.bridge-nf-call-iptables", "1");
         assert_eq!(limits(&sample.evidence()).status, Status::Ok);
         let mut sample = Sample::healthy();
-        sample.words = vec![OsString::from("--icc=false")];
+        sample.settings.dockerd_args = vec![OsString::from("--icc=false")];
         assert_eq!(limits(&sample.evidence()).status, Status::Fail);
     }
 

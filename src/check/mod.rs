@@ -17,8 +17,6 @@ mod subids;
 pub mod survey;
 pub mod trial;
 
-use std::ffi::OsString;
-
 use serde::Serialize;
 
 use crate::environment::Environment;
@@ -33,8 +31,6 @@ pub struct Evidence<'a> {
     pub settings: &'a Settings,
     /// The variables.
     pub environment: &'a Environment,
-    /// The daemon's words of the command line.
-    pub words: &'a [OsString],
     /// What decides a launch.
     pub host: &'a HostFacts,
     /// What was read beyond that.

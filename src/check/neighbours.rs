@@ -63,7 +63,8 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
 /// `containerd-rootless`: none is running on this user's namespaces (moby#52171). Its lock decides:
 /// upstream's tools refuse for a mere directory, even to uninstall.
 pub fn containerd_rootless(evidence: &Evidence<'_>) -> Finding {
-    let (path, lock) = &evidence.host.session.containerd_rootless;
+    let session = &evidence.host.session;
+    let (path, lock) = (&session.places.containerd_rootless, &session.containerd_rootless);
     let shown = path.display();
     let directory = quoted(path);
     let lock_file = quoted(path.join("lock"));
@@ -271,9 +272,10 @@ mod tests {
             finding.fix.user,
             [format!("[ ! -e {directory} ] || flock -n {directory}/lock rm -r {directory}")]
         );
-        sample.host.session.containerd_rootless.0 = "/home/u/mine".into();
+        sample.host.session.places.containerd_rootless = "/home/u/mine".into();
         assert_eq!(containerd_rootless(&sample.evidence()).fix, Default::default());
-        sample.host.session.containerd_rootless = (directory.into(), Lock::Held(4711));
+        sample.host.session.places.containerd_rootless = directory.into();
+        sample.host.session.containerd_rootless = Lock::Held(4711);
         let finding = containerd_rootless(&sample.evidence());
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.summary.contains("PID 4711"), "{}", finding.summary);

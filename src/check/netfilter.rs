@@ -6,7 +6,7 @@ use crate::check::distro;
 use crate::check::distro::{Package, load_modules};
 use crate::check::{Evidence, Finding};
 use crate::facts::{Failure, Firewall, Inside, Outcome};
-use crate::plan::DockerdWords;
+use crate::settings::DockerdArgs;
 use crate::settings::{Iptables, Origin};
 
 /// What a kernel says of a thing that it does not have, in the words of iptables, nft and ip.
@@ -26,31 +26,31 @@ pub fn netfilter(evidence: &Evidence<'_>) -> Finding {
         let why = evidence.why_not_inside();
         return Finding::skip(format!("there is no namespace to try it in: {why}"));
     };
-    let words = crate::plan::stated_daemon_words(evidence.settings, evidence.words);
+    let words = evidence.settings.args();
     if let Some(finding) = devices(evidence, inside) {
         return finding;
     }
-    if wants_nftables(evidence, DockerdWords(&words)) {
+    if wants_nftables(evidence, words) {
         return nftables(evidence, inside);
     }
-    if turns_off(evidence, DockerdWords(&words), "iptables") {
+    if turns_off(evidence, words, "iptables") {
         return Finding::warn("dockerd is told to do without iptables")
             .because("containers reach nothing beyond their bridge, as nothing translates their addresses")
             .because("published ports work only through docker-proxy");
     }
-    iptables(evidence, DockerdWords(&words), inside)
+    iptables(evidence, words, inside)
 }
 
 /// Whether the words or `daemon.json` say `false` to `key`.
-fn turns_off(evidence: &Evidence<'_>, words: DockerdWords<'_>, key: &str) -> bool {
-    words.turns_off(key) || evidence.host.session.daemon_json.1.turns_off(key)
+fn turns_off(evidence: &Evidence<'_>, words: DockerdArgs<'_>, key: &str) -> bool {
+    words.turns_off(key) || evidence.host.session.daemon_json.turns_off(key)
 }
 
 /// Whether dockerd is told to write its rules by nft (29 and later); it never chooses that itself.
-fn wants_nftables(evidence: &Evidence<'_>, words: DockerdWords<'_>) -> bool {
+fn wants_nftables(evidence: &Evidence<'_>, words: DockerdArgs<'_>) -> bool {
     let stated = words.long("firewall-backend").flatten();
     let in_file = || {
-        let text = evidence.host.session.daemon_json.1.text("firewall-backend");
+        let text = evidence.host.session.daemon_json.text("firewall-backend");
         text.map(OsStr::new)
     };
     stated.or_else(in_file).is_some_and(|backend| backend == "nftables")
@@ -102,7 +102,7 @@ fn nftables(evidence: &Evidence<'_>, inside: &Inside) -> Finding {
 }
 
 /// The backends that dockerd meets under the name of iptables.
-fn iptables(evidence: &Evidence<'_>, words: DockerdWords<'_>, inside: &Inside) -> Finding {
+fn iptables(evidence: &Evidence<'_>, words: DockerdArgs<'_>, inside: &Inside) -> Finding {
     let ipv4: Vec<&Firewall> =
         inside.firewalls.iter().filter(|own| own.name.starts_with("iptables")).collect();
     if ipv4.is_empty() {
@@ -145,7 +145,7 @@ fn untried(firewall: &Firewall, why: &str) -> Finding {
 /// IPv6's rules count for who asked for IPv6.
 fn ipv6(
     evidence: &Evidence<'_>,
-    words: DockerdWords<'_>,
+    words: DockerdArgs<'_>,
     inside: &Inside,
     chosen: &Firewall,
 ) -> Finding {
@@ -157,7 +157,7 @@ fn ipv6(
     let Some((own, failure)) = failure else {
         return works(chosen);
     };
-    let daemon_json = &evidence.host.session.daemon_json.1;
+    let daemon_json = &evidence.host.session.daemon_json;
     let asked = evidence.settings.ipv6.value
         || words.long("ip6tables").is_some()
         || daemon_json.may_set("ip6tables");
@@ -193,7 +193,7 @@ fn other_backend(
             .because("daemon.iptables can choose it only with \"/run\" in rootlesskit.copy-up"));
     }
     Ok(match &evidence.settings.iptables.origin {
-        Origin::Variable(_) | Origin::CommandLine => finding.because(format!(
+        Origin::Variable(_) | Origin::CommandLine | Origin::Flag(_) => finding.because(format!(
             "set daemon.iptables to `{value}`, which is now set by the {}",
             evidence.settings.iptables.origin
         )),
@@ -522,9 +522,9 @@ mod tests {
     #[test]
     fn who_does_without_iptables_is_told_what_that_means() {
         let mut by_words = with(&[]);
-        by_words.words = vec!["--iptables=false".into()];
+        by_words.settings.dockerd_args = vec!["--iptables=false".into()];
         let mut by_file = with(&[]);
-        by_file.host.session.daemon_json.1 = DaemonJson::parse(r#"{"iptables": false}"#);
+        by_file.host.session.daemon_json = DaemonJson::parse(r#"{"iptables": false}"#);
         for sample in [by_words, by_file] {
             let finding = netfilter(&sample.evidence());
             assert_eq!(finding.status, Status::Warn);
@@ -535,12 +535,11 @@ mod tests {
     #[test]
     fn the_nftables_backend_needs_nft_and_no_iptables() {
         let mut sample = with(&[("iptables", true, Some(NO_LEGACY)), ("nft", false, None)]);
-        sample.words = vec!["--firewall-backend=nftables".into()];
+        sample.settings.dockerd_args = vec!["--firewall-backend=nftables".into()];
         let finding = netfilter(&sample.evidence());
         assert_eq!(finding, Finding::ok("bridge, veth and the rules of `/usr/sbin/nft` work"));
-        sample.words.clear();
-        sample.host.session.daemon_json.1 =
-            DaemonJson::parse(r#"{"firewall-backend": "nftables"}"#);
+        sample.settings.dockerd_args.clear();
+        sample.host.session.daemon_json = DaemonJson::parse(r#"{"firewall-backend": "nftables"}"#);
         assert_eq!(netfilter(&sample.evidence()).status, Status::Ok);
         firewalls(&mut sample)[1].outcome = Outcome::fails("Protocol not supported");
         let finding = netfilter(&sample.evidence());
@@ -550,7 +549,7 @@ mod tests {
         let finding = netfilter(&sample.evidence());
         assert_eq!(finding.summary, "no `nft` is in PATH");
         assert_eq!(finding.fix.root, ["apt-get install -y nftables"]);
-        sample.words = vec!["--firewall-backend=iptables".into()];
+        sample.settings.dockerd_args = vec!["--firewall-backend=iptables".into()];
         assert!(netfilter(&sample.evidence()).summary.contains("iptables"));
     }
 
@@ -561,13 +560,13 @@ mod tests {
         let finding = netfilter(&sample.evidence());
         assert_eq!(finding.status, Status::Ok);
         assert!(has(&finding, "nobody asks for"));
-        sample.host.session.daemon_json.1 = DaemonJson::parse(r#"{"ip6tables": true}"#);
+        sample.host.session.daemon_json = DaemonJson::parse(r#"{"ip6tables": true}"#);
         let finding = netfilter(&sample.evidence());
         assert_eq!(finding.status, Status::Warn);
         assert!(finding.summary.contains("/usr/sbin/ip6tables"));
-        sample.host.session.daemon_json.1 = DaemonJson::parse(r#"{"ip6tables": false}"#);
+        sample.host.session.daemon_json = DaemonJson::parse(r#"{"ip6tables": false}"#);
         assert_eq!(netfilter(&sample.evidence()).status, Status::Ok);
-        sample.host.session.daemon_json.1 = DaemonJson::Absent;
+        sample.host.session.daemon_json = DaemonJson::Absent;
         sample.settings = Settings::resolve(&[]).expect("defaults");
         sample.settings.ipv6.value = true;
         assert_eq!(netfilter(&sample.evidence()).status, Status::Warn);

@@ -8,7 +8,7 @@ use crate::check::session::enable_linger;
 use crate::check::{Evidence, Finding, distro};
 use crate::facts::{Directory, Lock, PidState};
 use crate::plan;
-use crate::plan::{Network, RootlesskitFlags};
+use crate::plan::Network;
 use crate::settings::{NetworkDriver, Origin};
 
 /// Bytes that the runtime directory must have free. Where a file cannot be written, rootlesskit
@@ -173,14 +173,7 @@ pub fn socket_path(evidence: &Evidence<'_>) -> Finding {
         Ok(network) => network,
         Err(_) => return Finding::skip("no network driver is decided: see `network-driver`"),
     };
-    let sockets = plan::sockets(
-        evidence.settings,
-        session,
-        &network,
-        evidence.environment,
-        evidence.words,
-        runtime_dir,
-    );
+    let sockets = plan::sockets(evidence.settings, session, &network);
     let Err(error) = plan::refuse_long_paths(&sockets) else {
         let lengths = sockets.iter().map(|(path, _)| path.as_os_str().len());
         let longest = lengths.max().unwrap_or(0);
@@ -198,11 +191,8 @@ pub fn socket_path(evidence: &Evidence<'_>) -> Finding {
     finding.because("name a shorter directory: rootlesskit.state-dir (`dockerd-rootless config explain rootlesskit.state-dir` shows who sets it), or dockerd's `--exec-root`")
 }
 
-fn decide_network(evidence: &Evidence<'_>) -> Result<Network, crate::error::Error> {
-    let tools = &evidence.host.tools;
-    let flags = &evidence.settings.rootlesskit_flags.value;
-    let flags = RootlesskitFlags::read(flags, tools.rootlesskit.known());
-    Network::decide(evidence.settings, tools, &flags)
+fn decide_network(evidence: &Evidence<'_>) -> Result<Network, plan::Refusal> {
+    Network::decide(evidence.settings, &evidence.host.tools)
 }
 
 /// Whether rootlesskit may have its state directory, which it deletes with all its contents. One
@@ -212,11 +202,15 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
     if session.person.runtime_dir.is_none() {
         return Finding::skip("there is no runtime directory: see `runtime-dir`");
     }
-    let path = session.state_dir.path.display();
+    let path = session.places.state_dir.display();
     if let Lock::Held(pid) = session.state_dir.lock {
         return Finding::ok(format!("rootless Docker is running (PID {pid}) with `{path}`"));
     }
-    if let Err(error) = plan::refuse_foreign_state_dir(&session.state_dir, session.person.uid) {
+    if let Err(error) = plan::refuse_foreign_state_dir(
+        &session.places.state_dir,
+        &session.state_dir,
+        session.person.uid,
+    ) {
         return Finding::fail(error.to_string()).because(
             "name a directory that does not exist yet, or none: `dockerd-rootless config explain rootlesskit.state-dir` shows who sets it",
         );
@@ -281,7 +275,7 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
 /// The hop that slirp4netns cannot see, if it is used and sandboxed. rootlesskit's `auto` leaves
 /// the sandbox off with a detached network namespace (slirp4netns#317).
 fn hidden_hop<'a>(evidence: &Evidence<'a>) -> Option<&'a PathBuf> {
-    let network = decide_network(evidence).ok()?.effective;
+    let network = decide_network(evidence).ok()?;
     let sandboxed = match &*sandbox(evidence) {
         "false" => false,
         "true" => true,
@@ -296,13 +290,10 @@ fn hidden_hop<'a>(evidence: &Evidence<'a>) -> Option<&'a PathBuf> {
 
 /// The value of `--slirp4netns-sandbox` that holds: rootlesskit lets the last one count.
 fn sandbox(evidence: &Evidence<'_>) -> String {
-    let settings = evidence.settings;
-    let known = evidence.host.tools.rootlesskit.known();
-    let flags = RootlesskitFlags::read(&settings.rootlesskit_flags.value, known);
-    let stated = flags.value("slirp4netns-sandbox");
-    stated.map_or_else(
-        || settings.slirp4netns_sandbox.value.word().to_owned(),
-        |stated| stated.to_string_lossy().into_owned(),
+    let network = decide_network(evidence);
+    network.map_or_else(
+        |_| evidence.settings.slirp4netns_sandbox.value.word().to_owned(),
+        |network| network.sandbox.to_string_lossy().into_owned(),
     )
 }
 
@@ -315,9 +306,9 @@ fn disable_sandbox(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         );
     }
     match &setting.origin {
-        origin @ (Origin::Variable(_) | Origin::CommandLine) => finding.because(format!(
-            "network.slirp4netns-sandbox must be `false`; it is set by: {origin}"
-        )),
+        origin @ (Origin::Variable(_) | Origin::CommandLine | Origin::Flag(_)) => finding.because(
+            format!("network.slirp4netns-sandbox must be `false`; it is set by: {origin}"),
+        ),
         Origin::Default | Origin::File(..) => {
             finding.user("dockerd-rootless config set network.slirp4netns-sandbox false")
         }
@@ -365,7 +356,7 @@ mod tests {
     fn set_runtime_dir(sample: &mut Sample, path: &str, directory: Directory) {
         let session = &mut sample.host.session;
         session.person.runtime_dir = Some((path.into(), directory));
-        session.state_dir.path = Path::new(path).join("dockerd-rootless");
+        session.places.state_dir = Path::new(path).join("dockerd-rootless");
     }
 
     fn present(owner: u32, mode: u32) -> Directory {
@@ -573,7 +564,7 @@ mod tests {
                 format!("/tmp/{}", "x".repeat(bytes - "/tmp//dockerd-rootless/.bp.sock".len()));
             set_runtime_dir(sample, &directory, present(1000, 0o700));
             // So that rootlesskit's socket is the longest.
-            sample.words = vec!["--exec-root=/run/user/1000/docker".into()];
+            sample.settings.dockerd_args = vec!["--exec-root=/run/user/1000/docker".into()];
         }
         let cases: &[Case] = &[
             ("healthy", |_| {}, (Ok, "has 54 bytes", &[])),
@@ -583,7 +574,7 @@ mod tests {
                 |sample| long(sample, 108),
                 (
                     Fail,
-                    "has 108 bytes, and 107 are the most",
+                    "is too long: 108 bytes, the limit is 107",
                     &["export XDG_RUNTIME_DIR=/run/user/1000"],
                 ),
             ),
@@ -595,7 +586,7 @@ mod tests {
                 },
                 (
                     Fail,
-                    "has 108 bytes",
+                    "108 bytes",
                     &[
                         "mkdir -p \"$HOME/.docker/run\"",
                         "chmod 0700 \"$HOME/.docker/run\"",
@@ -606,9 +597,10 @@ mod tests {
             (
                 "a state directory that was named",
                 |sample| {
-                    sample.host.session.state_dir.path = format!("/tmp/{}", "x".repeat(100)).into()
+                    sample.host.session.places.state_dir =
+                        format!("/tmp/{}", "x".repeat(100)).into()
                 },
-                (Fail, "and 107 are the most", &[]),
+                (Fail, "the limit is 107", &[]),
             ),
             (
                 "no driver",

@@ -4,8 +4,6 @@ use crate::check::distro::Package;
 use crate::check::places::quoted;
 use crate::check::{Evidence, Finding, distro};
 use crate::facts::{Outcome, Version};
-use crate::plan;
-use crate::plan::DockerdWords;
 
 /// The first dockerd that knows cgroup v2 (moby's release notes of 20.10).
 const CGROUP_2_SINCE: Version = Version(20, 10, 0);
@@ -194,8 +192,8 @@ fn delegate(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 
 /// Whether dockerd's words keep it from systemd's control groups.
 fn without_cgroups(evidence: &Evidence<'_>) -> bool {
-    let words = plan::stated_daemon_words(evidence.settings, evidence.words);
-    let option = DockerdWords(&words).long("exec-opt").flatten();
+    let words = evidence.settings.args();
+    let option = words.long("exec-opt").flatten();
     option.is_some_and(|option| option == "native.cgroupdriver=cgroupfs")
 }
 
@@ -411,7 +409,8 @@ mod tests {
             (
                 "told to do without",
                 |sample| {
-                    sample.words = vec!["--exec-opt".into(), "native.cgroupdriver=cgroupfs".into()]
+                    sample.settings.dockerd_args =
+                        vec!["--exec-opt".into(), "native.cgroupdriver=cgroupfs".into()]
                 },
                 (Warn, "told `native.cgroupdriver=cgroupfs`", &[]),
             ),
@@ -564,7 +563,8 @@ mod tests {
                 "without systemd's control groups",
                 |sample| {
                     no_bus(sample);
-                    sample.words = vec!["--exec-opt=native.cgroupdriver=cgroupfs".into()];
+                    sample.settings.dockerd_args =
+                        vec!["--exec-opt=native.cgroupdriver=cgroupfs".into()];
                 },
                 (Warn, "units that require `dbus.socket`", &[START]),
             ),

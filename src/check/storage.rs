@@ -9,8 +9,6 @@ use crate::check::netfilter::from_kernel;
 use crate::check::places::quoted;
 use crate::check::{Evidence, Finding, Status, failing};
 use crate::facts::{Failure, Mount, Outcome, Overlay, Version};
-use crate::plan;
-use crate::plan::DockerdWords;
 use crate::settings::Origin;
 
 /// The first dockerd that mounts with `userxattr` (moby 11ef8d3ba9).
@@ -70,10 +68,10 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
 
 /// The driver that somebody names, in dockerd's order.
 fn stated_driver(evidence: &Evidence<'_>) -> Option<String> {
-    let words = plan::stated_daemon_words(evidence.settings, evidence.words);
-    let by_word = DockerdWords(&words).value("storage-driver", Some(b's'));
+    let words = evidence.settings.args();
+    let by_word = words.value("storage-driver", Some(b's'));
     let by_variable = evidence.environment.get("DOCKER_DRIVER");
-    let by_file = || evidence.host.session.daemon_json.1.text("storage-driver");
+    let by_file = || evidence.host.session.daemon_json.text("storage-driver");
     by_variable
         .or(by_word)
         .map(|driver| driver.to_string_lossy().into_owned())
@@ -315,12 +313,13 @@ fn state(
     letter: Option<u8>,
     value: &str,
 ) -> Finding {
-    let words = plan::stated_daemon_words(evidence.settings, evidence.words);
-    let (json_path, json) = &evidence.host.session.daemon_json;
+    let words = evidence.settings.args();
+    let (json_path, json) =
+        (&evidence.host.session.places.daemon_json, &evidence.host.session.daemon_json);
     if json.may_set(name) {
         return finding.because(format!("set `{name}` to `{value}` in `{}`", json_path.display()));
     }
-    if DockerdWords(&words).value(name, letter).is_some() {
+    if words.value(name, letter).is_some() {
         return finding.because(format!(
             "give dockerd `--{name}={value}` in place of its present `--{name}`"
         ));
@@ -546,7 +545,7 @@ mod tests {
                 |sample| {
                     failing(sample, "EINVAL");
                     home_on(sample, "ecryptfs");
-                    sample.words = vec!["-s".into(), "overlay2".into()];
+                    sample.settings.dockerd_args = vec!["-s".into(), "overlay2".into()];
                 },
                 (Fail, "dockerd will not start with `overlay2`", &[MAKE, SET]),
             ),
@@ -580,7 +579,7 @@ mod tests {
                 |sample| {
                     failing(sample, "EINVAL");
                     home_on(sample, "nfs4");
-                    sample.host.session.daemon_json.1 =
+                    sample.host.session.daemon_json =
                         DaemonJson::parse(r#"{"data-root": "/home/u/d"}"#);
                 },
                 (Fail, "fall to `vfs`", &[MAKE]),
@@ -803,21 +802,21 @@ mod tests {
             ),
             (
                 "vfs by a word",
-                |sample| sample.words = vec!["--storage-driver=vfs".into()],
+                |sample| sample.settings.dockerd_args = vec!["--storage-driver=vfs".into()],
                 (Warn, "`vfs` is stated", &[]),
             ),
             (
                 "vfs by daemon.json",
                 |sample| {
                     failing(sample, "EINVAL");
-                    sample.host.session.daemon_json.1 =
+                    sample.host.session.daemon_json =
                         DaemonJson::parse(r#"{"storage-driver": "vfs"}"#);
                 },
                 (Warn, "`vfs` is stated", &[]),
             ),
             (
                 "another",
-                |sample| sample.words = vec!["-s=btrfs".into()],
+                |sample| sample.settings.dockerd_args = vec!["-s=btrfs".into()],
                 (Skip, "`btrfs` was not tried", &[]),
             ),
         ];
@@ -853,7 +852,7 @@ mod tests {
                 "two, and one is stated",
                 |sample| {
                     data(sample, &["fuse-overlayfs", "overlay2"]);
-                    sample.words = vec!["--storage-driver=overlay2".into()];
+                    sample.settings.dockerd_args = vec!["--storage-driver=overlay2".into()];
                 },
                 (Warn, "images of storage driver `fuse-overlayfs` are not seen", &[]),
             ),

@@ -1,7 +1,5 @@
 //! A healthy host, to be spoilt by tests.
 
-use std::ffi::OsString;
-
 use crate::check::*;
 use crate::facts::samples::debian_12;
 use crate::facts::{Account, DataRoot, IdMapper, Inside, Mounts, Outcome, Release, TextFile};
@@ -10,7 +8,6 @@ use crate::facts::{Account, DataRoot, IdMapper, Inside, Mounts, Outcome, Release
 pub struct Sample {
     pub settings: Settings,
     pub environment: Environment,
-    pub words: Vec<OsString>,
     pub host: HostFacts,
     pub survey: Survey,
     pub trials: Trials,
@@ -141,7 +138,6 @@ impl Sample {
             environment: [("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "/run/user/1000")]
                 .into_iter()
                 .collect(),
-            words: Vec::new(),
             host: debian_12(),
             survey,
             trials,
@@ -153,7 +149,6 @@ impl Sample {
         Evidence {
             settings: &self.settings,
             environment: &self.environment,
-            words: &self.words,
             host: &self.host,
             survey: &self.survey,
             trials: &self.trials,

@@ -17,8 +17,9 @@ use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::facts::probe;
-use crate::facts::probe::Thoroughness;
+use crate::facts::probe::ProbeDepth;
 use crate::facts::{HostFacts, Survey, Trials};
 use crate::plan;
 use crate::plan::TRIAL;
@@ -73,7 +74,6 @@ impl<'a> Choice<'a> {
 /// Everything that the checks judge, owned.
 pub struct Examination {
     settings: Settings,
-    words: Vec<OsString>,
     host: HostFacts,
     survey: Survey,
     trials: Trials,
@@ -88,11 +88,11 @@ impl Examination {
         let person = look::person(environment);
         plan::refuse_root(&person)?;
         let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
+        let settings = settings.with_args(&request.words);
         let (uid, gid) = (person.uid, unistd::getegid().as_raw());
-        let words = &request.words;
-        let host = probe::host(&settings, environment, words, person, Thoroughness::Traceless)?;
+        let host = probe::host(&settings, environment, person, ProbeDepth::Traceless)?;
         let find = |name: &str| {
-            let (path, _) = plan::search_path(environment);
+            let (path, _) = places::search_path(environment);
             which::which_in(name, Some(path), "/").ok()
         };
         let rootlesskit = host.tools.rootlesskit.path();
@@ -101,16 +101,16 @@ impl Examination {
             gid,
             name: None,
             own_runtime_dir: look::own_runtime_dir(uid),
-            data_root: host.session.data_root.clone(),
-            daemon_json: host.session.daemon_json.0.clone(),
-            containerd_rootless: host.session.containerd_rootless.0.clone(),
+            data_root: host.session.places.data_root.clone(),
+            daemon_json: host.session.places.daemon_json.clone(),
+            containerd_rootless: host.session.places.containerd_rootless.clone(),
             docker_config: environment.docker_config(),
             docker: find("docker"),
             rootlesskit: rootlesskit.and_then(|path| path.canonicalize().ok()),
         };
         let survey = survey::survey("/".as_ref(), &subject);
-        let trials = trial::run(&settings, environment, words, &host, &survey);
-        Ok(Self { settings, words: words.clone(), host, survey, trials })
+        let trials = trial::run(&settings, environment, &host, &survey);
+        Ok(Self { settings, host, survey, trials })
     }
 
     /// What the checks see.
@@ -118,7 +118,6 @@ impl Examination {
         Evidence {
             settings: &self.settings,
             environment,
-            words: &self.words,
             host: &self.host,
             survey: &self.survey,
             trials: &self.trials,
@@ -148,7 +147,7 @@ pub fn run(
             output::print(output::findings_json(&findings, &evidence))?;
         }
         Output::Fix(whose) => {
-            let (path, _) = plan::search_path(environment);
+            let (path, _) = places::search_path(environment);
             let elevate = elevate::here_document(elevate::has_sudo(&path));
             output::print(output::fix_script(&findings, whose, elevate))?;
         }

@@ -14,6 +14,7 @@ use crate::cli::sources::{config_paths, layers, read_file, user_config};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::settings::{self, Edited, Key, Layer, Origin, Settings, statements};
 use crate::sys::files;
 use crate::{plan, supervise};
@@ -251,7 +252,7 @@ fn edit(
 fn runs(environment: &Environment) -> bool {
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person).ok();
-    runtime_dir.is_some_and(|path| supervise::read_status(&plan::run_dir(path)).is_some())
+    runtime_dir.is_some_and(|path| supervise::read_status(&places::run_dir(path)).is_some())
 }
 
 /// Returns the least command after which a daemon that runs uses the new value of the key `name`.

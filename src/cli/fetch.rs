@@ -23,6 +23,7 @@ use crate::cli::output::Format;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::fetch::Sum;
 use crate::fetch::archive::{sum_of, unpack};
 use crate::fetch::download::{Progress, Wanted, download};
@@ -34,7 +35,6 @@ use crate::fetch::shell_files;
 use crate::fetch::state::{ShellFile, State};
 use crate::fetch::store;
 use crate::fetch::store::{Staging, Store, check_writable, failed};
-use crate::plan;
 use crate::supervise;
 use crate::sys::files;
 use source::{Archive, Place, Plan};
@@ -136,7 +136,7 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
 /// A daemon that runs starts containers with these programs.
 fn refuse_in_use(environment: &Environment) -> Result<(), Error> {
     let runtime_dir = look::person(environment).runtime_dir;
-    let status = runtime_dir.and_then(|(path, _)| supervise::read_status(&plan::run_dir(&path)));
+    let status = runtime_dir.and_then(|(path, _)| supervise::read_status(&places::run_dir(&path)));
     match status {
         None => Ok(()),
         Some(status) => {

@@ -9,7 +9,7 @@ use crate::cli::run::Request;
 use crate::cli::setup::{SetupOutput, carry_out, report};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::plan;
+use crate::facts::places;
 use crate::settings::Layer;
 use crate::setup;
 use crate::setup::{Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
@@ -106,7 +106,7 @@ fn result(facts: &SetupFacts, plan: &SetupPlan, options: &InstallOptions) -> Str
         let start = "systemctl --user start docker";
         return format!("{before}Rootless Docker is installed. To start it:  {start}");
     }
-    let status = supervise::read_status(&plan::run_dir(&facts.home.runtime_dir));
+    let status = supervise::read_status(&places::run_dir(&facts.home.runtime_dir));
     let version = status.and_then(|status| status.dockerd_version).unwrap_or_default();
     let version = version.split('+').next().map(|version| format!("Docker {version}"));
     let docker = version.as_deref().map_or("", str::trim_end);

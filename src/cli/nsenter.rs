@@ -8,6 +8,7 @@ use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::plan;
 use crate::settings::Settings;
 use crate::stage::{launch, nsenter};
@@ -20,15 +21,14 @@ pub fn run(environment: &Environment, words: &[OsString]) -> Result<Exit, Error>
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
     let settings = Settings::resolve(&layers(environment, &[])?)?;
-    let state_dir = plan::stated_state_dir(&settings, None)
-        .unwrap_or_else(|| runtime_dir.join("dockerd-rootless"));
+    let state_dir = places::state_dir(&settings, None, runtime_dir);
     nsenter::enter(&state_dir)?;
     let shell = environment.get("SHELL").unwrap_or("/bin/sh".as_ref());
     let (program, rest) = match words.split_first() {
         Some((program, rest)) => (program.as_os_str(), rest),
         None => (shell, &[][..]),
     };
-    let (path, _) = plan::search_path(environment);
+    let (path, _) = places::search_path(environment);
     let error = Command::new(program).args(rest).env("PATH", path).exec();
     Err(launch::exec_error(program, &error))
 }

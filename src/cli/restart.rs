@@ -6,6 +6,7 @@ use crate::cli::output;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::plan;
 use crate::supervise;
 use crate::supervise::Wish;
@@ -20,7 +21,7 @@ const ALL: Duration = Duration::from_secs(3600);
 /// Exit 3 if no supervisor runs; exit 1 if it refuses, with the reason.
 pub fn run(environment: &Environment, all: bool) -> Result<Exit, Error> {
     let person = look::person(environment);
-    let run_dir = plan::run_dir(plan::refuse_person(&person)?);
+    let run_dir = places::run_dir(plan::refuse_person(&person)?);
     let done = match all {
         true => vec![supervise::request(&run_dir, &Wish::RestartAll, ALL)?],
         false => supervise::refresh(&run_dir)?,

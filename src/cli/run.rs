@@ -17,8 +17,9 @@ use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::facts::probe;
-use crate::facts::probe::Thoroughness;
+use crate::facts::probe::ProbeDepth;
 use crate::facts::{HostFacts, Lock, Person, PidState};
 use crate::plan;
 use crate::plan::{Api, InPlace, LaunchPlan};
@@ -56,7 +57,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(10);
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    let depth = Thoroughness::Launch;
+    let depth = ProbeDepth::Launch;
     let supervises = !request.exec && settings.supervise.value;
     if supervises && !supervise::pidfds_work() {
         warn!("this kernel has no pidfd_open(2), or forbids it: nothing stays as a supervisor");
@@ -68,7 +69,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
         return Err(launch::exec(&plan));
     }
     supervise::hold_signals()?;
-    let run_dir = RunDir::take(&plan::run_dir(&runtime_dir))?;
+    let run_dir = RunDir::take(&places::run_dir(&runtime_dir))?;
     if request.in_terminal {
         terminal::open(environment);
     }
@@ -86,19 +87,18 @@ fn supervise(
     first: (LaunchPlan, HostFacts),
     begin: impl FnOnce(Task<'_>) -> Result<Outcome, Error>,
 ) -> Result<Exit, Error> {
-    let depth = Thoroughness::Launch;
-    let passed = sockets::address(&first.1.session);
-    let runtime_dir = run_dir.path().parent().unwrap_or(Path::new("/")).to_owned();
-    let api = Api::decide(settings, &first.1.session, &request.words, &runtime_dir, passed);
+    let depth = ProbeDepth::Launch;
+    let passed = sockets::address(first.1.session.listen_fds.as_ref());
+    let api = Api::decide(settings, &first.1.session, passed);
     let faults = RefCell::new(Vec::new());
     terminal::tell_start(&described(&first), api.path());
-    let data_root = first.1.session.data_root.clone();
-    let data_lock = supervise::lock_data_root(&first.1.session.data_root)?;
+    let data_root = first.1.session.places.data_root.clone();
+    let data_lock = supervise::lock_data_root(&data_root)?;
     let outcome = begin(Task {
         arguments: request.arguments.clone(),
         run_dir,
         data_lock,
-        shutdown: plan::shutdown_timeout(settings, &first.1.session, &request.words),
+        shutdown: plan::shutdown_timeout(settings, &first.1.session),
         first,
         prepare: &|| prepare(environment, request, depth),
         in_place: &|mtu| in_place(environment, request, mtu),
@@ -133,16 +133,16 @@ pub fn take_over(
     let legacy = Legacy::read(descriptor, is_trial)?;
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    let depth = Thoroughness::Launch;
+    let depth = ProbeDepth::Launch;
     let mut host = look(environment, request, person, &settings, depth)?;
     // Whoever is there is ours.
     host.session.state_dir.lock = Lock::Free;
-    host.session.state_dir.path = legacy.state_dir().to_owned();
-    host.session.data_root = legacy.data_root().to_owned();
+    host.session.places.state_dir = legacy.state_dir().to_owned();
+    host.session.places.data_root = legacy.data_root().to_owned();
     for file in &mut host.session.pid_files {
         file.state = PidState::Absent;
     }
-    let mut plan = LaunchPlan::build(&settings, &host, environment, &request.words, true)?;
+    let mut plan = LaunchPlan::build(&settings, &host, environment, true)?;
     legacy.settle(&mut plan);
     if is_trial {
         return Ok(Exit::Good);
@@ -150,7 +150,7 @@ pub fn take_over(
     let lock = legacy.lock().map_err(|error| {
         Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
     })?;
-    let run_dir = RunDir::resume(&plan::run_dir(&runtime_dir), lock);
+    let run_dir = RunDir::resume(&places::run_dir(&runtime_dir), lock);
     supervise(environment, request, &settings, run_dir, (plan, host), |task| {
         supervise::resume(task, legacy)
     })
@@ -250,7 +250,7 @@ fn fatal_line(log: &[String]) -> Option<&String> {
 fn described((plan, host): &(LaunchPlan, HostFacts)) -> String {
     let version = host.tools.dockerd.known().and_then(|facts| facts.version);
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
-    let driver = plan.decided("network.driver").unwrap_or_default();
+    let driver = plan.network.driver.word().display();
     format!("rootless Docker{version} ({driver})")
 }
 
@@ -270,10 +270,10 @@ fn announce(plan: &LaunchPlan, host: &HostFacts) {
 pub fn prepare(
     environment: &Environment,
     request: &Request,
-    thoroughness: Thoroughness,
+    depth: ProbeDepth,
 ) -> Result<(LaunchPlan, HostFacts), Error> {
     let (person, settings) = settle(environment, request)?;
-    plan_for(environment, request, person, &settings, thoroughness)
+    plan_for(environment, request, person, &settings, depth)
 }
 
 /// Who asks, and for what: refuses those for whom nothing is to be looked at.
@@ -281,7 +281,7 @@ fn settle(environment: &Environment, request: &Request) -> Result<(Person, Setti
     let person = look::person(environment);
     plan::refuse_person(&person)?;
     let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
-    Ok((person, settings))
+    Ok((person, settings.with_args(&request.words)))
 }
 
 /// The plan of a dockerd in namespaces whose interface has this `mtu` in bytes, as the settings and the
@@ -295,8 +295,8 @@ fn in_place(
     mtu: u32,
 ) -> Result<(InPlace, HostFacts), Error> {
     let (person, settings) = settle(environment, request)?;
-    let host = look(environment, request, person, &settings, Thoroughness::Launch)?;
-    let plan = InPlace::build(&settings, &host, &request.words, mtu)?;
+    let host = look(environment, request, person, &settings, ProbeDepth::Launch)?;
+    let plan = InPlace::build(&settings, &host, mtu)?;
     Ok((plan, host))
 }
 
@@ -306,13 +306,13 @@ fn look(
     request: &Request,
     person: Person,
     settings: &Settings,
-    thoroughness: Thoroughness,
+    depth: ProbeDepth,
 ) -> Result<HostFacts, Error> {
-    let mut host = probe::host(settings, environment, &request.words, person, thoroughness)?;
+    let mut host = probe::host(settings, environment, person, depth)?;
     if request.exec || !settings.supervise.value {
         return Ok(host);
     }
-    if !plan::has_hosts(settings, &host.session, &request.words) {
+    if !plan::has_hosts(settings, &host.session) {
         let passed = host.session.listen_fds.take();
         host.session.listen_fds = passed.or_else(sockets::own);
     }
@@ -325,11 +325,11 @@ fn plan_for(
     request: &Request,
     person: Person,
     settings: &Settings,
-    thoroughness: Thoroughness,
+    depth: ProbeDepth,
 ) -> Result<(LaunchPlan, HostFacts), Error> {
     let supervised = !request.exec && settings.supervise.value;
-    let host = look(environment, request, person, settings, thoroughness)?;
-    let mut plan = LaunchPlan::build(settings, &host, environment, &request.words, supervised)?;
+    let host = look(environment, request, person, settings, depth)?;
+    let mut plan = LaunchPlan::build(settings, &host, environment, supervised)?;
     if let Some(level) = request.level {
         let why = "so that the namespace stage says as much".to_owned();
         plan.environment.set.insert("RUST_LOG", (level.to_string().into(), why));

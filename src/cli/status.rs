@@ -7,6 +7,7 @@ use crate::cli::output::Format;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
+use crate::facts::places;
 use crate::plan;
 use crate::supervise;
 
@@ -30,7 +31,7 @@ pub struct StatusOptions {
 /// exit code 3 if it does not run, or is not ready in that time.
 pub fn run(environment: &Environment, options: &StatusOptions) -> Result<Exit, Error> {
     let person = look::person(environment);
-    let run_dir = plan::run_dir(plan::refuse_person(&person)?);
+    let run_dir = places::run_dir(plan::refuse_person(&person)?);
     let status = match options.wait {
         None => supervise::read_status(&run_dir),
         Some(seconds) => supervise::wait_until_ready(&run_dir, Duration::from_secs(seconds.into())),

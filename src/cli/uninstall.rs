@@ -43,12 +43,12 @@ pub fn run(
     let session = session(&facts);
     if options.purge_data {
         purge_data(&facts, &session?, options, &mut plan)?;
-    } else if let Ok(Session { data_root, .. }) = session
-        && data_root.exists()
+    } else if let Ok(session) = session
+        && session.places.data_root.exists()
     {
         plan.notes.push(format!(
             "Images, containers and volumes are kept in `{}`. To delete them: dockerd-rootless uninstall --purge-data",
-            data_root.display()
+            session.places.data_root.display()
         ));
     }
     // Last, since deleting the data needs rootlesskit.
@@ -81,7 +81,7 @@ fn purge_data(
     if !is_stopped_first {
         purge::refuse_used(session)?;
     }
-    let Some(data) = purge::measure(&session.data_root, facts)? else { return Ok(()) };
+    let Some(data) = purge::measure(&session.places.data_root, facts)? else { return Ok(()) };
     // If standard error is closed, the question cannot be answered either.
     let _ = write!(io::stderr(), "{}", table(&data));
     if !options.output.dry_run && !options.yes {
@@ -104,7 +104,7 @@ fn session(facts: &SetupFacts) -> Result<Session, Error> {
         _ => Vec::new(),
     };
     let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-    look::session(&settings, environment, &args, look::person(environment), None)
+    look::session(&settings.with_args(&args), environment, look::person(environment), None)
 }
 
 /// Lists what would be deleted, without what is too small to count.

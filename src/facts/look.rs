@@ -10,26 +10,23 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd;
+use nix::unistd::AccessFlags;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::places::user_runtime_dir;
 use crate::facts::{
-    Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Process, RootlesskitFacts,
-    Session, StateDir,
+    Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Places, Process,
+    RootlesskitFacts, Session, StateDir,
 };
-use crate::plan;
-use crate::plan::{DockerdWords, Places};
 use crate::settings::Settings;
-use crate::sys::tree;
-use crate::sys::{files, sockets};
+use crate::sys::{files, sockets, tree};
 
 /// The largest pid file in bytes: a PID and blanks.
 const PID_FILE_MAX: u64 = 64;
 
-/// How long a daemon whose rootlesskit is gone may take to end.
+/// How long a daemon whose rootlesskit is gone may take to end, and how often to look.
 const FALL: Duration = Duration::from_secs(2);
-
-/// How often to look whether it has.
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// The largest `daemon.json` in bytes that is read.
@@ -44,28 +41,38 @@ pub fn uid() -> u32 {
     unistd::geteuid().as_raw()
 }
 
-/// Who runs us, and where.
+/// Looks who runs us, and where.
 pub fn person(environment: &Environment) -> Person {
     let uid = uid();
-    let stated = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let runtime_dir_guessed = stated.is_none();
-    let path = stated.unwrap_or_else(|| PathBuf::from(format!("/run/user/{uid}")));
+    let explicit = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime_dir_guessed = explicit.is_none();
+    let path = explicit.unwrap_or_else(|| user_runtime_dir(uid));
     let directory = directory(&path);
     let is_ours = matches!(directory, Directory::Present { owner, .. } if owner == uid);
     let home = environment.get("HOME").map(PathBuf::from);
+    let holds_home = home.as_deref().is_some_and(|home| real(home).starts_with(real(&path)));
+    let found = home.as_deref().map(fs::metadata);
+    let is_there = found.as_ref().is_some_and(|found| matches!(found, Ok(found) if found.is_dir()));
+    let is_anothers = matches!(found, Some(Ok(found)) if found.uid() != uid);
     Person {
         uid,
-        runtime_dir_holds_home: home
-            .as_deref()
-            .is_some_and(|home| real(home).starts_with(real(&path))),
+        runtime_dir_holds_home: holds_home,
         ancestors: ancestors(&path),
-        home: home.map(|home| {
-            let is_there = home.is_dir();
-            (home, is_there)
-        }),
+        own_home: home.as_deref().filter(|_| is_anothers).and_then(|home| own_home(uid, home)),
+        home: home.map(|home| (home, is_there)),
         runtime_dir: (!runtime_dir_guessed || is_ours).then_some((path, directory)),
         runtime_dir_guessed,
     }
+}
+
+/// The home of user `uid` in `/etc/passwd`, if `home` is another that he cannot write.
+fn own_home(uid: u32, home: &Path) -> Option<PathBuf> {
+    unistd::access(home, AccessFlags::W_OK).err()?;
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let uid = uid.to_string();
+    users.lines().map(|line| line.split(':').collect()).find_map(|fields: Vec<&str>| {
+        (*fields.get(2)? == uid).then(|| fields.get(5).map(PathBuf::from))?
+    })
 }
 
 /// The directories above `path`, by its name and with all links followed. What cannot be looked at is
@@ -91,21 +98,17 @@ fn ancestors(path: &Path) -> Vec<Ancestor> {
     above.into_iter().filter_map(look).collect()
 }
 
-/// `/run/user/UID`, if it is a directory of `uid` that nobody else can write.
+/// Returns `/run/user/UID`, if it is a directory of `uid` that no other user can write.
 pub fn own_runtime_dir(uid: u32) -> Option<PathBuf> {
-    let path = PathBuf::from(format!("/run/user/{uid}"));
+    let path = user_runtime_dir(uid);
     let is_own = matches!(directory(&path), Directory::Present { owner, mode } if owner == uid && mode & 0o022 == 0);
     is_own.then_some(path)
 }
 
-/// What a launch of `person` will meet. `rootlesskit` tells flags from values in its words.
-///
-/// # Errors
-/// Fails only if `/proc` does not tell who we are.
+/// Looks at what a launch of `person` will meet. Fails only if `/proc` does not tell who we are.
 pub fn session(
     settings: &Settings,
     environment: &Environment,
-    words: &[OsString],
     person: Person,
     rootlesskit: Option<&RootlesskitFacts>,
 ) -> Result<Session, Error> {
@@ -118,41 +121,32 @@ pub fn session(
         user_namespace().map_err(|error| proc_error("/proc/self/ns/user", &error))?;
     let own_path = std::env::current_exe().map_err(|error| proc_error("/proc/self/exe", &error))?;
 
-    let words = plan::stated_daemon_words(settings, words);
-    let words = DockerdWords(&words);
     let runtime_dir = person.runtime_dir.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
-    let json_path = plan::daemon_json(words, environment);
-    let json = read_daemon_json(&json_path);
-    let places = Places::find(words, &json, environment, &runtime_dir);
-    let state_dir = plan::stated_state_dir(settings, rootlesskit)
-        .unwrap_or_else(|| runtime_dir.join("dockerd-rootless"));
+    let (places, daemon_json) =
+        Places::find(settings, rootlesskit, environment, runtime_dir, read_daemon_json);
     let home = person.home.as_ref().map(|(path, _)| path.as_path());
-    let precious: Vec<&Path> =
-        home.into_iter().chain([&*runtime_dir, &*places.data_root, &*places.exec_root]).collect();
-    let containerd_rootless = environment
-        .get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR")
-        .map_or_else(|| runtime_dir.join("containerd-rootless"), PathBuf::from);
-    let containerd_lock = lock(&containerd_rootless.join("lock"));
-    let daemon_name = Path::new(&settings.daemon_binary.value).file_name();
-    let dockerd = [OsStr::new("dockerd"), daemon_name.unwrap_or_default()];
-    let containerd_pid = places.exec_root.join("containerd/containerd.pid");
-    let pid_files = vec![
-        look_at_pid_file(places.pid_file, &runtime_dir, person.uid, &dockerd),
-        look_at_pid_file(containerd_pid, &runtime_dir, person.uid, &[OsStr::new("containerd")]),
-    ];
+    let own = [&*places.runtime_dir, &*places.data_root, &*places.exec_root];
+    let precious: Vec<&Path> = home.into_iter().chain(own).collect();
+    let (state_path, state_dir) = look_at_state_dir(&places.state_dir, person.uid, &precious);
+    let daemon_name = Path::new(&settings.daemon_binary.value).file_name().unwrap_or_default();
+    let pid_file = |path: PathBuf, programs: &[&OsStr]| {
+        look_at_pid_file(path, &places.runtime_dir, person.uid, programs)
+    };
     Ok(Session {
-        state_dir: look_at_state_dir(&state_dir, person.uid, &precious),
-        containerd_rootless: (containerd_rootless, containerd_lock),
-        pid_files,
+        state_dir,
+        containerd_rootless: lock(&places.containerd_rootless.join("lock")),
+        pid_files: vec![
+            pid_file(places.pid_file.clone(), &[OsStr::new("dockerd"), daemon_name]),
+            pid_file(places.containerd().join("containerd.pid"), &[OsStr::new("containerd")]),
+        ],
         has_swarm: places.data_root.join(SWARM_STATE).exists(),
-        data_root: places.data_root,
-        exec_root: places.exec_root,
-        daemon_json: (json_path, json),
+        daemon_json,
         listen_fds: sockets::passed(environment),
         keeper_fd: None,
         user_namespace,
         own_path,
         person,
+        places: Places { state_dir: state_path, ..places },
     })
 }
 
@@ -177,14 +171,13 @@ fn directory(path: &Path) -> Directory {
     }
 }
 
-/// Looks at a state directory. `precious` are directories that it must not be or hold.
-fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> StateDir {
-    let unjudged = |why: &str| StateDir {
-        path: stated.to_owned(),
-        directory: Directory::Unknown(why.to_owned()),
-        holds: None,
-        foreign: Vec::new(),
-        lock: Lock::Free,
+/// Looks at a state directory, and returns its absolute path too. `precious` are directories that
+/// it must not be or hold.
+fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> (PathBuf, StateDir) {
+    let unjudged = |why: &str| {
+        let directory = Directory::Unknown(why.to_owned());
+        let state_dir = StateDir { directory, holds: None, foreign: Vec::new(), lock: Lock::Free };
+        (stated.to_owned(), state_dir)
     };
     // rootlesskit takes `a/..` away by the letter (Go's filepath.Abs), and the kernel by what `a`
     // is: what we would look at is not what it would delete.
@@ -208,13 +201,9 @@ fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> StateDir {
     }
     let real_path = real(&path);
     let holds = precious.iter().find(|precious| real(precious).starts_with(&real_path));
-    StateDir {
-        lock: lock(&path.join("lock")),
-        holds: holds.map(|precious| (*precious).to_owned()),
-        foreign,
-        path,
-        directory,
-    }
+    let holds = holds.map(|precious| (*precious).to_owned());
+    let lock = lock(&path.join("lock"));
+    (path, StateDir { directory, holds, foreign, lock })
 }
 
 /// `path` with all links followed, as far as it exists.
@@ -243,20 +232,19 @@ fn kind(entry: &DirEntry, uid: u32) -> char {
     let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
         return '?';
     };
-    let file_type = metadata.file_type();
-    let name = entry.file_name();
-    match () {
-        () if metadata.uid() != uid => '?',
-        () if file_type.is_file() && (name != "lock" || metadata.len() == 0) => 'f',
-        () if file_type.is_socket() => 's',
-        () if file_type.is_fifo() => 'p',
-        () if file_type.is_dir()
-            && name == "gvisortapvsock"
-            && holds_sockets_only(&entry.path()) =>
-        {
-            'd'
-        }
-        () => '?',
+    let (kind, name) = (metadata.file_type(), entry.file_name());
+    if metadata.uid() != uid {
+        '?'
+    } else if kind.is_file() && (name != "lock" || metadata.len() == 0) {
+        'f'
+    } else if kind.is_socket() {
+        's'
+    } else if kind.is_fifo() {
+        'p'
+    } else if kind.is_dir() && name == "gvisortapvsock" && holds_sockets_only(&entry.path()) {
+        'd'
+    } else {
+        '?'
     }
 }
 

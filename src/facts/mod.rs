@@ -5,6 +5,7 @@
 pub mod ask;
 mod daemon_json;
 pub mod look;
+pub mod places;
 pub mod probe;
 #[cfg(test)]
 pub mod samples;
@@ -15,8 +16,9 @@ mod tools;
 mod trials;
 
 pub use daemon_json::DaemonJson;
+pub use places::Places;
 pub use session::{
-    Ancestor, Directory, ListenFds, Lock, Person, PidFile, PidState, Process, Session, StateDir,
+    Ancestor, Directory, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
 pub use subids::{Flaw, SubIdLine, SubIds};
 pub use survey::{

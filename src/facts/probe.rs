@@ -1,6 +1,6 @@
 //! Gathers [`HostFacts`]: asks the tools, and reads the kernel's switches.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::facts::ask::{Asker, Question};
 use crate::facts::look;
+use crate::facts::places;
 use crate::facts::{
     Answer, DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Tool,
     Tools, Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
-use crate::plan;
 use crate::settings::Settings;
 
 /// Where rootlesskit looks for lxc-user-nic, and nowhere else.
@@ -26,7 +26,7 @@ const LXC_USER_NIC: [&str; 4] = [
 
 /// How much to find out about the tools.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Thoroughness {
+pub enum ProbeDepth {
     /// What decides the launch.
     Launch,
     /// What a person wants to see as well, such as versions. It decides nothing.
@@ -35,24 +35,21 @@ pub enum Thoroughness {
     Traceless,
 }
 
-/// Everything about the host that decides a launch of `person` with these `words` for dockerd.
-///
-/// # Errors
-/// Fails only if `/proc` does not tell who we are.
+/// Finds everything about the host that decides a launch of `person`. Fails only if `/proc` does
+/// not tell who we are.
 pub fn host(
     settings: &Settings,
     environment: &Environment,
-    words: &[OsString],
     person: Person,
-    thoroughness: Thoroughness,
+    depth: ProbeDepth,
 ) -> Result<HostFacts, Error> {
-    let tools = tools(settings, environment, thoroughness);
-    let session = look::session(settings, environment, words, person, tools.rootlesskit.known())?;
+    let tools = tools(settings, environment, depth);
+    let session = look::session(settings, environment, person, tools.rootlesskit.known())?;
     Ok(HostFacts {
         exposed: exposed(&tools, session.person.uid),
         tools,
         session,
-        kernel: kernel(thoroughness),
+        kernel: kernel(depth),
     })
 }
 
@@ -81,8 +78,8 @@ fn exposed(tools: &Tools, uid: u32) -> Vec<PathBuf> {
 }
 
 /// Looks the tools up and asks them, as far as possible all at the same time.
-fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughness) -> Tools {
-    let (search_path, _) = plan::search_path(environment);
+fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> Tools {
+    let (search_path, _) = places::search_path(environment);
     let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let find = |name: &OsStr| which::which_in(name, Some(&search_path), &directory).ok();
     let find_named = |name: &str| find(OsStr::new(name));
@@ -102,7 +99,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
     let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
-    let report = thoroughness != Thoroughness::Launch;
+    let report = depth != ProbeDepth::Launch;
     let version_of = |path: &Option<PathBuf>, wanted: bool| {
         path.as_deref()
             .filter(|_| wanted)
@@ -151,7 +148,7 @@ fn tools(settings: &Settings, environment: &Environment, thoroughness: Thoroughn
         iptables_legacy: find_named("iptables-legacy"),
         ip6tables_legacy: find_named("ip6tables-legacy"),
     };
-    if thoroughness != Thoroughness::Traceless {
+    if depth != ProbeDepth::Traceless {
         asker.keep();
     }
     tools
@@ -168,9 +165,9 @@ fn named_tool<T>(named: Option<&OsStr>, tool: Tool<T>) -> Tool<T> {
 }
 
 /// The kernel's switches; a launch depends on SELinux alone.
-fn kernel(thoroughness: Thoroughness) -> Kernel {
+fn kernel(depth: ProbeDepth) -> Kernel {
     let selinux = File::open("/sys/fs/selinux/enforce").is_ok();
-    if thoroughness == Thoroughness::Launch {
+    if depth == ProbeDepth::Launch {
         return Kernel { selinux, ..Kernel::default() };
     }
     let read = |name: &str| {

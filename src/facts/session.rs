@@ -5,7 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use crate::facts::DaemonJson;
+use crate::facts::{DaemonJson, Places};
+use crate::sys::sockets::ListenFds;
 
 /// Who runs us, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Person {
     pub uid: u32,
     /// `$HOME`, and whether a directory is there.
     pub home: Option<(PathBuf, bool)>,
+    /// The user's home in the user database, if `$HOME` is another's.
+    pub own_home: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`, or `/run/user/UID` if that variable is unset and the directory is
     /// ours; with what is there.
     pub runtime_dir: Option<(PathBuf, Directory)>,
@@ -25,24 +28,22 @@ pub struct Person {
     pub ancestors: Vec<Ancestor>,
 }
 
-/// A directory above the runtime directory: whoever can rename what is in it can put another one in
-/// its place.
+/// A directory above the runtime directory: a user who can rename what is in it can put another
+/// one in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ancestor {
-    /// Its path.
     pub path: PathBuf,
     /// Its owner, if this user namespace knows him: in a container it may not.
     pub owner: Option<u32>,
-    /// Its group.
     pub group: u32,
     /// Its permission bits.
     pub mode: u32,
 }
 
 impl Ancestor {
-    /// What lets another than root and user `uid` put something else below, if anything does.
+    /// Says what lets another than root and user `uid` put something else below, if anything does.
     pub fn fault(&self, uid: u32) -> Option<String> {
-        // A group of one's own, by the convention that its number is the user's, is nobody else.
+        // A group of one's own, by the convention that its number is the user's, is only that user.
         let own_group = self.owner == Some(self.group);
         let is_open = self.mode & 0o002 != 0 || (self.mode & 0o020 != 0 && !own_group);
         let is_sticky = self.mode & 0o1000 != 0;
@@ -59,20 +60,15 @@ impl Ancestor {
 /// What a launch will meet in the places that it uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Whose session it is.
     pub person: Person,
+    pub places: Places,
     /// The state directory that rootlesskit will be given.
     pub state_dir: StateDir,
     /// The lock of a containerd-rootless of the same user.
-    pub containerd_rootless: (PathBuf, Lock),
+    pub containerd_rootless: Lock,
     /// The pid files that dockerd and its containerd refuse to start over.
     pub pid_files: Vec<PidFile>,
-    /// The daemon's data root.
-    pub data_root: PathBuf,
-    /// Where the daemon keeps its state while it runs.
-    pub exec_root: PathBuf,
-    /// The daemon's configuration file.
-    pub daemon_json: (PathBuf, DaemonJson),
+    pub daemon_json: DaemonJson,
     /// Whether the daemon is a member of a swarm, which does not go with live-restore.
     pub has_swarm: bool,
     /// Sockets that a service manager passed.
@@ -85,28 +81,15 @@ pub struct Session {
     pub own_path: PathBuf,
 }
 
-impl Session {
-    /// dockerd's own pid file.
-    pub fn pid_file(&self) -> PathBuf {
-        let file = self.pid_files.first();
-        file.map(|file| file.path.clone()).unwrap_or_default()
-    }
-}
-
 /// What stands where a directory is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directory {
-    /// Nothing.
     Missing,
     /// It cannot be looked at, and why.
     Unknown(String),
-    /// A symbolic link.
     Symlink,
-    /// Something else than a directory.
     NotADirectory,
-    /// A directory.
     Present {
-        /// Its owner.
         owner: u32,
         /// Its permission bits.
         mode: u32,
@@ -116,23 +99,19 @@ pub enum Directory {
 /// The state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
-    /// Its absolute path.
-    pub path: PathBuf,
-    /// What is there.
     pub directory: Directory,
     /// The home, the runtime directory, or a directory of the daemon's that it is or holds, all
     /// links followed.
     pub holds: Option<PathBuf>,
     /// The names in it that rootlesskit did not make, in order.
     pub foreign: Vec<OsString>,
-    /// Its lock.
     pub lock: Lock,
 }
 
 /// A lock file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// Nobody holds it, or it does not exist.
+    /// No process holds it, or it does not exist.
     Free,
     /// The process of this PID holds it.
     Held(u32),
@@ -152,19 +131,16 @@ pub struct Process {
 /// A file that names a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PidFile {
-    /// Its path.
     pub path: PathBuf,
-    /// What it names.
     pub state: PidState,
-    /// Whether it is `docker.pid` or `containerd.pid` in the runtime directory or below, all links to
-    /// there followed: only such a one may be removed.
+    /// Whether it is `docker.pid` or `containerd.pid` in the runtime directory or below, all links
+    /// to there followed: only such a one may be removed.
     pub is_daemons: bool,
 }
 
 /// What a pid file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PidState {
-    /// There is no such file.
     Absent,
     /// The program is running, as us, and this is its PID.
     Running(u32),
@@ -197,17 +173,6 @@ impl PidState {
 fn is_program(running: &str, name: &OsStr) -> bool {
     let name = name.as_bytes();
     running.as_bytes() == name || (running.len() == 15 && name.starts_with(running.as_bytes()))
-}
-
-/// Sockets passed by a service manager (sd_listen_fds(3)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenFds {
-    /// How many, from descriptor 3 on.
-    pub count: u32,
-    /// The first of as many free descriptors, high enough to cross rootlesskit.
-    pub shelter: u32,
-    /// Whether it is the supervisor that keeps them, and no service manager.
-    pub is_own: bool,
 }
 
 impl StateDir {

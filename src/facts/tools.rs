@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::{RootlesskitFlags, Settings};
+
 /// The programs by role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tools {
@@ -31,6 +33,13 @@ pub struct Tools {
     pub iptables_legacy: Option<PathBuf>,
     /// `ip6tables-legacy`.
     pub ip6tables_legacy: Option<PathBuf>,
+}
+
+impl Tools {
+    /// Reads the user's own flags for rootlesskit, as this one does.
+    pub fn flags<'a>(&self, settings: &'a Settings) -> RootlesskitFlags<'a> {
+        crate::facts::places::flags(settings, self.rootlesskit.known())
+    }
 }
 
 /// A program: absent, or found and asked.

@@ -14,8 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::error::{Error, Exit, Warning};
 use crate::facts::HostFacts;
 use crate::plan::Reason;
-use crate::plan::flags::DockerdWords;
-use crate::settings::{Settings, Switch};
+use crate::settings::{DockerdArgs, Settings, Sourced, Switch, assignment};
 
 /// The key of dockerd's configuration, and its flag.
 const LIVE_RESTORE: &str = "live-restore";
@@ -48,95 +47,93 @@ pub struct Engine {
 }
 
 impl Keep {
-    /// Decides, for a daemon with these `words` of its user. `config` is where our configuration file
-    /// for dockerd would be.
-    ///
-    /// # Errors
-    /// Refuses containers that are to be kept by a member of a swarm (exit 78).
+    /// Decides. `config` is where our configuration file for dockerd would be. Refuses to keep the
+    /// containers of a member of a swarm, if that is asked for (exit 78).
     pub fn decide(
         settings: &Settings,
         host: &HostFacts,
-        user: DockerdWords<'_>,
         config: &Path,
     ) -> Result<(Self, Reason, Vec<Warning>), Error> {
-        let json = &host.session.daemon_json.1;
-        let stated = user.switch(LIVE_RESTORE).or_else(|| json.switch(LIVE_RESTORE));
-        let is_foreign = user.long("containerd").is_some()
+        let (args, json) = (settings.args(), &host.session.daemon_json);
+        let explicit = args.switch(LIVE_RESTORE).or_else(|| json.switch(LIVE_RESTORE));
+        let is_foreign = args.long("containerd").is_some()
             || json.may_set("containerd")
             || json.switch("embedded-containerd") == Some(true);
-        let only_tells = TELLS.iter().any(|name| user.long(name).is_some())
-            || user.has_letter(b'v')
-            || user.has_letter(b'h');
+        let only_tells = TELLS.iter().any(|name| args.long(name).is_some())
+            || args.has_letter(b'v')
+            || args.has_letter(b'h');
         let mut warnings = Vec::new();
-        let asked = &settings.keep_containers;
-        let (live_restore, why) = match asked.value {
-            Switch::Off => (false, asked.origin.to_string()),
+        let Sourced { value: asked, origin } = &settings.keep_containers;
+        let swarm = "the daemon is a member of a swarm, which does not go with live-restore";
+        let (wanted, why) = match asked {
+            Switch::Off => (false, origin.to_string()),
             _ if only_tells => (false, "dockerd is told to end at once".to_owned()),
             Switch::On if host.session.has_swarm => {
-                return Err(Error::new(
-                    Exit::Config,
-                    "supervise.keep-containers is `true`, but the daemon is a member of a swarm, \
-                     which does not go with live-restore",
-                )
-                .hint("dockerd-rootless config set supervise.keep-containers auto"));
+                let what = format!("supervise.keep-containers is `true`, but {swarm}");
+                let hint = origin.take_back("supervise.keep-containers", "auto");
+                return Err(Error::new(Exit::Config, what).hint(hint));
             }
             Switch::On => {
-                if stated == Some(false) {
-                    warnings.push(Warning(
-                        "supervise.keep-containers is `true`, and dockerd's own live-restore is \
-                         stated to be false: containers are kept"
-                            .to_owned(),
-                    ));
+                if explicit == Some(false) {
+                    let what = "supervise.keep-containers is `true`, and dockerd's own \
+                                live-restore is set to false: containers are kept";
+                    warnings.push(Warning(what.to_owned()));
                 }
-                (true, asked.origin.to_string())
+                (true, origin.to_string())
             }
-            Switch::Auto if stated == Some(false) => {
-                (false, "live-restore is stated to be false".to_owned())
-            }
-            Switch::Auto if host.session.has_swarm => (
-                false,
-                "the daemon is a member of a swarm, which does not go with live-restore".to_owned(),
-            ),
-            Switch::Auto if is_foreign => {
-                (false, "containerd is stated to be another's".to_owned())
-            }
-            Switch::Auto if host.tools.containerd.is_none() => {
-                (false, "no containerd is in PATH".to_owned())
-            }
-            Switch::Auto => (true, "containers go on running while dockerd is replaced".to_owned()),
+            Switch::Auto => match why_not(host, explicit, is_foreign, swarm) {
+                Some(why_not) => (false, why_not.to_owned()),
+                None => (true, "containers go on running while dockerd is replaced".to_owned()),
+            },
         };
         let is_read = json.is_read();
-        let engine = match is_foreign || only_tells || !is_read {
-            true => None,
-            false => Engine::decide(host, user),
+        let live_restore = wanted && is_read;
+        let why =
+            if is_read { why } else { "dockerd's configuration file cannot be read".to_owned() };
+        let has_config = live_restore || (explicit == Some(true) && is_read);
+        let keep = Self {
+            live_restore,
+            config: has_config.then(|| config.to_owned()),
+            engine: (!is_foreign && !only_tells && is_read)
+                .then(|| Engine::decide(settings, host))
+                .flatten(),
         };
-        let live_restore = live_restore && is_read;
-        let why = match is_read {
-            true => why,
-            false => "dockerd's configuration file cannot be read".to_owned(),
-        };
-        let has_config = live_restore || (stated == Some(true) && is_read);
-        let keep = Self { live_restore, config: has_config.then(|| config.to_owned()), engine };
-        let reason =
-            Reason::new("supervise.keep-containers", OsStr::new(&live_restore.to_string()), why);
-        Ok((keep, reason, warnings))
+        let value = live_restore.to_string();
+        Ok((keep, Reason::new("supervise.keep-containers", value.as_ref(), why), warnings))
     }
 
-    /// What dockerd is told of it.
-    pub fn words(&self) -> Vec<OsString> {
-        let word =
-            |name: &str, path: &PathBuf| crate::plan::stage::assignment(name, path.as_os_str());
-        let config = self.config.iter().map(|path| word("--config-file", path));
+    /// Returns what dockerd is told of it.
+    pub fn args(&self) -> Vec<OsString> {
+        let config = self.config.iter().map(|path| assignment("--config-file", path.as_os_str()));
         let engine = self.engine.iter();
-        config.chain(engine.map(|engine| word("--containerd", &engine.socket))).collect()
+        let engine = engine.map(|engine| assignment("--containerd", engine.socket.as_os_str()));
+        config.chain(engine).collect()
     }
 
-    /// The user's words, but for those that say what our configuration file says.
-    pub fn rest(&self, user: DockerdWords<'_>) -> Vec<OsString> {
+    /// Returns the user's arguments without those that say what our configuration file says.
+    pub fn rest(&self, args: DockerdArgs<'_>) -> Vec<OsString> {
         match self.config {
-            Some(_) => user.without("config-file", &[LIVE_RESTORE]),
-            None => user.0.to_vec(),
+            Some(_) => args.without("config-file", &[LIVE_RESTORE]),
+            None => args.0.to_vec(),
         }
+    }
+}
+
+/// Says why `auto` keeps no containers, if it does not.
+fn why_not(
+    host: &HostFacts,
+    live_restore: Option<bool>,
+    is_foreign: bool,
+    swarm: &'static str,
+) -> Option<&'static str> {
+    if live_restore == Some(false) {
+        Some("live-restore is set to false")
+    } else if host.session.has_swarm {
+        Some(swarm)
+    } else if is_foreign {
+        Some("dockerd is told to use another containerd")
+    } else {
+        host.tools.containerd.is_none().then_some("no containerd is in PATH")
     }
 }
 
@@ -144,53 +141,42 @@ impl Engine {
     /// Decides as dockerd does for the containerd that it starts by itself (moby's
     /// `libcontainerd/supervisor`): the same directories, so that either finds what the other has
     /// left.
-    fn decide(host: &HostFacts, user: DockerdWords<'_>) -> Option<Self> {
-        let json = &host.session.daemon_json.1;
+    fn decide(settings: &Settings, host: &HostFacts) -> Option<Self> {
+        let (args, json, places) =
+            (settings.args(), &host.session.daemon_json, &host.session.places);
         let program = host.tools.containerd.clone()?;
-        let directory = host.session.exec_root.join("containerd");
+        let directory = places.containerd();
         let config_file = directory.join("containerd.toml");
         let socket = directory.join("containerd.sock");
         let text = |path: PathBuf| Some(toml::Value::String(path.to_str()?.to_owned()).to_string());
-        let has_cri = user
-            .switch("cri-containerd")
-            .or_else(|| json.switch("cri-containerd"))
-            .unwrap_or(false);
-        let disabled = match has_cri {
-            true => "",
-            false => "\"io.containerd.grpc.v1.cri\"",
-        };
+        let has_cri = args.switch("cri-containerd").or_else(|| json.switch("cri-containerd"));
+        let disabled = if has_cri == Some(true) { "" } else { "\"io.containerd.grpc.v1.cri\"" };
         let config = format!(
             "version = 2\nroot = {root}\nstate = {state}\noom_score = 0\ndisabled_plugins = [{disabled}]\n\n\
              [grpc]\n  address = {socket}\n\n[ttrpc]\n  address = {ttrpc}\n",
-            root = text(host.session.data_root.join("containerd/daemon"))?,
+            root = text(places.data_root.join("containerd/daemon"))?,
             state = text(directory.join("daemon"))?,
             socket = text(socket.clone())?,
             ttrpc = text(directory.join("containerd.sock.ttrpc"))?,
         );
-        let is_debug = user.switch("debug").unwrap_or(user.has_letter(b'D'))
+        let is_debug = args.switch("debug").unwrap_or(args.has_letter(b'D'))
             || json.switch("debug") == Some(true);
-        let level = match is_debug {
-            true => OsString::from("debug"),
-            false => user
-                .value("log-level", Some(b'l'))
-                .map(OsStr::to_owned)
-                .or_else(|| json.text("log-level").map(OsString::from))
-                .unwrap_or_else(|| "info".into()),
-        };
-        let words = ["--config".into(), config_file.clone().into_os_string()];
-        let command = std::iter::once(program.into_os_string())
-            .chain(words)
-            .chain(["--log-level".into(), level])
-            .collect();
+        let by_file = || json.text("log-level").map(OsString::from);
+        let level = args.value("log-level", Some(b'l')).map(OsStr::to_owned).or_else(by_file);
+        let level = if is_debug { "debug".into() } else { level.unwrap_or_else(|| "info".into()) };
+        let command = vec![
+            program.into_os_string(),
+            "--config".into(),
+            config_file.clone().into_os_string(),
+            "--log-level".into(),
+            level,
+        ];
         Some(Self { command, config_file, config, socket })
     }
 }
 
-/// Our configuration file for dockerd: the user's, byte for byte but for the order of its keys, with
-/// `live_restore`.
-///
-/// # Errors
-/// What is wrong with the user's.
+/// Returns our configuration file for dockerd: the user's, byte for byte but for the order of its
+/// keys, with `live_restore`.
 pub fn effective_config(user: &str, live_restore: bool) -> Result<String, serde_json::Error> {
     let text = match user.trim_start_matches('\u{feff}').trim() {
         "" => "{}",
@@ -217,10 +203,10 @@ mod tests {
         let layer = Layer::from_assignments(&[assignment]).expect("a setting");
         let settings = Settings::resolve(&[layer]).expect("settings");
         let mut host = samples::debian_12();
-        host.session.daemon_json.1 = DaemonJson::parse(json);
+        host.session.daemon_json = DaemonJson::parse(json);
         change(&mut host);
-        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let decided = Keep::decide(&settings, &host, DockerdWords(&words), Path::new("/ours.json"));
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let decided = Keep::decide(&settings.with_args(&args), &host, Path::new("/ours.json"));
         decided.map(|(keep, reason, _)| (keep, reason))
     }
 
@@ -273,13 +259,13 @@ mod tests {
         let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let (keep, _) = decide("auto", "", line, |_| {}).expect("decided");
         assert_eq!(
-            keep.words(),
+            keep.args(),
             [
                 "--config-file=/ours.json",
                 "--containerd=/run/user/1000/docker/containerd/containerd.sock"
             ]
         );
-        assert_eq!(keep.rest(DockerdWords(&words)), ["-D", "--data-root", "/d"]);
+        assert_eq!(keep.rest(DockerdArgs(&words)), ["-D", "--data-root", "/d"]);
         let engine = keep.engine.expect("ours");
         assert_eq!(engine.command[3..], ["--log-level", "debug"]);
         let parsed: toml::Table = engine.config.parse().expect("TOML");

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Exit};
+use crate::settings::assignment;
 
 /// The first word of the stage's command line.
 pub const STAGE: &str = "namespace-stage";
@@ -208,14 +209,6 @@ impl Stage {
         }
         Ok(stage)
     }
-}
-
-/// `name=value`, any bytes.
-pub(super) fn assignment(name: &str, value: &OsStr) -> OsString {
-    let mut word = OsString::from(name);
-    word.push("=");
-    word.push(value);
-    word
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ fn build(
     let assignments: Vec<OsString> = assignments.iter().map(OsString::from).collect();
     let settings = Settings::resolve(&[Layer::from_assignments(&assignments)?])?;
     let environment = Environment::from_iter([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")]);
-    LaunchPlan::build(&settings, host, &environment, &words(line), supervised)
+    LaunchPlan::build(&settings.with_args(&words(line)), host, &environment, supervised)
 }
 
 fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
@@ -58,11 +58,11 @@ fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
 /// rootlesskit's words before the command that it runs.
 fn rootlesskit_line(plan: &LaunchPlan) -> String {
     let own = plan
-        .words
+        .args
         .iter()
         .position(|word| word == "/usr/bin/dockerd-rootless")
         .expect("our own path");
-    plan.words[..own].join(OsStr::new(" ")).into_string().expect("UTF-8")
+    plan.args[..own].join(OsStr::new(" ")).into_string().expect("UTF-8")
 }
 
 fn daemon_line(plan: &LaunchPlan) -> String {
@@ -85,7 +85,7 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
     );
     assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520 -D --label x");
     let stage: Vec<OsString> = plan.stage.words();
-    assert!(plan.words.ends_with(&stage), "the stage's words close rootlesskit's");
+    assert!(plan.args.ends_with(&stage), "the stage's words close rootlesskit's");
     assert_eq!(
         plan.stage.steps.iter().map(|step| step.word().into_string().unwrap()).collect::<Vec<_>>(),
         [
@@ -167,7 +167,7 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
     for (host, driver, mtu, port_driver) in cases {
         let plan = plan(&host, &[], "").unwrap();
         let expected = format!("--net={driver} --mtu={mtu} ");
-        assert!(rootlesskit_line(&plan).contains(&expected), "{expected}: {:?}", plan.words);
+        assert!(rootlesskit_line(&plan).contains(&expected), "{expected}: {:?}", plan.args);
         assert!(
             rootlesskit_line(&plan).contains(&format!("--port-driver={port_driver} ")),
             "{driver}"
@@ -228,7 +228,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
         ),
         (
             &["network.driver=pasta", "network.port-driver=builtin"],
-            "network driver `pasta` needs port driver `implicit`, `pesto` or `none`, not `builtin`",
+            "port driver `builtin` does not go with network driver `pasta`",
         ),
         (
             &["network.driver=lxc-user-nic", "network.port-driver=slirp4netns"],
@@ -240,11 +240,11 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
         ),
         (
             &["network.driver=none", "network.port-driver=gvisor-tap-vsock"],
-            "network driver `none` needs port driver `none` or `builtin`",
+            "port driver `gvisor-tap-vsock` needs network driver `gvisor-tap-vsock`, not `none`",
         ),
         (
             &["network.port-driver=gvisor-tap-vsock"],
-            "port driver `gvisor-tap-vsock` needs the network driver of that name, not `slirp4netns`",
+            "port driver `gvisor-tap-vsock` needs network driver `gvisor-tap-vsock`, not",
         ),
         (
             &["network.slirp4netns-sandbox=true"],
@@ -284,27 +284,20 @@ fn a_refused_value_is_taken_back_where_it_stands() {
     };
     let slirp = "network.driver=slirp4netns";
     let cases = [
-        (
-            Layer::from_environment(&variables),
-            "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER to use `builtin`",
-        ),
+        (Layer::from_environment(&variables), "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER"),
         (
             Layer::from_toml(Path::new("/home/u/config.toml"), text).expect("a file"),
-            "take network.port-driver out of /home/u/config.toml:2 to use `builtin`",
+            "dockerd-rootless config set network.port-driver auto",
         ),
-        (
-            assignments(&["network.port-driver=implicit"]),
-            "leave out `--set network.port-driver` to use `builtin`",
-        ),
+        (assignments(&["network.port-driver=implicit"]), "say `--set network.port-driver=auto`"),
         (
             assignments(&["rootlesskit.flags=--port-driver=implicit"]),
-            "take `--port-driver` out of rootlesskit's flags to use `builtin`",
+            "take `--port-driver` out of rootlesskit.flags",
         ),
     ];
     for (layer, hint) in cases {
         let settings = Settings::resolve(&[layer, assignments(&[slirp])]).expect("settings");
-        let refused =
-            LaunchPlan::build(&settings, &docker_29_5(), &Environment::default(), &[], false);
+        let refused = LaunchPlan::build(&settings, &docker_29_5(), &Environment::default(), false);
         let said = refused.expect_err("refused").render();
         assert!(said.contains(&format!("hint: {hint}\n")), "{said}");
     }
@@ -323,11 +316,11 @@ fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
 #[test]
 fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
     let mut configured = debian_12();
-    configured.session.daemon_json.1 = DaemonJson::parse(r#"{"mtu": 1400}"#);
+    configured.session.daemon_json = DaemonJson::parse(r#"{"mtu": 1400}"#);
     let mut broken = debian_12();
-    broken.session.daemon_json.1 = DaemonJson::parse("{");
+    broken.session.daemon_json = DaemonJson::parse("{");
     let mut opts = docker_29_5();
-    opts.session.daemon_json.1 = DaemonJson::parse(r#"{"default-network-opts": {}}"#);
+    opts.session.daemon_json = DaemonJson::parse(r#"{"default-network-opts": {}}"#);
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &[], "", " --mtu=65520"),
         (
@@ -361,7 +354,7 @@ fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
 #[test]
 fn iptables_is_left_alone_wherever_somebody_else_decides() {
     let mut off = debian_12();
-    off.session.daemon_json.1 = DaemonJson::parse(r#"{"iptables": false}"#);
+    off.session.daemon_json = DaemonJson::parse(r#"{"iptables": false}"#);
     let mut legacy = debian_12();
     legacy.tools.iptables = Some("/usr/sbin/xtables-legacy-multi".into());
     let mut lacking = debian_12();
@@ -408,7 +401,8 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     ]);
     let settings = Settings::resolve(&[]).unwrap();
     let plan_of = |host: &HostFacts, line| {
-        LaunchPlan::build(&settings, host, &environment, &words(line), false).unwrap()
+        LaunchPlan::build(&settings.clone().with_args(&words(line)), host, &environment, false)
+            .unwrap()
     };
 
     let plan = plan_of(&host, "-D");
@@ -420,7 +414,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     );
 
     assert_eq!(daemon_line(&plan_of(&host, "-H fd://")), "/usr/sbin/dockerd --mtu=65520 -H fd://");
-    host.session.daemon_json.1 = DaemonJson::parse(r#"{"hosts": ["unix:///x"]}"#);
+    host.session.daemon_json = DaemonJson::parse(r#"{"hosts": ["unix:///x"]}"#);
     let plan = plan_of(&host, "");
     assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520");
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
@@ -542,8 +536,8 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
     ];
     for (path, directory, foreign, message) in cases {
         let mut host = debian_12();
+        host.session.places.state_dir = path.into();
         host.session.state_dir = StateDir {
-            path: path.into(),
             directory,
             holds: message.starts_with("is or holds").then(|| "/home/u".into()),
             foreign,
@@ -580,7 +574,7 @@ fn a_second_instance_is_refused_and_the_first_named() {
             "the daemon is already running (PID 43), says `/run/user/1000/docker.pid`",
         ),
         (
-            change(&|session| session.containerd_rootless.1 = Lock::Held(44)),
+            change(&|session| session.containerd_rootless = Lock::Held(44)),
             "containerd-rootless is running (PID 44) on `/run/user/1000/containerd-rootless`",
         ),
     ];
@@ -618,18 +612,20 @@ fn a_second_instance_is_refused_and_the_first_named() {
 fn socket_paths_may_have_107_bytes() {
     let host_with = |length: usize| {
         let mut host = debian_12();
-        host.session.state_dir.path = format!("/{}", "s".repeat(length - 1)).into();
+        host.session.places.state_dir = format!("/{}", "s".repeat(length - 1)).into();
         host
     };
     // `/.bp.sock` and `/api.sock` have nine bytes.
     assert!(plan(&host_with(98), &[], "").is_ok());
     let (exit, message) = refusal(&host_with(99), &[]);
     assert_eq!(exit, Exit::Config);
-    assert!(message.ends_with("has 108 bytes, and 107 are the most"), "{message}");
+    assert!(message.ends_with("is too long: 108 bytes, the limit is 107"), "{message}");
     // `/docker/containerd/containerd-debug.sock` has 40 bytes, and containerd takes 104.
     let deep = |length: usize| {
         let mut host = debian_12();
-        let path = format!("/{}", "r".repeat(length - 1)).into();
+        let path = std::path::PathBuf::from(format!("/{}", "r".repeat(length - 1)));
+        host.session.places.exec_root = path.join("docker");
+        host.session.places.runtime_dir = path.clone();
         host.session.person.runtime_dir =
             Some((path, Directory::Present { owner: 1000, mode: 0o700 }));
         host
@@ -638,10 +634,12 @@ fn socket_paths_may_have_107_bytes() {
     let (_, message) = refusal(&deep(65), &[]);
     assert!(
         message.contains("containerd-debug.sock")
-            && message.ends_with("has 105 bytes, and 104 are the most"),
+            && message.ends_with("is too long: 105 bytes, the limit is 104"),
         "{message}"
     );
-    assert!(plan(&deep(65), &[], "--exec-root=/run/x").is_ok());
+    let mut moved = deep(65);
+    moved.session.places.exec_root = "/run/x".into();
+    assert!(plan(&moved, &[], "").is_ok());
 }
 
 #[test]
@@ -673,7 +671,7 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
         ("LISTEN_PID", ""),
     ]);
     let settings = Settings::resolve(&[layer, Layer::from_environment(&variables)]).unwrap();
-    let changes = LaunchPlan::build(&settings, &host, &variables, &[], false).unwrap().environment;
+    let changes = LaunchPlan::build(&settings, &host, &variables, false).unwrap().environment;
     let set: Vec<(&str, &str)> =
         changes.set.iter().map(|(name, (value, _))| (*name, value.to_str().unwrap())).collect();
     assert_eq!(
@@ -694,7 +692,7 @@ fn the_environment_gets_sbin_proxies_and_no_marks_of_upstream() {
         Environment::from_iter([("HTTP_PROXY", "http://mine"), ("PATH", "/sbin:/usr/sbin")]);
     let settings = Settings::resolve(&[Layer::from_environment(&variables)]).unwrap();
     let changes =
-        LaunchPlan::build(&settings, &debian_12(), &variables, &[], false).unwrap().environment;
+        LaunchPlan::build(&settings, &debian_12(), &variables, false).unwrap().environment;
     assert_eq!(changes, EnvironmentChanges::default(), "a variable that is there needs no change");
 }
 
@@ -736,20 +734,20 @@ proptest! {
         use std::os::unix::ffi::OsStringExt;
         let daemon_words: Vec<OsString> = daemon_words.into_iter().map(OsString::from_vec).collect();
         let mut host = debian_12();
-        host.session.state_dir.path = state_dir.clone().into();
+        host.session.places.state_dir = state_dir.clone().into();
         let layer = Layer::from_assignments(&[
             format!("rootlesskit.state-dir={state_dir}").into(),
             format!("network.mtu={mtu}").into(),
         ]).unwrap();
         let settings = Settings::resolve(&[layer]).unwrap();
         let environment = Environment::from_iter([("PATH", "/usr/sbin:/sbin")]);
-        let plan = LaunchPlan::build(&settings, &host, &environment, &daemon_words, false).unwrap();
-        prop_assert_eq!(&plan.words[0], &OsString::from(format!("--state-dir={state_dir}")));
-        prop_assert_eq!(&plan.words[2], &OsString::from(format!("--mtu={mtu}")));
-        prop_assert!(plan.words.ends_with(&daemon_words));
-        let plain = LaunchPlan::build(&settings, &host, &environment, &[], false).unwrap();
+        let plan = LaunchPlan::build(&settings.clone().with_args(&daemon_words), &host, &environment, false).unwrap();
+        prop_assert_eq!(&plan.args[0], &OsString::from(format!("--state-dir={state_dir}")));
+        prop_assert_eq!(&plan.args[2], &OsString::from(format!("--mtu={mtu}")));
+        prop_assert!(plan.args.ends_with(&daemon_words));
+        let plain = LaunchPlan::build(&settings, &host, &environment, false).unwrap();
         // A daemon's word may be `--mtu`, and then ours goes; nothing else may come or go.
-        let added = plan.words.len() - daemon_words.len();
-        prop_assert!(added == plain.words.len() || added + 1 == plain.words.len());
+        let added = plan.args.len() - daemon_words.len();
+        prop_assert!(added == plain.args.len() || added + 1 == plain.args.len());
     }
 }

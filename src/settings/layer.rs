@@ -26,6 +26,22 @@ pub enum Origin {
     Variable(&'static str),
     /// `--set` on the command line.
     CommandLine,
+    /// This flag among the user's own for rootlesskit.
+    Flag(&'static str),
+}
+
+impl Origin {
+    /// Returns the command, or the words, that give `key` the value `instead` of what stands here.
+    pub fn take_back(&self, key: &str, instead: &str) -> String {
+        match self {
+            Self::Variable(name) => format!("unset {name}"),
+            Self::CommandLine => format!("say `--set {key}={instead}`"),
+            Self::Flag(flag) => format!("take `{flag}` out of rootlesskit.flags"),
+            Self::Default | Self::File(..) => {
+                format!("dockerd-rootless config set {key} {instead}")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -35,6 +51,7 @@ impl fmt::Display for Origin {
             Self::File(path, line) => write!(out, "{}:{line}", path.display()),
             Self::Variable(name) => write!(out, "environment variable {name}"),
             Self::CommandLine => out.write_str("command line"),
+            Self::Flag(flag) => write!(out, "flag {flag} in rootlesskit.flags"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! where it came from.
 #![forbid(unsafe_code)]
 
+mod args;
 mod edit;
 mod layer;
 mod value;
@@ -11,6 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
+pub use args::{DockerdArgs, RootlesskitFlags, assignment};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
@@ -86,6 +88,8 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Settings {
             $(#[doc = $summary] pub $field: Sourced<$kind>,)+
+            /// All of dockerd's arguments: those of `daemon.args`, then those of the command line.
+            pub dockerd_args: Vec<OsString>,
             /// What is odd about the values without being wrong.
             pub warnings: Vec<Warning>,
         }
@@ -106,10 +110,13 @@ macro_rules! settings {
             /// # Errors
             /// Names the place, the key, the value and the allowed ones.
             pub fn resolve(layers: &[Layer]) -> Result<Self, Error> {
-                Ok(Self {
+                let mut settings = Self {
                     $($field: resolve_key(layers, $name, || $default)?,)+
+                    dockerd_args: Vec::new(),
                     warnings: layers.iter().flat_map(|layer| layer.warnings.iter().cloned()).collect(),
-                })
+                };
+                settings.dockerd_args.clone_from(&settings.daemon_args.value);
+                Ok(settings)
             }
 
             /// Key by key: the value in TOML syntax, if it has one, and its origin.
@@ -203,6 +210,17 @@ settings! {
 }
 
 impl Settings {
+    /// Adds dockerd's arguments of the command line.
+    pub fn with_args(mut self, args: &[OsString]) -> Self {
+        self.dockerd_args.extend_from_slice(args);
+        self
+    }
+
+    /// dockerd's arguments, all that the user gave.
+    pub fn args(&self) -> DockerdArgs<'_> {
+        DockerdArgs(&self.dockerd_args)
+    }
+
     /// Whether `directory` becomes writable inside the namespaces.
     pub fn copies_up(&self, directory: &str) -> bool {
         self.copy_up.value.0.iter().any(|path| path == Path::new(directory))
@@ -241,7 +259,7 @@ fn wrong_value<T: Value>(
         Origin::Variable(variable) => format!("`{variable}`"),
         // A word of `--set` or of `config set`.
         Origin::CommandLine => format!("`{name}`"),
-        Origin::Default | Origin::File(..) => format!("{origin}: `{name}`"),
+        Origin::Default | Origin::File(..) | Origin::Flag(_) => format!("{origin}: `{name}`"),
     };
     let got = Statement { input, origin }.shown(name);
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();

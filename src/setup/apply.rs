@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::error::{Error, Exit};
 use crate::facts::look;
-use crate::plan;
+use crate::facts::places;
 use crate::settings::{self, Key};
 use crate::setup::actions::{Action, CONTEXT};
 use crate::setup::facts::{Notes, SetupFacts};
@@ -54,7 +54,7 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         Action::Start { unit } => start(facts, &what, "start", unit),
         Action::Restart { unit } => start(facts, &what, "restart", unit),
         Action::Replace => {
-            let done = supervise::refresh(&plan::run_dir(&facts.home.runtime_dir))?;
+            let done = supervise::refresh(&places::run_dir(&facts.home.runtime_dir))?;
             done.iter().for_each(|line| info!("{line}"));
             Ok(())
         }

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::places;
 use crate::facts::{Directory, look};
 use crate::plan;
 use crate::setup::facts::Home;
@@ -30,7 +31,7 @@ impl Home {
         let person = look::person(&environment);
         plan::refuse_root(&person)?;
         plan::refuse_home(&person)?;
-        let (search_path, _) = plan::search_path(&environment);
+        let (search_path, _) = places::search_path(&environment);
         let runtime_dir = person.runtime_dir.map(|(path, _)| path);
         let name = account.and_then(|fields| fields.into_iter().next());
         Ok(Self {

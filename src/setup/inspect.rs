@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use crate::check::survey;
+use crate::facts::places;
 use crate::facts::{ask, look};
-use crate::plan;
 use crate::setup::decide::beside;
 use crate::setup::facts::{DaemonFacts, Home, Manager, Notes, SetupFacts, UnitFacts, UnitFile};
 use crate::setup::manager::UserManager;
@@ -182,7 +182,7 @@ fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
 /// Looks at the daemon of this session. `runs` says whether its unit does, and `would_start` whether
 /// a connection would start it.
 fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
-    let status = supervise::read_status(&plan::run_dir(runtime_dir));
+    let status = supervise::read_status(&places::run_dir(runtime_dir));
     let socket = socket(runtime_dir);
     let answers = !would_start && supervise::answers(&socket);
     // A daemon may be slow, or listen where nothing tells.
@@ -199,7 +199,7 @@ fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
 
 /// Returns the socket that the supervisor names, or the usual one.
 pub(super) fn socket(runtime_dir: &Path) -> PathBuf {
-    let status = supervise::read_status(&plan::run_dir(runtime_dir));
+    let status = supervise::read_status(&places::run_dir(runtime_dir));
     let named = status.and_then(|status| status.socket);
     named.unwrap_or_else(|| runtime_dir.join("docker.sock"))
 }

@@ -88,7 +88,7 @@ fn is_data_root(names: &[OsString]) -> bool {
 /// Refuses to delete data that are in use (exit 5), also by a daemon that does not answer, listens
 /// elsewhere or has another runtime directory.
 pub fn refuse_used(session: &Session) -> Result<(), Error> {
-    let root = session.data_root.as_path();
+    let root = session.places.data_root.as_path();
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let by_file = session.pid_files.iter().find_map(|file| match file.state {
         PidState::Running(pid) => Some(pid),

@@ -96,7 +96,7 @@ fn command(plan: &LaunchPlan) -> Result<Command, Error> {
         }
     }
     let mut command = Command::new(&plan.rootlesskit);
-    command.args(&plan.words);
+    command.args(&plan.args);
     for name in plan.environment.unset.keys() {
         command.env_remove(name);
     }

@@ -167,12 +167,12 @@ impl Supervisor<'_> {
             plan: Running {
                 rootlesskit: plan.rootlesskit.clone(),
                 exec_root: plan.exec_root.clone(),
-                data_root: host.session.data_root.clone(),
-                state_dir: host.session.state_dir.path.clone(),
-                mtu: plan.mtu,
-                has_helper: plan.has_helper,
-                detach_netns: plan.detach_netns,
-                published: plan.published.clone(),
+                data_root: host.session.places.data_root.clone(),
+                state_dir: host.session.places.state_dir.clone(),
+                mtu: plan.network.mtu,
+                has_helper: plan.network.has_helper,
+                detach_netns: plan.network.detach_netns,
+                published: plan.network.published.clone(),
                 engine: self.daemon.keep.engine.clone(),
                 config: self.daemon.keep.config.clone(),
                 live_restore: self.daemon.live_restore,
@@ -244,10 +244,10 @@ impl Legacy {
         let running = &self.plan;
         plan.rootlesskit.clone_from(&running.rootlesskit);
         plan.exec_root.clone_from(&running.exec_root);
-        plan.mtu = running.mtu;
-        plan.has_helper = running.has_helper;
-        plan.detach_netns = running.detach_netns;
-        plan.published.clone_from(&running.published);
+        plan.network.mtu = running.mtu;
+        plan.network.has_helper = running.has_helper;
+        plan.network.detach_netns = running.detach_netns;
+        plan.network.published.clone_from(&running.published);
         plan.keep.engine.clone_from(&running.engine);
         plan.keep.config.clone_from(&running.config);
         plan.keep.live_restore = running.live_restore;

@@ -98,7 +98,7 @@ impl Supervisor<'_> {
 
     pub(super) fn order_daemon(&self) {
         self.order(&Order::Daemon {
-            pid_file: self.task.first.1.session.pid_file(),
+            pid_file: self.task.first.1.session.places.pid_file.clone(),
             command: self.daemon.command.clone(),
         });
     }
@@ -129,7 +129,7 @@ impl Supervisor<'_> {
         self.note_program(news::DOCKERD);
         let (turn, inputs) = (self.turn, self.inputs.clone());
         let socket = self.rootlesskit_api();
-        let stated = self.task.first.0.published.clone();
+        let stated = self.task.first.0.network.published.clone();
         let foreign = self.launch.ports.foreign();
         self.launch.tasks.spawn(async move {
             for port in health::forwarded(&socket).await.unwrap_or_default() {
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
 
     /// Why dockerd would not find room for what it notes of its containers. It would forget them.
     fn no_room(&self) -> Option<String> {
-        let data_root = &self.task.first.1.session.data_root;
+        let data_root = &self.task.first.1.session.places.data_root;
         let found = statvfs(data_root).ok()?;
         let bytes = found.blocks_available() * found.fragment_size();
         let has_inodes = found.files() == 0 || found.files_available() > 0;
@@ -174,13 +174,13 @@ impl Supervisor<'_> {
     /// Why that cannot be; what it was last told holds.
     fn renew_daemon(&mut self) -> Result<(), Error> {
         self.remake_places()?;
-        let (plan, host) = (self.task.in_place)(self.task.first.0.mtu)?;
+        let (plan, host) = (self.task.in_place)(self.task.first.0.network.mtu)?;
         for warning in &plan.warnings {
             warn!("{}", warning.0);
         }
         let json = &host.session.daemon_json;
-        if !json.1.is_read() {
-            let what = format!("`{}` cannot be read", json.0.display());
+        if !json.is_read() {
+            let what = format!("`{}` cannot be read", host.session.places.daemon_json.display());
             return Err(Error::new(Exit::Config, what));
         }
         let live_restore = plan.keep.live_restore;
@@ -212,7 +212,7 @@ impl Supervisor<'_> {
         let Some(path) = &self.daemon.keep.config else {
             return Ok(());
         };
-        let source = &self.task.first.1.session.daemon_json.0;
+        let source = &self.task.first.1.session.places.daemon_json;
         let failed = |path: &Path, error: &dyn std::error::Error| {
             let what = format!("`{}` cannot be used for dockerd", path.display());
             Error::new(Exit::Config, what).because(error)
@@ -256,7 +256,7 @@ impl Supervisor<'_> {
     /// Has dockerd read its configuration anew. A file that it could not read is not passed on: it
     /// would keep its old one, and so do we.
     fn reload(&mut self) {
-        let planned = (self.task.in_place)(self.task.first.0.mtu);
+        let planned = (self.task.in_place)(self.task.first.0.network.mtu);
         if let Ok((plan, _)) = planned {
             self.daemon.live_restore = plan.keep.live_restore && self.daemon.keep.config.is_some();
         }
@@ -403,7 +403,7 @@ impl Supervisor<'_> {
         let Some(keeper) = self.launch.keeper else {
             return;
         };
-        let data_root = &self.task.first.1.session.data_root;
+        let data_root = &self.task.first.1.session.places.data_root;
         let pids: Vec<u32> = forgotten.iter().map(|container| container.pid).collect();
         let orphans = remains::orphans(keeper.pid, data_root, &pids);
         if orphans.is_empty() {
@@ -448,8 +448,8 @@ impl Supervisor<'_> {
     /// # Errors
     /// Why it would not.
     pub(super) fn try_daemon(&self) -> Result<(), Error> {
-        let (plan, host) = (self.task.in_place)(self.task.first.0.mtu)?;
-        let (path, json) = &host.session.daemon_json;
+        let (plan, host) = (self.task.in_place)(self.task.first.0.network.mtu)?;
+        let (path, json) = (&host.session.places.daemon_json, &host.session.daemon_json);
         let source = files::read_regular(path, DAEMON_JSON_MAX);
         if !json.is_read() {
             let error = source.map_or_else(|error| error, |_| io::Error::other("it is no JSON"));

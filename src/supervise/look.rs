@@ -233,7 +233,7 @@ impl Supervisor<'_> {
         let Some((daemon, _)) = &self.launch.daemon else {
             return false;
         };
-        if !self.launch.wants_helper || self.task.first.0.detach_netns {
+        if !self.launch.wants_helper || self.task.first.0.network.detach_netns {
             return false;
         }
         let carrier = format!("/proc/{}/root/sys/class/net/tap0/carrier", daemon.pid);
@@ -267,7 +267,7 @@ impl Supervisor<'_> {
     /// Keeps what must not lose its name, so that it can get it back.
     pub(super) fn keep_places(&mut self) {
         let socket = self.task.api.own().map(Path::to_owned);
-        let state_dir = self.task.first.1.session.state_dir.path.clone();
+        let state_dir = self.task.first.1.session.places.state_dir.clone();
         let kept: Vec<PathBuf> = socket.into_iter().chain([state_dir]).collect();
         self.task.run_dir.keep_links(&kept);
     }

@@ -126,7 +126,7 @@ impl Supervisor<'_> {
             };
         }
         let (plan, host) = &self.task.first;
-        remains::kill_orphans(&host.session.data_root, &plan.exec_root)?;
+        remains::kill_orphans(&host.session.places.data_root, &plan.exec_root)?;
         self.write_config(self.daemon.live_restore)?;
         let (plan, host) = &self.task.first;
         let errors = self.writer.try_clone().map_err(|error| failed(&error))?;
@@ -134,13 +134,13 @@ impl Supervisor<'_> {
         let listeners: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let child = launch::spawn(plan, &listeners, keepers.as_fd(), errors)?;
         self.launch.rootlesskit = Some(child.id());
-        self.launch.wants_helper = plan.has_helper;
+        self.launch.wants_helper = plan.network.has_helper;
         if self.number == 1 {
             // A unit's own limit does not know the setting.
             news::extend(self.task.start + START_MARGIN);
         }
-        self.status.network_driver = plan.decided("network.driver").unwrap_or_default();
-        self.status.port_driver = plan.decided("network.port-driver").unwrap_or_default();
+        self.status.network_driver = plan.network.driver.word().display().to_string();
+        self.status.port_driver = plan.network.port_driver.word().display().to_string();
         let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
         dumps::keep_last_dumps(&plan.exec_root, DUMPS);
@@ -227,7 +227,7 @@ impl Supervisor<'_> {
         self.grace = None;
         let (plan, host) = &self.task.first;
         if let Some(runtime_dir) = self.task.run_dir.path().parent() {
-            let state_dir = &host.session.state_dir.path;
+            let state_dir = &host.session.places.state_dir;
             let is_new = self.exec_root_is_new;
             remains::remove_files(state_dir, &plan.exec_root, runtime_dir, is_new);
         }

@@ -147,7 +147,7 @@ fn port_of(words: &[u8]) -> Option<Published> {
 impl Supervisor<'_> {
     /// Where rootlesskit takes requests.
     pub(super) fn rootlesskit_api(&self) -> PathBuf {
-        self.task.first.1.session.state_dir.path.join("api.sock")
+        self.task.first.1.session.places.state_dir.join("api.sock")
     }
 
     /// Begins to follow what containers publish.

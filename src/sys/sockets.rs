@@ -15,7 +15,17 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{UnixAddr, accept, getsockname};
 
 use crate::environment::Environment;
-use crate::facts::{ListenFds, Session};
+
+/// Sockets passed by a service manager (sd_listen_fds(3)), or kept by a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenFds {
+    /// How many, from descriptor 3 on.
+    pub count: u32,
+    /// The first of as many free descriptors, high enough to cross rootlesskit.
+    pub shelter: u32,
+    /// Whether it is the supervisor that keeps them, and no service manager.
+    pub is_own: bool,
+}
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
@@ -64,8 +74,8 @@ fn shelter_for(width: RawFd) -> Option<u32> {
 }
 
 /// Where the first of the sockets that a service manager passed is, if it has a path.
-pub fn address(session: &Session) -> Option<PathBuf> {
-    session.listen_fds.as_ref().filter(|fds| !fds.is_own)?;
+pub fn address(sockets: Option<&ListenFds>) -> Option<PathBuf> {
+    sockets.filter(|fds| !fds.is_own)?;
     let address = getsockname::<UnixAddr>(FIRST).ok()?;
     address.path().map(PathBuf::from)
 }

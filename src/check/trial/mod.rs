@@ -20,10 +20,10 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::environment::Environment;
+use crate::facts::places;
 use crate::facts::{
     Failure, HostFacts, IdMapper, Inside, Outcome, RootfulSocket, SubIds, Survey, TextFile, Trials,
 };
-use crate::plan;
 use crate::plan::Trial;
 use crate::settings::Settings;
 use crate::sys::process::brief;
@@ -47,17 +47,16 @@ const CERTIFICATES: [&str; 6] = [
 /// The rootful daemon's socket.
 const ROOTFUL_SOCKET: &str = "/var/run/docker.sock";
 
-/// Tries everything for a launch of these `words`.
+/// Tries everything for a launch.
 pub fn run(
     settings: &Settings,
     environment: &Environment,
-    words: &[std::ffi::OsString],
     host: &HostFacts,
     survey: &Survey,
 ) -> Trials {
-    let (search_path, _) = plan::search_path(environment);
+    let (search_path, _) = places::search_path(environment);
     let namespace = Namespace::start();
-    let chain = Chain::start(settings, environment, words, host, survey);
+    let chain = Chain::start(settings, environment, host, survey);
     let find = |name: &str| which::which_in(name, Some(&search_path), "/").ok();
 
     let name = survey.account.shown();
@@ -145,7 +144,6 @@ impl<'a> Chain<'a> {
     fn start(
         settings: &Settings,
         environment: &Environment,
-        words: &[std::ffi::OsString],
         host: &'a HostFacts,
         survey: &Survey,
     ) -> Self {
@@ -166,12 +164,12 @@ impl<'a> Chain<'a> {
                 .collect(),
         };
         let subject = serde_json::to_string(&subject).unwrap_or_default();
-        let trial = Trial::build(settings, host, environment, words, &state_dir, subject.into());
+        let trial = Trial::build(settings, host, environment, &state_dir, subject.into());
         let scratch: Vec<PathBuf> = own.into_iter().chain(overlay).collect();
         let watcher = match &trial {
             Err(error) => Err(Outcome::NotTried(error.to_string())),
             Ok(trial) => {
-                watch::start(&scratch, &trial.rootlesskit, &trial.words, &trial.search_path)
+                watch::start(&scratch, &trial.rootlesskit, &trial.args, &trial.search_path)
                     .map_err(|error| Outcome::NotTried(error.to_string()))
             }
         };

@@ -57,7 +57,7 @@ pub fn plan_text(plan: &LaunchPlan) -> Vec<u8> {
     line(0, OsStr::new("command:"));
     let mut command = words::quote(plan.rootlesskit.as_os_str());
     let mut indent = 2;
-    for word in &plan.words {
+    for word in &plan.args {
         command.push(" \\");
         line(indent, &command);
         command = words::quote(word);
@@ -114,7 +114,7 @@ fn shown(name: &str, value: &OsStr) -> std::ffi::OsString {
 /// The plan for programs.
 pub fn plan_json(plan: &LaunchPlan, host: &HostFacts) -> Vec<u8> {
     let argv = std::iter::once(plan.rootlesskit.as_os_str())
-        .chain(plan.words.iter().map(|word| word.as_os_str()));
+        .chain(plan.args.iter().map(|word| word.as_os_str()));
     let set = plan.environment.set.iter().map(
         |(name, (value, why))| json!({"name": name, "value": json_word(&shown(name, value)), "reason": why}),
     );
