@@ -37,8 +37,10 @@ use crate::cli::uninstall::UninstallOptions;
 use crate::cli::upgrade::UpgradeOptions;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::look;
 use crate::plan::STAGE;
 use crate::supervise::TAKE_OVER;
+use crate::words;
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Run Docker without root")]
@@ -295,6 +297,7 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
     let (words, command) = with_default_command(words);
     if command.as_deref() == Some(OsStr::new("run")) {
         let Cli { messages, command } = parse::<Launching>(words)?;
+        refuse_sudo(environment, &arguments)?;
         return run::run(environment, &launching(command, &arguments, environment, &messages));
     }
     if command.as_deref() == Some(OsStr::new("help"))
@@ -305,6 +308,9 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
     let Cli { messages, command } = parse::<Command>(words)?;
     if !matches!(command, Command::Launching(_)) {
         messages.start(environment, Form::Plain);
+    }
+    if !matches!(command, Command::Config(_) | Command::Fetch(_)) {
+        refuse_sudo(environment, &arguments)?;
     }
     match command {
         Command::Launching(command) => {
@@ -328,7 +334,7 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
                 }
             }
         }
-        Command::Status(options) => status::run(environment, &options),
+        Command::Status(options) => status::run(environment, &options, &messages),
         Command::Restart { all } => restart::run(environment, all),
         Command::Install(options) => install::run(environment, &called, &options),
         Command::Upgrade(options) => upgrade::run(environment, &called, &options),
@@ -337,6 +343,17 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
         Command::Fetch(options) => fetch::run(environment, &options),
         Command::Config(options) => config::run(environment, &options),
     }
+}
+
+/// Refuses a user who became root for this command.
+fn refuse_sudo(environment: &Environment, arguments: &[OsString]) -> Result<(), Error> {
+    if environment.get("SUDO_USER").is_none() || look::uid() != 0 {
+        return Ok(());
+    }
+    let what = "rootless Docker belongs to your own user, and does not run as root";
+    let command = words::join([&"dockerd-rootless".into()].into_iter().chain(arguments));
+    let hint = format!("without sudo: {}", command.display());
+    Err(Error::new(Exit::Failed, what).hint(hint))
 }
 
 /// Understands `words`. Help goes to standard output, and a usage error to standard error, with exit

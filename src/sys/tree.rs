@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -62,6 +62,17 @@ impl fmt::Display for How {
                 Err(_) => write!(out, "signal {number}"),
             },
         }
+    }
+}
+
+impl Identity {
+    /// Returns when it began.
+    pub fn since(&self) -> Option<SystemTime> {
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let uptime: f64 = uptime.split(' ').next()?.parse().ok()?;
+        // What /proc shows of time to programs is in hundredths of a second (proc_pid_stat(5)).
+        let begin = self.begin as f64 / 100.0;
+        SystemTime::now().checked_sub(Duration::from_secs_f64((uptime - begin).max(0.0)))
     }
 }
 

@@ -134,7 +134,7 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
     home.tell("upgrade --restart").good();
     assert_ne!(manager.property("docker.service", "MainPID"), old);
     assert_eq!(manager.property("docker.service", "Type"), "notify");
-    assert!(home.tell("status").good().stdout.starts_with("state           ready"));
+    assert!(home.tell("status").good().stdout.starts_with("● ready for "));
 
     let edited = text.replace("RestartSec=2", "RestartSec=5");
     manager.write_unit("docker.service", &edited);

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod check;
-mod status;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,7 +16,6 @@ use crate::words;
 pub use check::{
     check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
 };
-pub use status::{status_json, status_text};
 
 /// How results are printed: text for people, or one JSON object.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
