@@ -136,7 +136,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// What is odd but does not stop a launch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Warning(pub String);
 
 #[cfg(test)]

@@ -317,7 +317,8 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
             run::run(environment, &launching(command, &arguments, environment, &messages))
         }
         Command::Plan { exec, format, launch } => {
-            plan::run(environment, &launch.request(exec, &messages), format)
+            let verbose = messages.is_verbose();
+            plan::run(environment, &launch.request(exec, &messages), format, verbose)
         }
         Command::Check { format, print_fix, only, skip, list, launch } => {
             let choice = check::Choice::new(&only, &skip)?;
@@ -350,10 +351,9 @@ fn refuse_sudo(environment: &Environment, arguments: &[OsString]) -> Result<(), 
     if environment.get("SUDO_USER").is_none() || look::uid() != 0 {
         return Ok(());
     }
-    let what = "rootless Docker belongs to your own user, and does not run as root";
+    let what = "rootless Docker runs as your own user: do not use sudo for it";
     let command = words::join([&"dockerd-rootless".into()].into_iter().chain(arguments));
-    let hint = format!("without sudo: {}", command.display());
-    Err(Error::new(Exit::Failed, what).hint(hint))
+    Err(Error::new(Exit::Failed, what).hint(command.display().to_string()))
 }
 
 /// Understands `words`. Help goes to standard output, and a usage error to standard error, with exit

@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use crate::check::Named;
 use crate::cli::check;
-use crate::cli::output;
 use crate::cli::sources::layers;
 use crate::cli::terminal;
 use crate::environment::Environment;
@@ -259,7 +258,16 @@ fn announce(plan: &LaunchPlan, host: &HostFacts) {
     for warning in &plan.warnings {
         warn!("{}", warning.0);
     }
-    info!("{}", output::summary(plan, host));
+    info!("{}", summary(plan, host));
+}
+
+/// Returns one line on what is started.
+fn summary(plan: &LaunchPlan, host: &HostFacts) -> String {
+    let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
+    let version = version.map_or_else(String::new, |version| format!(" {version}"));
+    let chosen: Vec<String> =
+        plan.reasons.iter().map(|reason| format!("{}={}", reason.key, reason.value)).collect();
+    format!("starting {}{version}: {}", plan.rootlesskit.display(), chosen.join(" "))
 }
 
 /// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or

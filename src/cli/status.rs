@@ -113,7 +113,7 @@ pub fn run(
         status.as_ref().is_some_and(|status| status.is_ready() || status.state == UNSUPERVISED);
     let report = Report::gather(environment, status, is_json);
     match options.format {
-        Format::Json => print_json(json!(report)),
+        Format::Json => print_json(report.json()),
         Format::Text => {
             let is_colored = messages.colored(environment, &io::stdout());
             print(report.text(messages.is_verbose(), is_colored))
@@ -222,6 +222,16 @@ impl Report {
         let listed = docker::ask(&socket, "/containers/json").ok()?;
         self.ports = Some(listed.as_array()?.iter().flat_map(published).collect());
         Some(())
+    }
+
+    fn json(&self) -> Value {
+        let mut value = json!(self);
+        for key in ["since", "supervisor", "network_driver", "port_driver", "socket_of"] {
+            if value[key] == 0 || value[key] == "" {
+                value[key] = Value::Null;
+            }
+        }
+        value
     }
 
     fn text(&self, is_verbose: bool, is_colored: bool) -> String {

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::{daemon_config, notify_socket, search_path};
@@ -65,12 +67,13 @@ pub struct EnvironmentChanges {
 }
 
 /// Why a value is what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// The setting.
     pub key: &'static str,
     pub value: String,
     /// The reason, or the place that sets it.
+    #[serde(rename = "reason")]
     pub why: String,
 }
 
