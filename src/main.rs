@@ -1,4 +1,4 @@
-//! Captures words and variables, runs the command, prints the one error, ends with its code.
+//! Captures arguments and variables, runs the command, prints its error, ends with its code.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match cli::run(std::env::args_os().collect(), &environment) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(error) => {
-            // Where nobody listens, the exit code still says it.
+            // Without a reader, the exit code still tells.
             let _ = io::stderr().write_all(error.render().as_bytes());
             ExitCode::from(error.exit().code())
         }

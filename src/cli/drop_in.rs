@@ -1,5 +1,5 @@
-//! The name `dockerd-rootless.sh`: upstream's script, to the letter of its words. All of them go
-//! to dockerd, and nothing of ours stays.
+//! The name `dockerd-rootless.sh`: upstream's script. All arguments go to dockerd, and no supervisor
+//! stays.
 
 use std::ffi::OsString;
 
@@ -8,17 +8,14 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::words;
 
-/// Launches the daemon with `words`.
-///
-/// # Errors
-/// Returns only if the launch is refused or fails.
+/// Starts the daemon with `words`. Returns only if that fails.
 pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
     if words.first().is_some_and(|word| word == "check" || word == "install" || word == "uninstall")
     {
         let meant = words::join(words);
         return Err(Error::new(
             Exit::Failed,
-            format!("`{}` is no option of dockerd", words[0].display()),
+            format!("`{}` is not an option of dockerd", words[0].display()),
         )
         .hint(format!("did you mean `dockerd-rootless-setuptool.sh {}`?", meant.display())));
     }

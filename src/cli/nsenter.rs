@@ -13,10 +13,7 @@ use crate::plan;
 use crate::settings::Settings;
 use crate::stage::{launch, nsenter};
 
-/// Becomes `words` inside the namespaces; without any, the user's shell.
-///
-/// # Errors
-/// Exit 3 if nothing runs; 126 and 127 as shells have them.
+/// Runs `words` inside the namespaces in place of this process; without any, the user's shell.
 pub fn run(environment: &Environment, words: &[OsString]) -> Result<Exit, Error> {
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;

@@ -1,4 +1,4 @@
-//! `restart`: has the supervisor replace dockerd, or start everything again.
+//! `restart`: asks the supervisor to replace dockerd, or to start everything again.
 
 use std::time::Duration;
 
@@ -11,14 +11,11 @@ use crate::plan;
 use crate::supervise;
 use crate::supervise::Wish;
 
-/// How long everything may take, containers included.
+/// How long everything may take, including containers.
 const ALL: Duration = Duration::from_secs(3600);
 
-/// Replaces dockerd in place, and the supervisor if its program is another on disk; with `all` stops
+/// Replaces dockerd in place, and the supervisor if its program on disk changed. With `all`, stops
 /// everything in order and starts it again. Prints what was done.
-///
-/// # Errors
-/// Exit 3 if no supervisor runs; exit 1 if it refuses, with the reason.
 pub fn run(environment: &Environment, all: bool) -> Result<Exit, Error> {
     let person = look::person(environment);
     let run_dir = places::run_dir(plan::refuse_person(&person)?);

@@ -32,34 +32,33 @@ use crate::sys::sockets;
 /// What a launch is asked for on the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Whether nothing of ours is to stay, whatever the settings say.
+    /// Whether to run without a supervisor, whatever the settings say.
     pub exec: bool,
-    /// The `KEY=VALUE` words of `--set`.
+    /// The arguments `KEY=VALUE` of `--set`.
     pub assignments: Vec<OsString>,
-    /// The daemon's words.
+    /// The arguments for dockerd.
     pub words: Vec<OsString>,
-    /// All words of our command line.
+    /// All arguments of our command line.
     pub arguments: Vec<OsString>,
-    /// The level that the user chose for messages, the namespace stage's included.
+    /// The level of messages that the user chose, also for the namespace stage.
     pub level: Option<LevelFilter>,
-    /// Whether a person looks on, who needs less than a log.
+    /// Whether a person reads our messages, who needs less than a log.
     pub in_terminal: bool,
 }
 
-/// After how long a fault of the host counts as one that stays.
+/// How long a fault of the host must last to count as permanent.
 const SECOND_LOOK: Duration = Duration::from_secs(10);
 
-/// Launches the daemon: stays with it as its supervisor, or becomes its launcher.
-///
-/// # Errors
-/// The launch is refused, or the daemon failed for good.
+/// Starts the daemon and supervises it, or replaces this process with rootlesskit.
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
     let depth = ProbeDepth::Launch;
     let supervises = !request.exec && settings.supervise.value;
     if supervises && !supervise::pidfds_work() {
-        warn!("this kernel has no pidfd_open(2), or forbids it: nothing stays as a supervisor");
+        warn!(
+            "this kernel has no pidfd_open(2), or forbids it: the daemon runs without a supervisor"
+        );
     }
     if !supervises || !supervise::pidfds_work() {
         let request = &Request { exec: true, ..request.clone() };
@@ -155,8 +154,8 @@ pub fn take_over(
     })
 }
 
-/// The checks that fail now, and still do after a while if a service manager waits for us, which would
-/// not try again: at boot, something may only be late.
+/// Returns the checks that fail. Under a service manager, which would not try again, they must fail
+/// twice: at boot, something may only be late.
 fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> {
     let find = || check::failures(environment, request).unwrap_or_default();
     let found = find();
@@ -169,7 +168,7 @@ fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> 
     }
 }
 
-/// The code for a fault of the host that does not go away by itself.
+/// Returns the exit code for faults that do not go away by themselves.
 fn fault_exit(faults: &[Named]) -> Option<Exit> {
     match faults {
         [] => None,
@@ -253,7 +252,7 @@ fn described((plan, host): &(LaunchPlan, HostFacts)) -> String {
     format!("rootless Docker{version} ({driver})")
 }
 
-/// Says what is odd about a plan, and what is decided.
+/// Logs what is odd about a plan, and what it decides.
 fn announce(plan: &LaunchPlan, host: &HostFacts) {
     for warning in &plan.warnings {
         warn!("{}", warning.0);
@@ -270,11 +269,7 @@ fn summary(plan: &LaunchPlan, host: &HostFacts) -> String {
     format!("starting {}{version}: {}", plan.rootlesskit.display(), chosen.join(" "))
 }
 
-/// Settings, then facts, then the plan. Nothing is changed by that, and nothing is asked or
-/// written for somebody who will be refused.
-///
-/// # Errors
-/// Every refusal of [`LaunchPlan::build`], and whatever is wrong with the settings.
+/// Reads settings and facts, and plans. This changes nothing.
 pub fn prepare(
     environment: &Environment,
     request: &Request,
@@ -284,7 +279,8 @@ pub fn prepare(
     plan_for(environment, request, person, &settings, depth)
 }
 
-/// Who asks, and for what: refuses those for whom nothing is to be looked at.
+/// Returns who asks, and the settings. Refuses users for whom no daemon can run, before programs are
+/// asked for them.
 fn settle(environment: &Environment, request: &Request) -> Result<(Person, Settings), Error> {
     let person = look::person(environment);
     plan::refuse_person(&person)?;
@@ -308,7 +304,7 @@ fn in_place(
     Ok((plan, host))
 }
 
-/// What the launch will find, with the descriptors that a supervisor hands over.
+/// Returns what the launch will find, with the descriptors that a supervisor hands over.
 fn look(
     environment: &Environment,
     request: &Request,
@@ -339,7 +335,7 @@ fn plan_for(
     let host = look(environment, request, person, settings, depth)?;
     let mut plan = LaunchPlan::build(settings, &host, environment, supervised)?;
     if let Some(level) = request.level {
-        let why = "so that the namespace stage says as much".to_owned();
+        let why = "the namespace stage logs at the same level".to_owned();
         plan.environment.set.insert("RUST_LOG", (level.to_string().into(), why));
     }
     Ok((plan, host))

@@ -12,13 +12,13 @@ use crate::sys::files;
 /// The system's configuration file.
 const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
 
-/// The user's configuration file, wherever that is to be.
+/// Returns the path of the user's configuration file.
 pub(super) fn user_config(environment: &Environment) -> Option<PathBuf> {
     let home = environment.config_home()?;
     Some(home.join("dockerd-rootless/config.toml"))
 }
 
-/// Where configuration files are looked for, lowest first.
+/// Returns the paths of configuration files, lowest first.
 pub(super) fn config_paths(environment: &Environment) -> Vec<PathBuf> {
     let user = user_config(environment);
     std::iter::once(PathBuf::from(SYSTEM_CONFIG))
@@ -26,12 +26,12 @@ pub(super) fn config_paths(environment: &Environment) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Reads one configuration file; one that does not exist says nothing.
+/// Reads one configuration file, if it exists.
 pub(super) fn read_file(path: &Path) -> Result<Option<Layer>, Error> {
     files::read_config(path, look::uid())?.map(|text| Layer::from_toml(path, &text)).transpose()
 }
 
-/// What all sources say, lowest first.
+/// Reads all sources, lowest first.
 pub(super) fn layers(
     environment: &Environment,
     assignments: &[OsString],

@@ -7,10 +7,7 @@ use crate::error::{Error, Exit};
 use crate::plan::Stage;
 use crate::stage::namespace;
 
-/// Performs the stage that `words` describe and becomes the daemon, or stays as its parent.
-///
-/// # Errors
-/// A step fails, or this is not the inside of a namespace.
+/// Performs the stage that `words` describe, and becomes the daemon or stays as its parent.
 pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
     namespace::perform(&Stage::parse(words)?, environment)
 }
