@@ -16,6 +16,14 @@ impl Environment {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
+    /// Returns the names that begin with `prefix`, of variables that are not empty.
+    pub fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let from = self.0.range(OsString::from(prefix)..);
+        let named =
+            from.filter(|(_, value)| !value.is_empty()).map_while(|(name, _)| name.to_str());
+        named.take_while(move |name| name.starts_with(prefix))
+    }
+
     /// The value of `name` as a path, if it is an absolute one: the XDG base directory
     /// specification tells programs to ignore others.
     pub fn absolute(&self, name: &str) -> Option<PathBuf> {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -17,6 +18,7 @@ use crate::facts::look;
 use crate::facts::places;
 use crate::settings::{self, Edited, Key, Layer, Origin, Settings, statements};
 use crate::sys::files;
+use crate::words;
 use crate::{plan, supervise};
 
 #[derive(Args)]
@@ -217,7 +219,14 @@ fn edit(
     value: Option<&OsStr>,
     format: Format,
 ) -> Result<(), Error> {
-    let key = find_key(name)?;
+    let key = find_key(name).map_err(|error| match assigned(name, value) {
+        Some((key, value)) => {
+            let value = words::quote(value).display().to_string();
+            let hint = format!("dockerd-rootless config set {} {value}", key.name);
+            Error::new(Exit::Usage, error.to_string()).hint(hint)
+        }
+        None => error,
+    })?;
     let path = user_file(environment)?;
     let above = [Layer::from_environment(environment), Layer::from_assignments(assignments)?];
     let (edited, changed) = change(&path, key, value)?;
@@ -268,7 +277,8 @@ fn restart_for(name: &str) -> &'static str {
 fn user_file(environment: &Environment) -> Result<PathBuf, Error> {
     user_config(environment).ok_or_else(|| {
         let what = "the path of your configuration file is not known: HOME is not set";
-        Error::new(Exit::Config, what).hint("export HOME=/path/to/your/home")
+        let hint = "export HOME=$(getent passwd $(id -u) | cut -d: -f6)";
+        Error::new(Exit::Config, what).hint(hint)
     })
 }
 
@@ -284,6 +294,15 @@ fn change(path: &Path, key: &Key, value: Option<&OsStr>) -> Result<(Edited, bool
 }
 
 /// Returns the key called `name`, or an error with the nearest as a hint.
+/// What `config set network driver=pasta` means: a key of the section, and its value.
+fn assigned<'a>(section: &str, value: Option<&'a OsStr>) -> Option<(&'static Key, &'a OsStr)> {
+    let bytes = value?.as_bytes();
+    let equals = bytes.iter().position(|byte| *byte == b'=')?;
+    let name = format!("{section}.{}", std::str::from_utf8(&bytes[..equals]).ok()?);
+    Some((Key::find(&name).ok()?, OsStr::from_bytes(&bytes[equals + 1..])))
+}
+
+/// Returns the key called `name`, or the nearest as a hint.
 fn find_key(name: &str) -> Result<&'static Key, Error> {
     Key::find(name)
         .map_err(|nearest| Error::new(Exit::Usage, format!("unknown key `{name}`")).hint(nearest))

@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::facts::look;
-use crate::settings::Layer;
+use crate::settings::{Layer, SYSTEM_CONFIG};
 use crate::sys::files;
-
-/// The system's configuration file.
-const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
 
 /// Returns the path of the user's configuration file.
 pub(super) fn user_config(environment: &Environment) -> Option<PathBuf> {
@@ -36,6 +33,7 @@ pub(super) fn layers(
     environment: &Environment,
     assignments: &[OsString],
 ) -> Result<Vec<Layer>, Error> {
+    Layer::refuse_misspelt(environment)?;
     let mut layers = Vec::new();
     for path in config_paths(environment) {
         layers.extend(read_file(&path)?);

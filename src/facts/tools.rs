@@ -198,26 +198,33 @@ pub struct DockerdFacts {
     /// Its version, if it was asked for it: it takes 30 ms to answer, and only detach-netns
     /// depends on the version.
     pub version: Option<Version>,
-    /// Its long flags without dashes, in order.
+    /// Its flags without dashes; those that take a value end in `=`.
     pub flags: Vec<String>,
 }
 
 impl DockerdFacts {
     /// Whether it has the flag `--name`.
     pub fn has_flag(&self, name: &str) -> bool {
-        self.flags.binary_search_by(|flag| flag.as_str().cmp(name)).is_ok()
+        self.flags.iter().any(|flag| flag.trim_end_matches('=') == name)
     }
 }
 
 /// Reads the flags in `dockerd --help`; `None` if it is not dockerd's help. A line that begins with
 /// a dash begins a flag, any other goes on describing one.
 pub fn parse_dockerd_flags(help: &str) -> Option<Vec<String>> {
-    let lines = help.lines().filter(|line| line.trim_start().starts_with('-'));
-    let names =
-        lines.filter_map(|line| line.split_whitespace().find_map(|word| word.strip_prefix("--")));
-    let mut flags: Vec<String> = names.map(str::to_owned).collect();
-    flags.sort_unstable();
-    flags.iter().any(|flag| flag == "exec-root").then_some(flags)
+    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let mut flags = Vec::new();
+    for line in lines {
+        // Two blanks end the names and the kind of the value, as in `-H, --host list   Daemon`.
+        let names = line.split_once("  ").map_or(line, |(names, _)| names);
+        let (names, kinds): (Vec<&str>, Vec<&str>) = names
+            .split([' ', ','])
+            .filter(|part| !part.is_empty())
+            .partition(|part| part.starts_with('-'));
+        let equals = if kinds.is_empty() { "" } else { "=" };
+        flags.extend(names.iter().map(|name| format!("{}{equals}", name.trim_start_matches('-'))));
+    }
+    flags.contains(&"exec-root=".to_owned()).then_some(flags)
 }
 
 /// What slirp4netns says.
@@ -314,9 +321,9 @@ mod tests {
 
     #[test]
     fn reads_dockerds_flags() {
-        let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n                 as --tls does\n";
+        let help = "Options:\n  -H, --host list   Daemon socket(s)\n      --exec-root string\n      --mtu int  Set\n      --debug   Enable\n                 as --tls does\n";
         let flags = parse_dockerd_flags(help).expect("dockerd");
-        assert_eq!(flags, ["exec-root", "host", "mtu"]);
+        assert_eq!(flags, ["H=", "host=", "exec-root=", "mtu=", "debug"]);
         let facts = DockerdFacts { version: None, flags };
         assert!(facts.has_flag("mtu") && !facts.has_flag("m"));
         assert_eq!(parse_dockerd_flags("Usage: true [ignored]"), None);

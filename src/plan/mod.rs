@@ -5,6 +5,7 @@
 
 mod daemon;
 mod keep;
+mod misspelt;
 mod network;
 mod preflight;
 mod refusal;
@@ -230,6 +231,7 @@ fn daemon_command(
 ) -> Result<Vec<OsString>, Error> {
     let named = &settings.daemon_binary.value;
     let dockerd = required_program(&host.tools.dockerd, Some(named), "dockerd")?;
+    misspelt::refuse_misspelt(settings.args(), host.tools.dockerd.known())?;
     let args = daemon.args.iter().cloned();
     Ok(std::iter::once(dockerd.as_os_str().to_owned()).chain(args).collect())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -11,9 +12,6 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::settings::value::Input;
 use crate::settings::{KEYS, Key};
-
-/// The hint for what stands outside of the sections.
-const SECTIONS: &str = "keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]";
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,56 +76,73 @@ impl Layer {
         for key in KEYS {
             let set = key.variables.iter().find_map(|name| Some((*name, environment.get(name)?)));
             let Some((name, text)) = set else { continue };
-            let input = match name {
-                // The variable says the opposite of the setting, and only this one word opens
-                // the loopback (moby b649e272bb).
-                "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK" => {
-                    if text != "true" && text != "false" {
-                        layer.warnings.push(Warning(format!(
-                            "`{name}`: `{}` is neither `true` nor `false`, and only `false` lets containers reach the host's loopback",
-                            text.display()
-                        )));
-                    }
-                    Input::Bool(text == "false")
+            let mut input = Input::Text(text.to_owned());
+            // The variable says the opposite of the setting, and only this one word opens the
+            // loopback (moby b649e272bb).
+            if name.ends_with("_DISABLE_HOST_LOOPBACK") {
+                if text != "true" && text != "false" {
+                    let text = text.display();
+                    layer.warnings.push(Warning(format!(
+                        "`{name}`: `{text}` is neither `true` nor `false`, and only `false` lets \
+                         containers reach the host's loopback"
+                    )));
                 }
-                _ => Input::Text(text.to_owned()),
-            };
+                input = Input::Bool(text == "false");
+            }
             layer.values.insert(key.name, (input, Origin::Variable(name)));
         }
         layer
     }
 
-    /// Reads the `text` of the configuration file `path`.
-    ///
-    /// # Errors
-    /// Names the file, the line and the key for text that is not TOML and for unknown keys.
+    /// Refuses a variable that is one of ours, misspelt. Others may belong to a later upstream.
+    pub fn refuse_misspelt(environment: &Environment) -> Result<(), Error> {
+        let own =
+            || KEYS.iter().flat_map(|key| key.variables).filter(|own| own.starts_with(PREFIX));
+        let unknown = environment.names(PREFIX).filter(|name| !own().any(|own| own == name));
+        for name in unknown {
+            let near = own().find(|own| strsim::levenshtein(own, name) <= 2);
+            if let Some(near) = near {
+                return Err(Error::new(Exit::Config, format!("unknown variable `{name}`"))
+                    .hint(format!("did you mean `{near}`? If not: unset {name}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the `text` of the configuration file `path`. An error names the file and the line.
     pub fn from_toml(path: &Path, text: &str) -> Result<Self, Error> {
         let line_at =
             |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
         let wrong = |offset: usize, what: String| {
-            Error::new(Exit::Config, format!("{}:{}: {what}", path.display(), line_at(offset)))
+            let number = line_at(offset);
+            let error = Error::new(Exit::Config, format!("{}:{number}: {what}", path.display()));
+            match text.lines().nth(number - 1).map(str::trim) {
+                // A proxy's address may hold a password.
+                Some(line) if !line.is_empty() && !line.contains('@') => {
+                    error.cause(format!("line {number} is: {line}"))
+                }
+                _ => error,
+            }
         };
         let document = DeTable::parse(text).map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().to_owned())
+                .hint("a line is `key = value`, with text in quotes: driver = \"pasta\"")
         })?;
         let mut layer = Self::default();
         for (section, table) in document.get_ref() {
-            let at = section.span().start;
-            let prefix = format!("{}.", section.get_ref());
-            let is_known = KEYS.iter().any(|key| key.name.starts_with(&prefix));
+            let (at, section) = (section.span().start, section.get_ref());
+            let is_known = KEYS.iter().any(|key| key.section() == section);
             let entries = table.get_ref().as_table();
             // In an unknown section the first key is named, which may have a near relation.
             if !is_known && entries.is_none_or(|entries| entries.is_empty()) {
-                return Err(
-                    wrong(at, format!("unknown key `{}`", section.get_ref())).hint(SECTIONS)
-                );
+                return Err(wrong(at, format!("unknown key `{section}`")).hint(sections()));
             }
             let Some(entries) = entries else {
-                let what = format!("`{}` is a section, and got a value", section.get_ref());
-                return Err(wrong(at, what).hint(SECTIONS));
+                let what = format!("`{section}` is a section, and got a value");
+                return Err(wrong(at, what).hint(sections()));
             };
             for (name, value) in entries {
-                let full = format!("{}.{}", section.get_ref(), name.get_ref());
+                let full = format!("{section}.{}", name.get_ref());
                 let offset = name.span().start;
                 let key = Key::find(&full).map_err(|nearest| {
                     wrong(offset, format!("unknown key `{full}`")).hint(nearest)
@@ -140,34 +155,34 @@ impl Layer {
     }
 
     /// Reads the `KEY=VALUE` words of `--set`; a later word beats an earlier one.
-    ///
-    /// # Errors
-    /// Names the word that has no `=` or an unknown key.
     pub fn from_assignments(assignments: &[OsString]) -> Result<Self, Error> {
-        use std::os::unix::ffi::OsStrExt;
         let mut layer = Self::default();
         for word in assignments {
             let bytes = word.as_bytes();
-            let wrong = |what: &str| {
-                let end = bytes
-                    .iter()
-                    .position(|byte| !(byte.is_ascii_alphanumeric() || b".-_".contains(byte)))
-                    .unwrap_or(bytes.len());
-                Error::new(
-                    Exit::Usage,
-                    format!("`--set {}`: {what}", OsStr::from_bytes(&bytes[..end]).display()),
-                )
-            };
+            let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+            let name =
+                String::from_utf8_lossy(bytes.split(|byte| !is_name(byte)).next().unwrap_or(b""));
+            let wrong = |what: &str| Error::new(Exit::Usage, format!("`--set {name}`: {what}"));
             let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
                 wrong("expected KEY=VALUE").hint("for example: --set network.driver=pasta")
             })?;
-            let name = String::from_utf8_lossy(&bytes[..equals]);
-            let key = Key::find(&name).map_err(|nearest| wrong("unknown key").hint(nearest))?;
+            let key = Key::find(&String::from_utf8_lossy(&bytes[..equals]))
+                .map_err(|nearest| wrong("unknown key").hint(nearest))?;
             let value = OsStr::from_bytes(&bytes[equals + 1..]).to_owned();
             layer.values.insert(key.name, (Input::Text(value), Origin::CommandLine));
         }
         Ok(layer)
     }
+}
+
+/// How the variables of upstream's script begin, and ours.
+const PREFIX: &str = "DOCKERD_ROOTLESS_";
+
+/// The hint for what stands outside of the sections.
+fn sections() -> String {
+    let mut names: Vec<String> = KEYS.iter().map(|key| format!("[{}]", key.section())).collect();
+    names.dedup();
+    format!("keys stand in a section: {}", names.join(", "))
 }
 
 /// A TOML value as an input; arrays count if they hold strings only.

@@ -20,6 +20,9 @@ pub use value::{
     ProxyUrl, Seconds, Switch, Value,
 };
 
+/// The system's configuration file.
+pub const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
+
 /// A value and the place that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
@@ -45,10 +48,12 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key called `name`.
-    ///
-    /// # Errors
-    /// A hint for the reader: the key that is meant, or where to find the keys.
+    /// Returns the name of its section.
+    pub fn section(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or_default()
+    }
+
+    /// Returns the key called `name`, or a hint: the key that is meant, or where to find the keys.
     pub fn find(name: &str) -> Result<&'static Self, String> {
         KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
             let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
@@ -257,18 +262,21 @@ fn wrong_value<T: Value>(
 ) -> Error {
     let place = match origin {
         Origin::Variable(variable) => format!("`{variable}`"),
+        Origin::File(..) => format!("{origin}: `{name}`"),
         // A word of `--set` or of `config set`.
-        Origin::CommandLine => format!("`{name}`"),
-        Origin::Default | Origin::File(..) | Origin::Flag(_) => format!("{origin}: `{name}`"),
+        _ => format!("`{name}`"),
     };
     let got = Statement { input, origin }.shown(name);
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let mend = match origin {
-        Origin::Variable(variable) => format!("unset {variable} to use the default"),
-        _ => format!("`dockerd-rootless config explain {name}` shows what it does and who sets it"),
+    let hint = match origin {
+        Origin::Variable(variable) => format!("unset {variable}"),
+        Origin::File(path, _) if path != Path::new(SYSTEM_CONFIG) => {
+            format!("dockerd-rootless config unset {name}")
+        }
+        _ => format!("dockerd-rootless config explain {name}"),
     };
     Error::new(Exit::Config, format!("{place}: expected {}, got {got}{reason}", T::EXPECTED))
-        .hint(mend)
+        .hint(hint)
 }
 
 #[cfg(test)]

@@ -140,50 +140,54 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         (
             variable("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", "yes"),
             "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS`: expected true, false or auto, got `yes`\n\
-             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS to use the default\n",
+             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS\n",
         ),
         (
             variable("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "1500 --net=host"),
             "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_MTU`: expected a whole number of bytes from 0 to 65521, or \
-             auto, got `1500 --net=host`\nhint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_MTU to use the default\n",
+             auto, got `1500 --net=host`\nhint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_MTU\n",
         ),
         (
             variable("DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS", "--a 'b"),
             "error: `DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS`: expected a list of strings (in one text: words as a \
              shell splits them), got `--a 'b` (a single quote is not closed)\n\
-             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS to use the default\n",
+             hint: unset DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS\n",
         ),
         (
             toml("[rootlesskit]\n\npropagation = \"rshared\"\n"),
             "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got the \
-             string `rshared`\nhint: `dockerd-rootless config explain rootlesskit.propagation` shows what it does and \
-             who sets it\n",
+             string `rshared`\nhint: dockerd-rootless config unset rootlesskit.propagation\n",
         ),
         (
             toml("[network]\nmtu = \"1500\"\n"),
             "error: /etc/x.toml:2: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, \
-             got the string `1500`\nhint: `dockerd-rootless config explain network.mtu` shows what it does and who sets \
-             it\n",
+             got the string `1500`\nhint: dockerd-rootless config unset network.mtu\n",
         ),
         (
             toml("[rootlesskit]\ncopy-up = [\"/etc,/usr\"]\n"),
             "error: /etc/x.toml:2: `rootlesskit.copy-up`: expected a list of absolute paths, got \
              `[\"/etc,/usr\"]` (`/etc,/usr` contains a comma, at which rootlesskit would split it)\n\
-             hint: `dockerd-rootless config explain rootlesskit.copy-up` shows what it does and who sets it\n",
+             hint: dockerd-rootless config unset rootlesskit.copy-up\n",
+        ),
+        (
+            Layer::from_toml(Path::new(SYSTEM_CONFIG), "[network]\nipv6 = 1\n"),
+            "error: /etc/dockerd-rootless/config.toml:2: `network.ipv6`: expected true or false, got `1`\n\
+             hint: dockerd-rootless config explain network.ipv6\n",
         ),
         (
             toml("[network]\nmtus = 1500\n"),
-            "error: /etc/x.toml:2: unknown key `network.mtus`\n\
+            "error: /etc/x.toml:2: unknown key `network.mtus`\ncause: line 2 is: mtus = 1500\n\
              hint: did you mean `network.mtu`?\n",
         ),
         (
             toml("[net]\nport_driver = \"builtin\"\n"),
-            "error: /etc/x.toml:2: unknown key `net.port_driver`\nhint: did you mean `network.port-driver`?\n",
+            "error: /etc/x.toml:2: unknown key `net.port_driver`\n\
+             cause: line 2 is: port_driver = \"builtin\"\nhint: did you mean `network.port-driver`?\n",
         ),
         (
             toml("mtu = 1500\n"),
-            "error: /etc/x.toml:1: unknown key `mtu`\n\
-             hint: keys stand in a section: [network], [rootlesskit], [daemon] or [proxy]\n",
+            "error: /etc/x.toml:1: unknown key `mtu`\ncause: line 1 is: mtu = 1500\n\
+             hint: keys stand in a section: [network], [rootlesskit], [daemon], [supervise], [proxy]\n",
         ),
     ];
     for (layer, expected) in cases {
@@ -192,9 +196,23 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
 }
 
 #[test]
-fn text_that_is_no_toml_is_named_by_its_line() {
-    let error = error_of(toml("[network]\nmtu = 1500\ndriver = \n"));
+fn text_that_is_no_toml_is_named_by_its_line_which_is_shown() {
+    let error = error_of(toml("[network]\nmtu = 1500\ndriver = pasta\n"));
     assert!(error.starts_with("error: /etc/x.toml:3: "), "{error}");
+    assert!(error.contains("\ncause: line 3 is: driver = pasta\nhint: a line is"), "{error}");
+    let secret = error_of(toml("[proxy]\nhttp = http://me:secret@proxy\n"));
+    assert!(!secret.contains("secret"), "{secret}");
+}
+
+#[test]
+fn a_misspelt_variable_is_refused_and_a_foreign_one_is_not() {
+    let refused = |name| Layer::refuse_misspelt(&environment(&[(name, "x")])).err();
+    let error = refused("DOCKERD_ROOTLESS_ROOTLESSKIT_NETT").expect("misspelt");
+    assert_eq!(error.exit(), Exit::Config);
+    assert!(error.render().contains("hint: did you mean `DOCKERD_ROOTLESS_ROOTLESSKIT_NET`?"));
+    for name in ["DOCKERD_ROOTLESS_ROOTLESSKIT_NET", "DOCKERD_ROOTLESS_MIRROR", "DOCKERD", "PATH"] {
+        assert!(refused(name).is_none(), "{name}");
+    }
 }
 
 #[test]
