@@ -3,19 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -23,14 +17,14 @@ use tracing::{debug, warn};
 
 use crate::environment::Environment;
 use crate::facts::Answer;
-use crate::sys::{files, process};
+use crate::sys::files;
+use crate::sys::process::Running;
 
 /// Where the answers are kept, below the user's cache.
 pub const ANSWERS: &str = "dockerd-rootless/programs.json";
 
-/// How long a program may take to answer, and how much it may say.
+/// How long a program may take to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-const ANSWER_MAX: usize = 256 * 1024;
 const CACHE_MAX: u64 = 256 * 1024;
 
 /// A program's file as it was when the program answered. A program that is replaced, be it by one
@@ -70,12 +64,12 @@ struct Kept {
     answers: BTreeMap<String, (Identity, Box<RawValue>)>,
 }
 
-/// Asks programs and remembers what they say.
-pub struct Asker {
+/// The programs' answers, of this launch and of earlier ones.
+pub struct ProbeCache {
     search_path: OsString,
-    cache: Option<PathBuf>,
+    file: Option<PathBuf>,
     kept: Kept,
-    news: bool,
+    is_changed: bool,
 }
 
 /// A question that was put to a program.
@@ -88,20 +82,16 @@ pub enum Question<T> {
         what: String,
         /// What to keep the answer under, if it can be kept.
         key: Option<(String, Identity)>,
-        /// The process that answers.
-        process: io::Result<Child>,
-        /// When to give up.
-        deadline: Instant,
+        process: io::Result<Running>,
     },
 }
 
-impl Asker {
-    /// An asker with the answers of earlier launches, for programs that find others in
-    /// `search_path`.
-    pub fn new(environment: &Environment, search_path: OsString, uid: u32) -> Self {
-        let cache = environment.cache_home().map(|home| home.join(ANSWERS));
-        let kept = cache.as_deref().and_then(|path| read_kept(path, uid)).unwrap_or_default();
-        Self { search_path, cache, kept, news: false }
+impl ProbeCache {
+    /// Opens the cache, for programs that find others in `search_path`.
+    pub fn open(environment: &Environment, search_path: OsString, uid: u32) -> Self {
+        let file = environment.cache_home().map(|home| home.join(ANSWERS));
+        let kept = file.as_deref().and_then(|path| read_kept(path, uid)).unwrap_or_default();
+        Self { search_path, file, kept, is_changed: false }
     }
 
     /// Begins to ask the program `path`; several programs answer at the same time.
@@ -110,14 +100,24 @@ impl Asker {
         self.ask_identified(path, Identity::of(path).unwrap_or_default(), question)
     }
 
+    /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
+    /// business, and one that stands in for a daemon may well start it.
+    pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
+        let why_not = match Identity::of(path) {
+            Ok(identity @ Some(_)) => return self.ask_identified(path, identity, question),
+            Ok(None) => "it is a script, which is not asked".to_owned(),
+            Err(error) => format!("its file cannot be read: {error}"),
+        };
+        Question::Settled(Answer::Unknown(why_not))
+    }
+
     fn ask_identified<T: DeserializeOwned>(
         &self,
         path: &Path,
         identity: Option<Identity>,
         question: &str,
     ) -> Question<T> {
-        let key = path.to_str().map(|path| format!("{path} {question}"));
-        let key = key.zip(identity);
+        let key = path.to_str().map(|path| format!("{path} {question}")).zip(identity);
         if let Some((key, identity)) = &key
             && let Some((kept, facts)) = self.kept.answers.get(key)
             && kept == identity
@@ -128,40 +128,21 @@ impl Asker {
         let what = format!("{} {question}", path.display());
         debug!("asking {what}");
         let mut command = Command::new(path);
-        command.arg(question).env("PATH", &self.search_path).process_group(0);
-        let process = process::tie(&mut command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        Question::Asked { what, key, process, deadline: Instant::now() + DEADLINE }
+        command.arg(question).env("PATH", &self.search_path);
+        Question::Asked { what, key, process: Running::ask(&mut command, DEADLINE) }
     }
 
-    /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
-    /// business, and one that stands in for a daemon may well start it.
-    pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
-        match Identity::of(path) {
-            Ok(identity @ Some(_)) => self.ask_identified(path, identity, question),
-            Ok(None) => {
-                Question::Settled(Answer::Unknown("it is a script, which is not asked".to_owned()))
-            }
-            Err(error) => {
-                Question::Settled(Answer::Unknown(format!("its file cannot be read: {error}")))
-            }
-        }
-    }
-
-    /// What the program answered, as `parse` understands it.
+    /// Returns what the program answered, as `parse` understands it.
     pub fn answer<T: Serialize>(
         &mut self,
         question: Question<T>,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Answer<T> {
-        let (what, key, process, deadline) = match question {
+        let (what, key, process) = match question {
             Question::Settled(answer) => return answer,
-            Question::Asked { what, key, process, deadline } => (what, key, process, deadline),
+            Question::Asked { what, key, process } => (what, key, process),
         };
-        let text = match process.and_then(|process| read_answer(process, deadline)) {
+        let text = match process.and_then(Running::answer) {
             Ok(text) => text,
             Err(error) => {
                 warn!("`{what}` does not tell what the program can do: {error}");
@@ -173,85 +154,37 @@ impl Asker {
         };
         if let (Some((key, identity)), Ok(raw)) = (key, to_raw_value(&facts)) {
             self.kept.answers.insert(key, (identity, raw));
-            self.news = true;
+            self.is_changed = true;
         }
         Answer::Known(facts)
     }
 
     /// Keeps what was learnt. A home that cannot be written only costs time at the next launch.
     pub fn keep(mut self) {
-        let (true, Some(cache)) = (self.news, &self.cache) else {
+        let (true, Some(file)) = (self.is_changed, &self.file) else {
             return;
         };
         env!("CARGO_PKG_VERSION").clone_into(&mut self.kept.writer);
-        if let Err(error) = write_kept(cache, &self.kept) {
-            debug!("{} is not written: {error}", cache.display());
+        if let Err(error) = write_kept(file, &self.kept) {
+            debug!("{} is not written: {error}", file.display());
         }
     }
 }
 
-/// Reads the kept answers, if the file is `uid`'s own and nobody else can write it.
+/// Reads the kept answers, if the file is `uid`'s own and no other user can write it.
 fn read_kept(path: &Path, uid: u32) -> Option<Kept> {
     let (file, metadata) = files::open_regular(path).ok()?;
     if metadata.uid() != uid || metadata.mode() & 0o022 != 0 {
-        debug!("{} is passed over: others can write it", path.display());
+        debug!("{} is not used: others can write it", path.display());
         return None;
     }
     let bytes = files::read_up_to(file, CACHE_MAX).ok()??;
-    serde_json::from_slice(&bytes)
-        .ok()
-        .filter(|kept: &Kept| kept.writer == env!("CARGO_PKG_VERSION"))
+    let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+    (kept.writer == env!("CARGO_PKG_VERSION")).then_some(kept)
 }
 
-/// Writes the kept answers beside the file and moves them over it.
 fn write_kept(path: &Path, kept: &Kept) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let beside = directory.join(format!("programs.json.{}", std::process::id()));
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
-    let written =
-        serde_json::to_writer(&mut file, kept).map_err(io::Error::from).and_then(|()| file.flush());
-    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
-        let _ = fs::remove_file(&beside);
-    })
-}
-
-/// What `child` writes, at the latest until `deadline`.
-fn read_answer(mut child: Child, deadline: Instant) -> io::Result<String> {
-    let text = read_stdout(&mut child, deadline);
-    // A program that has closed its output has said all; one that has not must not outlive us,
-    // and neither must what it started.
-    if let Ok(group) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
-    child.wait()?;
-    text
-}
-
-fn read_stdout(child: &mut Child, deadline: Instant) -> io::Result<String> {
-    let mut stdout = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
-    let mut text = Vec::new();
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout) {
-            // The supervisor is told when a child ends.
-            Err(Errno::EINTR) => continue,
-            Ok(0) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("it did not answer within {} s", DEADLINE.as_secs()),
-                ));
-            }
-            other => other?,
-        };
-        match stdout.read(&mut buffer)? {
-            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
-            count => text.extend_from_slice(&buffer[..count]),
-        }
-        if text.len() > ANSWER_MAX {
-            return Err(io::Error::other("its answer has no end"));
-        }
-    }
+    files::replace(path, None, &serde_json::to_vec(kept)?)
 }

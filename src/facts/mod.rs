@@ -48,19 +48,9 @@ pub struct HostFacts {
     pub exposed: Vec<PathBuf>,
 }
 
-/// Kernel switches that decide on user namespaces and networks. `None` means that the file is
-/// absent or cannot be read, which is not the same as a zero.
+/// What the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Kernel {
-    /// `/proc/sys/kernel/unprivileged_userns_clone` (Debian's and Arch's patch).
-    pub unprivileged_userns_clone: Option<String>,
-    /// `/proc/sys/kernel/apparmor_restrict_unprivileged_userns` (Ubuntu from 23.10 on).
-    pub apparmor_restrict_unprivileged_userns: Option<String>,
-    /// `/proc/sys/user/max_user_namespaces`.
-    pub max_user_namespaces: Option<String>,
-    /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
-    pub ip_unprivileged_port_start: Option<String>,
-    /// Whether `/proc/sys/net/ipv6` is there.
     pub ipv6: bool,
     /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.
     pub selinux: bool,

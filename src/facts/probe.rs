@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::facts::ask::{Asker, Question};
+use crate::facts::ask::{ProbeCache, Question};
 use crate::facts::look;
 use crate::facts::places;
 use crate::facts::{
@@ -49,7 +49,10 @@ pub fn host(
         exposed: exposed(&tools, session.person.uid),
         tools,
         session,
-        kernel: kernel(depth),
+        kernel: Kernel {
+            ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            selinux: File::open("/sys/fs/selinux/enforce").is_ok(),
+        },
     })
 }
 
@@ -83,7 +86,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let find = |name: &OsStr| which::which_in(name, Some(&search_path), &directory).ok();
     let find_named = |name: &str| find(OsStr::new(name));
-    let mut asker = Asker::new(environment, search_path.clone(), look::uid());
+    let mut cache = ProbeCache::open(environment, search_path.clone(), look::uid());
 
     let rootlesskit = match &settings.rootlesskit_binary.value {
         Some(name) => find(name),
@@ -93,28 +96,28 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let slirp4netns = find_named("slirp4netns");
     let pasta = find_named("pasta");
     // dockerd takes the longest: it is asked first.
-    let flags = dockerd.as_deref().map(|path| asker.ask_binary::<Vec<String>>(path, "--help"));
-    let help = rootlesskit.as_deref().map(|path| asker.ask::<RootlesskitFacts>(path, "--help"));
-    let netns_type = slirp4netns.as_deref().map(|path| asker.ask::<bool>(path, "--help"));
-    let help = help.map(|question| asker.answer(question, RootlesskitFacts::parse));
+    let flags = dockerd.as_deref().map(|path| cache.ask_binary::<Vec<String>>(path, "--help"));
+    let help = rootlesskit.as_deref().map(|path| cache.ask::<RootlesskitFacts>(path, "--help"));
+    let netns_type = slirp4netns.as_deref().map(|path| cache.ask::<bool>(path, "--help"));
+    let help = help.map(|question| cache.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
     let report = depth != ProbeDepth::Launch;
     let version_of = |path: &Option<PathBuf>, wanted: bool| {
         path.as_deref()
             .filter(|_| wanted)
-            .map(|path| asker.ask_binary::<Version>(path, "--version"))
+            .map(|path| cache.ask_binary::<Version>(path, "--version"))
     };
     let dockerd_version = version_of(&dockerd, report || !never_detaches);
     let slirp4netns_version = version_of(&slirp4netns, report);
     let pasta_version =
-        pasta.as_deref().filter(|_| report).map(|path| asker.ask::<String>(path, "--version"));
+        pasta.as_deref().filter(|_| report).map(|path| cache.ask::<String>(path, "--version"));
 
-    let flags = flags.map(|question| asker.answer(question, parse_dockerd_flags));
+    let flags = flags.map(|question| cache.answer(question, parse_dockerd_flags));
     let netns_type =
-        netns_type.map(|question| asker.answer(question, parse_slirp4netns_netns_type));
+        netns_type.map(|question| cache.answer(question, parse_slirp4netns_netns_type));
     let mut version =
-        |question: Option<Question<Version>>| asker.answer(question?, Version::find).known();
+        |question: Option<Question<Version>>| cache.answer(question?, Version::find).known();
     let (dockerd_version, slirp4netns_version) =
         (version(dockerd_version), version(slirp4netns_version));
     let tools = Tools {
@@ -140,7 +143,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         ),
         pasta,
         pasta_version: pasta_version
-            .and_then(|question| asker.answer(question, parse_pasta_version).known()),
+            .and_then(|question| cache.answer(question, parse_pasta_version).known()),
         containerd: find_named("containerd"),
         vpnkit: find_named("vpnkit"),
         lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
@@ -149,7 +152,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         ip6tables_legacy: find_named("ip6tables-legacy"),
     };
     if depth != ProbeDepth::Traceless {
-        asker.keep();
+        cache.keep();
     }
     tools
 }
@@ -161,25 +164,5 @@ fn named_tool<T>(named: Option<&OsStr>, tool: Tool<T>) -> Tool<T> {
             Tool::NotExecutable(path.to_owned())
         }
         (tool, _) => tool,
-    }
-}
-
-/// The kernel's switches; a launch depends on SELinux alone.
-fn kernel(depth: ProbeDepth) -> Kernel {
-    let selinux = File::open("/sys/fs/selinux/enforce").is_ok();
-    if depth == ProbeDepth::Launch {
-        return Kernel { selinux, ..Kernel::default() };
-    }
-    let read = |name: &str| {
-        let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
-        Some(text.trim().to_owned())
-    };
-    Kernel {
-        unprivileged_userns_clone: read("kernel/unprivileged_userns_clone"),
-        apparmor_restrict_unprivileged_userns: read("kernel/apparmor_restrict_unprivileged_userns"),
-        max_user_namespaces: read("user/max_user_namespaces"),
-        ip_unprivileged_port_start: read("net/ipv4/ip_unprivileged_port_start"),
-        ipv6: Path::new("/proc/sys/net/ipv6").exists(),
-        selinux,
     }
 }

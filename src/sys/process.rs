@@ -1,9 +1,10 @@
 //! Processes of ours: tied to us, and bounded in time.
 
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,9 +20,6 @@ const BRIEFLY: Duration = Duration::from_secs(3);
 const OUTPUT_MAX: usize = 1024 * 1024;
 
 /// Has the kernel kill this process when its parent ends.
-///
-/// # Errors
-/// What the kernel says.
 pub fn die_with_parent() -> nix::Result<()> {
     // SAFETY: the call takes numbers and touches no memory.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
@@ -35,9 +33,6 @@ pub fn trim() {
 }
 
 /// Has orphans below us become our children.
-///
-/// # Errors
-/// What the kernel says.
 pub fn adopt_orphans() -> nix::Result<()> {
     // SAFETY: the call takes numbers and touches no memory.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
@@ -60,17 +55,11 @@ pub fn tie(command: &mut Command) -> &mut Command {
 }
 
 /// Runs `command`, which ends soon, and returns all that it says on both its outputs.
-///
-/// # Errors
-/// What the system says, or that it takes too long or says too much.
 pub fn brief(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     within(command, BRIEFLY)
 }
 
-/// The same for a command that may take `time` and has to succeed.
-///
-/// # Errors
-/// As [`brief`], or what a command says that fails.
+/// Runs a command that may take `time` and has to succeed. Its error is what it says.
 pub fn succeed(command: &mut Command, time: Duration) -> io::Result<String> {
     match within(command, time)? {
         (status, said) if status.success() => Ok(said),
@@ -78,50 +67,82 @@ pub fn succeed(command: &mut Command, time: Duration) -> io::Result<String> {
     }
 }
 
-/// The same for a command that may take `time`.
-///
-/// # Errors
-/// As [`brief`].
+/// Runs a command that may take `time`, and returns all that it says on both its outputs.
 pub fn within(command: &mut Command, time: Duration) -> io::Result<(ExitStatus, String)> {
-    let (mut reader, writer) = io::pipe()?;
-    let mut child = tie(command)
-        // What it says is read by us as well.
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0)
-        .spawn()?;
-    // The command keeps the writing ends open otherwise.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let deadline = Instant::now() + time;
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
-    let complete = loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polled, timeout) {
-            Ok(0) => break false,
-            Err(Errno::EINTR) => continue,
-            other => other?,
-        };
-        match reader.read(&mut buffer)? {
-            0 => break true,
-            count if text.len() + count > OUTPUT_MAX => break false,
-            count => text.extend_from_slice(&buffer[..count]),
-        }
-    };
-    if !complete && let Ok(group) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    let (reader, writer) = io::pipe()?;
+    // What it says is read by us as well.
+    command.env("LC_ALL", "C").stdout(writer.try_clone()?).stderr(writer);
+    let mut running = Running::start(command, reader.into(), time)?;
+    let said = running.read();
+    if said.is_err() {
+        running.kill();
     }
-    let status = child.wait()?;
-    match complete {
-        true => Ok((status, String::from_utf8_lossy(&text).into_owned())),
-        false => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("it did not end within {} s", time.as_secs()),
-        )),
+    let status = running.child.wait()?;
+    Ok((status, said?))
+}
+
+/// A child in a group of its own, of which we read until a deadline.
+pub struct Running {
+    child: Child,
+    output: File,
+    time: Duration,
+    deadline: Instant,
+}
+
+impl Running {
+    /// Starts `command`, which may take `time`, to read what it says on its standard output alone.
+    pub fn ask(command: &mut Command, time: Duration) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        command.stdout(writer).stderr(Stdio::null());
+        Self::start(command, reader.into(), time)
+    }
+
+    fn start(command: &mut Command, output: OwnedFd, time: Duration) -> io::Result<Self> {
+        let child = tie(command).stdin(Stdio::null()).process_group(0).spawn()?;
+        // The command keeps the writing ends open otherwise.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { child, output: output.into(), time, deadline: Instant::now() + time })
+    }
+
+    /// Returns what it says. One that has closed its output has said all; one that has not must not
+    /// outlive us, and neither must what it started.
+    pub fn answer(mut self) -> io::Result<String> {
+        let said = self.read();
+        self.kill();
+        self.child.wait()?;
+        said
+    }
+
+    fn kill(&self) {
+        if let Ok(group) = i32::try_from(self.child.id()) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+
+    /// Reads to the end, at most [`OUTPUT_MAX`] bytes and until the deadline.
+    fn read(&mut self) -> io::Result<String> {
+        let mut text = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], timeout) {
+                // The supervisor is told when a child ends.
+                Err(Errno::EINTR) => continue,
+                Ok(0) => {
+                    let what = format!("it did not end within {} s", self.time.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                }
+                other => other?,
+            };
+            match self.output.read(&mut buffer)? {
+                0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+                count => text.extend_from_slice(&buffer[..count]),
+            }
+            if text.len() > OUTPUT_MAX {
+                return Err(io::Error::other("its output has no end"));
+            }
+        }
     }
 }
 

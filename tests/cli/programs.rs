@@ -197,7 +197,7 @@ fn the_plan_says_why_nothing_is_known_of_a_rootlesskit() {
     let bench = Bench::new();
     for (help, why) in [
         ("exit 3", "its answer is not understood"),
-        ("while echo x; do :; done", "its answer has no end"),
+        ("while echo x; do :; done", "its output has no end"),
     ] {
         bench.stub("stubs/rootlesskit", &bench.rootlesskit(help));
         let plan = bench.tell("plan --format json").json();

@@ -92,7 +92,7 @@ fn one_that_hangs_whatever_it_is_asked_is_named_by_the_setting_too() {
     let told = stubs.tell(&words);
     let check = told.check("rootlesskit");
     assert_eq!(check["status"], "fail", "{check:#}");
-    for part in ["/hangs", "did not end within 8 s", "did not answer within 5 s"] {
+    for part in ["/hangs", "did not end within 8 s", "did not end within 5 s"] {
         assert!(text(&check).contains(part), "{part}: {check:#}");
     }
 }
