@@ -12,7 +12,7 @@ use crate::error::{Error, Exit};
 use crate::facts::places;
 use crate::settings::Layer;
 use crate::setup;
-use crate::setup::{Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
+use crate::setup::{Action, Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
 use crate::supervise;
 
 /// The argument for dockerd of a host without iptables, as in upstream's setup tool.
@@ -55,9 +55,12 @@ pub fn run(
     let mut done = Vec::new();
     // Much of what is checked comes with the user manager.
     if facts.manager == Manager::Silent {
-        let enable_linger = options.enable_linger;
-        let request = InstallRequest { enable_linger, ..InstallRequest::default() };
-        let first = SetupPlan::install(&facts, &request)?;
+        if !options.enable_linger {
+            return Err(setup::no_manager(&facts));
+        }
+        let mut first = SetupPlan::default();
+        first.actions.push(Action::EnableLinger(facts.home.user.clone()));
+        first.notes.push("The other steps can be shown once the user manager runs".to_owned());
         carry_out(&facts, &first, options.output)?;
         if options.output.dry_run {
             report(&first, options.output, "")?;

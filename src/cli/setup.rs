@@ -63,7 +63,7 @@ pub fn report(plan: &SetupPlan, output: SetupOutput, result: &str) -> Result<(),
             "schema": SCHEMA,
             "changed": !plan.actions.is_empty(),
             "dry_run": output.dry_run,
-            "actions": plan.actions,
+            "actions": plan.actions.iter().map(Action::json).collect::<Vec<_>>(),
             "notes": plan.notes,
         })));
     }

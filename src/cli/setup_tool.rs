@@ -106,8 +106,8 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
     let (units, contexts) = by_subject(&plan);
     for action in units {
         match action {
-            Action::Write { path, .. } => say(&format!("Creating {}", path.display())),
-            Action::Start { unit } => say(&format!("starting systemd service {unit}")),
+            Action::Write(path, _) => say(&format!("Creating {}", path.display())),
+            Action::Unit("start", unit) => say(&format!("starting systemd service {unit}")),
             _ => {}
         }
         perform(&facts, action)?;
@@ -122,7 +122,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
         ));
         say(&format!(
             "To run {SERVICE} on system startup, run: `sudo {}`\n",
-            setup::enable_linger_command(&facts)
+            setup::enable_linger(&facts)
         ));
     } else {
         say(&format!(
@@ -134,7 +134,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
         say(&format!("CLI context \"{CONTEXT}\" already exists"));
     }
     for action in contexts {
-        if matches!(action, Action::CreateContext { .. }) {
+        if matches!(action, Action::CreateContext(_)) {
             say(&format!("Creating CLI context \"{CONTEXT}\""));
         }
         perform(&facts, action)?;
@@ -167,7 +167,7 @@ fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
         perform(&facts, action)?;
         match action {
             Action::RemoveContext => say(&format!("Deleted CLI context \"{CONTEXT}\"")),
-            Action::UseContext { name, .. } => {
+            Action::UseContext(name, _) => {
                 say(&format!("Configured CLI to use the \"{name}\" context."));
             }
             _ => {}

@@ -91,7 +91,7 @@ fn purge_data(
         plan.notes.push(format!("Other files in `{}` are kept", data.root.display()));
     }
     let entries = data.entries.into_iter().map(|(path, _)| path).collect();
-    plan.actions.push(Action::DeleteData { root: data.root, entries });
+    plan.actions.push(Action::DeleteData(data.root, entries));
     Ok(())
 }
 

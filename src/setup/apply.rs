@@ -13,14 +13,14 @@ use crate::facts::look;
 use crate::facts::places;
 use crate::settings::{self, Key};
 use crate::setup::actions::{Action, CONTEXT};
+use crate::setup::decide::{enable_linger_as_root, host, quoted};
 use crate::setup::facts::{Notes, SetupFacts};
 use crate::setup::inspect::socket;
 use crate::setup::manager::{LATER, SOON, UserManager};
 use crate::setup::purge;
 use crate::setup::units::{SERVICE, SOCKET};
-use crate::setup::{enable_linger_command, host, quoted};
 use crate::supervise;
-use crate::sys::{elevate, files, process};
+use crate::sys::{files, process};
 
 /// How long a user manager may take to come, and a daemon whose unit is there to answer.
 const MANAGER: Duration = Duration::from_secs(20);
@@ -36,38 +36,29 @@ const SILENT: &str = "its socket does not answer";
 /// `RemovePrograms` is the command's business.
 pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
     let what = action.imperative();
-    let systemctl = |verb: &str, unit: &str, time| {
-        let args: Vec<&str> = [verb, unit].into_iter().filter(|word| !word.is_empty()).collect();
-        let ran = UserManager::of(facts)?.systemctl(&args, time);
-        let line = || format!("systemctl --user {}", args.join(" "));
-        ran.map(drop).map_err(|error| failed(&what, &error).hint(line()))
-    };
     let docker = |args: &[&str]| docker(facts, &what, args);
     match action {
-        Action::EnableLinger { user } => enable_linger(facts, user),
-        Action::Write { path, text } => written(&what, path, text),
-        Action::Remove { path, with_directory } => removed(&what, path, *with_directory),
-        Action::Reload => systemctl("daemon-reload", "", SOON),
-        Action::Enable { unit } => systemctl("enable", unit, SOON),
-        Action::Disable { unit } => systemctl("disable", unit, SOON),
-        Action::Stop { unit } => systemctl("stop", unit, LATER),
-        Action::Start { unit } => start(facts, &what, "start", unit),
-        Action::Restart { unit } => start(facts, &what, "restart", unit),
+        Action::EnableLinger(user) => enable_linger(facts, user),
+        Action::Write(path, text) => written(&what, path, text),
+        Action::Remove(path) => removed(&what, path),
+        Action::Reload => systemctl(facts, &what, &["daemon-reload"], SOON),
+        Action::Unit(verb @ ("start" | "restart"), unit) => start(facts, &what, verb, unit),
+        Action::Unit("stop", unit) => systemctl(facts, &what, &["stop", unit], LATER),
+        Action::Unit(verb, unit) => systemctl(facts, &what, &[verb, unit], SOON),
         Action::Replace => {
             let done = supervise::refresh(&places::run_dir(&facts.home.runtime_dir))?;
             done.iter().for_each(|line| info!("{line}"));
             Ok(())
         }
-        Action::Set { key, value } => set(facts, key, value),
-        Action::CreateContext { host } => {
-            let host = format!("host={host}");
-            let description = ["--description", "Rootless mode"];
-            docker(&[&["context", "create", CONTEXT, "--docker", &host][..], &description].concat())
+        Action::Set(key, value) => set(facts, key, value),
+        Action::CreateContext(host) => {
+            let host = format!("--docker=host={host}");
+            docker(&["context", "create", CONTEXT, &host, "--description=Rootless mode"])
         }
-        Action::UpdateContext { host } => {
-            docker(&["context", "update", CONTEXT, "--docker", &format!("host={host}")])
+        Action::UpdateContext(host) => {
+            docker(&["context", "update", CONTEXT, &format!("--docker=host={host}")])
         }
-        Action::UseContext { name, previous } => {
+        Action::UseContext(name, previous) => {
             if previous.is_some() {
                 let notes = Notes { previous_context: previous.clone() };
                 let text = serde_json::to_string(&notes).unwrap_or_default();
@@ -77,8 +68,14 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         }
         Action::RemoveContext => docker(&["context", "rm", "-f", CONTEXT]),
         Action::RemovePrograms => Ok(()),
-        Action::DeleteData { root, entries } => purge::delete(facts, root, entries),
+        Action::DeleteData(root, entries) => purge::delete(facts, root, entries),
     }
+}
+
+fn systemctl(facts: &SetupFacts, what: &str, args: &[&str], time: Duration) -> Result<(), Error> {
+    let ran = UserManager::of(facts)?.systemctl(args, time);
+    let line = || format!("systemctl --user {}", args.join(" "));
+    ran.map(drop).map_err(|error| failed(what, &error).hint(line()))
 }
 
 /// Waits until the service, which runs, answers.
@@ -103,16 +100,13 @@ fn wait_until(time: Duration, is_so: impl Fn() -> bool) -> bool {
 }
 
 fn enable_linger(facts: &SetupFacts, user: &str) -> Result<(), Error> {
-    let failed = |error: &io::Error| {
-        let hint = elevate::line(facts.has_sudo, &enable_linger_command(facts));
-        let what = format!("could not enable lingering for `{user}`");
-        Error::new(Exit::Prerequisite, what).because(error).hint(hint)
-    };
     let loginctl = facts.home.program("loginctl").unwrap_or_else(|| "loginctl".into());
     let args = ["--no-ask-password", "enable-linger", user];
-    process::succeed(Command::new(loginctl).args(args), SOON)
-        .map(drop)
-        .map_err(|error| failed(&error))
+    process::succeed(Command::new(loginctl).args(args), SOON).map(drop).map_err(|error| {
+        let what = format!("could not enable lingering for `{user}`");
+        let error = Error::new(Exit::Prerequisite, what).because(&error);
+        error.hint(enable_linger_as_root(facts))
+    })
 }
 
 /// Starts or restarts a unit, and waits until the daemon answers.
@@ -188,16 +182,16 @@ fn written(what: &str, path: &Path, text: &str) -> Result<(), Error> {
     files::write_whole(path, text.as_bytes()).map_err(|error| file_error(what, &error, path))
 }
 
-fn removed(what: &str, path: &Path, with_directory: bool) -> Result<(), Error> {
+fn removed(what: &str, path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(file_error(what, &error, path));
         }
         _ => {}
     }
-    if with_directory {
-        let _ = path.parent().map(fs::remove_dir);
-    }
+    // A directory of our own goes with the last file.
+    let own = path.parent().filter(|directory| directory.ends_with("dockerd-rootless"));
+    let _ = own.map(fs::remove_dir);
     Ok(())
 }
 
@@ -228,20 +222,14 @@ pub fn wait_for_manager(facts: &SetupFacts) -> Result<(), Error> {
     let uid = facts.home.uid;
     let manager = UserManager::of(facts)?;
     let has_come = || {
-        look::own_runtime_dir(uid).is_some_and(|runtime_dir| {
-            let (systemctl, config_home) = (manager.systemctl.clone(), manager.config_home.clone());
-            let manager = UserManager { systemctl, runtime_dir, config_home };
-            manager.show("", "Version").is_some()
-        })
+        let runtime_dir = look::own_runtime_dir(uid).unwrap_or_default();
+        UserManager { runtime_dir, ..manager.clone() }.show("", "Version").is_some()
     };
     if wait_until(MANAGER, has_come) {
         return Ok(());
     }
-    let what = format!(
-        "the user manager of `{}` did not start within {} s",
-        facts.home.user,
-        MANAGER.as_secs()
-    );
+    let (user, seconds) = (&facts.home.user, MANAGER.as_secs());
+    let what = format!("the user manager of `{user}` did not start within {seconds} s");
     let hint = format!("systemctl status user@{uid}.service");
     Err(Error::new(Exit::Prerequisite, what).hint(hint))
 }

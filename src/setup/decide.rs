@@ -1,11 +1,12 @@
 //! Decides what is done, as a list of actions. An empty list means that all is as it should be.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
 use crate::setup::actions::{Action, CONTEXT};
-use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::facts::{Manager, Notes, SetupFacts, UnitFacts, UnitFile};
 use crate::setup::units::{
     Author, SERVICE, SOCKET, identify, parameters, render_service, render_socket, unit_path,
 };
@@ -16,7 +17,7 @@ use crate::words;
 const DEFAULT_CONTEXT: &str = "default";
 
 /// When a daemon on demand ends, unless a setting says so.
-const IDLE_TIMEOUT: Action = Action::Set { key: "supervise.idle-timeout", value: "300" };
+const IDLE_TIMEOUT: Action = Action::Set("supervise.idle-timeout", "300");
 
 /// What `install` is asked for.
 #[derive(Clone, Debug, Default)]
@@ -49,21 +50,16 @@ impl SetupPlan {
     /// answers; with 1 if the unit is masked or cannot be written.
     pub fn install(facts: &SetupFacts, request: &InstallRequest) -> Result<Self, Error> {
         let mut plan = Self::default();
-        let enable_linger = || Action::EnableLinger { user: facts.home.user.clone() };
         let would_stop = facts.manager == Manager::Answers && facts.linger == Some(false);
         match facts.manager {
-            Manager::Silent if request.enable_linger => {
-                plan.actions.push(enable_linger());
-                plan.note("The remaining steps can be shown once the user manager runs");
-                return Ok(plan);
-            }
             Manager::Silent => return Err(no_manager(facts)),
             Manager::Absent => plan.note(format!(
                 "This host has no systemd, so nothing starts Docker for you. To start it: {}",
                 start_by_hand(facts, &request.args)
             )),
             Manager::Answers => {
-                plan.actions.extend((would_stop && request.enable_linger).then(enable_linger));
+                let linger = Action::EnableLinger(facts.home.user.clone());
+                plan.act(would_stop && request.enable_linger, linger);
                 plan.install_units(facts, request)?;
             }
         }
@@ -73,7 +69,7 @@ impl SetupPlan {
         if would_stop && !request.enable_linger {
             plan.note(format!(
                 "Docker stops when you log out. To keep it running: {}",
-                elevate::line(facts.has_sudo, &enable_linger_command(facts))
+                enable_linger_as_root(facts)
             ));
         }
         Ok(plan)
@@ -82,11 +78,9 @@ impl SetupPlan {
     /// Updates the installed units. Ends with 1 if none is installed, with 4 if no user manager
     /// answers.
     pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
-        let installed = match &facts.service.own {
-            UnitFile::Text(text) => Some(text),
-            _ => facts.service.packaged.as_ref(),
-        };
-        let Some(installed) = installed else {
+        let UnitFacts { own, packaged, active, .. } = &facts.service;
+        let own = if let UnitFile::Text(text) = own { Some(text) } else { None };
+        let Some(installed) = own.or(packaged.as_ref()) else {
             let what = format!("no {SERVICE} is installed in `{}`", facts.unit_dir.display());
             return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
         };
@@ -96,11 +90,9 @@ impl SetupPlan {
         let kept = parameters(installed);
         let path = kept.path.map_or_else(|| facts.home.search_path.clone(), Into::into);
         let mut plan = Self::default();
-        let wrote = plan.settle_units(facts, path.as_ref(), &kept.args)?;
-        if facts.service.active && (wrote || facts.daemon.outdated) {
+        let wrote = plan.settle_units(facts, &path, &kept.args)?;
+        if *active && (wrote || facts.daemon.outdated || restart) {
             plan.restart(facts, restart);
-        } else if restart && facts.service.active {
-            plan.actions.push(Action::Restart { unit: SERVICE });
         }
         Ok(plan)
     }
@@ -111,40 +103,39 @@ impl SetupPlan {
         let mut plan = Self::default();
         let answers = facts.manager == Manager::Answers;
         if daemon_runs(facts) && !(answers && facts.service.active) {
-            let what = "a daemon runs that no unit has started";
             let pid = facts.daemon.supervisor;
             let stop =
                 pid.map_or("stop it where it was started".into(), |pid| format!("kill {pid}"));
             if purge_data {
-                let what = format!("{what}, and it uses the data");
+                let what = "a daemon that no unit has started uses the data";
                 return Err(Error::new(Exit::AlreadyRunning, what).hint(stop));
             }
-            plan.note(format!("A{}. To stop it: {stop}", &what[1..]));
+            plan.note(format!("A daemon runs that no unit has started. To stop it: {stop}"));
         }
         // The socket first, since it would start the service again.
         let units = [(SOCKET, &facts.socket), (SERVICE, &facts.service)];
-        let active = units.iter().filter(|(_, unit)| answers && unit.active);
-        plan.actions.extend(active.map(|(unit, _)| Action::Stop { unit }));
-        for (unit, found) in units {
-            if answers && !found.links.is_empty() {
-                plan.actions.push(Action::Disable { unit });
-            } else {
-                plan.actions.extend(found.links.iter().cloned().map(remove));
-            }
+        for (name, unit) in units {
+            plan.act(answers && unit.active, Action::Unit("stop", name));
         }
-        for (name, found) in units {
-            plan.remove_unit(&facts.unit_dir.join(name), found);
+        for (name, unit) in units {
+            plan.act(answers && !unit.links.is_empty(), Action::Unit("disable", name));
+            let links = unit.links.iter().filter(|_| !answers).cloned();
+            plan.actions.extend(links.map(Action::Remove));
         }
-        if answers && plan.actions.iter().any(|action| matches!(action, Action::Remove { .. })) {
-            plan.actions.push(Action::Reload);
+        for (name, unit) in units {
+            plan.remove_unit(&facts.unit_dir.join(name), unit);
         }
+        let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
+        plan.act(answers && removes, Action::Reload);
         plan.leave_context(facts);
         let (path, notes) = &facts.notes;
-        let answers = facts.answers.as_ref().filter(|_| purge_data);
-        let files = (*notes != Default::default()).then_some(path).into_iter().chain(answers);
-        let remove = |path: &PathBuf| Action::Remove { path: path.clone(), with_directory: true };
-        plan.actions.extend(files.map(remove));
+        plan.act(*notes != Notes::default(), Action::Remove(path.clone()));
+        plan.actions.extend(facts.answers.clone().filter(|_| purge_data).map(Action::Remove));
         Ok(plan)
+    }
+
+    fn act(&mut self, is_needed: bool, action: Action) {
+        self.actions.extend(is_needed.then_some(action));
     }
 
     fn note(&mut self, note: impl Into<String>) {
@@ -154,70 +145,76 @@ impl SetupPlan {
     fn install_units(&mut self, facts: &SetupFacts, request: &InstallRequest) -> Result<(), Error> {
         // Another shell's PATH is no reason to change what works.
         let path = facts.kept_path.as_ref().unwrap_or(&facts.home.search_path);
-        let wrote = self.settle_units(facts, path.as_ref(), &request.args)?;
+        let wrote = self.settle_units(facts, path, &request.args)?;
         let (service, socket) = ((SERVICE, &facts.service), (SOCKET, &facts.socket));
         let on_demand = request.on_demand.unwrap_or(socket.1.enabled && !service.1.enabled);
         let (wanted, unwanted) = if on_demand { (socket, service) } else { (service, socket) };
-        self.actions.extend((on_demand && request.never_idle).then_some(IDLE_TIMEOUT));
+        self.act(on_demand && request.never_idle, IDLE_TIMEOUT);
         if !request.no_start {
             self.start(facts, on_demand, wrote);
         }
         // Behind the start: what does not start here need not be tried at each login.
-        self.actions.extend(unwanted.1.enabled.then_some(Action::Disable { unit: unwanted.0 }));
-        self.actions.extend((!wanted.1.enabled).then_some(Action::Enable { unit: wanted.0 }));
+        self.act(unwanted.1.enabled, Action::Unit("disable", unwanted.0));
+        self.act(!wanted.1.enabled, Action::Unit("enable", wanted.0));
         Ok(())
     }
 
     /// Makes the daemon run, or wait for its first client.
     fn start(&mut self, facts: &SetupFacts, on_demand: bool, wrote: bool) {
         let (service, socket, daemon) = (&facts.service, &facts.socket, &facts.daemon);
-        let (unit, is_active) =
-            if on_demand { (SOCKET, socket.active) } else { (SERVICE, service.active) };
+        let unit = if on_demand { SOCKET } else { SERVICE };
         // Whether systemd listens at the socket is decided when the daemon starts.
         let is_other_way = service.active && socket.active != on_demand;
         if is_other_way && daemon.busy {
-            self.note(format!(
-                "{}, so the daemon keeps running as it was started. To change that: systemctl --user stop {SERVICE} {SOCKET} && systemctl --user start {unit}",
-                why_busy(facts)
-            ));
+            self.keep_running(
+                facts,
+                &format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}"),
+            );
         } else if is_other_way || (socket.active && !on_demand) {
-            let active = [(SOCKET, socket), (SERVICE, service)].into_iter();
-            let active = active.filter(|(_, found)| found.active);
-            self.actions.extend(active.map(|(unit, _)| Action::Stop { unit }));
-            self.actions.push(Action::Start { unit });
-        } else if service.active && (wrote || daemon.outdated) {
-            self.restart(facts, false);
-        } else if service.active || is_active {
-            // As wanted.
-        } else if daemon_runs(facts) {
+            self.act(socket.active, Action::Unit("stop", SOCKET));
+            self.act(service.active, Action::Unit("stop", SERVICE));
+            self.act(true, Action::Unit("start", unit));
+        } else if service.active {
+            if wrote || daemon.outdated {
+                self.restart(facts, false);
+            }
+        } else if !socket.active && daemon_runs(facts) {
             let pid = daemon.supervisor.map_or_else(String::new, |pid| format!(" (PID {pid})"));
             self.note(format!(
                 "A daemon runs that no unit has started{pid}, so none is started. Once it has ended: systemctl --user start {unit}"
             ));
         } else {
-            self.actions.push(Action::Start { unit });
+            self.act(!socket.active, Action::Unit("start", unit));
         }
     }
 
     fn restart(&mut self, facts: &SetupFacts, although_busy: bool) {
         let daemon = &facts.daemon;
         if !daemon.busy || although_busy {
-            self.actions.push(Action::Restart { unit: SERVICE });
+            self.act(true, Action::Unit("restart", SERVICE));
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
-            self.actions.push(Action::Replace);
+            self.act(true, Action::Replace);
         } else {
-            self.note(format!(
-                "{}, so the daemon keeps running as it was started. To restart it and them: systemctl --user restart {SERVICE}",
-                why_busy(facts)
-            ));
+            self.keep_running(facts, &format!("restart {SERVICE}"));
         }
+    }
+
+    fn keep_running(&mut self, facts: &SetupFacts, command: &str) {
+        let why = if facts.daemon.answers {
+            "Containers run"
+        } else {
+            "The daemon does not answer, and containers may run"
+        };
+        self.note(format!(
+            "{why}, so the daemon keeps running as it was started. To change that, and stop them: systemctl --user {command}"
+        ));
     }
 
     /// Brings both files to what they should be. Returns whether the service was written.
     fn settle_units(
         &mut self,
         facts: &SetupFacts,
-        path: &std::ffi::OsStr,
+        path: &OsStr,
         args: &[String],
     ) -> Result<bool, Error> {
         let is_packaged =
@@ -234,7 +231,7 @@ impl SetupPlan {
         let text = render_service(program, &path, args, facts.has_dbus)?;
         let service = self.settle_unit(facts, SERVICE, &facts.service, text)?;
         let socket = self.settle_unit(facts, SOCKET, &facts.socket, render_socket())?;
-        self.actions.extend((service || socket).then_some(Action::Reload));
+        self.act(service || socket, Action::Reload);
         Ok(service)
     }
 
@@ -260,9 +257,8 @@ impl SetupPlan {
                     quoted(&path),
                     quoted(&beside)
                 ));
-                if unit.beside != UnitFile::Text(text.clone()) {
-                    self.actions.push(Action::Write { path: beside, text });
-                }
+                let is_there = unit.beside == UnitFile::Text(text.clone());
+                self.act(!is_there, Action::Write(beside, text));
                 Ok(false)
             }
             UnitFile::Other(what) => {
@@ -270,7 +266,7 @@ impl SetupPlan {
                 Ok(false)
             }
             UnitFile::Absent | UnitFile::Text(_) => {
-                self.actions.push(Action::Write { path, text });
+                self.act(true, Action::Write(path, text));
                 Ok(true)
             }
         }
@@ -279,14 +275,14 @@ impl SetupPlan {
     fn remove_unit(&mut self, path: &Path, unit: &UnitFacts) {
         match &unit.own {
             UnitFile::Text(text) if identify(text) == Author::User => self.keep(path, "was edited"),
-            UnitFile::Text(_) => self.actions.push(remove(path.to_owned())),
+            UnitFile::Text(_) => self.act(true, Action::Remove(path.to_owned())),
             UnitFile::Other(what) => self.keep(path, &format!("is {what}")),
             UnitFile::Absent | UnitFile::Masked => {}
         }
         if let UnitFile::Text(text) = &unit.beside
             && identify(text) == Author::Us
         {
-            self.actions.push(remove(beside(path)));
+            self.act(true, Action::Remove(beside(path)));
         }
     }
 
@@ -309,15 +305,12 @@ impl SetupPlan {
             ));
         }
         match client.contexts.get(CONTEXT) {
-            None => self.actions.push(Action::CreateContext { host }),
-            Some(old) if *old != host => self.actions.push(Action::UpdateContext { host }),
-            Some(_) => {}
+            None => self.act(true, Action::CreateContext(host)),
+            Some(old) => self.act(*old != host, Action::UpdateContext(host)),
         }
         let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
-        if current != CONTEXT {
-            let previous = Some(current.to_owned());
-            self.actions.push(Action::UseContext { name: CONTEXT.to_owned(), previous });
-        }
+        let switch = Action::UseContext(CONTEXT.to_owned(), Some(current.to_owned()));
+        self.act(current != CONTEXT, switch);
     }
 
     fn leave_context(&mut self, facts: &SetupFacts) {
@@ -338,14 +331,10 @@ impl SetupPlan {
             let previous = facts.notes.1.previous_context.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
             let name = previous.unwrap_or(DEFAULT_CONTEXT).to_owned();
-            self.actions.push(Action::UseContext { name, previous: None });
+            self.act(true, Action::UseContext(name, None));
         }
-        self.actions.push(Action::RemoveContext);
+        self.act(true, Action::RemoveContext);
     }
-}
-
-fn remove(path: PathBuf) -> Action {
-    Action::Remove { path, with_directory: false }
 }
 
 /// Returns where the new version of an edited unit is written: systemd reads no file of that name.
@@ -358,14 +347,6 @@ pub fn beside(path: &Path) -> PathBuf {
 /// Returns whether a daemon runs, by a unit or not.
 fn daemon_runs(facts: &SetupFacts) -> bool {
     facts.daemon.answers || facts.daemon.supervisor.is_some()
-}
-
-fn why_busy(facts: &SetupFacts) -> &'static str {
-    if facts.daemon.answers {
-        "Containers run"
-    } else {
-        "The daemon does not answer, and containers may run"
-    }
 }
 
 /// Returns the daemon's address.
@@ -381,15 +362,20 @@ pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
 }
 
 /// Returns root's command that keeps the user manager.
-pub fn enable_linger_command(facts: &SetupFacts) -> String {
+pub fn enable_linger(facts: &SetupFacts) -> String {
     format!("loginctl enable-linger {}", quoted(facts.home.user.as_ref()))
 }
 
-fn no_manager(facts: &SetupFacts) -> Error {
+/// Returns the user's line for that command.
+pub(super) fn enable_linger_as_root(facts: &SetupFacts) -> String {
+    elevate::line(facts.has_sudo, &enable_linger(facts))
+}
+
+/// Returns the refusal of a user without a manager.
+pub fn no_manager(facts: &SetupFacts) -> Error {
     let user = &facts.home.user;
     let what = format!("no user manager runs for `{user}`, so no unit can be installed");
-    let hint = elevate::line(facts.has_sudo, &enable_linger_command(facts));
-    Error::new(Exit::Prerequisite, what).hint(hint)
+    Error::new(Exit::Prerequisite, what).hint(enable_linger_as_root(facts))
 }
 
 pub(super) fn quoted(path: &Path) -> String {

@@ -18,6 +18,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const LATER: Duration = Duration::from_secs(900);
 
 /// A way to the user manager.
+#[derive(Clone)]
 pub struct UserManager {
     pub systemctl: PathBuf,
     /// The directory in which the manager listens, `/run/user/UID`.

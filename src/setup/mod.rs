@@ -15,7 +15,7 @@ mod units;
 
 pub use actions::{Action, CONTEXT};
 pub use apply::{await_answer, perform, show_service, wait_for_manager};
-pub use decide::{InstallRequest, SetupPlan, enable_linger_command, host, start_by_hand};
+pub use decide::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
 pub use facts::{Home, Manager, SetupFacts, UnitFile};
 pub use inspect::inspect;
 pub use units::{SERVICE, parameters};

@@ -68,36 +68,43 @@ fn install(facts: &SetupFacts) -> SetupPlan {
     SetupPlan::install(facts, &InstallRequest::default()).expect("a plan")
 }
 
-/// What is there when `plan` has been carried out, and the daemon runs.
+fn upgrade(facts: &SetupFacts) -> SetupPlan {
+    SetupPlan::upgrade(facts, false).expect("a plan")
+}
+
+fn uninstall(facts: &SetupFacts) -> SetupPlan {
+    SetupPlan::uninstall(facts, false).expect("a plan")
+}
+
+/// Returns what is there when `plan` has been carried out, and the daemon runs.
 fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
     let dir = facts.unit_dir.clone();
     for action in &plan.actions {
         match action {
-            Action::Write { path, text } => {
-                let file = UnitFile::Text(text.clone());
-                match path {
-                    path if *path == dir.join(SERVICE) => facts.service.own = file,
-                    path if *path == dir.join(SOCKET) => facts.socket.own = file,
-                    path if *path == beside(&dir.join(SERVICE)) => facts.service.beside = file,
-                    other => panic!("{}", other.display()),
+            Action::Write(path, text) => {
+                let file = match path.strip_prefix(&dir).expect("a unit").to_str() {
+                    Some(SERVICE) => &mut facts.service.own,
+                    Some(SOCKET) => &mut facts.socket.own,
+                    _ => &mut facts.service.beside,
+                };
+                *file = UnitFile::Text(text.clone());
+            }
+            Action::Unit(verb, name) => {
+                let unit = if *name == SERVICE { &mut facts.service } else { &mut facts.socket };
+                match *verb {
+                    "enable" | "disable" => {
+                        unit.enabled = *verb == "enable";
+                        let link = dir.join("x.wants").join(name);
+                        unit.links = Some(link).filter(|_| unit.enabled).into_iter().collect();
+                    }
+                    verb => unit.active = verb != "stop",
                 }
-            }
-            Action::Enable { unit: name } | Action::Disable { unit: name } => {
-                let is_on = matches!(action, Action::Enable { .. });
-                let links = vec![dir.join("x.wants").join(name)];
-                let unit = named(&mut facts, name);
-                unit.enabled = is_on;
-                unit.links = links.into_iter().filter(|_| is_on).collect();
-            }
-            Action::Start { unit } | Action::Stop { unit } | Action::Restart { unit } => {
-                named(&mut facts, unit).active = !matches!(action, Action::Stop { .. });
                 facts.daemon.answers = facts.service.active;
-                facts.daemon.outdated = false;
             }
-            Action::CreateContext { host } | Action::UpdateContext { host } => {
+            Action::CreateContext(host) | Action::UpdateContext(host) => {
                 facts.client.contexts.insert(CONTEXT.to_owned(), host.clone());
             }
-            Action::UseContext { name, previous } => {
+            Action::UseContext(name, previous) => {
                 facts.client.current_context = Some(name.clone());
                 facts.notes.1.previous_context.clone_from(previous);
             }
@@ -107,53 +114,62 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
     facts
 }
 
-fn named<'f>(facts: &'f mut SetupFacts, name: &str) -> &'f mut UnitFacts {
-    match name {
-        SERVICE => &mut facts.service,
-        _ => &mut facts.socket,
-    }
-}
-
+/// Returns the actions as they are printed, with `~` for the directory of the units.
 fn explained(plan: &SetupPlan) -> Vec<String> {
-    plan.actions.iter().map(Action::imperative).collect()
+    let short = |action: &Action| action.imperative().replace("/home/u/.config/systemd/user", "~");
+    plan.actions.iter().map(short).collect()
 }
 
 fn installed() -> SetupFacts {
-    let facts = bare();
-    let plan = install(&facts);
-    after(facts, &plan)
+    after(bare(), &install(&bare()))
 }
 
 #[test]
 fn a_first_installation_starts_before_it_enables_and_a_second_has_nothing_to_do() {
-    let facts = bare();
-    let plan = install(&facts);
-    let unit = "/home/u/.config/systemd/user/docker";
+    let plan = install(&bare());
     assert_eq!(
         explained(&plan),
         [
-            format!("write {unit}.service"),
-            format!("write {unit}.socket"),
-            "reload systemd's user units".to_owned(),
-            "start docker.service".to_owned(),
-            "enable docker.service".to_owned(),
-            format!("create docker context `rootless` for {HOST}"),
-            "switch the docker context to `rootless`".to_owned(),
+            "write ~/docker.service",
+            "write ~/docker.socket",
+            "reload systemd's user units",
+            "start docker.service",
+            "enable docker.service",
+            &format!("create docker context `rootless` for {HOST}"),
+            "switch to docker context `rootless` (was `default`; uninstall restores it)",
         ]
     );
-    assert!(plan.notes.is_empty(), "{:?}", plan.notes);
-    assert_eq!(
-        plan.actions[6].past(),
-        "Switched the docker context to `rootless` (was `default`; uninstall restores it)"
-    );
-    let [write, .., switch] = &plan.actions[..] else { panic!("{:?}", plan.actions) };
-    assert_eq!(
-        serde_json::to_string(&[write, switch]).expect("JSON"),
-        format!(
-            r#"[{{"action":"write","path":"{unit}.service"}},{{"action":"use-context","name":"rootless","previous":"default"}}]"#
-        )
-    );
-    assert_eq!(install(&after(facts, &plan)), SetupPlan::default());
+    assert_eq!(plan.notes, [""; 0]);
+    assert_eq!(install(&installed()), SetupPlan::default());
+}
+
+#[test]
+fn actions_are_told_in_the_past_tense_and_as_objects() {
+    let cases = [
+        (
+            Action::Write("/x".into(), "text".into()),
+            "Wrote /x",
+            r#"{"action":"write","path":"/x"}"#,
+        ),
+        (
+            Action::Unit("stop", SOCKET),
+            "Stopped docker.socket",
+            r#"{"action":"stop","unit":"docker.socket"}"#,
+        ),
+        (
+            Action::UseContext("lab".to_owned(), None),
+            "Switched to docker context `lab`",
+            r#"{"action":"switch","context":"lab"}"#,
+        ),
+        (
+            Action::DeleteData("/x".into(), vec!["/x/y".into()]),
+            "Deleted the data in /x",
+            r#"{"action":"delete","path":"/x"}"#,
+        ),
+    ];
+    for (action, past, json) in cases {
+        assert_eq!((action.past().as_str(), action.json().to_string().as_str()), (past, json));
+    }
 }
 
 #[test]
@@ -165,11 +181,7 @@ fn another_shells_path_changes_a_unit_only_if_it_leads_elsewhere() {
     facts.kept_path = None;
     assert_eq!(
         explained(&install(&facts)),
-        [
-            "write /home/u/.config/systemd/user/docker.service",
-            "reload systemd's user units",
-            "restart docker.service"
-        ]
+        ["write ~/docker.service", "reload systemd's user units", "restart docker.service"]
     );
 }
 
@@ -185,19 +197,10 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
         SetupPlan::install(facts, &request).expect("a plan")
     };
     let first = on_demand(&bare(), Some(true));
-    assert_eq!(
-        explained(&first)[3..],
-        [
-            "set supervise.idle-timeout to 300 in your configuration file",
-            "start docker.socket",
-            "enable docker.socket"
-        ]
-    );
+    let set = "set supervise.idle-timeout to 300 in your configuration file";
+    assert_eq!(explained(&first)[3..], [set, "start docker.socket", "enable docker.socket"]);
     let facts = after(bare(), &first);
-    assert_eq!(
-        explained(&on_demand(&facts, None)),
-        ["set supervise.idle-timeout to 300 in your configuration file"]
-    );
+    assert_eq!(explained(&on_demand(&facts, None)), [set]);
 
     let mut used = facts.clone();
     used.service.active = true;
@@ -224,37 +227,32 @@ fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
     let mut facts = installed();
     let UnitFile::Text(text) = facts.service.own.clone() else { panic!("a text") };
     facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
-    let upgrade = |facts: &SetupFacts| SetupPlan::upgrade(facts, false).expect("a plan");
     for plan in [install(&facts), upgrade(&facts)] {
-        assert_eq!(explained(&plan), ["write /home/u/.config/systemd/user/docker.service.new"]);
+        assert_eq!(explained(&plan), ["write ~/docker.service.new"]);
         assert!(plan.keeps_edited && plan.notes[1].contains("diff "), "{:?}", plan.notes);
         assert_eq!(explained(&install(&after(facts.clone(), &plan))), [""; 0]);
     }
-    let facts = after(facts.clone(), &install(&facts));
-    let plan = SetupPlan::uninstall(&facts, false).expect("a plan");
-    let removed: Vec<_> =
-        explained(&plan).into_iter().filter(|what| what.contains("docker.service")).collect();
+    let plan = uninstall(&after(facts.clone(), &install(&facts)));
+    let mut removed = explained(&plan);
+    removed.retain(|what| what.contains("docker.service"));
     assert_eq!(
         removed,
-        [
-            "stop docker.service",
-            "disable docker.service",
-            "remove /home/u/.config/systemd/user/docker.service.new"
-        ]
+        ["stop docker.service", "disable docker.service", "remove ~/docker.service.new"]
     );
     assert!(plan.keeps_edited && plan.notes[0].contains("is kept"), "{:?}", plan.notes);
 }
 
 #[test]
-fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
+fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
     let mut facts = bare();
     facts.service.own = UnitFile::Text(UPSTREAMS.to_owned());
     facts.service.active = true;
     facts.service.enabled = true;
     facts.daemon.answers = true;
-    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
-    assert_eq!(explained(&plan).last().expect("a restart"), "restart docker.service");
-    let Action::Write { text, .. } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
+    let plan = upgrade(&facts);
+    let restart = Action::Unit("restart", SERVICE);
+    assert_eq!(plan.actions.last(), Some(&restart));
+    let Action::Write(_, text) = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     for line in [
         "ExecStart=\"/home/u/bin/dockerd-rootless\" \"--iptables=false\"",
         "Environment=\"PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files\"",
@@ -262,55 +260,37 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_words() {
         assert!(text.lines().any(|own| own == line), "{line}: {text}");
     }
     facts.daemon.busy = true;
-    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
-    assert!(!plan.actions.contains(&Action::Restart { unit: SERVICE }));
-    assert!(plan.notes[0].starts_with("Containers run"), "{:?}", plan.notes);
-    facts.daemon.answers = false;
-    for plan in [SetupPlan::upgrade(&facts, false).expect("a plan"), install(&facts)] {
-        assert!(!plan.actions.contains(&Action::Restart { unit: SERVICE }));
-        assert!(
-            plan.notes[0].starts_with("The daemon does not answer, and containers may run"),
-            "{:?}",
-            plan.notes
-        );
+    for (answers, why) in
+        [(true, "Containers run"), (false, "The daemon does not answer, and containers may run")]
+    {
+        facts.daemon.answers = answers;
+        for plan in [upgrade(&facts), install(&facts)] {
+            assert!(!plan.actions.contains(&restart));
+            assert!(plan.notes[0].starts_with(why), "{:?}", plan.notes);
+        }
     }
     let plan = SetupPlan::upgrade(&facts, true).expect("a plan");
-    assert!(plan.actions.contains(&Action::Restart { unit: SERVICE }));
+    assert!(plan.actions.contains(&restart));
     // Containers that outlive dockerd need not wait for another day.
-    facts.daemon = DaemonFacts {
-        busy: true,
-        answers: true,
-        outdated: true,
-        keeps_containers: true,
-        ..facts.daemon
-    };
-    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
-    assert!(plan.actions.contains(&Action::Replace));
+    let daemon = DaemonFacts { busy: true, answers: true, ..facts.daemon };
+    facts.daemon = DaemonFacts { outdated: true, keeps_containers: true, ..daemon };
+    assert!(upgrade(&facts).actions.contains(&Action::Replace));
 }
 
 #[test]
 fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
-    let facts = installed();
-    let upgrade = |facts: &SetupFacts| SetupPlan::upgrade(facts, false).expect("a plan");
+    let mut facts = installed();
     assert_eq!(upgrade(&facts), SetupPlan::default());
-    // Another shell's PATH is none of the unit's.
-    let mut elsewhere = facts.clone();
-    elsewhere.home.search_path = "/opt/bin".into();
-    assert_eq!(upgrade(&elsewhere), SetupPlan::default());
-    let mut outdated = facts;
-    outdated.daemon.outdated = true;
-    assert_eq!(explained(&upgrade(&outdated)), ["restart docker.service"]);
+    // Another shell's PATH does not matter for the unit.
+    facts.home.search_path = "/opt/bin".into();
+    assert_eq!(upgrade(&facts), SetupPlan::default());
+    facts.daemon.outdated = true;
+    assert_eq!(explained(&upgrade(&facts)), ["restart docker.service"]);
     // What this program would write has changed since.
-    let mut older = installed();
-    older.has_dbus = false;
-    let plan = upgrade(&older);
+    facts.has_dbus = false;
     assert_eq!(
-        explained(&plan),
-        [
-            "write /home/u/.config/systemd/user/docker.service",
-            "reload systemd's user units",
-            "restart docker.service"
-        ]
+        explained(&upgrade(&facts)),
+        ["write ~/docker.service", "reload systemd's user units", "restart docker.service"]
     );
     let none = SetupPlan::upgrade(&bare(), false).expect_err("no unit");
     assert_eq!(none.exit(), Exit::Failed);
@@ -326,8 +306,8 @@ ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
     assert_eq!(identify(old), Author::Us);
     let mut facts = installed();
     facts.service.own = UnitFile::Text(old.to_owned());
-    let plan = SetupPlan::upgrade(&facts, false).expect("a plan");
-    let Action::Write { path, text } = &plan.actions[0] else { panic!("{:?}", plan.actions) };
+    let plan = upgrade(&facts);
+    let Action::Write(path, text) = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     assert!(path.ends_with(SERVICE));
     assert!(text.contains("ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"\n"));
 }
@@ -357,17 +337,14 @@ fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     let mut facts = installed();
     facts.notes.1.previous_context = Some("lab".to_owned());
     let uses = |facts: &SetupFacts| {
-        let plan = SetupPlan::uninstall(facts, false).expect("a plan");
-        plan.actions
-            .iter()
-            .filter(|action| matches!(action, Action::UseContext { .. } | Action::RemoveContext))
-            .map(Action::imperative)
-            .collect::<Vec<_>>()
+        let mut all = explained(&uninstall(facts));
+        all.retain(|what| what.contains("context"));
+        all
     };
     let remove = "remove docker context `rootless`";
-    assert_eq!(uses(&facts), ["switch the docker context to `default`", remove]);
+    assert_eq!(uses(&facts), ["switch to docker context `default`", remove]);
     facts.client.contexts.insert("lab".to_owned(), "ssh://lab".to_owned());
-    assert_eq!(uses(&facts), ["switch the docker context to `lab`", remove]);
+    assert_eq!(uses(&facts), ["switch to docker context `lab`", remove]);
     facts.client.current_context = Some("lab".to_owned());
     assert_eq!(uses(&facts), [remove]);
     facts.client.contexts = BTreeMap::from([(CONTEXT.to_owned(), "tcp://far".to_owned())]);
@@ -375,32 +352,26 @@ fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
 }
 
 #[test]
-fn who_starts_units_decides_what_can_be_installed() {
+fn what_can_be_installed_depends_on_the_user_manager() {
     let mut facts = bare();
     facts.manager = Manager::Silent;
-    let refusal = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("no manager");
-    assert_eq!(refusal.exit(), Exit::Prerequisite);
     for (has_sudo, command) in [
         (true, "hint: sudo loginctl enable-linger u\n"),
         (false, "hint: su root -c 'loginctl enable-linger u'\n"),
     ] {
         facts.has_sudo = has_sudo;
         let refusal = SetupPlan::install(&facts, &InstallRequest::default());
-        let said = refusal.expect_err("no manager").render();
-        assert!(said.ends_with(command), "{said}");
+        let refusal = refusal.expect_err("no manager");
+        assert_eq!(refusal.exit(), Exit::Prerequisite);
+        assert!(refusal.render().ends_with(command), "{}", refusal.render());
     }
-    let request = InstallRequest { enable_linger: true, ..InstallRequest::default() };
-    let plan = SetupPlan::install(&facts, &request).expect("a plan");
-    assert_eq!(plan.actions, [Action::EnableLinger { user: "u".to_owned() }]);
-
     facts.manager = Manager::Absent;
     let plan = install(&facts);
     assert!(plan.notes[0].ends_with("To start it: /home/u/bin/dockerd-rootless"), "{plan:?}");
     assert!(explained(&plan).iter().all(|what| what.contains("context")));
-
     facts.service = installed().service;
-    let plan = SetupPlan::uninstall(&facts, false).expect("a plan");
-    assert!(plan.actions.iter().all(|action| matches!(action, Action::Remove { .. })), "{plan:?}");
+    let plan = uninstall(&facts);
+    assert!(plan.actions.iter().all(|action| matches!(action, Action::Remove(_))), "{plan:?}");
 }
 
 #[test]
@@ -417,24 +388,16 @@ fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
 }
 
 #[test]
-fn data_in_use_are_not_deleted() {
+fn data_in_use_are_not_deleted_and_what_is_known_of_programs_goes_with_the_data() {
     let mut facts = bare();
+    facts.answers = Some("/x/programs.json".into());
+    assert_eq!(explained(&uninstall(&facts)), [""; 0]);
+    let plan = SetupPlan::uninstall(&facts, true).expect("a plan");
+    assert_eq!(explained(&plan), ["remove /x/programs.json"]);
     facts.daemon.supervisor = Some(42);
     let refusal = SetupPlan::uninstall(&facts, true).expect_err("it runs");
     assert_eq!(refusal.exit(), Exit::AlreadyRunning);
     assert!(refusal.render().contains("kill 42"));
-}
-
-#[test]
-fn what_is_known_of_programs_goes_with_the_data() {
-    let mut facts = bare();
-    facts.answers = Some("/home/u/.cache/dockerd-rootless/programs.json".into());
-    for (purge_data, expected) in
-        [(false, vec![]), (true, vec!["remove /home/u/.cache/dockerd-rootless/programs.json"])]
-    {
-        let plan = SetupPlan::uninstall(&facts, purge_data).expect("a plan");
-        assert_eq!(explained(&plan), expected);
-    }
 }
 
 #[test]

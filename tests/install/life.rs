@@ -48,11 +48,11 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
         [
             format!("write {}", home.unit("docker.service").display()),
             format!("write {}", home.unit("docker.socket").display()),
-            "reload".to_owned(),
+            "reload systemd's user units".to_owned(),
             "start docker.service".to_owned(),
             "enable docker.service".to_owned(),
-            format!("create-context unix://{}/docker.sock", user.runtime_dir.display()),
-            "use-context rootless default".to_owned(),
+            "create rootless".to_owned(),
+            "switch rootless".to_owned(),
         ]
     );
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
@@ -90,9 +90,9 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
             "disable docker.service".to_owned(),
             format!("remove {}", home.unit("docker.socket").display()),
             format!("remove {}", home.unit("docker.service").display()),
-            "reload".to_owned(),
-            "use-context default".to_owned(),
-            "remove-context".to_owned(),
+            "reload systemd's user units".to_owned(),
+            "switch default".to_owned(),
+            "remove rootless".to_owned(),
             format!("remove {}", notes.join("setup.json").display()),
         ]
     );
