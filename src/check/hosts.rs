@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::check::survey::{Subject, survey};
 use crate::check::tests::Sample;
-use crate::check::trial::namespace;
+use crate::check::trial::userns;
 use crate::check::*;
 use crate::cli::output;
 use crate::facts::{
@@ -231,7 +231,7 @@ fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, accou
     }
     if trials.user_namespace.failure().is_some() {
         for outcome in [&mut trials.capabilities, &mut trials.uid_map, &mut trials.gid_map] {
-            *outcome = Outcome::NotTried(namespace::NONE.to_owned());
+            *outcome = Outcome::NotTried(userns::NONE.to_owned());
         }
     }
     let built = Trial::build(

@@ -8,7 +8,7 @@ use nix::unistd;
 use crate::check;
 use crate::check::survey;
 use crate::check::trial;
-use crate::check::trial::{inside, namespace, watch};
+use crate::check::trial::{inside, userns};
 use crate::check::{CHECKS, Evidence, Named, Status};
 use crate::cli::output;
 use crate::cli::output::{Format, Whose};
@@ -196,7 +196,7 @@ pub fn list(format: Format) -> Result<Exit, Error> {
 
 /// Whether `word` begins the command line of a process that only tries something.
 pub fn is_trial(word: &str) -> bool {
-    [TRIAL, watch::WATCH, namespace::NAMESPACE].contains(&word)
+    [TRIAL, userns::NAMESPACE].contains(&word)
 }
 
 /// Is such a process.
@@ -205,8 +205,7 @@ pub fn is_trial(word: &str) -> bool {
 /// What could not be tried.
 pub fn run_trial(word: &str, words: &[OsString], environment: &Environment) -> Result<(), Error> {
     match word {
-        watch::WATCH => watch::run(words),
-        namespace::NAMESPACE => namespace::run(),
+        userns::NAMESPACE => userns::run(),
         _ => inside::run(words, environment),
     }
 }

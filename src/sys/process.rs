@@ -69,28 +69,40 @@ pub fn succeed(command: &mut Command, time: Duration) -> io::Result<String> {
 
 /// Runs a command that may take `time`, and returns all that it says on both its outputs.
 pub fn within(command: &mut Command, time: Duration) -> io::Result<(ExitStatus, String)> {
-    let (reader, writer) = io::pipe()?;
-    // What it says is read by us as well.
-    command.env("LC_ALL", "C").stdout(writer.try_clone()?).stderr(writer);
-    let mut running = Running::start(command, reader.into(), time)?;
-    let said = running.read();
-    if said.is_err() {
-        running.kill();
-    }
-    let status = running.child.wait()?;
-    Ok((status, said?))
+    let ran = run(command, time)?;
+    ran.killed.map_or(Ok((ran.status, ran.text)), |why| Err(timed_out(why)))
 }
 
-/// A child in a group of its own, of which we read until a deadline.
+fn timed_out(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+/// What a bounded command did.
+pub struct Ran {
+    pub status: ExitStatus,
+    /// What it printed.
+    pub text: String,
+    /// Why it was killed.
+    pub killed: Option<String>,
+}
+
+/// Runs `command`, and kills its process group if it takes longer than `time` or prints too much.
+pub fn run(command: &mut Command, time: Duration) -> io::Result<Ran> {
+    let (reader, writer) = io::pipe()?;
+    // We parse what it prints.
+    command.env("LC_ALL", "C").stdout(writer.try_clone()?).stderr(writer);
+    Running::start(command, reader.into(), time)?.finish(true)
+}
+
+/// A child in its own process group, whose output we read until a deadline.
 pub struct Running {
     child: Child,
     output: File,
     time: Duration,
-    deadline: Instant,
 }
 
 impl Running {
-    /// Starts `command`, which may take `time`, to read what it says on its standard output alone.
+    /// Starts `command`, which may take `time`; only its standard output is read.
     pub fn ask(command: &mut Command, time: Duration) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         command.stdout(writer).stderr(Stdio::null());
@@ -101,48 +113,52 @@ impl Running {
         let child = tie(command).stdin(Stdio::null()).process_group(0).spawn()?;
         // The command keeps the writing ends open otherwise.
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { child, output: output.into(), time, deadline: Instant::now() + time })
+        Ok(Self { child, output: output.into(), time })
     }
 
-    /// Returns what it says. One that has closed its output has said all; one that has not must not
-    /// outlive us, and neither must what it started.
-    pub fn answer(mut self) -> io::Result<String> {
-        let said = self.read();
-        self.kill();
-        self.child.wait()?;
-        said
+    /// Returns what it prints until it closes its output, and kills what still runs then.
+    pub fn answer(self) -> io::Result<String> {
+        let ran = self.finish(false)?;
+        ran.killed.map_or(Ok(ran.text), |why| Err(timed_out(why)))
     }
 
-    fn kill(&self) {
-        if let Ok(group) = i32::try_from(self.child.id()) {
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        }
-    }
-
-    /// Reads to the end, at most [`OUTPUT_MAX`] bytes and until the deadline.
-    fn read(&mut self) -> io::Result<String> {
+    /// Reads until the child has ended, or just until its output is closed if it need not end by itself.
+    fn finish(mut self, has_to_end: bool) -> io::Result<Ran> {
+        let deadline = Instant::now() + self.time;
         let mut text = Vec::new();
         let mut buffer = [0; 16 * 1024];
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], timeout) {
-                // The supervisor is told when a child ends.
+        let mut is_open = true;
+        let mut pause = 1u8;
+        let killed = loop {
+            let mut polled = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled[..usize::from(is_open)], PollTimeout::from(pause)) {
+                // The supervisor receives a signal when a child ends.
                 Err(Errno::EINTR) => continue,
-                Ok(0) => {
-                    let what = format!("it did not end within {} s", self.time.as_secs());
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                // A process that it started in the background may hold its output open.
+                Ok(0) if has_to_end && self.child.try_wait()?.is_some() => break None,
+                Ok(0) => pause = (pause * 2).min(50),
+                other => {
+                    other?;
+                    let count = self.output.read(&mut buffer)?;
+                    is_open = count > 0;
+                    text.extend_from_slice(&buffer[..count]);
                 }
-                other => other?,
-            };
-            match self.output.read(&mut buffer)? {
-                0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
-                count => text.extend_from_slice(&buffer[..count]),
             }
-            if text.len() > OUTPUT_MAX {
-                return Err(io::Error::other("its output has no end"));
+            if !is_open && (!has_to_end || self.child.try_wait()?.is_some()) {
+                break None;
+            } else if text.len() > OUTPUT_MAX {
+                break Some(format!("it printed more than {} MiB", OUTPUT_MAX >> 20));
+            } else if Instant::now() >= deadline {
+                break Some(format!("it did not end within {} s", self.time.as_secs()));
             }
+        };
+        if (killed.is_some() || !has_to_end)
+            && let Ok(group) = i32::try_from(self.child.id())
+        {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
+        let status = self.child.wait()?;
+        Ok(Ran { status, text: String::from_utf8_lossy(&text).into_owned(), killed })
     }
 }
 

@@ -51,6 +51,19 @@ fn pid(child: &Child) -> Pid {
 
 /// Disturbs a check as `disturb` does at each of many moments, `step` apart, after each of which all must be as before.
 fn sweep(step: Duration, what: &str, disturb: impl Fn(&mut Child)) {
+    sweep_with(step, what, disturb, |_| {});
+}
+
+/// The same for what cannot be held back: the directories of the trial may stay, until the next check.
+fn sweep_killed(step: Duration, what: &str, disturb: impl Fn(&mut Child)) {
+    sweep_with(step, what, disturb, |user| {
+        let processes = || process::list(user.uid, &user.subordinate);
+        wait::until("all processes end", || processes().is_empty().then_some(()));
+        Told::by(&mut check(user, "")).good();
+    });
+}
+
+fn sweep_with(step: Duration, what: &str, disturb: impl Fn(&mut Child), then: impl Fn(&TestUser)) {
     let user = TestUser::new();
     let end = usual_time(|| check(&user, ""));
     let before = Snapshot::usual(&user);
@@ -58,6 +71,7 @@ fn sweep(step: Duration, what: &str, disturb: impl Fn(&mut Child)) {
         let mut child = until(moment, check(&user, ""));
         disturb(&mut child);
         child.wait().expect("wait for the check");
+        then(&user);
         assert_unchanged(&before, &format!("{what} at {moment:?} of {end:?}"), || {
             Snapshot::usual(&user)
         });
@@ -69,8 +83,8 @@ fn to_process(signal: Signal) -> impl Fn(&mut Child) {
 }
 
 #[test]
-fn sigkill_at_any_moment_leaves_nothing() {
-    sweep(STEP, "SIGKILL", to_process(Signal::SIGKILL));
+fn sigkill_at_any_moment_leaves_no_process_and_nothing_after_the_next_check() {
+    sweep_killed(STEP * 2, "SIGKILL", to_process(Signal::SIGKILL));
 }
 
 #[test]
@@ -84,8 +98,8 @@ fn sigint_at_any_moment_leaves_nothing() {
 }
 
 #[test]
-fn sigkill_to_the_group_at_any_moment_leaves_nothing() {
-    sweep(STEP * 3, "SIGKILL to the group", |child| {
+fn sigkill_to_the_group_at_any_moment_leaves_nothing_after_the_next_check() {
+    sweep_killed(STEP * 3, "SIGKILL to the group", |child| {
         killpg(pid(child), Signal::SIGKILL).expect("it is our child's");
     });
 }
@@ -164,7 +178,7 @@ fn sweep_all(user: &TestUser, directories: &[PathBuf], command: impl Fn() -> Com
 }
 
 #[test]
-fn the_next_check_removes_what_one_left_whose_watcher_was_killed_too() {
+fn the_next_check_removes_what_one_left_whose_processes_were_all_killed() {
     let user = TestUser::new();
     let directories = [user.runtime_dir.clone(), user.home.clone()];
     sweep_all(&user, &directories, || check(&user, ""));
@@ -193,6 +207,9 @@ fn the_same_with_a_data_root_of_its_own_file_system() {
         let mut child = until(moment, command());
         child.kill().expect("it is our child");
         child.wait().expect("wait for the check");
+        let processes = || process::list(user.uid, &user.subordinate);
+        wait::until("all processes end", || processes().is_empty().then_some(()));
+        Told::by(&mut command()).good();
         assert_unchanged(&before, &format!("SIGKILL at {moment:?} of {end:?}"), || {
             Snapshot::of(&user, &directories)
         });

@@ -158,7 +158,7 @@ fn a_slirp4netns_that_fails_at_once_is_explained() {
 }
 
 #[test]
-fn killed_while_a_program_hangs_nothing_is_left_either() {
+fn killed_while_a_program_hangs_it_leaves_no_process_and_nothing_after_the_next_check() {
     let hanging = [
         ("rootlesskit", answering("/usr/bin/rootlesskit", "exec sleep 1000"), "sleep 1000"),
         ("rootlesskit", "exec sleep 1000".to_owned(), "sleep 1000"),
@@ -181,6 +181,10 @@ fn killed_while_a_program_hangs_nothing_is_left_either() {
         let pid = Pid::from_raw(child.id().try_into().expect("a pid is positive"));
         kill(pid, Signal::SIGKILL).expect("it is our child");
         child.wait().expect("wait for the check");
+        let processes = || process::list(user.uid, &user.subordinate);
+        wait::until("all processes end", || processes().is_empty().then_some(()));
+        // The directories of its trial may stay until the next check.
+        Told::by(&mut super::check(user, "")).good();
         assert_unchanged(&stubs.before, &format!("{program}: {body}"), || Snapshot::usual(user));
     }
 }

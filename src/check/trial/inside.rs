@@ -1,6 +1,6 @@
 //! What is tried inside of namespaces, where dockerd would be: network devices, firewall rules, an
-//! overlay mount, certificates. All of it goes with the namespaces but the directories for the
-//! overlay, which are below one that the watcher removes.
+//! overlay mount, certificates. All of it goes with the namespaces, except the directories for the
+//! overlay, which are below the trial's own.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,31 +10,30 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
-use serde::{Deserialize, Serialize};
 
-use crate::check::trial::{succeeds, tried};
+use crate::check::trial::{failure, succeeds, tried};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::{Failure, Firewall, Inside, Outcome, Overlay};
+use crate::facts::{Firewall, Inside, Outcome, Overlay};
 use crate::plan::Stage;
 use crate::stage::namespace;
-use crate::sys::netlink;
+use crate::sys::{netlink, stdout};
 
-/// What to try.
-#[derive(Serialize, Deserialize)]
-pub struct Subject {
-    /// An empty directory on the file system of the data root; `None` if none can be made there.
-    pub scratch: Option<PathBuf>,
-    /// Files with certificates that open outside.
-    pub certificates: Vec<PathBuf>,
-}
-
-/// The word before the others that asks for namespaces of our own.
+/// The argument before the others that asks for namespaces of our own.
 pub const ALONE: &str = "alone";
+
+/// Where distributions keep the certificates of authorities; Go looks in these places.
+const CERTIFICATES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// The firewall programs: those that dockerd may call, and those that could stand in for them.
 const FIREWALLS: [&str; 5] =
@@ -55,81 +54,71 @@ const NFT_RULES: &str = "table ip drcheck {
     chain forward { type filter hook forward priority filter; oifname \"drcheck0\" ct state established,related accept; }
 }";
 
-/// Performs the steps of a launch's stage, tries everything, and prints what came of it.
-///
-/// # Errors
-/// Fails if this is not the inside of a namespace, or a step fails.
-pub fn run(words: &[OsString], environment: &Environment) -> Result<(), Error> {
-    let alone = words.split_first().filter(|(first, _)| *first == ALONE);
-    let mut stage = Stage::parse(alone.map_or(words, |(_, words)| words))?;
-    if alone.is_some() {
-        enter()?;
-        // rootlesskit would have made it.
-        stage.netns = None;
-    }
+/// Performs the steps of a launch's stage, tries everything, and prints what came of it on one line.
+/// In the place of the daemon is an empty directory on the file system of the data root, if one
+/// could be made there.
+pub fn run(args: &[OsString], environment: &Environment) -> Result<(), Error> {
+    let alone = args.split_first().filter(|(first, _)| *first == ALONE);
+    let mut stage = Stage::parse(alone.map_or(args, |(_, args)| args))?;
     let fails = |what: &str, error: &dyn std::error::Error| {
         Error::new(Exit::Failed, what.to_owned()).because(error)
     };
-    let subject: Subject = serde_json::from_slice(stage.daemon[0].as_encoded_bytes())
-        .map_err(|error| fails("the trial's subject is not understood", &error))?;
+    if alone.is_some() {
+        enter().map_err(|error| fails("no namespaces can be made", &error))?;
+        // rootlesskit would have made it.
+        stage.netns = None;
+    }
     let prepared = namespace::prepare(&stage, environment)?;
-    let search_path =
-        prepared.path.as_deref().or_else(|| environment.get("PATH")).unwrap_or_default().to_owned();
+    let search_path = prepared.path.as_deref().or_else(|| environment.get("PATH"));
+    let search_path = search_path.unwrap_or_default().to_owned();
     let mut inside = namespace::in_network(&stage, || network(&search_path))?;
-    inside.overlay = subject.scratch.as_deref().map(overlay).unwrap_or_default();
-    inside.certificates = subject
-        .certificates
-        .into_iter()
-        .map(|path| (path.clone(), File::open(path).is_ok()))
-        .collect();
-    let text = serde_json::to_vec(&inside).map_err(|error| fails("no result", &error))?;
-    crate::cli::output::print(text)
+    let scratch = Path::new(&stage.daemon[0]);
+    if !scratch.as_os_str().is_empty() {
+        inside.overlay = overlay(scratch);
+    }
+    let certificates = CERTIFICATES.into_iter().map(PathBuf::from);
+    inside.certificates =
+        certificates.map(|path| (path.clone(), File::open(path).is_ok())).collect();
+    let text = serde_json::to_string(&inside).map_err(|error| fails("no result", &error))?;
+    stdout::print(text + "\n")
 }
 
-/// Makes namespaces of our own, where rootlesskit could make none: the user's id alone is mapped,
+/// Makes namespaces of our own, where rootlesskit could make none: only the user's id is mapped,
 /// which is enough for all that is tried here.
-fn enter() -> Result<(), Error> {
-    let enter = || -> io::Result<()> {
-        let (uid, gid) = (geteuid(), getegid());
-        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
-        fs::write("/proc/self/setgroups", "deny")?;
-        fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-        fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-        let all = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-        mount(None::<&str>, "/", None::<&str>, all, None::<&str>)?;
-        // For the lock of iptables, and for the links to it.
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-        Ok(())
-    };
-    enter().map_err(|error| Error::new(Exit::Failed, "no namespaces can be made").because(&error))
+fn enter() -> io::Result<()> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    // For the lock of iptables, and for the links to it.
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    Ok(())
 }
 
-/// The trials that need the containers' network namespace.
+/// Tries what needs the containers' network namespace.
 fn network(search_path: &OsStr) -> Inside {
-    let devices = ["bridge", "veth"].map(|kind| {
-        let name = if kind == "bridge" { "drcheck0" } else { "drcheck1" };
-        (kind.to_owned(), tried(netlink::add_device(name, kind)))
-    });
-    let find = |name: &str| which::which_in(name, Some(search_path), "/").ok();
+    let devices = [("bridge", "drcheck0"), ("veth", "drcheck1")];
+    let devices =
+        devices.map(|(kind, name)| (kind.to_owned(), tried(netlink::add_device(name, kind))));
     // The link in /run, if there is one, says that a legacy program was chosen.
-    let called = |name: &str| find(name).and_then(|path| path.read_link().ok());
-    let firewalls = FIREWALLS.iter().filter_map(|&name| {
+    let link = |name: &str| which::which_in(name, Some(search_path), "/").ok()?.read_link().ok();
+    let firewall = |&name: &&str| {
         let own = name.trim_end_matches("-legacy");
-        let path = which::which_in_all(name, Some(search_path), "/")
-            .ok()?
-            .find(|path| !path.starts_with("/run/dockerd-rootless-iptables"))?;
-        let legacy_is_called =
-            called(own).is_some_and(|target| target.ends_with(format!("{own}-legacy")));
+        let is_real = |path: &PathBuf| !path.starts_with("/run/dockerd-rootless-iptables");
+        let path = which::which_in_all(name, Some(search_path), "/").ok()?.find(is_real)?;
+        let is_legacy = link(own).is_some_and(|target| target.ends_with(format!("{own}-legacy")));
         Some(Firewall {
-            chosen: name != "nft" && legacy_is_called == name.ends_with("-legacy"),
+            chosen: name != "nft" && is_legacy == name.ends_with("-legacy"),
             outcome: firewall(name, &path),
             name: name.to_owned(),
             path,
         })
-    });
+    };
     Inside {
         devices: BTreeMap::from(devices),
-        firewalls: firewalls.collect(),
+        firewalls: FIREWALLS.iter().filter_map(firewall).collect(),
         ipv6: Path::new("/proc/sys/net/ipv6").exists(),
         ..Inside::default()
     }
@@ -152,29 +141,23 @@ fn firewall(name: &str, path: &Path) -> Outcome {
     Outcome::Works
 }
 
-/// Mounts an overlay in `scratch`, with the options that dockerd would use and without.
+/// Mounts an overlay in `scratch`, with the option that dockerd would use, else without.
 fn overlay(scratch: &Path) -> Overlay {
-    if let Err(error) = std::env::set_current_dir(scratch) {
-        return Overlay {
-            userxattr: Outcome::NotTried(format!("`{}`: {error}", scratch.display())),
-            ..Overlay::default()
-        };
-    }
     let mut overlay = Overlay::default();
-    match try_overlay("a", ",userxattr") {
-        Ok(native) => {
-            overlay.userxattr = Outcome::Works;
-            overlay.native_diff = Some(native);
-        }
-        Err(failure) => {
-            overlay.userxattr = Outcome::Fails(failure);
-            match try_overlay("b", "") {
-                Ok(native) => {
-                    overlay.plain = Outcome::Works;
-                    overlay.native_diff = Some(native);
-                }
-                Err(failure) => overlay.plain = Outcome::Fails(failure),
+    if let Err(error) = std::env::set_current_dir(scratch) {
+        overlay.userxattr = Outcome::NotTried(format!("`{}`: {error}", scratch.display()));
+        return overlay;
+    }
+    for (name, option, outcome) in
+        [("a", ",userxattr", &mut overlay.userxattr), ("b", "", &mut overlay.plain)]
+    {
+        match try_overlay(Path::new(name), option) {
+            Ok(native) => {
+                *outcome = Outcome::Works;
+                overlay.native_diff = Some(native);
+                break;
             }
+            Err((what, error)) => *outcome = failure(&format!("{what}: "), &error),
         }
     }
     overlay
@@ -182,14 +165,10 @@ fn overlay(scratch: &Path) -> Overlay {
 
 /// Mounts an overlay in the directory `name`, and uses it as a container does: writes to a file of
 /// the layer below, removes one, and tries to rename a directory, which must be refused where
-/// layers are compared natively (moby's `doesSupportNativeDiff`).
-fn try_overlay(name: &str, option: &str) -> Result<bool, Failure> {
-    let stage = |what: &str, error: io::Error| Failure {
-        errno: error.raw_os_error().map(|code| format!("{:?}", Errno::from_raw(code))),
-        text: format!("{what}: {error}"),
-    };
+/// layers are compared natively (moby's `doesSupportNativeDiff`). Returns whether they are.
+fn try_overlay(name: &Path, option: &str) -> Result<bool, (&'static str, io::Error)> {
     let [lower, upper, work, merged] =
-        ["lower", "upper", "work", "merged"].map(|part| Path::new(name).join(part));
+        ["lower", "upper", "work", "merged"].map(|part| name.join(part));
     let prepare = || -> io::Result<()> {
         for directory in [&lower.join("directory"), &upper, &work, &merged] {
             fs::create_dir_all(directory)?;
@@ -197,19 +176,15 @@ fn try_overlay(name: &str, option: &str) -> Result<bool, Failure> {
         fs::write(lower.join("written"), "below")?;
         fs::write(lower.join("removed"), "below")
     };
-    prepare().map_err(|error| stage("preparing the layers", error))?;
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}{option}",
-        lower.display(),
-        upper.display(),
-        work.display()
-    );
-    let mounted =
-        mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
-    mounted.map_err(|errno| stage("mount", errno.into()))?;
+    prepare().map_err(|error| ("preparing the layers", error))?;
+    let [lower, upper, work] = [&lower, &upper, &work].map(|path| path.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}{option}");
+    let flags = MsFlags::empty();
+    mount(Some("overlay"), &merged, Some("overlay"), flags, Some(options.as_str()))
+        .map_err(|errno| ("mount", errno.into()))?;
     let used = use_overlay(&merged);
     let _ = umount2(&merged, MntFlags::MNT_DETACH);
-    used.map_err(|error| stage("using the mount", error))
+    used.map_err(|error| ("using the mount", error))
 }
 
 fn use_overlay(merged: &Path) -> io::Result<bool> {

@@ -1,5 +1,5 @@
-//! A directory for a trial, which is gone when the trial is over, and at the latest when the next
-//! one begins.
+//! A directory for a trial. It is removed when the trial is over; that of a check that was killed, by
+//! the next check.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -8,102 +8,90 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{AccessFlags, access};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, access};
 
-/// The names of such directories begin so. It is short: rootlesskit's sockets in it must not have
+use crate::facts::look;
+
+/// How the names of such directories begin. It is short: rootlesskit's sockets in it must not have
 /// longer paths than those of a real launch.
 const PREFIX: &str = ".drl-";
 
 /// How the names of rootlesskit's directories in /tmp begin: of its copy-up, and of its sysfs.
-const OWN_NAMES: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
+const ROOTLESSKITS: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
 
 /// Longer than a trial takes, its deadlines included.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How often to make a directory that others take for a dead one's.
+/// How often to make a directory that other checks take for a dead check's.
 const ATTEMPTS: u8 = 16;
 
-/// A directory of ours, locked as long as it is in use, removed with the value.
+/// A directory of ours, locked while it is in use, removed with the value.
 pub struct Scratch {
     path: PathBuf,
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Scratch {
-    /// The name of the directory that process `pid` makes in `parent`.
-    pub fn name(parent: &Path, pid: u32) -> PathBuf {
-        parent.join(format!("{PREFIX}{pid}"))
+    /// Returns the path of this process's directory in `parent`.
+    pub fn name(parent: &Path) -> PathBuf {
+        parent.join(format!("{PREFIX}{}", std::process::id()))
     }
 
-    /// Makes the directory `path`, and removes those beside and above it that a process left which
-    /// was killed together with its watcher. Above: the data root may not have existed then.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Makes the directory `path`, and removes those of dead checks beside and above it. Above: the
+    /// data root may not have existed then.
     pub fn new(path: &Path) -> io::Result<Self> {
-        for ancestor in path.ancestors().skip(1) {
-            sweep(ancestor);
-        }
+        path.ancestors().skip(1).for_each(sweep);
         for _ in 0..ATTEMPTS {
             DirBuilder::new().mode(0o700).create(path)?;
             match lock(path) {
-                Ok(Some(lock)) => {
-                    return Ok(Self { path: path.to_owned(), _lock: lock });
-                }
-                Ok(None) => {}
+                Ok(lock) => return Ok(Self { path: path.to_owned(), _lock: lock }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     let _ = fs::remove_dir(path);
                     return Err(error);
                 }
             }
         }
-        Err(io::Error::other("others remove it again and again"))
+        Err(io::Error::other("other checks remove it again and again"))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = remove(&self.path);
+        remove(&self.path);
     }
 }
 
-/// Locks a directory just made; `None` if a trial that began at the same time took it for that of
-/// a dead one and removed it.
-fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
-    let directory = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    // Only such a trial can hold the lock, and not for long.
-    let lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+/// Locks a directory just made. It is not found if another check that began at the same time took
+/// it for a dead one's and removed it.
+fn lock(path: &Path) -> io::Result<File> {
+    let directory = File::open(path)?;
+    // Only such a check can hold the lock, and not for long.
+    directory.lock()?;
     let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let own = identity(lock.metadata()?);
-    let is_there = fs::symlink_metadata(path).is_ok_and(|found| identity(found) == own);
-    Ok(is_there.then_some(lock))
+    let is_there = identity(fs::symlink_metadata(path)?) == identity(directory.metadata()?);
+    is_there.then_some(directory).ok_or(io::ErrorKind::NotFound.into())
 }
 
-/// Removes the directories of dead trials in `parent`, if we can write there: those called so,
-/// ours, and locked by nobody.
+/// Removes the directories of dead checks in `parent`, if we can write there: those with such a
+/// name that are ours and that no process has locked.
 fn sweep(parent: &Path) {
-    let own = crate::facts::look::uid();
     if access(parent, AccessFlags::W_OK).is_err() {
         return;
     }
+    let uid = look::uid();
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let is_named = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
         let path = entry.path();
-        let is_own =
-            || fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == own);
-        if is_named
-            && is_own()
+        if entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == uid)
             && let Ok(directory) = File::open(&path)
-            && let Ok(lock) = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+            && directory.try_lock().is_ok()
         {
-            if let Ok(begin) = lock.metadata().and_then(|found| found.created()) {
+            if let Ok(begin) = directory.metadata().and_then(|found| found.created()) {
                 remove_bind_directories(begin);
             }
-            let _ = remove(&path);
+            remove(&path);
         }
     }
 }
@@ -112,26 +100,37 @@ fn sweep(parent: &Path) {
 /// left in /tmp: its copy-up makes them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and
 /// removes them a moment later. What was made after a trial's longest time is another's.
 pub fn remove_bind_directories(begin: SystemTime) {
-    let own = crate::facts::look::uid();
+    let uid = look::uid();
     let times = begin..begin + LONGEST;
     for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let is_named = OWN_NAMES.iter().any(|own| name.as_bytes().starts_with(own));
-        let is_trials = |found: &fs::Metadata| {
-            found.uid() == own && found.modified().is_ok_and(|time| times.contains(&time))
+        let is_named = ROOTLESSKITS.iter().any(|start| name.as_bytes().starts_with(start));
+        let is_trials = |found: fs::Metadata| {
+            found.uid() == uid && found.modified().is_ok_and(|time| times.contains(&time))
         };
-        if is_named && entry.metadata().is_ok_and(|found| is_trials(&found)) {
+        if is_named && entry.metadata().is_ok_and(is_trials) {
             let _ = fs::remove_dir(entry.path());
         }
     }
 }
 
-/// Removes a directory that we made with all that is in it. The kernel makes an overlay's inner
-/// work directory with no permissions at all, not even for its owner.
-fn remove(path: &Path) -> io::Result<()> {
-    let attempts = ["a", "b"].map(|attempt| path.join(attempt).join("work/work"));
-    for inner in attempts.iter().filter(|inner| inner.is_dir()) {
-        fs::set_permissions(inner, fs::Permissions::from_mode(0o700))?;
+/// Ends the processes whose TMPDIR is the directory `path` of ours, and removes it with all that is
+/// in it. The kernel makes an overlay's inner work directory with no permissions at all, not even
+/// for its owner.
+fn remove(path: &Path) {
+    let variable = [b"TMPDIR=", path.as_os_str().as_bytes()].concat();
+    let is_trials = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|own| own == variable)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.filter(is_trials) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    fs::remove_dir_all(path)
+    for attempt in ["a", "b"] {
+        let inner = path.join(attempt).join("work/work");
+        let _ = fs::set_permissions(inner, fs::Permissions::from_mode(0o700));
+    }
+    let _ = fs::remove_dir_all(path);
 }
