@@ -106,48 +106,46 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
     let (units, contexts) = by_subject(&plan);
     for action in units {
         match action {
-            Action::Write(path, _) => say(&format!("Creating {}", path.display())),
-            Action::Unit("start", unit) => say(&format!("starting systemd service {unit}")),
+            Action::Write(path, _) => say(format_args!("Creating {}", path.display())),
+            Action::Unit("start", unit) => say(format_args!("starting systemd service {unit}")),
             _ => {}
         }
         perform(&facts, action)?;
     }
     plan.notes.iter().for_each(|note| complain("WARNING", note));
     let bin = facts.home.program.parent().unwrap_or(Path::new("/")).display();
+    let linger = setup::enable_linger(&facts);
     if facts.manager == Manager::Answers {
         setup::show_service(&facts);
-        say(&format!("Installed {SERVICE} successfully."));
-        say(&format!(
+        say(format_args!("Installed {SERVICE} successfully."));
+        say(format_args!(
             "To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`"
         ));
-        say(&format!(
-            "To run {SERVICE} on system startup, run: `sudo {}`\n",
-            setup::enable_linger(&facts)
-        ));
+        say(format_args!("To run {SERVICE} on system startup, run: `sudo {linger}`\n"));
     } else {
-        say(&format!(
-            "systemd not detected, dockerd-rootless needs to be started manually:\n\nPATH={bin}:/usr/sbin:/sbin:$PATH {}\n",
-            setup::start_by_hand(&facts, &request.args)
+        let line = setup::start_by_hand(&facts, &request.args);
+        say(format_args!(
+            "systemd not detected, dockerd-rootless needs to be started manually:\n\nPATH={bin}:/usr/sbin:/sbin:$PATH {line}\n"
         ));
     }
     if facts.client.contexts.contains_key(CONTEXT) {
-        say(&format!("CLI context \"{CONTEXT}\" already exists"));
+        say(format_args!("CLI context \"{CONTEXT}\" already exists"));
     }
     for action in contexts {
         if matches!(action, Action::CreateContext(_)) {
-            say(&format!("Creating CLI context \"{CONTEXT}\""));
+            say(format_args!("Creating CLI context \"{CONTEXT}\""));
         }
         perform(&facts, action)?;
     }
     if facts.client.program.is_some() {
-        say(&format!("Using CLI context \"{CONTEXT}\"\n"));
+        say(format_args!("Using CLI context \"{CONTEXT}\"\n"));
     }
-    say(&format!(
+    let host = setup::host(&facts);
+    say(format_args!(
         "Make sure the following environment variable(s) are set (or add them to ~/.bashrc):\nexport PATH={bin}:$PATH\n"
     ));
-    say(&format!(
-        "Some applications may require the following environment variable too:\nexport DOCKER_HOST={}\n",
-        setup::host(&facts)
+    say(format_args!(
+        "Some applications may require the following environment variable too:\nexport DOCKER_HOST={host}\n"
     ));
     Ok(())
 }
@@ -159,16 +157,16 @@ fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
     units.iter().try_for_each(|action| perform(&facts, action))?;
     plan.notes.iter().for_each(|note| complain("WARNING", note));
     if facts.manager == Manager::Answers {
-        say(&format!("Uninstalled {SERVICE}"));
+        say(format_args!("Uninstalled {SERVICE}"));
     } else {
         say("systemd not detected, dockerd-rootless needs to be stopped manually");
     }
     for action in contexts {
         perform(&facts, action)?;
         match action {
-            Action::RemoveContext => say(&format!("Deleted CLI context \"{CONTEXT}\"")),
+            Action::RemoveContext => say(format_args!("Deleted CLI context \"{CONTEXT}\"")),
             Action::UseContext(name, _) => {
-                say(&format!("Configured CLI to use the \"{name}\" context."));
+                say(format_args!("Configured CLI to use the \"{name}\" context."));
             }
             _ => {}
         }
@@ -188,7 +186,7 @@ fn by_subject(plan: &SetupPlan) -> (&[Action], &[Action]) {
 }
 
 /// Prints a line of upstream's. If standard output is closed, the exit code still tells.
-fn say(line: &str) {
+fn say(line: impl std::fmt::Display) {
     let _ = print(format!("[INFO] {line}\n"));
 }
 

@@ -252,11 +252,8 @@ impl SetupPlan {
             UnitFile::Text(old) if identify(old) == Author::User => {
                 let beside = beside(&path);
                 self.keep(&path, "was edited");
-                self.note(format!(
-                    "To see what is new: diff {} {}",
-                    quoted(&path),
-                    quoted(&beside)
-                ));
+                let (own, new) = (quoted(&path), quoted(&beside));
+                self.note(format!("To see what is new: diff {own} {new}"));
                 let is_there = unit.beside == UnitFile::Text(text.clone());
                 self.act(!is_there, Action::Write(beside, text));
                 Ok(false)

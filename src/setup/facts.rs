@@ -26,7 +26,7 @@ pub struct Home {
 }
 
 /// Everything that decides what is done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetupFacts {
     pub home: Home,
     pub manager: Manager,
@@ -50,12 +50,13 @@ pub struct SetupFacts {
 }
 
 /// Whether a user manager starts units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manager {
     Answers,
     /// None answers, on a host that was booted with systemd.
     Silent,
     /// This host has no systemd.
+    #[default]
     Absent,
 }
 

@@ -86,16 +86,11 @@ fn at_login(environment: &Environment, uid: u32, account: Option<&[String]>) -> 
 
 /// Returns the fields of the user's account (passwd(5)), from the file or a directory service.
 fn account(uid: u32) -> Option<Vec<String>> {
-    let own = |text: &str| {
-        let mut lines = text.lines().map(|line| line.split(':').map(str::to_owned));
-        lines.find(|fields| fields.clone().nth(2) == Some(uid.to_string())).map(Iterator::collect)
-    };
-    let file = fs::read("/etc/passwd").unwrap_or_default();
-    own(&String::from_utf8_lossy(&file)).or_else(|| {
-        let mut getent = Command::new("getent");
-        let (_, text) = process::brief(getent.args(["passwd", &uid.to_string()])).ok()?;
-        own(&text)
-    })
+    let uid = uid.to_string();
+    let asked = process::brief(Command::new("getent").args(["passwd", &uid]));
+    let text = asked.map(|(_, text)| text).or_else(|_| fs::read_to_string("/etc/passwd")).ok()?;
+    let mut accounts = text.lines().map(|line| line.split(':').map(str::to_owned));
+    accounts.find(|fields| fields.clone().nth(2).as_ref() == Some(&uid)).map(Iterator::collect)
 }
 
 /// Returns the path by which units start this program: the name that the user knows, which may be a

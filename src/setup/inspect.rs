@@ -123,22 +123,16 @@ fn read_unit(manager: Option<&UserManager>, unit_dir: &Path, name: &str) -> Unit
 }
 
 fn read_file(path: &Path) -> UnitFile {
-    let other = |what: &str| UnitFile::Other(what.to_owned());
-    match fs::symlink_metadata(path) {
+    match fs::read_link(path) {
+        Ok(end) if end == Path::new("/dev/null") => return UnitFile::Masked,
+        Ok(end) => return UnitFile::Other(format!("a link to `{}`", end.display())),
+        Err(_) => {}
+    }
+    match files::read_regular(path, UNIT_MAX).map(|bytes| bytes.map(String::from_utf8)) {
+        Ok(Some(Ok(text))) => UnitFile::Text(text),
+        Ok(_) => UnitFile::Other("no text of a unit".to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => UnitFile::Absent,
-        Err(error) => other(&format!("not accessible ({error})")),
-        Ok(metadata) if metadata.is_symlink() => match fs::read_link(path) {
-            Ok(end) if end == Path::new("/dev/null") => UnitFile::Masked,
-            end => other(&format!("a link to `{}`", end.unwrap_or_default().display())),
-        },
-        Ok(_) => {
-            match files::read_regular(path, UNIT_MAX).map(|bytes| bytes.map(String::from_utf8)) {
-                Ok(Some(Ok(text))) => UnitFile::Text(text),
-                Ok(Some(Err(_))) => other("not UTF-8 text"),
-                Ok(None) => other("too large for a unit"),
-                Err(error) => other(&format!("not readable ({error})")),
-            }
-        }
+        Err(error) => UnitFile::Other(format!("not readable ({error})")),
     }
 }
 

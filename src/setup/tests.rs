@@ -13,30 +13,11 @@ use crate::setup::units::*;
 const HOST: &str = "unix:///run/user/1000/docker.sock";
 
 /// The unit that upstream's setup tool writes, as of 20.10 to 27.
-const UPSTREAMS: &str = "[Unit]
-Description=Docker Application Container Engine (Rootless)
-Documentation=https://docs.docker.com/go/rootless/
-
-[Service]
-Environment=PATH=/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files
-ExecStart=/home/u/bin/dockerd-rootless.sh --iptables=false
-ExecReload=/bin/kill -s HUP $MAINPID
-TimeoutSec=0
-RestartSec=2
-Restart=always
-StartLimitBurst=3
-StartLimitInterval=60s
-LimitNOFILE=infinity
-LimitNPROC=infinity
-LimitCORE=infinity
-TasksMax=infinity
-Delegate=yes
-Type=simple
-KillMode=mixed
-
-[Install]
-WantedBy=default.target
-";
+fn upstreams() -> String {
+    include_str!("../../tests/install/upstream.service")
+        .replace("@PATH@", "/home/u/bin:/sbin:/usr/sbin:/usr/bin:/mnt/c/Program Files")
+        .replace("@SCRIPT@", "/home/u/bin/dockerd-rootless.sh --iptables=false")
+}
 
 /// A login of a user with nothing installed.
 fn bare() -> SetupFacts {
@@ -53,14 +34,9 @@ fn bare() -> SetupFacts {
         linger: Some(true),
         has_sudo: true,
         has_dbus: true,
-        kept_path: None,
         unit_dir: "/home/u/.config/systemd/user".into(),
-        service: UnitFacts::default(),
-        socket: UnitFacts::default(),
-        daemon: DaemonFacts::default(),
         client: DockerClient { program: Some("/usr/bin/docker".into()), ..DockerClient::default() },
-        notes: ("/home/u/.local/share/dockerd-rootless/setup.json".into(), Notes::default()),
-        answers: None,
+        ..SetupFacts::default()
     }
 }
 
@@ -245,7 +221,7 @@ fn an_edited_unit_stays_and_the_new_one_is_laid_beside_it() {
 #[test]
 fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
     let mut facts = bare();
-    facts.service.own = UnitFile::Text(UPSTREAMS.to_owned());
+    facts.service.own = UnitFile::Text(upstreams());
     facts.service.active = true;
     facts.service.enabled = true;
     facts.daemon.answers = true;
@@ -297,19 +273,14 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
 }
 
 #[test]
-fn a_unit_of_an_older_version_is_rewritten() {
+fn a_unit_of_an_older_version_is_ours() {
     let old = "# Written by dockerd-rootless 0.0.9
 # sha256 of the lines below: 6373da7801bebb2b83bba9054b52b5c75b03bf4b9fca86a9ce68bb2611b47540
 [Service]
 ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
 ";
     assert_eq!(identify(old), Author::Us);
-    let mut facts = installed();
-    facts.service.own = UnitFile::Text(old.to_owned());
-    let plan = upgrade(&facts);
-    let Action::Write(path, text) = &plan.actions[0] else { panic!("{:?}", plan.actions) };
-    assert!(path.ends_with(SERVICE));
-    assert!(text.contains("ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"\n"));
+    assert_eq!(parameters(old), Parameters { path: None, args: vec!["--debug".to_owned()] });
 }
 
 #[test]
@@ -319,12 +290,12 @@ fn authors_are_told_apart() {
         (ours.clone(), Author::Us),
         (ours.replace("0600", "0666"), Author::User),
         (format!("{ours}\n"), Author::User),
-        (UPSTREAMS.to_owned(), Author::Upstream),
-        (UPSTREAMS.replace("Type=simple", "Type=notify\nNotifyAccess=all"), Author::Upstream),
-        (UPSTREAMS.replace("/go/rootless/", "/engine/security/rootless/"), Author::Upstream),
-        (UPSTREAMS.replace("RestartSec=2", "RestartSec=3"), Author::User),
-        (UPSTREAMS.replace("[Install]", "Environment=X=1\n[Install]"), Author::User),
-        (UPSTREAMS.replace("dockerd-rootless.sh", "my-dockerd"), Author::User),
+        (upstreams(), Author::Upstream),
+        (upstreams().replace("Type=simple", "Type=notify\nNotifyAccess=all"), Author::Upstream),
+        (upstreams().replace("/go/rootless/", "/engine/security/rootless/"), Author::Upstream),
+        (upstreams().replace("RestartSec=2", "RestartSec=3"), Author::User),
+        (upstreams().replace("[Install]", "Environment=X=1\n[Install]"), Author::User),
+        (upstreams().replace("dockerd-rootless.sh", "my-dockerd"), Author::User),
         (String::new(), Author::User),
     ];
     for (text, author) in cases {

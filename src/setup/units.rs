@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -193,7 +194,8 @@ pub fn parameters(text: &str) -> Parameters {
 pub fn unit_path(program: &Path, search_path: &OsStr) -> (String, Vec<PathBuf>) {
     let own = program.parent().map(Path::to_owned);
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let listed = std::env::split_paths(search_path).filter(|path| !path.as_os_str().is_empty());
+    let listed = search_path.as_bytes().split(|byte| *byte == b':');
+    let listed = listed.filter(|path| !path.is_empty()).map(OsStr::from_bytes).map(PathBuf::from);
     let mut kept: Vec<String> = Vec::new();
     let mut dropped = Vec::new();
     for directory in own.into_iter().chain(listed).chain(sbin) {

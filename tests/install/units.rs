@@ -9,15 +9,9 @@ use test_support::*;
 
 /// The unit of upstream's setup tool, of 20.10 to 27, for the script at this path.
 fn upstreams(script: &str) -> String {
-    format!(
-        "[Unit]\nDescription=Docker Application Container Engine (Rootless)\n\
-         Documentation=https://docs.docker.com/go/rootless/\n\n\
-         [Service]\nEnvironment=PATH={}\nExecStart={script} \nExecReload=/bin/kill -s HUP $MAINPID\n\
-         TimeoutSec=0\nRestartSec=2\nRestart=always\nStartLimitBurst=3\nStartLimitInterval=60s\n\
-         LimitNOFILE=infinity\nLimitNPROC=infinity\nLimitCORE=infinity\nTasksMax=infinity\nDelegate=yes\n\
-         Type=simple\nKillMode=mixed\n\n[Install]\nWantedBy=default.target\n",
-        user::PATH
-    )
+    include_str!("upstream.service")
+        .replace("@PATH@", user::PATH)
+        .replace("@SCRIPT@", &format!("{script} "))
 }
 
 fn verify(home: &Home<'_>) {
@@ -158,6 +152,43 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
     assert!(drop_in.exists());
     assert_eq!(manager.property("docker.service", "ActiveState"), "inactive");
     assert_eq!(manager.property("docker.service", "UnitFileState"), "disabled");
+    manager.stop();
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn a_unit_of_an_earlier_version_is_upgraded_and_keeps_its_path_and_args() {
+    let user = TestUser::new();
+    let manager = UserManager::start(&user);
+    let home = Home::new(&user);
+    home.tell("install --no-start --no-context").good();
+    let bin = user.home.join("bin").display().to_string();
+    // Earlier versions had no line with the parameters.
+    let text = home.read_unit("docker.service");
+    let is_kept = |line: &&str| !line.starts_with("# parameters: ");
+    let body: String =
+        text.lines().skip(2).filter(is_kept).map(|line| format!("{line}\n")).collect();
+    let body = body
+        .replace(&format!("PATH={bin}:"), &format!("PATH={bin}:/opt/50%% $HOME:"))
+        .replace("/dockerd-rootless\"\n", "/dockerd-rootless\" \"--label=a=5%% $$HOME\"\n");
+    let file = user.home.join("body");
+    user.write(&file, &body);
+    let sum = command::run(std::process::Command::new("sha256sum").arg(&file));
+    let (hash, _) = sum.split_once(' ').expect("a hash");
+    let stamp =
+        format!("# Written by dockerd-rootless 0.0.9\n# sha256 of the lines below: {hash}\n");
+    manager.write_unit("docker.service", &format!("{stamp}{body}"));
+    let told = home.tell("upgrade").good();
+    assert_eq!(told.stderr, "");
+    let upgraded = home.read_unit("docker.service");
+    let below = |text: &str| {
+        let directives = text.lines().filter(|line| !line.starts_with('#'));
+        directives.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    assert!(upgraded.contains("\n# parameters: "), "{upgraded}");
+    assert_eq!(below(&upgraded), below(&body));
+    verify(&home);
+    home.tell("uninstall").good();
     manager.stop();
     assert_nothing_left(&user);
 }
