@@ -1,92 +1,74 @@
 //! `fetch`: Docker's static programs, side by side in versions, with one switch between them.
 
-mod progress;
-mod source;
-
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, IsTerminal};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use tracing::info;
 
 use crate::cli::output;
 use crate::cli::output::Format;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::places;
-use crate::fetch::Sum;
-use crate::fetch::archive::{sum_of, unpack};
-use crate::fetch::download::{Progress, Wanted, download};
-use crate::fetch::failpoint;
-use crate::fetch::http::Client;
-use crate::fetch::manifest::Manifest;
-use crate::fetch::programs::{OWN, SCRIPTS};
+use crate::facts::{look, places};
+use crate::fetch::download::Client;
+use crate::fetch::perform::{Performer, Places};
+use crate::fetch::plan::{self, Action, Facts};
 use crate::fetch::shell_files;
-use crate::fetch::state::{ShellFile, State};
-use crate::fetch::store;
-use crate::fetch::store::{Staging, Store, check_writable, failed};
+use crate::fetch::source::Request;
+use crate::fetch::store::{check_writable, failed};
 use crate::supervise;
-use crate::sys::files;
-use source::{Archive, Place, Plan};
 
-/// What stands below the options.
+pub use crate::fetch::remove;
+
+/// What follows the options in the help.
 pub const EXAMPLES: &str = "\
 A flag wins over its variable. FORCE_ROOTLESS_INSTALL and SKIP_IPTABLES become --force and
---skip-iptables of `install`. Ends with 6 if something is not what it should be.";
+--skip-iptables of `install`. Ends with 6 if a checksum or a tarball is wrong.";
 
 /// The options of `fetch`.
 #[derive(Args)]
 pub struct FetchOptions {
-    /// Which version: a number, or `latest` for the newest on the mirror (the newest that is known here)
+    /// A version, or `latest` for the newest on the mirror [default: the newest with a built-in checksum]
     #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Which of Docker's channels (variable CHANNEL, else stable)
+    /// One of Docker's channels [variable CHANNEL; default: stable]
     #[arg(long, value_name = "NAME")]
     channel: Option<String>,
-    /// Where Docker's directory `linux/static` is (variable DOCKERD_ROOTLESS_MIRROR, else Docker's server)
+    /// Another server than Docker's, with or without /linux/static [variable DOCKERD_ROOTLESS_MIRROR]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// Take the tarballs from a directory, and ask nobody
+    /// Use archives from DIR, without network access
     #[arg(long, value_name = "DIR", conflicts_with = "mirror")]
     offline: Option<PathBuf>,
-    /// Where links to the programs are made (variable DOCKER_BIN, else ~/bin)
+    /// Where links to the programs are made [variable DOCKER_BIN; default: ~/bin]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// The SHA-256 sum that a tarball must have; once for each
+    /// The SHA-256 sum that an archive must have; once for each
     #[arg(long, value_name = "FILE=SUM")]
     sha256: Vec<String>,
     /// A list of such sums, as sha256sum writes it
     #[arg(long, value_name = "FILE")]
     checksums: Option<PathBuf>,
-    /// Take tarballs for which no sum is known. Whoever is on the way can put in what he likes
+    /// Accept archives without a known checksum (dangerous: the network can replace them)
     #[arg(long)]
     insecure_no_checksum: bool,
-    /// Ask servers over http, too. Whoever is on the way sees and may change what comes
+    /// Use http, too (dangerous: the network can read and replace what is downloaded)
     #[arg(long)]
     insecure_http: bool,
     /// How many seconds a server may be silent
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u16).range(1..))]
     timeout: u16,
-    /// Leave the shell files alone
+    /// Do not add the directory to PATH in shell files
     #[arg(long)]
     no_modify_path: bool,
-    /// Go back to the version before; a second time: forward again
+    /// Switch to the previous version; run again to switch back
     #[arg(long, conflicts_with_all = ["remove", "version", "offline"])]
     rollback: bool,
     /// Undo all that fetch did: links, programs, lines in shell files
     #[arg(long, conflicts_with_all = ["version", "offline", "install"])]
     remove: bool,
-    /// Then run `dockerd-rootless install` with the words behind `--`
+    /// Then run `dockerd-rootless install` with the arguments after `--`
     #[arg(long, conflicts_with = "rollback")]
     install: bool,
     /// Print what would be done, and do nothing
@@ -97,43 +79,102 @@ pub struct FetchOptions {
     format: Format,
     /// Options of `dockerd-rootless install`
     #[arg(value_name = "INSTALL_OPTIONS", last = true, requires = "install")]
-    words: Vec<OsString>,
+    install_args: Vec<OsString>,
 }
 
-/// What was done, or would be.
-#[derive(Default)]
-struct Outcome {
-    changed: bool,
-    version: Option<String>,
-    set: Option<String>,
-    actions: Vec<String>,
-}
-
-/// `fetch` with all its forms.
-///
-/// # Errors
-/// Exit 6 for what is not what it should be, 5 if another is at it, 2 for odd options, else 1.
+/// Looks, plans, and performs the plan or prints it.
 pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Error> {
-    let home = Home::find(environment, options)?;
-    let outcome = if options.remove {
+    let places = Places::find(environment)?;
+    let is_fetch = !options.remove && !options.rollback;
+    let bin_dir = if is_fetch { Some(options.bin_dir(environment, &places)?) } else { None };
+    if options.remove {
         refuse_in_use(environment)?;
-        let actions = remove(environment, options.dry_run)?;
-        Outcome { changed: !actions.is_empty(), actions, ..Outcome::default() }
-    } else if options.rollback {
-        home.roll_back(options)?
-    } else {
-        home.fetch(environment, options)?
-    };
-    if options.format == Format::Text || !options.install || options.dry_run {
-        print(&home, options, &outcome)?;
     }
-    match options.install {
-        true => home.install(environment, options),
-        false => Ok(Exit::Good),
+    if let Some(bin_dir) = &bin_dir {
+        check_writable(bin_dir)?;
+    }
+    let has_store = places.store.root.symlink_metadata().is_ok();
+    let is_locked = !options.dry_run && (is_fetch || has_store);
+    let _lock = if is_locked { Some(places.store.lock()?) } else { None };
+    let mut facts = places.look(bin_dir.as_deref())?;
+    let mut version = None;
+    let mut client = None;
+    let plan = if options.remove {
+        plan::remove(&facts)
+    } else if options.rollback {
+        plan::roll_back(&facts)?
+    } else {
+        let asks = client.insert(Client::find(environment, options.insecure_http, options.timeout));
+        let (wanted, tarballs) = options.request(environment).resolve(asks)?;
+        let files = shell_files::candidates(environment);
+        let is_needed =
+            !options.no_modify_path && !shell_files::is_in_path(environment, &facts.bin_dir);
+        places.look_for(&mut facts, &tarballs, files.into_iter().filter(|_| is_needed))?;
+        let mut plan = plan::fetch(&facts, &wanted, tarballs)?;
+        if options.install {
+            plan.push(Action::Install(options.install_args(environment)));
+        }
+        version = Some(wanted.to_string());
+        plan
+    };
+    let performer = Performer::new(&places, &facts, client.as_ref());
+    carry_out(options, &facts, version, &plan, performer)
+}
+
+impl FetchOptions {
+    /// Returns where the links are made, which must be a directory that PATH can hold.
+    fn bin_dir(&self, environment: &Environment, places: &Places) -> Result<PathBuf, Error> {
+        let named =
+            self.bin_dir.clone().or_else(|| environment.get("DOCKER_BIN").map(PathBuf::from));
+        let default =
+            || environment.absolute("HOME").unwrap_or(places.store.root.clone()).join("bin");
+        let named = named.unwrap_or_else(default);
+        let path =
+            std::path::absolute(&named).map_err(|error| failed(&named, "is not a path", &error))?;
+        match path.to_str() {
+            Some(text) if !text.contains([':', '\n']) => Ok(path),
+            _ => {
+                let shown = path.display();
+                let what = format!(
+                    "`{shown}` cannot be in PATH: it holds a colon or a newline, or is not UTF-8"
+                );
+                Err(Error::new(Exit::Usage, what).hint("name another directory: --bin-dir DIR"))
+            }
+        }
+    }
+
+    fn request(&self, environment: &Environment) -> Request<'_> {
+        let text = |name| environment.get(name).map(|value| value.to_string_lossy().into_owned());
+        let channel = self.channel.clone().or_else(|| text("CHANNEL"));
+        Request {
+            version: self.version.as_deref(),
+            channel: channel.unwrap_or_else(|| "stable".to_owned()),
+            mirror: self.mirror.clone().or_else(|| text("DOCKERD_ROOTLESS_MIRROR")),
+            offline: self.offline.as_deref(),
+            sha256: &self.sha256,
+            checksums: self.checksums.as_deref(),
+            insecure_no_checksum: self.insecure_no_checksum,
+            insecure_http: self.insecure_http,
+        }
+    }
+
+    /// Returns the arguments for `dockerd-rootless`: upstream's two variables become options.
+    fn install_args(&self, environment: &Environment) -> Vec<OsString> {
+        let variables =
+            [("FORCE_ROOTLESS_INSTALL", "--force"), ("SKIP_IPTABLES", "--skip-iptables")];
+        let set = variables.into_iter().filter(|(variable, option)| {
+            environment.get(variable).is_some() && self.install_args.iter().all(|arg| arg != option)
+        });
+        let options = set.map(|(_, option)| option.into());
+        [OsString::from("install")]
+            .into_iter()
+            .chain(options)
+            .chain(self.install_args.clone())
+            .collect()
     }
 }
 
-/// A daemon that runs starts containers with these programs.
+/// Refuses to remove the programs of a daemon that runs: it starts containers with them.
 fn refuse_in_use(environment: &Environment) -> Result<(), Error> {
     let runtime_dir = look::person(environment).runtime_dir;
     let status = runtime_dir.and_then(|(path, _)| supervise::read_status(&places::run_dir(&path)));
@@ -141,495 +182,51 @@ fn refuse_in_use(environment: &Environment) -> Result<(), Error> {
         None => Ok(()),
         Some(status) => {
             let pid = status.supervisor;
-            let what = format!("rootless Docker runs (PID {pid}), and with these programs");
+            let what = format!("rootless Docker is running with these programs (PID {pid})");
             Err(Error::new(Exit::AlreadyRunning, what)
                 .hint("dockerd-rootless uninstall --remove-binaries"))
         }
     }
 }
 
-/// Undoes all that `fetch` did, and returns what that was: one line each, for people. With
-/// `dry_run` nothing is touched. What lay in the place of our links before is put back.
-///
-/// # Errors
-/// Exit 5 if another is at it; names what cannot be removed, and a second run goes on from there.
-pub fn remove(environment: &Environment, dry_run: bool) -> Result<Vec<String>, Error> {
-    let store = Store::new(store_root(environment)?);
-    let downloads = downloads(environment);
-    let mut removed = Vec::new();
-    if store.exists() {
-        let _lock = (!dry_run).then(|| store.lock()).transpose()?;
-        let state = if dry_run { store.read_state()? } else { store.recover()? };
-        if let Some(state) = &state {
-            let kept = store.kept(state);
-            for name in store.links(&state.bin_dir) {
-                let path = state.bin_dir.join(name);
-                removed.push(match kept.contains(&name) {
-                    true => {
-                        format!("link `{}`, in favour of what was there before", path.display())
-                    }
-                    false => format!("link `{}`", path.display()),
-                });
+/// Performs `plan`, or prints it.
+fn carry_out(
+    options: &FetchOptions,
+    facts: &Facts,
+    version: Option<String>,
+    plan: &[Action],
+    mut performer: Performer<'_>,
+) -> Result<Exit, Error> {
+    let is_text = options.format == Format::Text;
+    let (mut done, mut is_changed) = (Vec::new(), false);
+    for action in plan {
+        if options.dry_run || performer.perform(action)? {
+            let line = action.explain(!options.dry_run);
+            if is_text {
+                output::print(format!("{}{line}\n", if options.dry_run { "would " } else { "" }))?;
             }
-            let edited = state.shell_files.iter().filter(|file| shell_files::has_lines(&file.path));
-            removed.extend(edited.map(|file| format!("our lines in `{}`", file.path.display())));
-            if !dry_run {
-                store.restore(state)?;
-                for file in &state.shell_files {
-                    shell_files::remove(file);
-                }
-            }
-        }
-        if state.is_some() || store.current().is_some() {
-            removed.push(format!("programs in `{}`", store.set("").display()));
-        }
-        if !dry_run {
-            store.remove()?;
+            done.push(line);
+            is_changed |= !matches!(action, Action::Get(_) | Action::Install(_));
         }
     }
-    if let Some(downloads) = downloads.filter(|downloads| downloads.is_dir()) {
-        removed.push(format!("downloads in `{}`", downloads.display()));
-        if !dry_run {
-            let gone = std::fs::remove_dir_all(&downloads);
-            gone.map_err(|error| failed(&downloads, "cannot be removed", &error))?;
-            let _ = downloads.parent().map(std::fs::remove_dir);
-        }
+    if is_text && done.is_empty() {
+        let version = version
+            .as_ref()
+            .map_or(String::new(), |version| format!(": Docker {version} is in use"));
+        output::print(format!("nothing to do{version}\n"))?;
     }
-    Ok(removed)
-}
-
-fn store_root(environment: &Environment) -> Result<PathBuf, Error> {
-    let data = environment.data_home().ok_or_else(|| {
-        let what = "there is no place for programs: HOME is not set";
-        Error::new(Exit::Failed, what).hint("export HOME=/path/to/your/home")
-    })?;
-    Ok(data.join(OWN))
-}
-
-fn downloads(environment: &Environment) -> Option<PathBuf> {
-    Some(environment.cache_home()?.join(OWN).join("downloads"))
-}
-
-/// Where things are to be.
-struct Home {
-    store: Store,
-    bin_dir: PathBuf,
-    downloads: PathBuf,
-}
-
-impl Home {
-    fn find(environment: &Environment, options: &FetchOptions) -> Result<Self, Error> {
-        let root = store_root(environment)?;
-        let stated =
-            options.bin_dir.clone().or_else(|| Some(PathBuf::from(environment.get("DOCKER_BIN")?)));
-        let bin_dir = match stated.or_else(|| Some(environment.absolute("HOME")?.join("bin"))) {
-            Some(stated) => std::path::absolute(&stated)
-                .map_err(|error| failed(&stated, "is no path", &error))?,
-            None => root.join("bin"),
-        };
-        // PATH has no way to say so.
-        if bin_dir.as_os_str().as_encoded_bytes().iter().any(|byte| b":\n".contains(byte)) {
-            let what =
-                format!("`{}` cannot be in PATH: it holds a colon or a newline", bin_dir.display());
-            return Err(Error::new(Exit::Usage, what).hint("take another directory: --bin-dir DIR"));
-        }
-        let downloads = downloads(environment).unwrap_or_else(|| root.join("downloads"));
-        Ok(Self { store: Store::new(root), bin_dir, downloads })
+    if !is_text {
+        let ready = facts.ready.as_ref().map(|ready| ready.set.clone());
+        let object = json!({
+            "schema": 1,
+            "changed": is_changed,
+            "dry_run": options.dry_run,
+            "version": version,
+            "set": performer.set().or(ready),
+            "bin_dir": facts.bin_dir.to_string_lossy(),
+            "actions": done,
+        });
+        output::print(format!("{object:#}\n"))?;
     }
-
-    /// The version that is asked for, in use.
-    fn fetch(&self, environment: &Environment, options: &FetchOptions) -> Result<Outcome, Error> {
-        check_writable(&self.bin_dir)?;
-        let _lock = match options.dry_run {
-            true => None,
-            false => Some(self.store.lock()?),
-        };
-        let state = match options.dry_run {
-            true => self.store.read_state()?,
-            false => self.store.recover()?,
-        };
-        if let Some(state) = &state
-            && state.bin_dir != self.bin_dir
-        {
-            let what = format!(
-                "the links are in `{}` and cannot also be in `{}`",
-                state.bin_dir.display(),
-                self.bin_dir.display()
-            );
-            return Err(
-                Error::new(Exit::Usage, what).hint("first: dockerd-rootless fetch --remove")
-            );
-        }
-        let mut state = state.unwrap_or_else(|| State::new(&self.bin_dir));
-        let client = source::client(environment, options);
-        let plan = source::plan(environment, options, &client)?;
-        let foreign = self.store.foreign(&self.bin_dir)?;
-        let mut outcome = Outcome { version: Some(plan.version.to_string()), ..Outcome::default() };
-        let there = self.has(&plan)?;
-        if options.dry_run {
-            self.describe(environment, options, &plan, there.as_deref(), &foreign, &mut outcome);
-            return Ok(outcome);
-        }
-        let set = match there {
-            Some(set) => set,
-            None => {
-                let (set, is_new) = self.make_set(&client, options, &plan)?;
-                if is_new {
-                    let [docker, extras] = &plan.archives;
-                    let what = format!("unpacked {} and {}", docker.file, extras.file);
-                    outcome.actions.push(what);
-                }
-                set
-            }
-        };
-        let activated = self.activate(&mut state, &set, &foreign, &mut outcome);
-        if activated.is_err() && self.store.current().as_deref() != Some(&*set) {
-            // Nothing leads to it. Should that fail as well, the next run does it.
-            let _ = self.prune(&state);
-        }
-        activated?;
-        if !options.no_modify_path {
-            self.edit_shell_files(environment, &mut state, &mut outcome)?;
-        }
-        self.prune(&state)?;
-        failpoint::pass("pruned");
-        let _ = std::fs::remove_dir_all(&self.downloads);
-        outcome.changed = !outcome.actions.is_empty();
-        outcome.set = Some(set);
-        Ok(outcome)
-    }
-
-    /// The set that is the wanted one already, if all sums are known and everything is in order.
-    fn has(&self, plan: &Plan) -> Result<Option<String>, Error> {
-        let own = store::own_sum()?;
-        let candidates = [self.store.current(), self.store.previous()];
-        for set in candidates.into_iter().flatten() {
-            let Some(manifest) = self.store.manifest(&set) else {
-                continue;
-            };
-            let known = plan.archives.iter().all(|archive| {
-                archive
-                    .sum
-                    .is_some_and(|(sum, _)| manifest.archives.get(&archive.file) == Some(&sum))
-            });
-            if known && manifest.programs.get(OWN) == Some(&own) && self.store.is_whole(&set) {
-                return Ok(Some(set));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Downloads, checks and unpacks both tarballs.
-    fn make_set(
-        &self,
-        client: &Client<'_>,
-        options: &FetchOptions,
-        plan: &Plan,
-    ) -> Result<(String, bool), Error> {
-        let staging = self.store.stage()?;
-        let progress = [Progress::default(), Progress::default()];
-        let stop = mpsc::channel::<()>();
-        let (archives, programs) = thread::scope(|scope| {
-            let (stopper, stopped) = stop;
-            if io::stderr().is_terminal() {
-                scope.spawn(|| progress::show(stopped, &progress, plan));
-            }
-            let jobs = plan.archives.iter().zip(&progress).map(|(archive, progress)| {
-                let staging = &staging;
-                scope.spawn(move || self.get(client, options, archive, progress, staging))
-            });
-            let jobs: Vec<_> = jobs.collect();
-            let results = jobs.into_iter().map(|job| {
-                job.join()
-                    .unwrap_or_else(|_| Err(Error::new(Exit::Failed, "a thread ended too early")))
-            });
-            let results: Vec<_> = results.collect();
-            drop(stopper);
-            let mut archives = BTreeMap::new();
-            let mut programs = BTreeMap::new();
-            for (archive, result) in plan.archives.iter().zip(results) {
-                let (sum, found) = result?;
-                archives.insert(archive.file.clone(), sum);
-                programs.extend(found);
-            }
-            Ok::<_, Error>((archives, programs))
-        })?;
-        let mut programs = programs;
-        programs.insert(OWN.to_owned(), store::copy_ourselves(staging.path(), OWN)?);
-        for script in SCRIPTS {
-            store::link_beside(staging.path(), script, OWN)?;
-        }
-        failpoint::pass("unpacked");
-        let manifest = Manifest { archives, programs };
-        self.store.place(staging, plan.version.as_str(), &manifest)
-    }
-
-    /// One tarball: its sum, and those of its programs, which are in the staging directory then.
-    fn get(
-        &self,
-        client: &Client<'_>,
-        options: &FetchOptions,
-        archive: &Archive,
-        progress: &Progress,
-        staging: &Staging,
-    ) -> Result<(Sum, BTreeMap<String, Sum>), Error> {
-        let expected = archive.sum.map(|(sum, _)| sum);
-        let (file, sum, shown) = match &archive.place {
-            Place::File(path) => {
-                let (file, sum) = read_local(path, expected)?;
-                (file, sum, path.display().to_string())
-            }
-            Place::Server(url) => {
-                store::make_dir(&self.downloads, 0o700)?;
-                let wanted = Wanted {
-                    url,
-                    sum: expected,
-                    stall: Duration::from_secs(options.timeout.into()),
-                };
-                let path = self.downloads.join(&archive.file);
-                let (file, sum) = download(client, &wanted, &path, progress)?;
-                (file, sum, url.to_string())
-            }
-        };
-        failpoint::pass("downloaded");
-        let directory = staging.open()?;
-        let programs = unpack(file, &shown, archive.package, sum, &directory);
-        // What is refused once is not worth to be kept.
-        if programs.as_ref().is_err_and(|error| error.exit() == Exit::Integrity) {
-            let _ = std::fs::remove_file(self.downloads.join(&archive.file));
-        }
-        Ok((sum, programs?))
-    }
-
-    /// Puts the set in use. Somebody else's programs become a set of their own before.
-    fn activate(
-        &self,
-        state: &mut State,
-        set: &str,
-        foreign: &[&'static str],
-        outcome: &mut Outcome,
-    ) -> Result<(), Error> {
-        store::make_dir(&self.bin_dir, 0o755)?;
-        if !foreign.is_empty() {
-            let adopted = self.store.adopt(&self.bin_dir, foreign)?;
-            state.adopted.retain(|name| *name != adopted);
-            state.adopted.push(adopted.clone());
-            self.store.write_state(state)?;
-            self.store.activate(state, &adopted)?;
-            self.store.take_places(&self.bin_dir, foreign)?;
-            let what = format!("took over {} in `{}`", foreign.join(", "), self.bin_dir.display());
-            info!("{what}; --rollback uses, and --remove puts back, what was there");
-            outcome.actions.push(what);
-        }
-        self.store.write_state(state)?;
-        failpoint::pass("state-written");
-        if self.store.activate(state, set)? {
-            outcome
-                .actions
-                .push(format!("linked the programs of {set} in `{}`", self.bin_dir.display()));
-        }
-        Ok(())
-    }
-
-    fn edit_shell_files(
-        &self,
-        environment: &Environment,
-        state: &mut State,
-        outcome: &mut Outcome,
-    ) -> Result<(), Error> {
-        if shell_files::is_in_path(environment, &self.bin_dir) {
-            return Ok(());
-        }
-        for path in shell_files::candidates(environment) {
-            if !shell_files::lacks(&path, self.bin_dir.as_os_str()) {
-                continue;
-            }
-            let known = state.shell_files.iter().find(|file| file.path == path);
-            let file = match known {
-                Some(file) => file.clone(),
-                None => {
-                    let file = ShellFile { created: path.symlink_metadata().is_err(), path };
-                    state.shell_files.push(file.clone());
-                    self.store.write_state(state)?;
-                    file
-                }
-            };
-            if shell_files::add(&file, self.bin_dir.as_os_str()) {
-                outcome.actions.push(format!(
-                    "added `{}` to PATH in `{}`",
-                    self.bin_dir.display(),
-                    file.path.display()
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn prune(&self, state: &State) -> Result<(), Error> {
-        let used = [self.store.current(), self.store.previous()];
-        let keep: Vec<String> =
-            used.into_iter().flatten().chain(state.adopted.iter().cloned()).collect();
-        self.store.prune(&keep)
-    }
-
-    fn roll_back(&self, options: &FetchOptions) -> Result<Outcome, Error> {
-        let mut outcome = Outcome::default();
-        if !self.store.exists() {
-            let what = "there is no earlier version to go back to: nothing was fetched yet";
-            return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless fetch"));
-        }
-        if options.dry_run {
-            let previous = self.store.previous().unwrap_or_default();
-            outcome.actions.push(format!("switch to {previous}"));
-            outcome.changed = !previous.is_empty();
-            outcome.set = Some(previous);
-            return Ok(outcome);
-        }
-        let _lock = self.store.lock()?;
-        let state = self.store.recover()?;
-        let mut state = state.unwrap_or_else(|| State::new(&self.bin_dir));
-        let set = self.store.roll_back(&mut state)?;
-        outcome.actions.push(format!("switched to {set}"));
-        outcome.changed = true;
-        outcome.set = Some(set);
-        Ok(outcome)
-    }
-
-    /// What a run would do.
-    fn describe(
-        &self,
-        environment: &Environment,
-        options: &FetchOptions,
-        plan: &Plan,
-        there: Option<&str>,
-        foreign: &[&str],
-        outcome: &mut Outcome,
-    ) {
-        let actions = &mut outcome.actions;
-        if there.is_none() {
-            for archive in &plan.archives {
-                let voucher = archive.sum.map_or_else(
-                    || "without a checksum".to_owned(),
-                    |(sum, voucher)| format!("with the SHA-256 sum {sum} of {voucher}"),
-                );
-                actions.push(format!("get {} {voucher}", archive.place));
-            }
-        }
-        if !foreign.is_empty() {
-            actions.push(format!(
-                "take over {} in `{}`",
-                foreign.join(", "),
-                self.bin_dir.display()
-            ));
-        }
-        if there.is_none() || there != self.store.current().as_deref() {
-            actions.push(format!(
-                "link the programs of {} in `{}`",
-                plan.version,
-                self.bin_dir.display()
-            ));
-        }
-        if !options.no_modify_path && !shell_files::is_in_path(environment, &self.bin_dir) {
-            let candidates = shell_files::candidates(environment).into_iter();
-            let lacking =
-                candidates.filter(|path| shell_files::lacks(path, self.bin_dir.as_os_str()));
-            actions.extend(lacking.map(|path| {
-                format!("add `{}` to PATH in `{}`", self.bin_dir.display(), path.display())
-            }));
-        }
-        outcome.set = there.map(str::to_owned);
-        outcome.changed = !actions.is_empty();
-        if options.install {
-            let words = install_words(environment, options);
-            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-            actions.push(format!("run `{OWN} {}`", words.join(" ")));
-        }
-    }
-
-    /// Becomes the installer of what is now in place.
-    fn install(&self, environment: &Environment, options: &FetchOptions) -> Result<Exit, Error> {
-        if options.dry_run {
-            return Ok(Exit::Good);
-        }
-        let program = self.bin_dir.join(OWN);
-        let path = environment.get("PATH").unwrap_or_default();
-        let path = std::iter::once(self.bin_dir.clone()).chain(std::env::split_paths(path));
-        let path = std::env::join_paths(path).unwrap_or_default();
-        let error = Command::new(&program)
-            .args(install_words(environment, options))
-            .env("PATH", path)
-            .exec();
-        let what = format!("`{}` cannot be run", program.display());
-        Err(Error::new(Exit::CannotRun, what).because(&error))
-    }
-}
-
-/// The words for `dockerd-rootless`: upstream's two variables become options.
-fn install_words(environment: &Environment, options: &FetchOptions) -> Vec<OsString> {
-    let mut words = vec![OsString::from("install")];
-    for (variable, option) in
-        [("FORCE_ROOTLESS_INSTALL", "--force"), ("SKIP_IPTABLES", "--skip-iptables")]
-    {
-        let is_there = options.words.iter().any(|word| word == option);
-        if environment.get(variable).is_some() && !is_there {
-            words.push(option.into());
-        }
-    }
-    words.extend(options.words.iter().cloned());
-    words
-}
-
-/// A tarball that is here, with its sum.
-fn read_local(path: &Path, expected: Option<Sum>) -> Result<(File, Sum), Error> {
-    let opened = files::open_regular(path).and_then(|(mut file, _)| {
-        let sum = sum_of(&mut file)?;
-        Ok((file, sum))
-    });
-    let (file, sum) = opened.map_err(|error| failed(path, "cannot be read", &error))?;
-    match expected {
-        Some(expected) if expected != sum => {
-            let what =
-                format!("`{}` has the SHA-256 sum `{sum}` instead of `{expected}`", path.display());
-            Err(Error::new(Exit::Integrity, what).hint("nothing was changed; get the file anew"))
-        }
-        _ => Ok((file, sum)),
-    }
-}
-
-fn print(home: &Home, options: &FetchOptions, outcome: &Outcome) -> Result<(), Error> {
-    let text = match options.format {
-        Format::Text => {
-            let mut lines = outcome.actions.clone();
-            if !outcome.changed && outcome.actions.is_empty() {
-                lines.push("nothing to do".to_owned());
-            }
-            if options.remove {
-                lines = lines
-                    .into_iter()
-                    .map(|line| match outcome.changed {
-                        true if options.dry_run => format!("would remove: {line}"),
-                        true => format!("removed: {line}"),
-                        false => line,
-                    })
-                    .collect();
-            } else if let Some(version) = &outcome.version {
-                let verb = if options.dry_run { "would be" } else { "is" };
-                lines.push(format!("Docker {version} {verb} in `{}`", home.bin_dir.display()));
-            }
-            lines.join("\n") + "\n"
-        }
-        Format::Json => {
-            let object = json!({
-                "schema": 1,
-                "changed": outcome.changed,
-                "dry_run": options.dry_run,
-                "version": outcome.version,
-                "set": outcome.set,
-                "bin_dir": home.bin_dir.to_string_lossy(),
-                "actions": outcome.actions,
-            });
-            format!("{object:#}\n")
-        }
-    };
-    output::print(text)
+    Ok(Exit::Good)
 }

@@ -1,9 +1,12 @@
-//! SHA-256 sums: reading and writing them, the table that is built in, and which source counts.
+//! SHA-256 sums: reading them, and the table that is built in.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 
-use crate::fetch::Version;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::fetch::{Version, versions_in_index};
 
 /// The sums that are built in, with a note on where they are from.
 const TABLE: &str = include_str!("../../install/checksums.txt");
@@ -11,117 +14,101 @@ const TABLE: &str = include_str!("../../install/checksums.txt");
 /// How the line with the table's date begins.
 const DATE: &str = "# Brought up to date on ";
 
-/// A SHA-256 sum.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Sum(pub [u8; 32]);
+/// A SHA-256 sum: 64 hexadecimal digits in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sum(String);
 
 impl Sum {
-    /// Reads 64 hexadecimal digits of either case.
+    /// Reads 64 digits of either case.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        let mut sum = [0; 32];
-        if digits.len() != 64 {
-            return None;
-        }
-        for (byte, pair) in sum.iter_mut().zip(digits.chunks(2)) {
-            let [high, low] = [pair[0], pair[1]].map(|digit| char::from(digit).to_digit(16));
-            *byte = u8::try_from(high? * 16 + low?).ok()?;
-        }
-        Some(Self(sum))
+        let is_sum = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_sum.then(|| Self(text.to_ascii_lowercase()))
+    }
+
+    /// Ends `hash`.
+    pub fn of(hash: Sha256) -> Self {
+        Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
 impl fmt::Display for Sum {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        out.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for Sum {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, out)
-    }
-}
-
-/// Who vouches for a sum.
+/// Where a sum is from, the most trusted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Voucher {
     /// `--sha256`.
-    Word,
+    Option,
     /// `--checksums`.
-    File,
+    List,
     /// The table in this program.
     Table,
-    /// A file beside the tarball: that tells damage, not a server that means harm.
+    /// The file beside the tarball: that detects damage, not a malicious server.
     Beside,
 }
 
 impl fmt::Display for Voucher {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            Self::Word => "`--sha256`",
-            Self::File => "`--checksums`",
+            Self::Option => "`--sha256`",
+            Self::List => "`--checksums`",
             Self::Table => "the built-in table",
             Self::Beside => "the `.sha256` file beside it",
         })
     }
 }
 
-/// One line of a list: a sum and the name of a file, perhaps with directories before it.
+/// One line of a list: the name of a file, perhaps with directories before it, and its sum.
 pub type Line = (String, Sum);
 
-/// Reads a list in the format of sha256sum. Blank lines and those that begin with `#` are skipped.
-///
-/// # Errors
-/// The number of the first line that is none, from 1 on, and the line.
+/// Reads a list in the format of sha256sum, without blank lines and those that begin with `#`. Fails
+/// with the number of the first line that is none, and the line.
 pub fn parse_list(text: &str) -> Result<Vec<Line>, (usize, String)> {
     let lines = text.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     lines
-        .map(|(number, line)| {
-            let parsed = line.split_once(char::is_whitespace).and_then(|(sum, name)| {
-                // A star marks a file that was read in binary mode.
-                let name = name.trim().trim_start_matches('*');
-                let name = name.trim_start_matches("./");
-                (!name.is_empty()).then_some((name.to_owned(), Sum::parse(sum)?))
-            });
-            parsed.ok_or_else(|| (number + 1, line.to_owned()))
-        })
+        .map(|(number, line)| parse_line(line).ok_or_else(|| (number + 1, line.to_owned())))
         .collect()
 }
 
-/// Reads what stands in the file `NAME.sha256`: a sum alone, or a list that names `file`.
+fn parse_line(line: &str) -> Option<Line> {
+    let (sum, name) = line.split_once(char::is_whitespace)?;
+    // A star marks a file that was read in binary mode.
+    let name = name.trim().trim_start_matches('*').trim_start_matches("./");
+    (!name.is_empty()).then_some((name.to_owned(), Sum::parse(sum)?))
+}
+
+/// Reads the file `NAME.sha256`: a sum alone, or a list that names `file`.
 pub fn parse_beside(text: &str, file: &str) -> Option<Sum> {
-    let text = text.trim();
-    Sum::parse(text).or_else(|| find(&parse_list(text).ok()?, file))
+    Sum::parse(text.trim()).or_else(|| find(&parse_list(text).ok()?, file))
 }
 
-/// The sum that `lines` hold for `file`, by its last name.
+/// Returns the sum that `lines` hold for `file`, by its last name.
 pub fn find(lines: &[Line], file: &str) -> Option<Sum> {
-    let last = |name: &str| name.rsplit('/').next() == Some(file);
-    lines.iter().find(|(name, _)| last(name)).map(|(_, sum)| *sum)
+    let found = lines.iter().find(|(name, _)| name.rsplit('/').next() == Some(file));
+    found.map(|(_, sum)| sum.clone())
 }
 
-/// The sum that is built in for `file` of this channel and architecture.
-pub fn find_in_table(channel: &str, architecture: &str, file: &str) -> Option<Sum> {
-    let name = format!("{channel}/{architecture}/{file}");
-    let lines = parse_list(TABLE).ok()?;
-    lines.into_iter().find(|(line, _)| *line == name).map(|(_, sum)| sum)
+/// Returns the built-in sum of `file` in `directory`, which is `CHANNEL/ARCH`.
+pub fn find_in_table(directory: &str, file: &str) -> Option<Sum> {
+    let name = format!("{directory}/{file}");
+    parse_list(TABLE).ok()?.into_iter().find(|(line, _)| *line == name).map(|(_, sum)| sum)
 }
 
-/// The day on which the table was brought up to date, as `2026-11-21`.
+/// Returns the day of the table, as `2026-11-21`.
 pub fn table_date() -> &'static str {
-    let mut lines = TABLE.lines();
-    lines.find_map(|line| line.strip_prefix(DATE)).unwrap_or_default()
+    TABLE.lines().find_map(|line| line.strip_prefix(DATE)).unwrap_or_default()
 }
 
-/// The newest version of which the table has every package for this channel and architecture.
-pub fn newest_in_table(channel: &str, architecture: &str) -> Option<Version> {
-    let prefix = format!("{channel}/{architecture}/");
-    let lines = parse_list(TABLE).ok()?;
-    let names = lines.iter().filter_map(|(name, _)| name.strip_prefix(&*prefix));
-    let names = names.collect::<Vec<_>>().join("\n");
-    crate::fetch::version::versions_in_index(&names).pop()
+/// Returns the newest version of which the table has both tarballs in `directory`.
+pub fn newest_in_table(directory: &str) -> Option<Version> {
+    let prefix = format!("  {directory}/");
+    let names = TABLE.lines().filter_map(|line| Some(line.split_once(&*prefix)?.1));
+    versions_in_index(&names.collect::<Vec<_>>().join("\n")).pop()
 }
 
 #[cfg(test)]
@@ -135,18 +122,19 @@ mod tests {
     fn every_line_of_the_table_is_read_and_its_newest_version_is_complete() {
         assert!(parse_list(TABLE).is_ok_and(|lines| lines.len() > 50));
         for architecture in ["x86_64", "aarch64"] {
-            let newest = newest_in_table("stable", architecture).expect("a version");
+            let directory = format!("stable/{architecture}");
+            let newest = newest_in_table(&directory).expect("a version");
             for package in super::super::Package::ALL {
                 let file = package.file(&newest);
-                assert!(find_in_table("stable", architecture, &file).is_some(), "{file}");
+                assert!(find_in_table(&directory, &file).is_some(), "{file}");
             }
         }
-        assert_eq!(newest_in_table("test", "x86_64"), None);
+        assert_eq!(newest_in_table("test/x86_64"), None);
         let is_digit = |c: char| c.is_ascii_digit();
         assert_eq!(table_date().replace(is_digit, "0"), "0000-00-00");
-        let known = find_in_table("stable", "x86_64", "docker-29.6.1.tgz");
+        let known = find_in_table("stable/x86_64", "docker-29.6.1.tgz");
         assert_eq!(known, Sum::parse(ONE));
-        assert_eq!(find_in_table("test", "x86_64", "docker-29.6.1.tgz"), None);
+        assert_eq!(find_in_table("test/x86_64", "docker-29.6.1.tgz"), None);
     }
 
     #[test]
@@ -169,11 +157,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_sum_is_read_as_it_is_written(bytes: [u8; 32]) {
-            prop_assert_eq!(Sum::parse(&Sum(bytes).to_string()), Some(Sum(bytes)));
-        }
-
         #[test]
         fn any_text_is_read_without_a_panic(text in "\\PC{0,80}") {
             let _ = (Sum::parse(&text), parse_list(&text), parse_beside(&text, "a"));

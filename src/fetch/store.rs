@@ -1,413 +1,300 @@
-//! The directory in which sets of programs lie side by side, and the links that lead to one of them.
+//! The directory in which sets of programs are side by side, and the links that lead to one of them.
 //!
 //! A program in the user's directory is a link to `current/NAME`, and `current` is a link to a set.
 //! So one rename switches all programs at once, and back.
 
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::unistd::{AccessFlags, access};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Exit};
-use crate::fetch::Sum;
-use crate::fetch::archive::sum_of;
-use crate::fetch::failpoint;
-use crate::fetch::lock::Lock;
-use crate::fetch::manifest::{Manifest, set_name};
-use crate::fetch::programs::all_names;
-use crate::fetch::state::{State, Switching};
+use crate::fetch::all_names;
+use crate::fetch::archive::{Sums, sum_of};
+use crate::fetch::checksum::Sum;
+use crate::fetch::plan::{ASIDE, BEFORE, Ready, State, There};
 use crate::sys::files;
 use crate::words;
 
-/// The name of a set's manifest.
-const MANIFEST: &str = "manifest";
+/// The largest file of ours in bytes.
+const FILE_MAX: u64 = 1 << 20;
 
-/// The largest manifest in bytes.
-const MANIFEST_MAX: u64 = 64 * 1024;
-
-/// The prefix of what is not finished.
-const STAGING: &str = "staging-";
+/// What a set holds, and what it was made from. Without this file a directory is no set.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    pub archives: Sums,
+    pub programs: Sums,
+}
 
 /// Our directory.
-#[derive(Clone, Debug)]
 pub struct Store {
-    pub(super) root: PathBuf,
-}
-
-/// What lies in the place of a link of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Empty,
-    Ours,
-    Foreign,
-}
-
-/// A directory below the store that goes with this value, unless it was made a set.
-#[derive(Debug)]
-pub struct Staging {
-    path: PathBuf,
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-impl Staging {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The open directory, for writing below it whatever becomes of its name.
-    ///
-    /// # Errors
-    /// Names it.
-    pub fn open(&self) -> Result<File, Error> {
-        File::open(&self.path).map_err(|error| failed(&self.path, "cannot be opened", &error))
-    }
+    pub root: PathBuf,
 }
 
 impl Store {
-    /// The one at `root`, which need not be there.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root }
-    }
-
-    /// Whether there is anything.
-    pub fn exists(&self) -> bool {
-        self.root.symlink_metadata().is_ok()
-    }
-
-    /// Makes our directory if it is missing, and takes the lock in it.
-    ///
-    /// # Errors
-    /// Exit 5 if another process has it; exit 1 names what cannot be made.
-    pub fn lock(&self) -> Result<Lock, Error> {
-        make_dir(&self.root, 0o700)?;
-        Lock::take(&self.root.join("lock"))
-    }
-
-    /// What was done outside.
-    ///
-    /// # Errors
-    /// As [`State::read`].
+    /// Reads what was done outside.
     pub fn read_state(&self) -> Result<Option<State>, Error> {
-        State::read(&self.root.join("state.json"))
+        let path = self.root.join("state.json");
+        let refuse = |cause: &dyn std::error::Error| {
+            let quoted = words::quote(path.as_os_str());
+            let quoted = quoted.display();
+            let what = format!(
+                "`{}` is damaged; remove the links and PATH lines that it lists yourself",
+                path.display()
+            );
+            let hint = format!("mv {quoted} {quoted}.damaged");
+            Error::new(Exit::Integrity, what).because(cause).hint(hint)
+        };
+        match files::read_regular(&path, FILE_MAX) {
+            Ok(bytes) => serde_json::from_slice(&bytes.unwrap_or_default())
+                .map(Some)
+                .map_err(|error| refuse(&error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refuse(&error)),
+        }
     }
 
-    /// Notes what is about to be done outside.
-    ///
-    /// # Errors
-    /// As [`State::write`].
+    /// Writes what is about to be done outside.
     pub fn write_state(&self, state: &State) -> Result<(), Error> {
-        state.write(&self.root.join("state.json"))
+        let path = self.root.join("state.json");
+        let text = serde_json::to_vec_pretty(state).map_err(io::Error::from);
+        let old = fs::metadata(&path).ok();
+        text.and_then(|text| files::replace(&path, old.as_ref(), &text))
+            .map_err(|error| failed(&path, "cannot be written", &error))
     }
 
-    /// The set that is in use.
-    pub fn current(&self) -> Option<String> {
-        self.set_at("current")
-    }
-
-    /// The set that was in use before.
-    pub fn previous(&self) -> Option<String> {
-        self.set_at("previous")
-    }
-
-    fn set_at(&self, link: &str) -> Option<String> {
+    /// Returns the set that `current` or `previous` leads to.
+    pub fn set_at(&self, link: &str) -> Option<String> {
         let target = fs::read_link(self.root.join(link)).ok()?;
         let name = target.strip_prefix("versions").ok()?.to_str()?.to_owned();
         self.set(&name).is_dir().then_some(name)
     }
 
-    /// Where the set `name` is.
+    /// Returns where the set `name` is.
     pub fn set(&self, name: &str) -> PathBuf {
         self.root.join("versions").join(name)
     }
 
-    /// Ends what a killed run began: a switch that was made is made known, and what was not
-    /// finished is removed.
-    ///
-    /// # Errors
-    /// Names what cannot be changed.
-    pub fn recover(&self) -> Result<Option<State>, Error> {
-        let mut state = self.read_state()?;
-        if let Some(state) = &mut state
-            && let Some(switching) = state.switching.take()
-        {
-            if self.current().as_ref() == Some(&switching.to)
-                && let Some(from) = &switching.from
-                && *from != switching.to
-            {
-                self.point("previous", from)?;
-            }
-            self.write_state(state)?;
-        }
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with(STAGING) {
-                let path = entry.path();
-                let removed = if path.is_dir() && !path.is_symlink() {
-                    fs::remove_dir_all(&path)
-                } else {
-                    fs::remove_file(&path)
-                };
-                removed.map_err(|error| failed(&path, "cannot be removed", &error))?;
-            }
-        }
-        Ok(state)
+    /// Returns the names of all sets. What has no manifest of ours is no set, unless it is empty: a
+    /// removal that was interrupted leaves that.
+    pub fn sets(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join("versions")).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names = directories.filter_map(|entry| entry.file_name().into_string().ok());
+        let is_empty =
+            |name: &str| fs::read_dir(self.set(name)).is_ok_and(|mut set| set.next().is_none());
+        names.filter(|name| self.manifest(name).is_some() || is_empty(name)).collect()
     }
 
-    /// A new empty directory.
-    ///
-    /// # Errors
-    /// Names it.
-    pub fn stage(&self) -> Result<Staging, Error> {
-        let path = self.root.join(format!("{STAGING}{}", std::process::id()));
-        make_dir(&path, 0o755)?;
-        failpoint::pass("staging-made");
-        Ok(Staging { path })
+    fn manifest(&self, set: &str) -> Option<Manifest> {
+        let bytes = files::read_regular(&self.set(set).join("manifest"), FILE_MAX).ok()??;
+        serde_json::from_slice(&bytes).ok()
     }
 
-    /// Makes the staged programs a set, named for `version` and what they are, and returns the name;
-    /// an equal one that is there and in order stays. Whether there was none.
-    ///
-    /// # Errors
-    /// Names what cannot be written or moved.
-    pub fn place(
-        &self,
-        staging: Staging,
-        version: &str,
-        manifest: &Manifest,
-    ) -> Result<(String, bool), Error> {
-        let text = manifest.render();
-        let name = set_name(version, &Sum(Sha256::digest(&text).into()));
-        let place = self.set(&name);
-        let file = staging.path.join(MANIFEST);
-        fs::write(&file, &text).map_err(|error| failed(&file, "cannot be written", &error))?;
-        sync(&staging.path)?;
-        make_dir(&self.root.join("versions"), 0o755)?;
-        let is_there = place.symlink_metadata().is_ok();
-        if is_there && self.is_whole(&name) {
-            return Ok((name, false));
-        }
-        // Damaged: the new one takes its place at once, and the old one goes with the staging.
-        let moved = if is_there {
-            renameat2(AT_FDCWD, &staging.path, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE)
-                .map_err(io::Error::from)
-        } else {
-            fs::rename(&staging.path, &place)
-        };
-        moved.map_err(|error| failed(&place, "cannot be put into its place", &error))?;
-        sync_dir(&self.root.join("versions"))?;
-        failpoint::pass("set-placed");
-        Ok((name, true))
-    }
-
-    /// What the manifest of the set `name` says.
-    pub fn manifest(&self, name: &str) -> Option<Manifest> {
-        let bytes = files::read_regular(&self.set(name).join(MANIFEST), MANIFEST_MAX).ok()??;
-        Manifest::parse(&String::from_utf8(bytes).ok()?)
-    }
-
-    /// Whether every program of the set `name` is what its manifest says.
-    pub fn is_whole(&self, name: &str) -> bool {
-        let set = self.set(name);
+    /// Says whether every program of `set` is what its manifest says.
+    fn is_whole(&self, set: &str) -> bool {
         let matches = |program: &str, sum: &Sum| {
-            let (mut file, _) = files::open_regular(&set.join(program)).ok()?;
-            Some(sum_of(&mut file).ok()? == *sum)
+            let opened = files::open_regular(&self.set(set).join(program));
+            opened.and_then(|(file, _)| sum_of(&file)).is_ok_and(|found| found == *sum)
         };
-        self.manifest(name).is_some_and(|manifest| {
-            let mut programs = manifest.programs.iter();
-            programs.all(|(program, sum)| matches(program, sum) == Some(true))
+        self.manifest(set).is_some_and(|manifest| {
+            manifest.programs.iter().all(|(program, sum)| matches(program, sum))
         })
     }
 
-    /// The names that the set `name` has of those that may be links of ours.
-    pub fn programs(&self, name: &str) -> Vec<&'static str> {
-        let set = self.set(name);
-        let has = |program: &&str| set.join(program).symlink_metadata().is_ok();
-        all_names().filter(has).collect()
+    /// Finds the set that was made from these `archives` and has these `programs`, undamaged.
+    pub fn find(&self, archives: &Sums, programs: &Sums) -> Option<Ready> {
+        let has = |set: &String| {
+            self.manifest(set).is_some_and(|manifest| {
+                let mut programs = programs.iter();
+                manifest.archives == *archives
+                    && programs.all(|(name, sum)| manifest.programs.get(name) == Some(sum))
+            })
+        };
+        let mut sets = ["current", "previous"].into_iter().filter_map(|link| self.set_at(link));
+        let set = sets.find(|set| has(set) && self.is_whole(set))?;
+        Some(Ready { programs: self.programs(&set), set })
     }
 
-    /// What the link for `program` says.
-    pub(super) fn link_text(&self, program: &str) -> PathBuf {
+    fn programs(&self, set: &str) -> Vec<&'static str> {
+        let set = self.set(set);
+        all_names().filter(|name| set.join(name).symlink_metadata().is_ok()).collect()
+    }
+
+    fn link_text(&self, program: &str) -> PathBuf {
         self.root.join("current").join(program)
     }
 
-    pub(super) fn look(&self, bin_dir: &Path, program: &str) -> Place {
-        let path = bin_dir.join(program);
+    /// Says what is at `path`, where a link to `program` would be.
+    pub fn look(&self, path: &Path, program: &str) -> There {
         match path.symlink_metadata() {
-            Err(_) => Place::Empty,
-            Ok(_) if fs::read_link(&path).is_ok_and(|text| text == self.link_text(program)) => {
-                Place::Ours
-            }
-            Ok(_) => Place::Foreign,
+            Err(_) => There::Nothing,
+            Ok(there) if there.is_symlink() => match fs::read_link(path) {
+                Ok(text) if text == self.link_text(program) => There::OurLink,
+                _ => There::Program,
+            },
+            Ok(there) if there.is_file() => There::Program,
+            Ok(_) => There::Other,
         }
     }
 
-    /// Which programs in `bin_dir` are links of ours, and lead somewhere.
-    pub fn links(&self, bin_dir: &Path) -> Vec<&'static str> {
-        let ours = all_names().filter(|name| self.look(bin_dir, name) == Place::Ours);
-        ours.filter(|name| bin_dir.join(name).exists()).collect()
+    /// Returns what interrupted runs left: a set, a link or a state that was not finished.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let is_ours = |name: &str| name.starts_with("staging") || name.starts_with("state.json.");
+        let left = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
+        left.map(|entry| entry.path()).collect()
     }
 
-    /// Which names of ours in `bin_dir` are somebody else's files.
-    ///
-    /// # Errors
-    /// Names what is in the way and neither a file nor a link.
-    pub fn foreign(&self, bin_dir: &Path) -> Result<Vec<&'static str>, Error> {
-        let foreign = all_names().filter(|name| self.look(bin_dir, name) == Place::Foreign);
-        let foreign: Vec<_> = foreign.collect();
-        let odd = foreign.iter().map(|name| bin_dir.join(name)).find(|path| {
-            let metadata = path.symlink_metadata();
-            metadata.is_ok_and(|metadata| !metadata.is_file() && !metadata.is_symlink())
-        });
-        match odd {
-            None => Ok(foreign),
-            Some(path) => {
-                let what =
-                    format!("`{}` is in the way: it is neither a file nor a link", path.display());
-                let hint = format!("mv {} elsewhere", words::quote(path.as_os_str()).display());
-                Err(Error::new(Exit::Failed, what).hint(hint))
-            }
+    /// Makes a new empty directory for a set, instead of one that is left.
+    pub fn stage(&self) -> Result<PathBuf, Error> {
+        let path = self.root.join("staging");
+        remove_tree(&path)?;
+        make_dir(&path, 0o755)?;
+        Ok(path)
+    }
+
+    /// Makes the staged programs a set, named for `version` and what they are, and returns the name;
+    /// an equal one that is there and undamaged stays. Says whether there was none.
+    pub fn place(&self, version: &str, manifest: &Manifest) -> Result<(String, bool), Error> {
+        let staging = self.root.join("staging");
+        let file = staging.join("manifest");
+        let text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+        let sum = Sum::of(Sha256::new_with_prefix(&text)).to_string();
+        let name = match version {
+            BEFORE => version.to_owned(),
+            _ => format!("{version}-{}", &sum[..8]),
+        };
+        fs::write(&file, &text).map_err(|error| failed(&file, "cannot be written", &error))?;
+        sync(&staging)?;
+        make_dir(&self.root.join("versions"), 0o755)?;
+        let place = self.set(&name);
+        let is_there = place.symlink_metadata().is_ok();
+        let is_new = version == BEFORE || !is_there || !self.is_whole(&name);
+        if is_new {
+            // A damaged set gives its place to the new one in one step.
+            let moved = match is_there {
+                true => exchange(&staging, &place).or_else(|_| {
+                    fs::remove_dir_all(&place).and_then(|()| fs::rename(&staging, &place))
+                }),
+                false => fs::rename(&staging, &place),
+            };
+            moved.map_err(|error| failed(&place, "cannot be replaced", &error))?;
+            sync_dir(&self.root.join("versions"))?;
         }
+        remove_tree(&staging)?;
+        Ok((name, is_new))
     }
 
-    /// Makes the set `to` the one in use: links first, which lead nowhere or to the old set until
-    /// the one rename; then links of programs that it lacks go.
-    ///
-    /// # Errors
-    /// Names what cannot be changed. The old set is then still in use.
-    pub fn activate(&self, state: &mut State, to: &str) -> Result<bool, Error> {
-        let bin_dir = state.bin_dir.clone();
-        let linked = self.make_links(&bin_dir, to);
-        let switched = linked.and_then(|made| {
-            failpoint::pass("links-made");
-            let from = self.current();
-            if from.as_deref() == Some(to) {
-                return Ok(made);
-            }
-            state.switching = Some(Switching { from: from.clone(), to: to.to_owned() });
-            self.write_state(state)?;
-            self.point("current", to)?;
-            failpoint::pass("switched");
-            if let Some(from) = from {
-                self.point("previous", &from)?;
-            }
-            failpoint::pass("previous-set");
-            state.switching = None;
-            self.write_state(state)?;
-            Ok(true)
-        });
-        let dropped = self.drop_dangling(&bin_dir);
-        let changed = switched?;
-        dropped?;
-        failpoint::pass("links-dropped");
-        Ok(changed)
+    /// Makes `set` the current one: links first, which lead nowhere or to the old set until one
+    /// rename; then links of programs that it lacks go. The old set becomes the previous one.
+    pub fn activate(&self, bin_dir: &Path, set: &str) -> Result<(), Error> {
+        make_dir(bin_dir, 0o755)?;
+        let switched = self.make_links(bin_dir, set).and_then(|()| self.switch(set));
+        let dropped = self.drop_dangling(bin_dir);
+        switched.and(dropped)
     }
 
-    fn make_links(&self, bin_dir: &Path, set: &str) -> Result<bool, Error> {
-        let mut made = false;
+    fn make_links(&self, bin_dir: &Path, set: &str) -> Result<(), Error> {
         for name in self.programs(set) {
-            if self.look(bin_dir, name) == Place::Empty {
-                let path = bin_dir.join(name);
+            let path = bin_dir.join(name);
+            if self.look(&path, name) == There::Nothing {
                 symlink(self.link_text(name), &path)
                     .map_err(|error| failed(&path, "cannot be made", &error))?;
-                made = true;
-                failpoint::pass("link-made");
-            }
-        }
-        Ok(made)
-    }
-
-    /// Removes links of ours in `bin_dir` that lead nowhere.
-    ///
-    /// # Errors
-    /// Names what cannot be removed.
-    pub fn drop_dangling(&self, bin_dir: &Path) -> Result<(), Error> {
-        for name in all_names() {
-            let path = bin_dir.join(name);
-            let target = self.root.join("current").join(name);
-            if self.look(bin_dir, name) == Place::Ours && target.symlink_metadata().is_err() {
-                fs::remove_file(&path)
-                    .map_err(|error| failed(&path, "cannot be removed", &error))?;
             }
         }
         Ok(())
     }
 
-    /// Points the link `link` at the set `name`, in one step.
-    ///
-    /// # Errors
-    /// Names the link.
-    pub fn point(&self, link: &str, name: &str) -> Result<(), Error> {
-        replace_link(&self.root.join(link), &Path::new("versions").join(name))?;
+    fn switch(&self, set: &str) -> Result<(), Error> {
+        let [current, previous] = ["current", "previous"].map(|link| self.root.join(link));
+        match self.set_at("current") {
+            Some(now) if now == set => return Ok(()),
+            Some(now) => {
+                self.point("previous", set)?;
+                if exchange(&current, &previous).is_err() {
+                    self.point("current", set)?;
+                    self.point("previous", &now)?;
+                }
+            }
+            None => self.point("current", set)?,
+        }
         sync_dir(&self.root)
     }
 
-    /// Removes all sets but those in `keep`. What has no manifest of ours is no set.
-    ///
-    /// # Errors
-    /// Names what cannot be removed.
-    pub fn prune(&self, keep: &[String]) -> Result<(), Error> {
-        let entries = fs::read_dir(self.root.join("versions"));
-        for entry in entries.into_iter().flatten().flatten() {
-            let (name, path) = (entry.file_name(), entry.path());
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if !is_directory || keep.iter().any(|kept| name == **kept) {
-                continue;
+    /// Points the link `link` at `set`, in one step.
+    pub fn point(&self, link: &str, set: &str) -> Result<(), Error> {
+        let path = self.root.join(link);
+        if self.set_at(link).as_deref() == Some(set) {
+            return Ok(());
+        }
+        let beside = self.root.join("staging-link");
+        remove_if_there(&beside)?;
+        symlink(Path::new("versions").join(set), &beside)
+            .and_then(|()| fs::rename(&beside, &path))
+            .map_err(|error| failed(&path, "cannot be replaced", &error))
+    }
+
+    fn drop_dangling(&self, bin_dir: &Path) -> Result<(), Error> {
+        for name in all_names() {
+            let path = bin_dir.join(name);
+            let leads_nowhere = self.link_text(name).symlink_metadata().is_err();
+            if leads_nowhere && self.look(&path, name) == There::OurLink {
+                remove_if_there(&path)?;
             }
-            let removed = match name.to_str().and_then(|name| self.manifest(name)) {
-                Some(_) => remove_set(&path),
-                None => Ok(()),
-            };
-            removed.map_err(|error| failed(&path, "cannot be removed", &error))?;
-            // Whoever was killed before this has left it empty.
-            let _ = fs::remove_dir(&path);
         }
         Ok(())
     }
 
-    /// Exchanges the sets in use and before, in one step, and returns the one that is now in use.
-    ///
-    /// # Errors
-    /// Says so if there is none to go back to.
-    pub fn roll_back(&self, state: &mut State) -> Result<String, Error> {
-        let (Some(current), Some(previous)) = (self.current(), self.previous()) else {
-            let what = "there is no earlier version to go back to";
-            return Err(
-                Error::new(Exit::Failed, what).hint("dockerd-rootless fetch --version VERSION")
-            );
-        };
-        if current == previous {
-            let what = format!("the earlier version is `{previous}`, which is in use already");
-            return Err(
-                Error::new(Exit::Failed, what).hint("dockerd-rootless fetch --version VERSION")
-            );
+    /// Makes the set of the programs that `names` say, which are set aside or will be, the current
+    /// one: so all switch at once.
+    pub fn point_at_aside(&self, bin_dir: &Path, names: &[&str]) -> Result<(), Error> {
+        let staging = self.stage()?;
+        for name in names {
+            link(&staging, name, &aside(bin_dir, name))?;
         }
-        self.activate(state, &previous)?;
-        failpoint::pass("rolled-back");
-        Ok(previous)
+        self.place(BEFORE, &Manifest::default())?;
+        self.point("current", BEFORE)?;
+        sync_dir(&self.root)
     }
 
-    /// Removes all that is ours, the state last; the lock must be held. Files that are not ours
-    /// keep their directory.
-    ///
-    /// # Errors
-    /// Names what cannot be removed.
-    pub fn remove(&self) -> Result<(), Error> {
-        for name in ["current", "previous"] {
-            remove_if_there(&self.root.join(name))?;
+    /// Puts a link in the place of the program `name`, which is renamed, in one step.
+    pub fn set_aside(&self, bin_dir: &Path, name: &str) -> Result<(), Error> {
+        let [path, aside] = [bin_dir.join(name), aside(bin_dir, name)];
+        remove_if_there(&aside)?;
+        symlink(self.link_text(name), &aside)
+            .and_then(|()| exchange(&path, &aside))
+            .or_else(|_| {
+                fs::rename(&path, &aside).and_then(|()| symlink(self.link_text(name), &path))
+            })
+            .map_err(|error| failed(&path, "cannot be renamed", &error))
+    }
+
+    /// Removes the set `name`, its manifest last, without which no run would go on with it.
+    pub fn remove_set(&self, name: &str) -> Result<(), Error> {
+        let set = self.set(name);
+        let failed = |error| failed(&set, "cannot be removed", &error);
+        for entry in fs::read_dir(&set).map_err(failed)?.flatten() {
+            if entry.file_name() != "manifest" {
+                remove_tree(&entry.path())?;
+            }
         }
-        self.prune(&[])?;
-        failpoint::pass("remove-sets");
+        remove_if_there(&set.join("manifest"))?;
+        fs::remove_dir(&set).map_err(failed)
+    }
+
+    /// Removes all that is ours, the state last. Files that are not ours keep their directory.
+    pub fn remove(&self) -> Result<(), Error> {
+        for link in ["current", "previous"] {
+            remove_if_there(&self.root.join(link))?;
+        }
+        self.leftovers().iter().try_for_each(|path| remove_tree(path))?;
+        self.sets().iter().try_for_each(|set| self.remove_set(set))?;
         let _ = fs::remove_dir(self.root.join("versions"));
         remove_if_there(&self.root.join("state.json"))?;
         remove_if_there(&self.root.join("lock"))?;
@@ -416,91 +303,51 @@ impl Store {
     }
 }
 
-/// Copies this very program into `directory` under the name `name`.
-///
-/// # Errors
-/// Names what cannot be read or written.
-pub fn copy_ourselves(directory: &Path, name: &str) -> Result<Sum, Error> {
-    let own = Path::new("/proc/self/exe");
-    let to = directory.join(name);
-    fs::copy(own, &to)
-        .and_then(|_| fs::set_permissions(&to, Permissions::from_mode(0o755)))
-        .and_then(|()| sum_of(&mut File::open(&to)?))
-        .map_err(|error| failed(&to, "cannot be written", &error))
+/// Returns where the program `name` is while ours is in its place.
+pub fn aside(bin_dir: &Path, name: &str) -> PathBuf {
+    bin_dir.join(format!("{name}{ASIDE}"))
 }
 
-/// The sum of this very program.
-///
-/// # Errors
-/// Fails where `/proc` is not mounted.
-pub fn own_sum() -> Result<Sum, Error> {
-    let own = Path::new("/proc/self/exe");
-    let sum = File::open(own).and_then(|mut file| sum_of(&mut file));
-    sum.map_err(|error| failed(own, "cannot be read", &error))
-}
-
-/// Makes `name` in `directory` a link to its neighbour `target`.
-///
-/// # Errors
-/// Names the link.
-pub fn link_beside(directory: &Path, name: &str, target: &str) -> Result<(), Error> {
+/// Makes `name` in `directory` a link to `target`.
+pub fn link(directory: &Path, name: &str, target: &Path) -> Result<(), Error> {
     let path = directory.join(name);
     symlink(target, &path).map_err(|error| failed(&path, "cannot be made", &error))
 }
 
+/// Exchanges two names in one step. Not every file system can.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
+}
+
 /// Makes a directory and those above it, if they are missing.
-///
-/// # Errors
-/// Names it.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.map_err(|error| failed(path, "cannot be made", &error))
 }
 
-/// Finds out now whether `path`, or what is there of it, can be written to: before anything is
-/// downloaded.
-///
-/// # Errors
-/// Names the directory that cannot.
+/// Fails if `path`, or the part of it that exists, cannot be written: before anything is downloaded.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
-    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
-    let there = there.unwrap_or(Path::new("/"));
-    if !there.is_dir() {
-        let error = io::Error::from(io::ErrorKind::NotADirectory);
-        return Err(failed(path, "cannot be made", &error));
-    }
-    let writable = access(there, AccessFlags::W_OK | AccessFlags::X_OK);
-    writable.map_err(|error| failed(there, "cannot be written to", &error.into()))
+    let mut ancestors = path.ancestors();
+    let there = ancestors.find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    let is_writable = match there.is_dir() {
+        true => access(there, AccessFlags::W_OK | AccessFlags::X_OK),
+        false => Err(nix::Error::ENOTDIR),
+    };
+    is_writable.map_err(|error| failed(there, "cannot be written to", &error.into()))
 }
 
-/// An error about a file, with a command that shows more.
+/// Returns an error about a file, with a command that shows more.
 pub fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
     let quoted = words::quote(path.parent().unwrap_or(path).as_os_str());
     let quoted = quoted.display();
     let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("make room: df -h {quoted}")
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!("df -h {quoted}"),
         _ => format!("ls -ld {quoted}"),
     };
-    let what = format!("`{}` {what}", path.display());
-    Error::new(Exit::Failed, what).because(error).hint(hint)
+    Error::new(Exit::Failed, format!("`{}` {what}", path.display())).because(error).hint(hint)
 }
 
-/// Removes what is in a set, and last the manifest, without which nobody would go on with it.
-fn remove_set(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            _ if entry.file_name() == MANIFEST => {}
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    fs::remove_file(path.join(MANIFEST))
-}
-
-pub(super) fn remove_if_there(path: &Path) -> Result<(), Error> {
+pub fn remove_if_there(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(failed(path, "cannot be removed", &error))
@@ -509,43 +356,29 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the link `path` say `text`, whatever file or link was there, in one step.
-pub(super) fn replace_link(path: &Path, text: &Path) -> Result<(), Error> {
-    let beside = beside(path);
-    let _ = fs::remove_file(&beside);
-    let replaced = symlink(text, &beside).and_then(|()| fs::rename(&beside, path));
-    replaced.map_err(|error| {
-        let _ = fs::remove_file(&beside);
-        failed(path, "cannot be replaced", &error)
-    })
-}
-
-/// A name in the same directory that nobody else has.
-pub(super) fn beside(path: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{STAGING}dockerd-rootless"));
-    path.with_file_name(name)
-}
-
-/// Has the kernel write a directory's files, and the directory, before anything leads to them.
-fn sync(directory: &Path) -> Result<(), Error> {
-    let entries =
-        fs::read_dir(directory).map_err(|error| failed(directory, "cannot be read", &error))?;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        if path.is_symlink() || path.is_dir() {
-            continue;
+/// Removes a file, a link or a directory with all that is in it, if it is there.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => {
+            fs::remove_dir_all(path).map_err(|error| failed(path, "cannot be removed", &error))
         }
-        let synced = File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(|error| failed(&path, "cannot be written", &error))?;
+        _ => remove_if_there(path),
+    }
+}
+
+/// Writes a directory's files, and the directory, to the disk before anything leads to them.
+fn sync(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            sync_dir(&entry.path())?;
+        }
     }
     sync_dir(directory)
 }
 
-fn sync_dir(directory: &Path) -> Result<(), Error> {
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(|error| failed(directory, "cannot be written", &error))
+fn sync_dir(path: &Path) -> Result<(), Error> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(|error| failed(path, "cannot be written", &error))
 }
 
 #[cfg(test)]
@@ -553,34 +386,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_set_of_ours_stays_where_sets_are_removed() {
+    fn what_is_no_set_of_ours_stays() {
         let directory = tempfile::tempdir().expect("a directory");
-        let root = directory.path().join("store");
-        let write = |path: &Path, text: &[u8]| {
+        let store = Store { root: directory.path().join("store") };
+        let write = |path: &Path, text: &str| {
             fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
             fs::write(path, text).expect("a file");
         };
-        let manifest = Manifest::default().render();
         for set in ["old", "new", "../../elsewhere"] {
-            let set = root.join("versions").join(set);
-            write(&set.join("dockerd"), b"program");
-            write(&set.join(".restore/dockerd"), b"program");
-            write(&set.join(MANIFEST), manifest.as_bytes());
+            write(&store.set(set).join("dockerd"), "program");
+            write(&store.set(set).join("manifest"), r#"{"archives": {}, "programs": {}}"#);
         }
-        fs::create_dir(root.join("versions/emptied")).expect("a directory");
-        write(&root.join("versions/photos/one.jpg"), b"dear");
-        symlink("../../elsewhere", root.join("versions/link")).expect("a link");
-        let store = Store::new(root.clone());
-        let left = || {
-            let entries = fs::read_dir(root.join("versions")).expect("sets").flatten();
-            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
-            names.sort();
-            names
-        };
-        store.prune(&["new".to_owned()]).expect("pruned");
-        assert_eq!(left(), ["link", "new", "photos"]);
+        fs::create_dir(store.set("emptied")).expect("a directory");
+        write(&store.set("photos").join("one.jpg"), "dear");
+        write(&store.set("odd").join("manifest"), "not ours");
+        symlink("../../elsewhere", store.set("link")).expect("a link");
         store.remove().expect("removed");
-        assert_eq!(left(), ["link", "photos"]);
+        let entries = fs::read_dir(store.root.join("versions")).expect("sets").flatten();
+        let mut left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["link", "odd", "photos"]);
         assert!(directory.path().join("elsewhere/dockerd").exists());
+    }
+
+    #[test]
+    fn a_damaged_state_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store { root: directory.path().to_owned() };
+        assert_eq!(store.read_state().expect("none"), None);
+        for text in ["", "{", "{\"bin_dir\": 1}"] {
+            fs::write(store.root.join("state.json"), text).expect("written");
+            let error = store.read_state().expect_err("refused");
+            assert_eq!(error.exit(), Exit::Integrity);
+            assert!(error.render().contains("state.json"), "{}", error.render());
+        }
     }
 }

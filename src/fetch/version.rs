@@ -1,20 +1,21 @@
-//! Docker's version numbers, and the newest of those that a mirror's directory index names.
+//! Docker's version numbers, and the newest of those that a directory's index names.
 #![forbid(unsafe_code)]
 
-use std::cmp::Ordering;
 use std::fmt;
 
 use crate::fetch::Package;
 
-/// A version as it stands in the names of Docker's tarballs: `29.6.2`, `25.0.0-beta.3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A version as in the names of Docker's tarballs: `29.6.2`, `25.0.0-beta.3`. The fields are in the
+/// order in which they decide which is newer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    text: String,
     numbers: Vec<u64>,
-    pre_release: Option<Vec<Piece>>,
+    is_release: bool,
+    pre_release: Vec<Piece>,
+    text: String,
 }
 
-/// One piece of a pre-release, in the order in which semantic versioning sorts them.
+/// One piece of a pre-release, in the order of semantic versioning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Piece {
     Number(u64),
@@ -22,27 +23,18 @@ enum Piece {
 }
 
 impl Version {
-    /// Reads a version: numbers with dots between them, then perhaps `-` and a pre-release. `None`
-    /// for anything else, so that nothing odd gets into a path or an address.
+    /// Reads numbers with dots between them, then perhaps `-` and a pre-release. Nothing else gets
+    /// into a path or an address.
     pub fn parse(text: &str) -> Option<Self> {
-        let (numbers, pre_release) = match text.split_once('-') {
-            Some((numbers, rest)) => (numbers, Some(rest)),
-            None => (text, None),
+        let mut halves = text.splitn(2, '-');
+        let numbers: Vec<u64> = halves.next()?.split('.').map(number).collect::<Option<_>>()?;
+        let pre_release: Vec<Piece> = match halves.next() {
+            Some(pieces) => pieces.split('.').map(piece).collect::<Option<_>>()?,
+            None => Vec::new(),
         };
-        let numbers: Vec<u64> = numbers.split('.').map(number).collect::<Option<_>>()?;
-        let pre_release = pre_release
-            .map(|rest| rest.split('.').map(piece).collect::<Option<Vec<_>>>())
-            .map_or(Some(None), |pieces| pieces.map(Some))?;
-        (text.len() <= 64 && (2..=4).contains(&numbers.len())).then(|| Self {
-            text: text.to_owned(),
-            numbers,
-            pre_release,
-        })
-    }
-
-    /// The text that was read.
-    pub fn as_str(&self) -> &str {
-        &self.text
+        let is_release = pre_release.is_empty();
+        let is_plausible = text.len() <= 64 && (2..=4).contains(&numbers.len());
+        is_plausible.then(|| Self { numbers, is_release, pre_release, text: text.to_owned() })
     }
 }
 
@@ -53,30 +45,8 @@ fn number(text: &str) -> Option<u64> {
 
 fn piece(text: &str) -> Option<Piece> {
     let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    match number(text) {
-        Some(number) => Some(Piece::Number(number)),
-        None => is_word.then(|| Piece::Word(text.to_owned())),
-    }
-}
-
-impl PartialOrd for Version {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// By number; a pre-release comes before its release.
-impl Ord for Version {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let pre_releases = || match (&self.pre_release, &other.pre_release) {
-            (None, None) => Ordering::Equal,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(_), None) => Ordering::Less,
-            (Some(ours), Some(theirs)) => ours.cmp(theirs),
-        };
-        let numbers = self.numbers.cmp(&other.numbers);
-        numbers.then_with(pre_releases).then_with(|| self.text.cmp(&other.text))
-    }
+    let word = is_word.then(|| Piece::Word(text.to_owned()));
+    number(text).map(Piece::Number).or(word)
 }
 
 impl fmt::Display for Version {
@@ -85,26 +55,22 @@ impl fmt::Display for Version {
     }
 }
 
-/// The versions of which `index`, the HTML of a directory on a mirror, names every package, oldest
-/// first.
+/// Returns the versions of which `index`, a directory's HTML or a list of names, has both tarballs,
+/// oldest first.
 pub fn versions_in_index(index: &str) -> Vec<Version> {
-    let [first, others @ ..] = Package::ALL;
-    let mut versions = names_in_index(index, first);
-    for other in others {
-        let those = names_in_index(index, other);
-        versions.retain(|version| those.contains(version));
-    }
+    let [mut versions, extras] = Package::ALL.map(|package| versions_of(package, index));
+    versions.retain(|version| extras.contains(version));
     versions.sort();
     versions.dedup();
     versions
 }
 
-fn names_in_index(index: &str, package: Package) -> Vec<Version> {
+fn versions_of(package: Package, index: &str) -> Vec<Version> {
     let prefix = format!("{}-", package.name());
-    index
-        // Names stand in quotes in a link and between tags in what is shown.
-        .split(['"', '\'', '<', '>', '/', ' ', '\n', '\r'])
-        .filter_map(|word| word.strip_prefix(&*prefix)?.strip_suffix(".tgz"))
+    // A name is in quotes in a link, and between tags in what is shown.
+    let names = index.split(['"', '\'', '<', '>', '/', ' ', '\n', '\r']);
+    names
+        .filter_map(|name| name.strip_prefix(&*prefix)?.strip_suffix(".tgz"))
         .filter_map(Version::parse)
         .collect()
 }
@@ -136,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_refused() {
+    fn anything_else_is_refused() {
         for text in [
             "", "29", "latest", "../29.1", "29.1/..", "29.1 ", "29.-1", "29..1", "29.1-",
             "29.1-a b", "29.1-x/y", "+29.1.0",
@@ -159,7 +125,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text in "\\PC{0,40}") {
             if let Some(version) = Version::parse(&text) {
-                prop_assert_eq!(version.as_str(), &*text);
+                prop_assert_eq!(version.to_string(), &*text);
                 prop_assert!(!text.contains(['/', ' ']));
             }
         }

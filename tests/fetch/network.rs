@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use dockerd_rootless::fetch::Package::{Docker, Extras};
 use dockerd_rootless::fetch::{architecture, directory};
 
 use super::release::{Release, sum};
-use super::scene::{NEW, OLD, Scene};
+use super::scene::{NEW, OLD, Scene, finish};
 use test_support::command::run;
 use test_support::mirror::Fault;
 
@@ -25,7 +26,7 @@ fn a_first_fetch_links_programs_that_run_and_a_second_one_changes_nothing() {
         assert!(!names.contains(&absent), "{names:?}");
     }
     assert!(
-        first.stderr.contains("`docker/docker-novelty`, which is not known here"),
+        first.stderr.contains("the unknown program `docker/docker-novelty`, which is left out"),
         "{}",
         first.stderr
     );
@@ -88,7 +89,7 @@ fn a_version_that_is_not_there_is_named_with_its_address_and_asked_for_once() {
     let scene = Scene::have(OLD);
     let before = scene.tree();
     let ended = scene.fetch("--version 99.0.0 --insecure-no-checksum");
-    ended.assert(1, "docker-99.0.0.tgz`: the server answers 404").assert(1, "hint: ");
+    ended.assert(1, "docker-99.0.0.tgz`\ncause: the server answers 404").assert(1, "hint: ");
     assert_eq!(scene.tree(), before);
     let asked = scene.mirror.requests();
     let tarballs: Vec<_> =
@@ -105,7 +106,7 @@ fn a_server_that_fails_for_a_moment_is_asked_again_and_one_that_keeps_failing_ch
     scene.fetch(&format!("--version {NEW}")).assert(1, "the server answers 500");
     assert_eq!(scene.tree(), before);
     scene.mirror.fail(&path, Fault::Status(503), 1);
-    scene.fetch(&format!("--version {NEW}")).assert(0, "tries again");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "trying again");
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
@@ -114,7 +115,7 @@ fn a_download_that_stalls_or_breaks_off_goes_on_where_it_ended() {
     for fault in [Fault::Stall(40_000), Fault::Cut(40_000)] {
         let scene = Scene::with(&[NEW]);
         scene.mirror.fail(&Release::new(NEW).path(Docker), fault, 1);
-        scene.fetch(&format!("--version {NEW} --timeout 1")).assert(0, "tries again");
+        scene.fetch(&format!("--version {NEW} --timeout 1")).assert(0, "trying again");
         assert_eq!(scene.version().as_deref(), Some(NEW));
         let asked = scene.mirror.requests();
         let ranges: Vec<_> = asked.into_iter().filter_map(|request| request.range).collect();
@@ -128,7 +129,7 @@ fn a_server_that_always_stalls_is_given_up_and_what_came_is_kept_for_the_next_ru
     let before = scene.tree();
     let path = Release::new(NEW).path(Docker);
     scene.mirror.fail(&path, Fault::Stall(10_000), 99);
-    scene.fetch(&format!("--version {NEW} --timeout 1")).assert(1, "the rest did not come");
+    scene.fetch(&format!("--version {NEW} --timeout 1")).assert(1, "next to nothing came for 1 s");
     assert_eq!(scene.tree(), before);
     scene.mirror.fail(&path, Fault::Cut(0), 0);
     scene.mirror.requests();
@@ -236,7 +237,7 @@ fn what_is_built_in_is_believed_rather_than_the_server() {
     scene.fetch("--version 29.6.1").assert(6, "instead of");
     assert_eq!(scene.version(), None);
     // The newest of those is what is fetched if nothing is said.
-    scene.fetch("").assert(1, "/docker-29.6.2.tgz`: the server answers 404");
+    scene.fetch("").assert(1, "/docker-29.6.2.tgz`\ncause: the server answers 404");
 }
 
 #[test]
@@ -244,40 +245,45 @@ fn words_that_make_no_sense_are_a_matter_of_usage() {
     let scene = Scene::with(&[NEW]);
     let sum = "0".repeat(64);
     for (words, says) in [
-        ("--version banana".to_owned(), "`banana` is no version"),
-        ("--version ../../etc".to_owned(), "is no version"),
-        (format!("--version {NEW} --channel a/b"), "cannot be the name of a channel"),
+        ("--version banana".to_owned(), "`banana` is not a version"),
+        ("--version ../../etc".to_owned(), "is not a version"),
+        (format!("--version {NEW} --channel a/b"), "is not the name of a channel"),
         (format!("--version {NEW} --mirror ftp://a/"), "its scheme is `ftp`"),
         (format!("--version {NEW} --mirror http://mirror.invalid/"), "is not https"),
         (format!("--version {NEW} --sha256 a"), "expected FILE=SUM"),
-        (format!("--version {NEW} --sha256 docker-1.tgz={sum}"), "which is not fetched"),
+        (
+            format!("--version {NEW} --sha256 docker-1.tgz={sum}"),
+            "is not one of the files to fetch",
+        ),
         (format!("--version {NEW} --bin-dir /a:b"), "colon"),
     ] {
         scene.fetch(&words).assert(2, says);
     }
     let mut command = scene.command(&format!("--version {NEW}"));
-    let ended = super::scene::finish(command.env("DOCKERD_ROOTLESS_MIRROR", "nonsense"));
-    ended.assert(2, "`nonsense` is no address of a mirror");
+    let ended = finish(command.env("DOCKERD_ROOTLESS_MIRROR", "nonsense"));
+    ended.assert(2, "`nonsense` is not the address of a mirror");
     assert!(scene.mirror.requests().is_empty());
 }
 
 #[test]
-fn a_redirect_is_followed_but_never_to_plain_http_elsewhere() {
+fn a_redirect_to_plain_http_is_followed_only_if_that_is_allowed() {
     let scene = Scene::have(OLD);
     let before = scene.tree();
     let release = Release::new(NEW);
     let path = release.path(Docker);
     scene.mirror.put("/elsewhere.tgz", release.docker.clone());
-    scene.mirror.fail(&path, Fault::Redirect("http://mirror.invalid/x.tgz".to_owned()), 1);
-    scene
-        .fetch(&format!("--version {NEW}"))
-        .assert(6, "redirects to `http://mirror.invalid/x.tgz`, which is not https");
-    assert_eq!(scene.tree(), before);
+    for target in ["http://mirror.invalid/x.tgz", "/elsewhere.tgz", "file:///etc/passwd"] {
+        scene.mirror.fail(&path, Fault::Redirect(target.to_owned()), 1);
+        let ended = scene.fetch(&format!("--version {NEW}"));
+        ended.assert(6, "redirects to an address that is not https");
+        assert_eq!(scene.tree(), before);
+    }
+    let words = format!("--version {NEW} --insecure-http");
     scene.mirror.fail(&path, Fault::Redirect(path.clone()), 99);
-    scene.fetch(&format!("--version {NEW}")).assert(1, "more than 5 redirects");
+    scene.fetch(&words).assert(1, "more than 5 times");
     assert_eq!(scene.tree(), before);
     scene.mirror.fail(&path, Fault::Redirect("/elsewhere.tgz".to_owned()), 1);
-    scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
+    scene.fetch(&words).assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
@@ -288,40 +294,71 @@ fn a_proxy_is_not_asked_for_this_very_host() {
     for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"] {
         command.env(name, "http://127.0.0.1:1");
     }
-    super::scene::finish(&mut command).assert(0, NEW);
+    finish(&mut command).assert(0, NEW);
 }
 
 #[test]
 fn plain_http_elsewhere_goes_through_the_proxy_if_it_is_allowed_at_all() {
-    let scene = Scene::with(&[NEW]);
-    // This server is no proxy and says so.
+    let scene = Scene::new();
+    let release = Release::new(NEW);
+    for package in [Docker, Extras] {
+        // What is asked of a proxy is the whole address.
+        let address = format!("http://mirror.invalid{}", release.path(package));
+        scene.mirror.put(&address, release.bytes(package));
+        scene.mirror.put(&format!("{address}.sha256"), sum(release.bytes(package)));
+    }
     let words = format!("--version {NEW} --mirror http://mirror.invalid/ --insecure-http");
     let mut command = scene.command(&words);
-    command.env("http_proxy", scene.mirror.url());
-    super::scene::finish(&mut command).assert(1, "proxy");
+    finish(command.env("http_proxy", scene.mirror.url())).assert(0, NEW);
+    assert_eq!(scene.version().as_deref(), Some(NEW));
     let asked = scene.mirror.requests();
-    let through = |path: &str| path == "mirror.invalid:80";
-    assert!(asked.iter().all(|request| through(&request.path)), "{asked:?}");
+    assert!(asked.iter().all(|request| request.path.starts_with("http://mirror.invalid/")));
     assert!(!asked.is_empty());
 }
 
 #[test]
-fn names_are_looked_up_as_the_host_does_it() {
+fn a_host_that_is_not_found_is_named_once_with_what_helps() {
+    let scene = Scene::new();
+    let ended = scene.fetch("--version 77.2.0 --mirror https://nowhere.invalid");
+    ended.assert(1, "cause: the name of the server cannot be resolved");
+    ended.assert(1, "https_proxy").assert(1, "fetch --offline DIR");
+    for said in ["nowhere.invalid", "trying again"] {
+        assert_eq!(ended.stderr.matches(said).count(), 1, "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_mirror_may_be_named_with_or_without_the_directory_of_docker() {
     let scene = Scene::with(&[NEW]);
-    let stubs = scene.user.home.join("tool/stubs");
-    let getent = stubs.join("getent");
-    let answer = "[ \"$*\" = 'ahosts -- mirror.invalid' ] && echo '127.0.0.1 STREAM x'";
-    scene.user.make_dir(&stubs);
-    scene.user.write(&getent, format!("#!/bin/sh\n{answer}\n"));
-    run(Command::new("chmod").arg("0755").arg(&getent));
-    let port = scene.mirror.address.port();
-    let mut command = scene
-        .command(&format!("--version {NEW} --insecure-http --mirror http://mirror.invalid:{port}"));
-    let path = format!("{}:/usr/bin:/bin", stubs.display());
-    super::scene::finish(command.env("PATH", path)).assert(0, NEW);
+    let words = format!("--version {NEW} --dry-run --mirror {}", scene.mirror.url());
+    let root = scene.fetch(&words);
+    root.assert(0, "/linux/static/stable/");
+    for directory in ["/linux/static", "/linux/static/"] {
+        assert_eq!(scene.fetch(&format!("{words}{directory}")).assert(0, "").stdout, root.stdout);
+    }
+}
+
+#[test]
+fn wget_is_used_where_there_is_no_curl() {
+    let scene = Scene::with(&[NEW]);
+    let tools = scene.user.home.join("tool/bin");
+    scene.user.make_dir(&tools);
+    // These two start it.
+    for name in ["setpriv", "timeout"] {
+        symlink(format!("/usr/bin/{name}"), tools.join(name)).expect("a link");
+    }
+    let path = tools.display().to_string();
+    let fetch = || finish(scene.command(&format!("--version {NEW}")).env("PATH", &path));
+    fetch().assert(4, "neither curl nor wget is installed");
+    symlink("/usr/bin/wget", tools.join("wget")).expect("a link");
+    let release = Release::new(NEW).path(Docker);
+    scene.mirror.fail(&release, Fault::Status(404), 1);
+    fetch().assert(1, "the server answers 404");
+    scene.mirror.fail(&release, Fault::Redirect("/elsewhere.tgz".to_owned()), 1);
+    fetch().assert(6, "which takes curl to follow");
+    scene.mirror.fail(&release, Fault::Cut(40_000), 1);
+    fetch().assert(0, "the connection broke off; trying again");
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    let ended = scene.fetch("--version 77.2.0 --mirror https://nowhere.invalid --no-modify-path");
-    ended.assert(1, "`https://nowhere.invalid/");
 }
 
 #[test]
@@ -349,7 +386,7 @@ fn a_terminal_sees_how_far_it_is() {
         format!("--sha256 {}={}", release.file(package), sum(release.bytes(package)))
     });
     let line = format!("{} fetch --version {NEW} {}", scene.program.display(), sums.join(" "));
-    let (_arrival, go) = scene.mirror.gate();
+    scene.mirror.fail(&release.path(Docker), Fault::Cut(40_000), 1);
     // script(1) gives it a terminal.
     let mut script = scene.user.brief_command("script");
     script
@@ -359,16 +396,13 @@ fn a_terminal_sees_how_far_it_is() {
         script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("script(1)");
     let mut screen = process.stdout.take().expect("a pipe");
     let mut seen = Vec::new();
-    let mut chunk = [0; 4096];
-    // One of the two waits, and what is known of both is shown all the while.
-    while !String::from_utf8_lossy(&seen).contains(" MB  docker-rootless-extras") {
-        let count = screen.read(&mut chunk).expect("read");
-        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&chunk[..count]);
-    }
-    drop(go);
     screen.read_to_end(&mut seen).expect("read");
-    assert!(process.wait().expect("ended").success(), "{}", String::from_utf8_lossy(&seen));
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert!(process.wait().expect("ended").success(), "{seen}");
+    assert!(seen.contains("#100.0%\r\n") || seen.contains("# 100.0%\r\n"), "{seen}");
+    // What we say begins a line.
+    let ours: Vec<_> = seen.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(!ours.is_empty() && !ours.iter().any(|line| line.contains('#')), "{seen}");
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
@@ -389,6 +423,12 @@ fn a_directory_serves_as_well_and_nobody_is_asked() {
     assert_eq!(scene.version().as_deref(), Some(NEW));
     scene.fetch(&format!("{offline} --version {OLD}")).assert(0, OLD);
     assert_eq!(scene.version().as_deref(), Some(OLD));
+    let missing = scene.fetch(&format!("{offline} --version 77.9.0"));
+    missing.assert(1, "docker-77.9.0.tgz and docker-rootless-extras-77.9.0.tgz");
+    for empty in [scene.user.home.join("tool"), "/nowhere".into()] {
+        let ended = scene.fetch(&format!("--offline {}", empty.display()));
+        ended.assert(1, "docker-VERSION.tgz and docker-rootless-extras-VERSION.tgz");
+    }
     scene.user.write(&directory.join(new.file(Docker)), "not a tarball");
     scene.fetch("--remove").assert(0, "");
     scene.fetch(&offline).assert(6, "has the SHA-256 sum");
@@ -402,20 +442,42 @@ fn a_dry_run_tells_and_does_nothing() {
     let before = scene.tree();
     let ended =
         scene.fetch(&format!("--version {NEW} --dry-run --format json --install -- --no-start"));
-    let object = ended.assert(0, "nobody but whoever keeps").json();
+    let object = ended.assert(0, "the mirror's own sum only").json();
     assert_eq!(
         (&object["schema"], &object["changed"], &object["dry_run"]),
         (&1.into(), &true.into(), &true.into())
     );
     let actions = object["actions"].to_string();
     for part in [
-        "get `http://127.0.0.1:",
+        "download `http://127.0.0.1:",
         "beside it",
-        "link the programs",
+        "switch to Docker 77.2.0",
         "/.profile",
         "dockerd-rootless install --no-start",
     ] {
         assert!(actions.contains(part), "no {part}: {actions}");
     }
     assert_eq!(scene.tree(), before);
+}
+
+#[test]
+fn a_dry_run_prints_what_the_run_then_does() {
+    let scene = super::kills::with_foreign();
+    let update = format!("--version {NEW}");
+    scene.fetch("--rollback --dry-run").assert(1, "there is no earlier version");
+    for words in [&*update, "--rollback", &update, &update, "--remove", "--remove"] {
+        let [would, done] = ["--dry-run", ""].map(|more| {
+            let object = scene.fetch(&format!("{words} --format json {more}")).assert(0, "").json();
+            let actions = object["actions"].as_array().expect("a list").clone();
+            // What follows the verb.
+            let objects = actions.iter().map(|action| {
+                let action = action.as_str().expect("a sentence");
+                let verbs = ["would ", "switch to ", "switched to ", "put back "];
+                let rest = verbs.iter().find_map(|verb| action.strip_prefix(verb));
+                rest.or_else(|| Some(action.split_once(' ')?.1)).expect("a verb").to_owned()
+            });
+            objects.collect::<Vec<_>>()
+        });
+        assert_eq!(would, done, "{words}");
+    }
 }

@@ -44,9 +44,9 @@ fn removal_leaves_the_home_as_it_was_and_a_second_one_finds_nothing() {
         scene.fetch(&format!("--version {version}")).assert(0, version);
     }
     let would = scene.fetch("--remove --dry-run");
-    would.assert(0, "would remove: link").assert(0, "our lines in").assert(0, "programs in");
+    would.assert(0, "would remove links").assert(0, "our lines in").assert(0, "the programs in");
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene.fetch("--remove").assert(0, "removed: link");
+    scene.fetch("--remove").assert(0, "removed links");
     let mut after = scene.tree();
     // These directories may serve others by now.
     for made in ["bin", ".local", ".local/share"] {
@@ -69,13 +69,14 @@ fn programs_that_were_there_are_taken_over_and_given_back() {
     scene.user.write(&scene.bin().join("my-own"), "mine");
     let before = scene.tree();
 
-    scene.fetch(&format!("--version {NEW}")).assert(0, "took over");
+    scene.fetch(&format!("--version {NEW}")).assert(0, "renamed ");
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene.fetch("--rollback").assert(0, "switched to adopted-");
+    assert!(scene.bin().join("runc.before-dockerd-rootless").exists());
+    scene.fetch("--rollback").assert(0, "switched to the programs that were in");
     assert_eq!(scene.version().as_deref(), Some(OLD));
     scene.fetch("--rollback").assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene.fetch("--remove").assert(0, "in favour of what was there before");
+    scene.fetch("--remove").assert(0, "put back");
     let mut after = scene.tree();
     for made in [".local", ".local/share"] {
         after.remove(std::path::Path::new(made));
@@ -91,7 +92,9 @@ fn programs_put_over_our_links_are_taken_over_again() {
         fs::remove_file(scene.bin().join(name)).expect("removed");
         scene.user.write(&scene.bin().join(name), script(name, OLD));
     }
-    scene.fetch(&format!("--version {NEW}")).assert(0, "took over docker, dockerd");
+    scene
+        .fetch(&format!("--version {NEW}"))
+        .assert(0, "renamed docker, dockerd to NAME.before-dockerd-rootless");
     assert_eq!(scene.version().as_deref(), Some(NEW));
     scene.fetch("--remove").assert(0, "");
     let left: Vec<_> = scene.told().into_iter().collect();
@@ -103,7 +106,7 @@ fn what_is_neither_file_nor_link_is_not_touched() {
     let scene = Scene::with(&[NEW]);
     scene.user.make_dir(&scene.bin().join("dockerd"));
     let before = scene.tree();
-    scene.fetch(&format!("--version {NEW}")).assert(1, "is in the way");
+    scene.fetch(&format!("--version {NEW}")).assert(1, "is neither a file nor a link");
     let mut after = scene.tree();
     after.retain(|path, _| !path.starts_with(".local"));
     assert_eq!(after, before);
@@ -114,14 +117,14 @@ fn links_are_in_one_directory_at_a_time() {
     let scene = Scene::have(NEW);
     scene
         .fetch(&format!("--version {NEW} --bin-dir {}/elsewhere", scene.user.home.display()))
-        .assert(2, "first: dockerd-rootless fetch --remove");
+        .assert(2, "hint: dockerd-rootless fetch --remove\n");
 }
 
 #[test]
 fn a_directory_with_an_odd_name_is_found_by_a_new_shell() {
-    for name in [&b"a b"[..], b"it's", b"\"$HOME\" `id` *?", b"\xff\xfe", b"-x \\"] {
+    for name in ["a b", "it's", "\"$HOME\" `id` *?", "-x \\", "\u{e4}"] {
         let scene = Scene::with(&[NEW]);
-        let directory = scene.user.home.join(std::ffi::OsStr::from_bytes(name));
+        let directory = scene.user.home.join(name);
         for file in [".bash_profile", ".bashrc", ".zshrc"] {
             scene.user.write(&scene.user.home.join(file), "true");
         }
@@ -148,6 +151,17 @@ fn a_directory_with_an_odd_name_is_found_by_a_new_shell() {
         });
         assert_eq!(after, before);
     }
+}
+
+#[test]
+fn a_directory_that_path_or_the_state_cannot_hold_is_refused() {
+    let scene = Scene::with(&[NEW]);
+    for name in [&b"/a:b"[..], b"/a\nb", b"/\xff"] {
+        let mut command = scene.command(&format!("--version {NEW}"));
+        let ended = finish(command.env("DOCKER_BIN", std::ffi::OsStr::from_bytes(name)));
+        ended.assert(2, "cannot be in PATH");
+    }
+    assert!(scene.mirror.requests().is_empty());
 }
 
 #[test]
@@ -243,7 +257,7 @@ fn a_full_disk_changes_nothing_wherever_it_is_full() {
     command.env("LOOK", look).env("DOCKERD_ROOTLESS_MIRROR", scene.mirror.url());
     let ended = finish(&mut command);
     ended.assert(1, "No space left on device");
-    assert_eq!(ended.stdout, "lock\n");
+    assert!(ended.stdout.ends_with("beside it\nlock\n"), "{}", ended.stdout);
     assert_eq!(scene.tree(), before);
     assert_eq!(scene.version().as_deref(), Some(OLD));
 }

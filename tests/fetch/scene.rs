@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use dockerd_rootless::fetch::programs::all_names;
+use dockerd_rootless::fetch::all_names;
 use serde_json::Value;
 
 use super::release::{Release, sum};
@@ -97,20 +97,20 @@ impl Scene {
         finish(&mut command)
     }
 
-    /// The same until it comes to `step`, where it is killed. Whether it came there.
-    pub fn fetch_until(&self, step: &str, words: &str) -> bool {
-        let mut command = self.user.command(&self.program);
-        command.arg("fetch").args(words.split_whitespace());
+    /// The same until its main thread begins one of the system calls `call`, the one with this number; there it is killed.
+    /// Says whether it came there.
+    pub fn fetch_until(&self, call: &str, number: usize, words: &str) -> bool {
+        let mut command = self.user.brief_command("strace");
+        command.arg("-qq").args(["-o", "/dev/null", "-e", &format!("trace={call}")]);
+        command.args(["-e", &format!("inject={call}:signal=KILL:when={number}")]);
+        command.arg(&self.program).arg("fetch").args(words.split_whitespace());
         command.env("DOCKERD_ROOTLESS_MIRROR", self.mirror.url());
-        command.env("DOCKERD_ROOTLESS_FAILPOINT", step);
         let ended = finish(&mut command);
-        match ended.signal {
-            Some(9) => true,
-            _ => {
-                ended.assert(0, "");
-                false
-            }
+        let is_killed = ended.signal == Some(9) || ended.code == Some(128 + 9);
+        if !is_killed {
+            ended.assert(0, "");
         }
+        is_killed
     }
 
     #[track_caller]

@@ -126,7 +126,7 @@ fn a_redirect_from_https_to_http_is_refused_even_on_this_host() {
     release.publish(&server.scene.mirror);
     let target = format!("{}{}", server.scene.mirror.url(), release.path(Docker));
     server.put(&release.path(Docker), &format!("302 Found\r\nLocation: {target}"), b"");
-    server.fetch(true).assert(6, "which is not https");
+    server.fetch(true).assert(6, "redirects to an address that is not https");
     assert_eq!(server.scene.version(), None);
     assert!(server.scene.mirror.requests().is_empty());
 }
