@@ -163,9 +163,11 @@ fn docker(facts: &SetupFacts, what: &str, args: &[&str]) -> Result<(), Error> {
         .env("HOME", &facts.home.dir)
         .env_remove("DOCKER_HOST")
         .env_remove("DOCKER_CONTEXT");
-    process::succeed(&mut docker, SOON)
-        .map(drop)
-        .map_err(|error| failed(what, &error).hint(format!("docker {}", args.join(" "))))
+    let line = || {
+        let args: Vec<String> = args.iter().map(|arg| quoted(arg.as_ref())).collect();
+        format!("docker {}", args.join(" "))
+    };
+    process::succeed(&mut docker, SOON).map(drop).map_err(|error| failed(what, &error).hint(line()))
 }
 
 /// Changes a setting in the user's configuration file.
