@@ -1,14 +1,12 @@
 //! `status`: what the supervisor knows, and what users of the daemon feel.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, io, thread};
 
 use nix::sys::statvfs::statvfs;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::check::survey;
@@ -46,49 +44,17 @@ pub struct StatusOptions {
     wait: Option<u32>,
 }
 
-/// All that is printed. What is not known is null.
-#[derive(Default, Serialize)]
-struct Report {
-    #[serde(flatten)]
-    status: Status,
-    /// The daemon's address for clients.
-    api: Option<String>,
-    docker_context: Option<String>,
-    /// Whether `docker` in this shell talks to this daemon.
-    is_in_use: Option<bool>,
-    service: Option<Service>,
-    mtu: Option<u32>,
-    container_mtu: Option<u32>,
-    storage_driver: Option<String>,
-    image_store: Option<&'static str>,
-    data_root: Option<PathBuf>,
-    disk: Option<Disk>,
-    containers_running: Option<u64>,
-    ports: Option<BTreeSet<String>>,
-    /// The options of `docker run` that have an effect.
-    limits: Option<Vec<&'static str>>,
-    cgroup_version: Option<String>,
-    restart_needed: bool,
-    /// Why a restart is due.
-    restart_due: Vec<String>,
-}
+/// What is printed beside what the supervisor knows; null where it is not known.
+const KEYS: &str = "api docker_context is_in_use service mtu container_mtu storage_driver image_store data_root \
+                    disk containers_running ports limits cgroup_version restart_due";
 
-/// The systemd user service.
-#[derive(Serialize)]
-struct Service {
-    unit: PathBuf,
-    enabled: bool,
-    /// Whether the daemon is this service's.
-    active: bool,
-    linger: Option<bool>,
-}
-
-/// The file system of the data root, in bytes.
-#[derive(Serialize)]
-struct Disk {
-    used: u64,
-    total: u64,
-}
+/// Options of `docker run` that may have no effect, and whether they do as dockerd calls it.
+const LIMITS: &[(&str, &str)] = &[
+    ("--memory", "MemoryLimit"),
+    ("--cpus", "CpuCfsQuota"),
+    ("--cpuset-cpus", "CPUSet"),
+    ("--pids-limit", "PidsLimit"),
+];
 
 /// Prints the status; with `--wait`, when the daemon is ready or the time is over. Returns exit code 3
 /// unless the daemon takes orders.
@@ -111,12 +77,12 @@ pub fn run(
     };
     let is_good =
         status.as_ref().is_some_and(|status| status.is_ready() || status.state == UNSUPERVISED);
-    let report = Report::gather(environment, status, is_json);
+    let report = gather(environment, status, is_json);
     match options.format {
-        Format::Json => print_json(report.json()),
+        Format::Json => print_json(report),
         Format::Text => {
             let is_colored = messages.colored(environment, &io::stdout());
-            print(report.text(messages.is_verbose(), is_colored))
+            print(text(&report, messages.is_verbose(), is_colored))
         }
     }?;
     Ok(if is_good { Exit::Good } else { Exit::NotRunning })
@@ -143,295 +109,267 @@ fn find_unsupervised(
     })
 }
 
-impl Report {
-    fn gather(environment: &Environment, status: Option<Status>, is_json: bool) -> Self {
-        let mut report = Self { service: service(environment), ..Self::default() };
-        let Some(status) = status else {
-            report.status.state = "not running".to_owned();
-            return report;
-        };
-        report.restart_needed = !supervise::newer_programs(&status).is_empty();
-        report.restart_due = restart_due(environment, &status, report.restart_needed);
-        report.api = status.socket.as_ref().map(|path| format!("unix://{}", path.display()));
-        if let Some(service) = &mut report.service {
-            let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", status.supervisor));
-            service.active = cgroup.is_ok_and(|text| text.contains("/docker.service"));
-        }
-        report.status = status;
-        report.read_arguments();
-        report.find_client(environment);
-        // Each question keeps a daemon alive that ends when nobody uses it, and a hung one has no answer.
-        let is_on_demand = report.status.socket_of == "service manager";
-        let is_silent = report.status.problems.iter().any(|text| text.starts_with("dockerd "));
-        let is_up = report.status.is_ready() || report.status.state == UNSUPERVISED;
-        if is_up && !is_silent && !(is_json && is_on_demand) {
-            report.ask();
-        }
-        report
+/// Returns all that is known.
+fn gather(environment: &Environment, status: Option<Status>, is_json: bool) -> Value {
+    let runs = status.is_some();
+    let nothing = || Status { state: "not running".to_owned(), ..Status::default() };
+    let status = status.unwrap_or_else(nothing);
+    let mut report = json!(status);
+    for key in KEYS.split(' ') {
+        report[key] = Value::Null;
     }
-
-    /// Reads rootlesskit's arguments.
-    fn read_arguments(&mut self) {
-        let pid = self.status.rootlesskit.unwrap_or_default();
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        let value = |flag| line.split('\0').find_map(|word| word.strip_prefix(flag));
-        self.mtu = value("--mtu=").and_then(|mtu| mtu.parse().ok());
-        if self.status.network_driver.is_empty() {
-            self.status.network_driver = value("--net=").unwrap_or_default().to_owned();
-            self.status.port_driver = value("--port-driver=").unwrap_or_default().to_owned();
+    report["service"] = json!(service(environment, status.supervisor));
+    let due = restart_due(environment, &status);
+    report["restart_needed"] = json!(!supervise::newer_programs(&status).is_empty());
+    report["restart_due"] = json!(due);
+    if runs {
+        report["api"] =
+            json!(status.socket.as_ref().map(|path| format!("unix://{}", path.display())));
+        add_arguments(&mut report);
+        add_client(&mut report, environment);
+    }
+    // Each question keeps a daemon running that stops when it is idle, and a hung one has no answer.
+    let is_on_demand = status.socket_of == "service manager";
+    let is_silent = status.problems.iter().any(|text| text.starts_with("dockerd "));
+    let is_up = status.is_ready() || status.state == UNSUPERVISED;
+    if let Some(socket) = &status.socket
+        && is_up
+        && !is_silent
+        && !(is_json && is_on_demand)
+    {
+        add_answers(&mut report, socket);
+    }
+    for key in ["since", "supervisor", "network_driver", "port_driver", "socket_of"] {
+        if report[key] == 0 || report[key] == "" {
+            report[key] = Value::Null;
         }
     }
+    report
+}
 
-    /// Finds which daemon `docker` talks to.
-    fn find_client(&mut self, environment: &Environment) {
-        let client = survey::docker_client(None, environment.docker_config().as_deref());
-        let text = |name| environment.get(name).map(|value| value.to_string_lossy().into_owned());
-        let named = text("DOCKER_CONTEXT").or(client.current_context);
-        let context = named.unwrap_or_else(|| "default".to_owned());
-        let host = text("DOCKER_HOST").or_else(|| client.contexts.get(&context).cloned());
-        self.is_in_use = Some(host.is_some() && host == self.api);
-        self.docker_context = Some(context);
+/// Adds what rootlesskit's arguments say.
+fn add_arguments(report: &mut Value) {
+    let line = fs::read(format!("/proc/{}/cmdline", report["rootlesskit"])).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    let value = |flag| line.split('\0').find_map(|word| word.strip_prefix(flag));
+    report["mtu"] = json!(value("--mtu=").and_then(|mtu| mtu.parse::<u32>().ok()));
+    if report["network_driver"] == "" {
+        report["network_driver"] = json!(value("--net="));
+        report["port_driver"] = json!(value("--port-driver="));
     }
+}
 
-    /// Asks dockerd what it alone knows.
-    fn ask(&mut self) -> Option<()> {
-        let socket = self.status.socket.clone()?;
-        let info = docker::ask(&socket, "/info").ok()?;
-        let text = |name: &str| info[name].as_str().map(str::to_owned);
-        self.status.dockerd_version = text("ServerVersion");
-        self.storage_driver = text("Driver");
-        let is_containerds = info["DriverStatus"].to_string().contains("io.containerd.snapshotter");
-        self.image_store = Some(if is_containerds { "containerd" } else { "dockerd" });
-        self.data_root = text("DockerRootDir").map(PathBuf::from);
-        self.disk = self.data_root.clone().and_then(disk);
-        self.containers_running = info["ContainersRunning"].as_u64();
-        self.cgroup_version = text("CgroupVersion");
-        let works = info["CgroupDriver"] != "none";
-        let limits = [
-            ("--memory", "MemoryLimit"),
-            ("--cpus", "CpuCfsQuota"),
-            ("--cpuset-cpus", "CPUSet"),
-            ("--pids-limit", "PidsLimit"),
-        ];
-        let limits = limits.into_iter().filter(|(_, key)| works && info[*key] == true);
-        self.limits = Some(limits.map(|(option, _)| option).collect());
-        let bridge = docker::ask(&socket, "/networks/bridge").ok()?;
+/// Adds which daemon `docker` talks to.
+fn add_client(report: &mut Value, environment: &Environment) {
+    let client = survey::docker_client(None, environment.docker_config().as_deref());
+    let text = |name| environment.get(name).map(|value| value.to_string_lossy().into_owned());
+    let named = text("DOCKER_CONTEXT").or(client.current_context);
+    let context = named.unwrap_or_else(|| "default".to_owned());
+    let host = text("DOCKER_HOST").or_else(|| client.contexts.get(&context).cloned());
+    report["is_in_use"] = json!(host.is_some() && report["api"] == json!(host));
+    report["docker_context"] = json!(context);
+}
+
+/// Adds what dockerd alone knows, as far as it answers.
+fn add_answers(report: &mut Value, socket: &Path) {
+    let Ok(info) = docker::ask(socket, "/info") else { return };
+    let store = info["DriverStatus"].to_string().contains("io.containerd.snapshotter");
+    let limits =
+        LIMITS.iter().filter(|(_, key)| info["CgroupDriver"] != "none" && info[*key] == true);
+    report["dockerd_version"] = info["ServerVersion"].clone();
+    report["storage_driver"] = info["Driver"].clone();
+    report["image_store"] = json!(if store { "containerd" } else { "dockerd" });
+    report["data_root"] = info["DockerRootDir"].clone();
+    report["disk"] = json!(info["DockerRootDir"].as_str().and_then(|path| disk(path.into())));
+    report["containers_running"] = info["ContainersRunning"].clone();
+    report["cgroup_version"] = info["CgroupVersion"].clone();
+    report["limits"] = limits.map(|(option, _)| *option).collect();
+    if let Ok(bridge) = docker::ask(socket, "/networks/bridge") {
         let mtu = bridge["Options"]["com.docker.network.driver.mtu"].as_str();
-        self.container_mtu = mtu.and_then(|mtu| mtu.parse().ok()).or(Some(1500));
-        let listed = docker::ask(&socket, "/containers/json").ok()?;
-        self.ports = Some(listed.as_array()?.iter().flat_map(published).collect());
-        Some(())
+        report["container_mtu"] = json!(mtu.and_then(|mtu| mtu.parse().ok()).unwrap_or(1500));
     }
+    if let Ok(Value::Array(containers)) = docker::ask(socket, "/containers/json") {
+        report["ports"] = json!(containers.iter().flat_map(published).collect::<BTreeSet<_>>());
+    }
+}
 
-    fn json(&self) -> Value {
-        let mut value = json!(self);
-        for key in ["since", "supervisor", "network_driver", "port_driver", "socket_of"] {
-            if value[key] == 0 || value[key] == "" {
-                value[key] = Value::Null;
-            }
+/// Returns the report for people.
+fn text(report: &Value, is_verbose: bool, is_colored: bool) -> String {
+    let (mark, color) = match report["state"].as_str() {
+        Some("not running") => ("○", 0),
+        Some("ready" | UNSUPERVISED) => ("●", 32),
+        _ => ("●", 33),
+    };
+    let mark = match is_colored {
+        true => format!("\u{1b}[{color}m{mark}\u{1b}[0m"),
+        false => mark.to_owned(),
+    };
+    let mut rows = if report["state"] == "not running" {
+        vec![("service", service_text(&report["service"]))]
+    } else {
+        rows(report)
+    };
+    if is_verbose {
+        let parts = ["supervisor", "rootlesskit", "keeper", "dockerd", "containerd", "helper"];
+        let known = parts.into_iter().filter(|part| report[*part].is_number());
+        rows.extend(known.map(|part| (part, format!("PID {}", report[part]))));
+        rows.push(("socket of", joined(&report["socket_of"])));
+    }
+    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    let rows = rows.map(|(name, value)| format!("  {name:<11} {value}\n"));
+    format!("{mark} {}\n{}", headline(report), rows.collect::<String>())
+}
+
+/// Returns a string as it is, and a list with blanks between.
+fn joined(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(joined).collect::<Vec<_>>().join(" "),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+fn headline(report: &Value) -> String {
+    let state = match joined(&report["state"]).as_str() {
+        "not running" if report["service"].is_null() => {
+            return "not running            start: dockerd-rootless          as a service: dockerd-rootless install".to_owned();
         }
-        value
-    }
-
-    fn text(&self, is_verbose: bool, is_colored: bool) -> String {
-        let status = &self.status;
-        let color = match &*status.state {
-            "ready" | UNSUPERVISED => 32,
-            "not running" => 0,
-            _ => 33,
-        };
-        let mark = if color == 0 { "○" } else { "●" };
-        let mark = match is_colored && color != 0 {
-            true => format!("\u{1b}[{color}m{mark}\u{1b}[0m"),
-            false => mark.to_owned(),
-        };
-        let mut text = format!("{mark} {}\n", self.headline());
-        let processes = if is_verbose { self.processes() } else { Vec::new() };
-        for (name, value) in self.rows().into_iter().chain(processes) {
-            if let Some(value) = value.filter(|value| !value.is_empty()) {
-                let _ = writeln!(text, "  {name:<11} {value}");
-            }
+        "not running" => {
+            return "not running            start: systemctl --user start docker".to_owned();
         }
-        text
-    }
+        UNSUPERVISED => format!("running (PID {}), not supervised", report["rootlesskit"]),
+        state => format!("{state} for {}", ago(&report["since"])),
+    };
+    let version = |program: &str, key: &str| {
+        report[key].as_str().map(|version| format!("{program} {version}"))
+    };
+    let versions =
+        [version("Docker", "dockerd_version"), version("rootlesskit", "rootlesskit_version")];
+    let versions = versions.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    format!("{state:<22} {versions}").trim_end().to_owned()
+}
 
-    fn headline(&self) -> String {
-        let status = &self.status;
-        let state = match &*status.state {
-            "not running" => {
-                let start = match &self.service {
-                    Some(_) => "systemctl --user start docker",
-                    None => "dockerd-rootless          as a service: dockerd-rootless install",
-                };
-                return format!("not running            start: {start}");
-            }
-            UNSUPERVISED => {
-                let pid = status.rootlesskit.unwrap_or_default();
-                format!("running (PID {pid}), not supervised")
-            }
-            state => format!("{state} for {}", ago(status.since)),
-        };
-        let versions =
-            [("Docker", &status.dockerd_version), ("rootlesskit", &status.rootlesskit_version)];
-        let versions = versions
-            .into_iter()
-            .filter_map(|(program, version)| Some(format!("{program} {}", version.as_ref()?)));
-        format!("{state:<22} {}", versions.collect::<Vec<_>>().join(", ")).trim_end().to_owned()
-    }
-
-    fn rows(&self) -> Vec<(&'static str, Option<String>)> {
-        let status = &self.status;
-        if status.state == "not running" {
-            return vec![("service", self.service.as_ref().map(Service::text))];
-        }
-        let failure = status.last_failure.as_ref().map(|what| {
-            let when = status.last_failure_at.map(|at| format!("{} ago: ", ago(at)));
-            format!("; last {}{what}", when.unwrap_or_default())
-        });
-        let count = |count: u32, what: &str| (count > 0).then(|| format!("{what} {count}"));
-        let counts = [
-            count(status.restarts, "everything"),
-            count(status.replaced, "dockerd"),
-            count(status.heals, "network"),
-        ];
-        let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        let restarts = if counts.is_empty() { "none".to_owned() } else { counts };
-        let restarts = format!("{restarts}{}", failure.unwrap_or_default());
-        let mut rows = vec![
-            ("address", self.api.as_ref().map(|api| format!("{api}{}", self.client()))),
-            ("service", self.service.as_ref().map(Service::text)),
-            ("network", Some(self.network())),
-            (
-                "images",
-                self.storage_driver.as_ref().map(|driver| {
-                    format!("{driver} ({} image store)", self.image_store.unwrap_or_default())
-                }),
-            ),
-            (
-                "data",
-                self.data_root.as_ref().map(|path| {
-                    let disk = self.disk.as_ref().map(Disk::text).unwrap_or_default();
-                    format!("{}{disk}", path.display())
-                }),
-            ),
-            (
-                "containers",
-                self.containers_running.map(|count| format!("{count} running{}", self.keeps())),
-            ),
-            (
-                "ports",
-                self.ports
-                    .as_ref()
-                    .map(|ports| ports.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
-            ),
-            ("limits", self.limits.as_ref().map(|limits| self.limits_text(limits))),
-            ("restarts", (status.supervisor != 0).then_some(restarts)),
-        ];
-        if self.containers_running.is_none() {
-            let silent = "does not answer: images, containers and limits are not known";
-            rows.push(("dockerd", Some(silent.to_owned())));
-        }
-        rows.extend(status.problems.iter().map(|problem| ("problem", Some(problem.clone()))));
-        rows.extend(self.restart_due.iter().map(|due| ("note", Some(due.clone()))));
-        rows
-    }
-
-    fn processes(&self) -> Vec<(&'static str, Option<String>)> {
-        let status = &self.status;
-        let supervisor = Some(status.supervisor).filter(|pid| *pid != 0);
-        [
-            ("supervisor", supervisor),
-            ("rootlesskit", status.rootlesskit),
-            ("keeper", status.keeper),
-            ("dockerd", status.dockerd),
-            ("containerd", status.containerd),
-            ("helper", status.helper),
-        ]
-        .map(|(name, pid)| (name, pid.map(|pid| format!("PID {pid}"))))
-        .into_iter()
-        .chain([("socket of", Some(status.socket_of.clone()))])
-        .collect()
-    }
-
-    fn client(&self) -> String {
-        match (&self.docker_context, self.is_in_use) {
-            (Some(context), Some(true)) => format!(" (docker context `{context}`, in use)"),
-            (Some(context), Some(false)) => {
-                format!(" (`docker` uses context `{context}`, not this)")
-            }
-            _ => String::new(),
-        }
-    }
-
-    fn network(&self) -> String {
-        let Status { network_driver, port_driver, .. } = &self.status;
-        let known = |mtu: Option<u32>| mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
-        let [mtu, containers] = [self.mtu, self.container_mtu].map(known);
-        format!("{network_driver}, ports: {port_driver}; MTU {mtu}, containers {containers}")
-    }
-
-    fn keeps(&self) -> &'static str {
-        match (self.status.supervisor, self.status.keeps_containers) {
-            (0, _) => "",
+fn rows(report: &Value) -> Vec<(&'static str, String)> {
+    let text = |key: &str| joined(&report[key]);
+    let context = text("docker_context");
+    let client = match report["is_in_use"] == true {
+        true => format!("docker context `{context}`, in use"),
+        false => format!("`docker` uses context `{context}`, not this"),
+    };
+    let mut rows = vec![
+        ("address", format!("{} ({client})", text("api"))),
+        ("service", service_text(&report["service"])),
+        ("network", network_text(report)),
+    ];
+    if report["containers_running"].is_null() {
+        let silent = "not asked, or no answer: images, containers and limits are not known";
+        rows.push(("dockerd", silent.to_owned()));
+    } else {
+        let keeps = match (report["supervisor"].is_null(), report["keeps_containers"] == true) {
+            (true, _) => "",
             (_, true) => "; they survive a restart of dockerd",
             (_, false) => "; they stop with dockerd",
-        }
-    }
-
-    fn limits_text(&self, limits: &[&str]) -> String {
-        match (limits, self.cgroup_version.as_deref()) {
-            ([], Some("2")) => {
-                "no effect: systemd delegates no cgroup controllers to you".to_owned()
-            }
-            ([], _) => "no effect: they need cgroup v2".to_owned(),
-            _ => limits.join(" "),
-        }
-    }
-}
-
-impl Service {
-    fn text(&self) -> String {
-        let enabled = if self.enabled { "enabled" } else { "not enabled" };
-        let linger = match self.linger {
-            Some(true) => "; starts at boot (linger)",
-            Some(false) => "; stops at logout (no linger)",
-            None => "",
         };
-        let other = if self.active { "" } else { "; this daemon is not the service's" };
-        format!("docker.service, {enabled}{linger}{other}")
+        let store = format!("{} ({} image store)", text("storage_driver"), text("image_store"));
+        let disk = disk_text(&report["disk"]);
+        rows.push(("images", store));
+        rows.push(("data", format!("{}{disk}", text("data_root"))));
+        rows.push(("containers", format!("{} running{keeps}", report["containers_running"])));
+        rows.push(("ports", text("ports")));
+        rows.push(("limits", limits_text(report)));
+    }
+    if !report["supervisor"].is_null() {
+        rows.push(("restarts", restarts_text(report)));
+    }
+    for (name, key) in [("problem", "problems"), ("note", "restart_due")] {
+        let each = report[key].as_array().into_iter().flatten();
+        rows.extend(each.map(|sentence| (name, joined(sentence))));
+    }
+    rows
+}
+
+fn network_text(report: &Value) -> String {
+    let known = |key: &str| match &report[key] {
+        Value::Null => "unknown".to_owned(),
+        value => joined(value),
+    };
+    let [driver, ports] = ["network_driver", "port_driver"].map(known);
+    let [mtu, containers] = ["mtu", "container_mtu"].map(known);
+    format!("{driver}, ports: {ports}; MTU {mtu}, containers {containers}")
+}
+
+fn limits_text(report: &Value) -> String {
+    match (joined(&report["limits"]), report["cgroup_version"].as_str()) {
+        (limits, _) if !limits.is_empty() => limits,
+        (_, Some("2")) => "no effect: systemd delegates no cgroup controllers to you".to_owned(),
+        _ => "no effect: they need cgroup v2".to_owned(),
     }
 }
 
-impl Disk {
-    fn text(&self) -> String {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        format!("; file system: {:.1} of {:.1} GiB used", gib(self.used), gib(self.total))
+fn restarts_text(report: &Value) -> String {
+    let counts = [("everything", "restarts"), ("dockerd", "replaced"), ("network", "heals")];
+    let counts = counts.into_iter().filter(|(_, key)| report[*key] != 0);
+    let counts = counts.map(|(what, key)| format!("{what} {}", report[key]));
+    let mut text = counts.collect::<Vec<_>>().join(", ");
+    if text.is_empty() {
+        text.push_str("none");
+    }
+    if let Some(failure) = report["last_failure"].as_str() {
+        text += &format!("; {} ago: {failure}", ago(&report["last_failure_at"]));
+    }
+    text
+}
+
+fn service_text(service: &Value) -> String {
+    if service.is_null() {
+        return String::new();
+    }
+    let enabled = if service["enabled"] == true { "enabled" } else { "not enabled" };
+    let linger = match service["linger"].as_bool() {
+        Some(true) => "; starts at boot (linger)",
+        Some(false) => "; stops at logout (no linger)",
+        None => "",
+    };
+    let other = if service["active"] == true { "" } else { "; not running" };
+    format!("docker.service, {enabled}{linger}{other}")
+}
+
+fn disk_text(disk: &Value) -> String {
+    let gib = |key: &str| disk[key].as_f64().map(|bytes| bytes / f64::from(1 << 30));
+    match (gib("used"), gib("total")) {
+        (Some(used), Some(total)) => format!("; file system: {used:.1} of {total:.1} GiB used"),
+        _ => String::new(),
     }
 }
 
-/// Finds the installed service, without a question to systemd.
-fn service(environment: &Environment) -> Option<Service> {
+/// Finds the installed service, without a question to systemd; `supervisor` may be its process.
+fn service(environment: &Environment, supervisor: u32) -> Option<Value> {
     let units = environment.config_home()?.join("systemd/user");
-    let unit = units.join("docker.service");
-    if !unit.exists() {
+    if !units.join("docker.service").exists() {
         return None;
     }
     let wants = ["default.target.wants/docker.service", "sockets.target.wants/docker.socket"];
     let enabled = wants.iter().any(|link| fs::symlink_metadata(units.join(link)).is_ok());
+    let cgroup = fs::read_to_string(format!("/proc/{supervisor}/cgroup")).unwrap_or_default();
     let user = environment.get("USER").or_else(|| environment.get("LOGNAME"));
     let linger = user.map(|user| Path::new("/var/lib/systemd/linger").join(user).exists());
-    Some(Service { unit, enabled, active: false, linger })
+    Some(json!({
+        "unit": units.join("docker.service").to_string_lossy(),
+        "enabled": enabled,
+        "active": cgroup.contains("/docker.service"),
+        "linger": linger,
+    }))
 }
 
-/// Returns how full the file system of `path` is; one that does not answer has no answer.
-fn disk(path: PathBuf) -> Option<Disk> {
+/// Returns how full the file system of `path` is, in bytes, if it answers.
+fn disk(path: PathBuf) -> Option<Value> {
     let (answer, asked) = mpsc::channel();
     thread::spawn(move || answer.send(statvfs(&path)));
     let found = asked.recv_timeout(PATIENCE).ok()?.ok()?;
     let size = found.fragment_size();
     let [total, free] = [found.blocks(), found.blocks_free()].map(|blocks| blocks * size);
-    Some(Disk { used: total.saturating_sub(free), total })
+    Some(json!({"used": total.saturating_sub(free), "total": total}))
 }
 
 /// Returns the ports that `container` publishes. dockerd lists each twice, for IPv4 and IPv6.
@@ -449,9 +387,9 @@ fn published(container: &Value) -> Vec<String> {
 }
 
 /// Returns why a restart is due.
-fn restart_due(environment: &Environment, status: &Status, is_newer: bool) -> Vec<String> {
+fn restart_due(environment: &Environment, status: &Status) -> Vec<String> {
     let mut due = Vec::new();
-    if is_newer {
+    if !supervise::newer_programs(status).is_empty() {
         due.push(
             "programs on disk are newer than those that run: dockerd-rootless restart".to_owned(),
         );
@@ -472,9 +410,9 @@ fn restart_due(environment: &Environment, status: &Status, is_newer: bool) -> Ve
 }
 
 /// Returns how long ago a time in seconds since 1970 is.
-fn ago(at: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(at, |now| now.as_secs());
-    match now.saturating_sub(at) {
+fn ago(at: &Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    match now.saturating_sub(at.as_u64().unwrap_or(now)) {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
