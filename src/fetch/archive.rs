@@ -372,7 +372,8 @@ mod tests {
         ) {
             let mut judge = Judge::new(Package::Docker);
             if let Ok(Verdict::Take(taken)) = judge.judge(&path, EntryType::Regular, mode, size) {
-                prop_assert_eq!(format!("docker/{taken}").as_bytes(), &*path);
+                let expected = format!("docker/{taken}");
+                prop_assert_eq!(expected.as_bytes(), &*path);
             }
         }
     }
