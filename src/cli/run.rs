@@ -19,13 +19,13 @@ use crate::facts::look;
 use crate::facts::places;
 use crate::facts::probe;
 use crate::facts::probe::ProbeDepth;
-use crate::facts::{HostFacts, Lock, Person, PidState};
+use crate::facts::{HostFacts, Person};
 use crate::plan;
 use crate::plan::{Api, InPlace, LaunchPlan};
 use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
 use crate::supervise;
-use crate::supervise::{How, Verdict};
+use crate::supervise::{How, Notice, Verdict};
 use crate::supervise::{Legacy, Outcome, RunDir, Task};
 use crate::sys::sockets;
 
@@ -73,55 +73,77 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     }
     let first = plan_for(environment, request, person, &settings, depth)?;
     announce(&first.0, &first.1);
-    supervise(environment, request, &settings, run_dir, first, supervise::run)
+    let passed = sockets::address(first.1.session.listen_fds.as_ref());
+    let api = Api::decide(&settings, &first.1.session, passed);
+    let shutdown = plan::shutdown_timeout(&settings, &first.1.session);
+    terminal::tell_start(&described(&first), api.path());
+    let data_root = first.1.session.places.data_root.clone();
+    let begin = |task: Task<'_>| supervise::run(task, first, api, shutdown);
+    stay(environment, request, &settings, run_dir, &data_root, begin)
 }
 
-/// Stays with the daemon that `first` is the plan of, which `begin` starts or finds.
-fn supervise(
+/// Stays with the daemon whose data are at `data_root`, which `begin` starts or finds.
+fn stay(
     environment: &Environment,
     request: &Request,
     settings: &Settings,
     run_dir: RunDir,
-    first: (LaunchPlan, HostFacts),
+    data_root: &Path,
     begin: impl FnOnce(Task<'_>) -> Result<Outcome, Error>,
 ) -> Result<Exit, Error> {
-    let depth = ProbeDepth::Launch;
-    let passed = sockets::address(first.1.session.listen_fds.as_ref());
-    let api = Api::decide(settings, &first.1.session, passed);
-    let faults = RefCell::new(Vec::new());
-    terminal::tell_start(&described(&first), api.path());
-    let data_root = first.1.session.places.data_root.clone();
-    let data_lock = supervise::lock_data_root(&data_root)?;
+    let caller = Run { environment, request, faults: RefCell::default() };
+    let seconds = |value: u32| Duration::from_secs(value.into());
     let outcome = begin(Task {
         arguments: request.arguments.clone(),
         run_dir,
-        data_lock,
-        shutdown: plan::shutdown_timeout(settings, &first.1.session),
-        first,
-        prepare: &|| prepare(environment, request, depth),
-        in_place: &|mtu| in_place(environment, request, mtu),
-        tell: &terminal::tell,
+        data_lock: supervise::lock_data_root(data_root)?,
+        caller: &caller,
+        start: seconds(settings.start_timeout.value.0),
+        probe: seconds(settings.probe_interval.value.0),
+        idle: Some(seconds(settings.idle_timeout.value.0)).filter(|time| !time.is_zero()),
         replaces_hung: settings.on_hang.value == OnHang::Restart,
-        find_fault: &|| {
-            let found = lasting_failures(environment, request);
-            let exit = fault_exit(&found);
-            faults.replace(found);
-            exit
-        },
-        api,
-        start: Duration::from_secs(settings.start_timeout.value.0.into()),
-        probe: Duration::from_secs(settings.probe_interval.value.0.into()),
-        idle: Some(Duration::from_secs(settings.idle_timeout.value.0.into()))
-            .filter(|time| !time.is_zero()),
     })?;
-    conclude(outcome, &faults.into_inner(), &data_root)
+    conclude(outcome, &caller.faults.into_inner(), data_root)
+}
+
+/// What a supervisor comes back to when it plans.
+struct Run<'a> {
+    environment: &'a Environment,
+    request: &'a Request,
+    /// The faults that were found last.
+    faults: RefCell<Vec<Named>>,
+}
+
+impl supervise::Caller for Run<'_> {
+    fn plan_launch(&self) -> Result<(LaunchPlan, HostFacts), Error> {
+        prepare(self.environment, self.request, ProbeDepth::Launch)
+    }
+
+    fn plan_dockerd(&self, mtu: u32) -> Result<(InPlace, HostFacts), Error> {
+        let (person, settings) = settle(self.environment, self.request)?;
+        let depth = ProbeDepth::Launch;
+        let host = look(self.environment, self.request, person, &settings, depth)?;
+        let plan = InPlace::build(&settings, &host, mtu)?;
+        Ok((plan, host))
+    }
+
+    fn find_fault(&self) -> Option<Exit> {
+        let found = lasting_failures(self.environment, self.request);
+        let exit = fault_exit(&found);
+        self.faults.replace(found);
+        exit
+    }
+
+    fn tell(&self, notice: Notice) {
+        terminal::tell(notice);
+    }
 }
 
 /// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out
-/// whether that would work. `words` are the mode and the descriptor of what is handed over.
+/// whether that would work. `descriptor` is where the old one hands over.
 ///
 /// # Errors
-/// What is handed over is not ours, or the settings do not allow a launch by now.
+/// What is handed over is not ours, or the settings are wrong by now.
 pub fn take_over(
     environment: &Environment,
     request: &Request,
@@ -131,27 +153,14 @@ pub fn take_over(
     let legacy = Legacy::read(descriptor, is_trial)?;
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    let depth = ProbeDepth::Launch;
-    let mut host = look(environment, request, person, &settings, depth)?;
-    // Whoever is there is ours.
-    host.session.state_dir.lock = Lock::Free;
-    host.session.places.state_dir = legacy.state_dir().to_owned();
-    host.session.places.data_root = legacy.data_root().to_owned();
-    for file in &mut host.session.pid_files {
-        file.state = PidState::Absent;
-    }
-    let mut plan = LaunchPlan::build(&settings, &host, environment, true)?;
-    legacy.settle(&mut plan);
     if is_trial {
         return Ok(Exit::Good);
     }
-    let lock = legacy.lock().map_err(|error| {
-        Error::new(Exit::Failed, "the lock of our directory is lost").because(&error)
-    })?;
-    let run_dir = RunDir::resume(&places::run_dir(&runtime_dir), lock);
-    supervise(environment, request, &settings, run_dir, (plan, host), |task| {
-        supervise::resume(task, legacy)
-    })
+    let run_dir = RunDir::resume(&places::run_dir(&runtime_dir), legacy.lock()?);
+    terminal::tell_start("rootless Docker", legacy.socket());
+    let data_root = legacy.data_root().to_owned();
+    let begin = |task: Task<'_>| supervise::resume(task, legacy);
+    stay(environment, request, &settings, run_dir, &data_root, begin)
 }
 
 /// Returns the checks that fail. Under a service manager, which would not try again, they must fail
@@ -286,22 +295,6 @@ fn settle(environment: &Environment, request: &Request) -> Result<(Person, Setti
     plan::refuse_person(&person)?;
     let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
     Ok((person, settings.with_args(&request.words)))
-}
-
-/// The plan of a dockerd in namespaces whose interface has this `mtu` in bytes, as the settings and the
-/// programs are now.
-///
-/// # Errors
-/// As [`prepare`], for what concerns dockerd.
-fn in_place(
-    environment: &Environment,
-    request: &Request,
-    mtu: u32,
-) -> Result<(InPlace, HostFacts), Error> {
-    let (person, settings) = settle(environment, request)?;
-    let host = look(environment, request, person, &settings, ProbeDepth::Launch)?;
-    let plan = InPlace::build(&settings, &host, mtu)?;
-    Ok((plan, host))
 }
 
 /// Returns what the launch will find, with the descriptors that a supervisor hands over.

@@ -5,12 +5,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::environment::Environment;
 use crate::facts::{DaemonJson, RootlesskitFacts};
 use crate::settings::{RootlesskitFlags, Settings};
 
 /// The paths of a launch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     /// Empty if there is none.
     pub runtime_dir: PathBuf,

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::api_socket;
 use crate::facts::{HostFacts, Session, Tools};
@@ -147,7 +149,7 @@ fn hosts(
 }
 
 /// The daemon's socket, and who keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Api {
     /// The supervisor, at this path.
     Own(PathBuf),

@@ -23,7 +23,7 @@ const LIVE_RESTORE: &str = "live-restore";
 const TELLS: [&str; 3] = ["help", "version", "validate"];
 
 /// What outlives dockerd.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// Whether dockerd leaves its containers alone when it ends.
     pub live_restore: bool,

@@ -1,10 +1,10 @@
-//! The keeper: the process in the namespaces that stays, and below which containerd, dockerd and the
+//! The keeper: the process in the namespaces that stays. Below it containerd, dockerd and the
 //! containers' shims live side by side. It starts the first two when the supervisor says so, reaps,
 //! and reports each end: rootlesskit would make 255 of every signal. It decides nothing.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
@@ -30,8 +30,8 @@ use crate::stage::orders::{Inbox, Order, Report, Sibling};
 use crate::sys::{files, process, sockets};
 use crate::sys::{notify, tree};
 
-/// What rootlesskit passes on. None of it means us: the supervisor signals dockerd itself, and who
-/// signals rootlesskit must not end containers by that.
+/// What rootlesskit passes on. None of it is meant for us: the supervisor signals dockerd itself, and
+/// a signal to rootlesskit must not end containers.
 const PASSED_ON: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -45,22 +45,19 @@ const PASSED_ON: [Signal; 6] = [
 const TRY_ENGINE: Duration = Duration::from_millis(4);
 const ENGINE_STARTS: Duration = Duration::from_secs(10);
 
-/// Stays until the supervisor says [`Order::End`]. `control` is the descriptor of the connection to
-/// it.
-///
-/// # Errors
-/// What the system says.
+/// Stays until the supervisor says [`Order::End`] at the connection with this descriptor.
 pub fn keep(prepared: Prepared, control: u32, environment: &Environment) -> Result<Exit, Error> {
-    let failed = |error: io::Error| {
-        Error::new(Exit::Failed, "the keeper cannot do its work").because(&error)
-    };
-    process::adopt_orphans().map_err(|errno| failed(errno.into()))?;
-    let control = adopt(control).map_err(failed)?;
+    run(prepared, control, environment)
+        .map_err(|error| Error::new(Exit::Failed, "the keeper failed").because(&error))
+}
+
+fn run(prepared: Prepared, control: u32, environment: &Environment) -> io::Result<Exit> {
+    process::adopt_orphans()?;
+    let control = adopt(control)?;
     let signals = SigSet::from_iter(PASSED_ON.into_iter().chain([Signal::SIGCHLD]));
-    let mask =
-        signals.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|errno| failed(errno.into()))?;
-    let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .map_err(|errno| failed(errno.into()))?;
+    let mask = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let receiver = SignalFd::with_flags(&signals, flags)?;
     let mut keeper = Keeper {
         prepared,
         environment,
@@ -74,8 +71,8 @@ pub fn keep(prepared: Prepared, control: u32, environment: &Environment) -> Resu
         ends: false,
     };
     process::trim();
-    keeper.announce(notify::KEEPER).map_err(failed)?;
-    keeper.work(&receiver).map_err(failed)
+    keeper.announce(notify::KEEPER)?;
+    keeper.work(&receiver)
 }
 
 /// The connection that crossed rootlesskit; nothing that is started here inherits it.
@@ -114,21 +111,24 @@ impl Keeper<'_> {
             }
             let (has_signal, has_order) = self.wait(receiver)?;
             while has_signal && let Some(info) = receiver.read_signal()? {
-                let number = i32::try_from(info.ssi_signo).unwrap_or_default();
-                match Signal::try_from(number) {
+                match Signal::try_from(info.ssi_signo.cast_signed()) {
                     Ok(Signal::SIGCHLD) => self.reap()?,
                     Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => warn!(
-                        "{signal} came by way of rootlesskit, and nothing ends for that; \
-                         `systemctl --user stop docker`, or a signal to the supervisor, stops the daemon"
+                        "ignoring {signal} to rootlesskit; to stop the daemon: \
+                         systemctl --user stop docker, or signal the supervisor"
                     ),
-                    other => debug!("a signal came by way of rootlesskit: {other:?}"),
+                    other => debug!("ignoring a signal to rootlesskit: {other:?}"),
                 }
             }
-            // Without its supervisor nobody looks after anything here, and all of it ends with us.
-            if has_order && !self.inbox.fill(&self.control)? {
-                return Ok(Exit::Failed);
+            if has_order {
+                let mut piece = [0; 4096];
+                match self.control.read(&mut piece)? {
+                    // Without a supervisor all of this ends with us.
+                    0 => return Ok(Exit::Failed),
+                    count => self.inbox.take(&piece[..count]),
+                }
             }
-            while let Some(order) = self.inbox.order() {
+            while let Some(order) = self.inbox.next() {
                 self.obey(order)?;
             }
             self.look_for_engine()?;
@@ -162,7 +162,7 @@ impl Keeper<'_> {
                 }
             }
             Order::Daemon { pid_file, command } if self.daemon.is_none() && !self.ends => {
-                self.ordered = Some((pid_file, command));
+                self.ordered = Some((pid_file.into(), command));
             }
             Order::End => {
                 self.ends = true;
@@ -265,7 +265,8 @@ impl Keeper<'_> {
             {
                 if let Some((_, pid_file)) = known.take_if(|(own, _)| *own == pid) {
                     forget_pid(&pid_file, pid);
-                    orders::report(&self.control, Report::Ended(sibling, how.code()))?;
+                    let report = Report::Ended(sibling, how.code());
+                    self.control.write_all(&orders::line(&report)?)?;
                 }
             }
             if self.engine.is_none() {
@@ -275,8 +276,8 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    fn tell(&self, report: Report) -> io::Result<()> {
-        orders::report(&self.control, report)
+    fn tell(&mut self, report: Report) -> io::Result<()> {
+        self.control.write_all(&orders::line(&report)?)
     }
 }
 

@@ -4,8 +4,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, PipeWriter};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{self, SigHandler, Signal};
 use tracing::info;
@@ -117,5 +120,29 @@ pub fn exec_error(program: &OsStr, error: &io::Error) -> Error {
             "an argument or a variable is too long, or all of them together are: shorten them",
         ),
         _ => failed,
+    }
+}
+
+/// How the names of rootlesskit's directories in /tmp begin: of its copy-up, and of its sysfs.
+const BIND_NAMES: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
+
+/// Longer than rootlesskit takes to begin.
+const BEGINS: Duration = Duration::from_secs(60);
+
+/// Removes the empty directories that a rootlesskit left in /tmp which began at `begin` and was killed
+/// early. Its copy-up makes them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and removes
+/// them a moment later.
+pub fn remove_bind_directories(begin: SystemTime) {
+    let own = crate::facts::look::uid();
+    let times = begin..begin + BEGINS;
+    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_named = BIND_NAMES.iter().any(|own| name.as_bytes().starts_with(own));
+        let is_its = |found: &fs::Metadata| {
+            found.uid() == own && found.modified().is_ok_and(|time| times.contains(&time))
+        };
+        if is_named && entry.metadata().is_ok_and(|found| is_its(&found)) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }

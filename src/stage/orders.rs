@@ -1,26 +1,23 @@
-//! What the supervisor and the keeper say to each other over their connection: frames of a length
-//! (four bytes, little endian) and fields that end in NUL, the first of which is the frame's name.
+//! What the supervisor and the keeper say to each other over their connection: JSON, a line each.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::Engine;
 
-/// The longest frame in bytes: the kernel takes two megabytes of arguments.
-const FRAME_MAX: usize = 4 * 1024 * 1024;
-
 /// What the supervisor asks of the keeper.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Start containerd, unless it runs.
     Engine(Engine),
     /// Start dockerd, when containerd takes connections.
     Daemon {
-        /// dockerd's own pid file. One that names a dockerd that has ended goes.
-        pid_file: PathBuf,
-        /// Its program and its words.
+        /// The path of dockerd's own pid file. It is removed if it names a dockerd that has ended.
+        pid_file: OsString,
+        /// Its program and its arguments.
         command: Vec<OsString>,
     },
     /// End containerd, and end.
@@ -28,155 +25,44 @@ pub enum Order {
 }
 
 /// What the keeper tells the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// containerd takes connections, or has not done so in its time.
     EngineUp,
-    /// containerd or dockerd has ended, with this code, or with 128 and the number of its signal.
+    /// A sibling has ended, with this code, or with 128 and the number of its signal.
     Ended(Sibling, u8),
 }
 
 /// A process that the keeper starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sibling {
-    /// containerd.
     Engine,
-    /// dockerd.
     Daemon,
 }
 
-impl Order {
-    fn fields(&self) -> Vec<OsString> {
-        match self {
-            Self::Engine(engine) => ["engine".into()]
-                .into_iter()
-                .chain([
-                    engine.config_file.clone().into(),
-                    engine.config.clone().into(),
-                    engine.socket.clone().into(),
-                ])
-                .chain(engine.command.iter().cloned())
-                .collect(),
-            Self::Daemon { pid_file, command } => ["daemon".into(), pid_file.clone().into()]
-                .into_iter()
-                .chain(command.iter().cloned())
-                .collect(),
-            Self::End => vec!["end".into()],
-        }
-    }
-
-    fn parse(fields: &[OsString]) -> Option<Self> {
-        let (name, fields) = fields.split_first()?;
-        match (name.to_str()?, fields) {
-            ("engine", [config_file, config, socket, command @ ..]) if !command.is_empty() => {
-                Some(Self::Engine(Engine {
-                    command: command.to_vec(),
-                    config_file: config_file.into(),
-                    config: config.to_str()?.to_owned(),
-                    socket: socket.into(),
-                }))
-            }
-            ("daemon", [pid_file, command @ ..]) if !command.is_empty() => {
-                Some(Self::Daemon { pid_file: pid_file.into(), command: command.to_vec() })
-            }
-            ("end", []) => Some(Self::End),
-            _ => None,
-        }
-    }
+/// Renders an order or a report as it is sent.
+pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
-impl Report {
-    fn fields(self) -> Vec<OsString> {
-        match self {
-            Self::EngineUp => vec!["engine-up".into()],
-            Self::Ended(sibling, code) => {
-                let name = match sibling {
-                    Sibling::Engine => "engine-ended",
-                    Sibling::Daemon => "daemon-ended",
-                };
-                vec![name.into(), code.to_string().into()]
-            }
-        }
-    }
-
-    fn parse(fields: &[OsString]) -> Option<Self> {
-        let words: Vec<&str> = fields.iter().filter_map(|field| field.to_str()).collect();
-        match words[..] {
-            ["engine-up"] => Some(Self::EngineUp),
-            ["engine-ended", code] => Some(Self::Ended(Sibling::Engine, code.parse().ok()?)),
-            ["daemon-ended", code] => Some(Self::Ended(Sibling::Daemon, code.parse().ok()?)),
-            _ => None,
-        }
-    }
-}
-
-fn frame(fields: &[OsString]) -> io::Result<Vec<u8>> {
-    let body: usize = fields.iter().map(|field| field.len() + 1).sum();
-    let length = u32::try_from(body).ok().filter(|_| body <= FRAME_MAX);
-    let length = length.ok_or_else(|| io::Error::from_raw_os_error(nix::libc::E2BIG))?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    for field in fields {
-        bytes.extend(field.as_bytes());
-        bytes.push(0);
-    }
-    Ok(bytes)
-}
-
-/// The frame of an order.
-///
-/// # Errors
-/// E2BIG if it is longer than a frame may be.
-pub fn order(order: &Order) -> io::Result<Vec<u8>> {
-    frame(&order.fields())
-}
-
-/// Sends a report.
-///
-/// # Errors
-/// What the system says.
-pub fn report(mut to: impl Write, report: Report) -> io::Result<()> {
-    to.write_all(&frame(&report.fields())?)
-}
-
-/// Puts frames together from what arrives.
+/// Puts lines together from the pieces that arrive.
 #[derive(Debug, Default)]
 pub struct Inbox(Vec<u8>);
 
 impl Inbox {
-    /// Takes what `from` has, at most a piece of it; `false` is its end.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn fill(&mut self, mut from: impl Read) -> io::Result<bool> {
-        let mut piece = [0; 4096];
-        let count = from.read(&mut piece)?;
-        self.0.extend(&piece[..count]);
-        Ok(count > 0)
+    pub fn take(&mut self, piece: &[u8]) {
+        self.0.extend(piece);
     }
 
-    /// The next order, if it has arrived whole. One that is not understood is passed over.
-    pub fn order(&mut self) -> Option<Order> {
-        self.next(Order::parse)
-    }
-
-    /// The same for a report.
-    pub fn report(&mut self) -> Option<Report> {
-        self.next(Report::parse)
-    }
-
-    fn next<T>(&mut self, parse: impl Fn(&[OsString]) -> Option<T>) -> Option<T> {
+    /// Returns the next message, if it has arrived whole. A line that cannot be read is passed over.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
-            let (length, rest) = self.0.split_first_chunk()?;
-            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-            let body = rest.get(..length)?;
-            let body = body.strip_suffix(b"\0").unwrap_or(body);
-            let fields = body.split(|byte| *byte == 0);
-            let fields: Vec<OsString> = fields
-                .map(|field| OsString::from_vec(OsStr::from_bytes(field).as_bytes().to_vec()))
-                .collect();
-            self.0.drain(..length + 4);
-            if let Some(parsed) = parse(&fields) {
-                return Some(parsed);
+            let end = self.0.iter().position(|byte| *byte == b'\n')?;
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            if let Ok(message) = serde_json::from_slice(&line) {
+                return Some(message);
             }
         }
     }
@@ -184,6 +70,8 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -193,54 +81,50 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_arrive_as_they_were_sent_in_pieces_of_any_size(
+        fn lines_arrive_as_they_were_sent_in_pieces_of_any_size(
             pid_file in any_word(),
-            config in "[^\0]{0,50}",
+            config in any::<String>(),
+            path in any::<String>(),
             command in proptest::collection::vec(any_word(), 1..6),
             size in 1usize..40,
         ) {
+            let (config_file, socket) = (path.clone().into(), path.into());
             let sent = [
-                Order::Daemon { pid_file: pid_file.clone().into(), command: command.clone() },
-                Order::Engine(Engine {
-                    command,
-                    config_file: pid_file.clone().into(),
-                    config,
-                    socket: pid_file.into(),
-                }),
+                Order::Daemon { pid_file, command: command.clone() },
+                Order::Engine(Engine { command, config_file, config, socket }),
                 Order::End,
             ];
-            let bytes: Vec<u8> = sent.iter().flat_map(|sent| order(sent).unwrap()).collect();
+            let bytes: Vec<u8> = sent.iter().flat_map(|sent| line(sent).unwrap()).collect();
             let mut inbox = Inbox::default();
             let mut arrived = Vec::new();
             for piece in bytes.chunks(size) {
-                inbox.fill(piece).unwrap();
-                arrived.extend(std::iter::from_fn(|| inbox.order()));
+                inbox.take(piece);
+                arrived.extend(std::iter::from_fn(|| inbox.next::<Order>()));
             }
             prop_assert_eq!(arrived, sent);
         }
 
         #[test]
-        fn whatever_arrives_is_no_panic(bytes in any::<Vec<u8>>()) {
+        fn nothing_that_arrives_is_a_panic(bytes in any::<Vec<u8>>()) {
             let mut inbox = Inbox::default();
-            inbox.fill(&bytes[..]).unwrap();
-            while inbox.report().is_some() {}
+            inbox.take(&bytes);
+            while inbox.next::<Report>().is_some() {}
         }
     }
 
     #[test]
-    fn reports_arrive_and_what_nobody_understands_is_passed_over() {
-        let mut bytes = frame(&["newer".into()]).expect("a frame");
+    fn reports_arrive_and_unknown_lines_are_passed_over() {
+        let mut inbox = Inbox::default();
+        inbox.take(b"\"Newer\"\n{\n");
         let sent = [
             Report::EngineUp,
             Report::Ended(Sibling::Engine, 0),
             Report::Ended(Sibling::Daemon, 137),
         ];
         for sent in sent {
-            report(&mut bytes, sent).expect("a frame");
+            inbox.take(&line(&sent).expect("JSON"));
         }
-        let mut inbox = Inbox::default();
-        inbox.fill(&bytes[..]).expect("bytes");
-        let arrived: Vec<_> = std::iter::from_fn(|| inbox.report()).collect();
+        let arrived: Vec<Report> = std::iter::from_fn(|| inbox.next()).collect();
         assert_eq!(arrived, sent);
     }
 }

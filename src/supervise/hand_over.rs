@@ -2,37 +2,34 @@
 //! children, its descriptors and the API's socket stay, and the program is another. What the next one
 //! must know travels as JSON in a file that has no name.
 
-use std::ffi::OsString;
+use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, PipeWriter, Read, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use crate::error::{Error, Exit};
-use crate::plan::{Engine, LaunchPlan};
 use crate::supervise::helper::Helper;
 use crate::supervise::{
-    Daemon, Input, Launch, Outcome, Supervisor, Task, hold_signals, log, process,
+    Event, Launch, Machine, NO_LOG, Outcome, Running, State, Status, Supervisor, Task, event_loop,
+    failed, log, places, process, snapshot,
 };
-use crate::supervise::{Event, Machine, State, Status};
-use crate::sys::tree;
-use crate::sys::tree::Identity;
+use crate::sys::tree::{self, Identity};
 
 /// The command that takes over. Nobody types it.
 pub const TAKE_OVER: &str = "supervisor-take-over";
 
-/// What is handed over and understood. Another number is another arrangement, here or between us and
-/// the keeper.
-const FORMAT: u32 = 1;
+/// The arrangement of what is handed over, and of what the supervisor and the keeper say to each other.
+const FORMAT: u32 = 2;
 
 /// What the next one must know.
 #[derive(Serialize, Deserialize)]
@@ -52,73 +49,41 @@ pub struct Legacy {
     listeners: Vec<RawFd>,
     log: RawFd,
     log_writer: RawFd,
-    exec_root_is_new: bool,
     status: Status,
-    plan: Running,
-}
-
-/// What the launch that runs was made with, whatever the settings say by now.
-#[derive(Serialize, Deserialize)]
-struct Running {
-    rootlesskit: PathBuf,
-    exec_root: PathBuf,
-    data_root: PathBuf,
-    state_dir: PathBuf,
-    mtu: u32,
-    has_helper: bool,
-    detach_netns: bool,
-    published: Vec<String>,
-    engine: Option<Engine>,
-    config: Option<PathBuf>,
-    live_restore: bool,
-    command: Vec<String>,
+    running: Running,
 }
 
 impl Supervisor<'_> {
-    /// Becomes `program`, if that understands what it is handed over.
-    ///
-    /// # Errors
-    /// Returns only if nothing comes of it, and then all is as it was.
+    /// Becomes `program`, if that understands what it is handed over. Returns only if nothing comes of
+    /// it, and then all is as it was.
     pub(super) fn hand_over(&mut self, program: &Path) -> Error {
-        match self.try_hand_over(program) {
-            Err(error) => error,
-            Ok(never) => match never {},
-        }
+        let Err(error) = self.try_hand_over(program);
+        let what = format!("`{}` cannot take over", program.display());
+        failed(&what)(error)
     }
 
-    fn try_hand_over(&mut self, program: &Path) -> Result<std::convert::Infallible, Error> {
-        let failed = |error: &dyn std::error::Error| {
-            let what = format!("`{}` cannot take over", program.display());
-            Error::new(Exit::Failed, what).because(error)
-        };
-        let busy = || failed(&io::Error::other("something is being started or healed just now"));
+    fn try_hand_over(&mut self, program: &Path) -> io::Result<Infallible> {
+        let busy = || io::Error::other("something is being started or healed just now");
         let mut legacy = self.legacy(0).ok_or_else(busy)?;
-        let file =
-            memfd_create("hand-over", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(&errno))?;
-        let mut file = File::from(file);
-        write(&mut file, &legacy).map_err(|error| failed(&error))?;
+        let mut file = File::from(memfd_create("hand-over", MFdFlags::MFD_CLOEXEC)?);
+        write(&mut file, &legacy)?;
         let number = file.as_raw_fd();
         let mut trial = self.successor(program, number, "try");
-        let give = move || keep_open(number);
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { trial.pre_exec(give) };
-        match process::brief(&mut trial) {
-            Ok((status, _)) if status.success() => {}
-            Ok((_, said)) => return Err(failed(&io::Error::other(said.trim().to_owned()))),
-            Err(error) => return Err(failed(&error)),
+        unsafe { trial.pre_exec(move || keep_open(number)) };
+        match process::brief(&mut trial)? {
+            (status, _) if status.success() => {}
+            (_, said) => return Err(io::Error::other(said.trim().to_owned())),
         }
         info!("{} takes over", program.display());
-        hold_signals()?;
-        let Some(reader) = self.log.stop() else {
-            return Err(failed(&io::Error::other("the log has been stopped")));
-        };
+        let stopped = || io::Error::other("the log has been stopped");
+        let reader = self.log.stop().ok_or_else(stopped)?;
         legacy.log = reader.as_raw_fd();
         let fds = legacy.descriptors();
         let done = write(&mut file, &legacy).and_then(|()| {
             fds.iter().chain([&number]).try_for_each(|fd| keep_open(*fd))?;
-            Err::<(), _>(self.successor(program, number, "go").exec())
+            Err(self.successor(program, number, "go").exec())
         });
-        let error = done.err().unwrap_or_else(|| io::ErrorKind::Other.into());
         for fd in fds {
             let _ = fcntl(borrow(fd), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         }
@@ -126,8 +91,7 @@ impl Supervisor<'_> {
             Ok(log) => self.log = log,
             Err(error) => warn!("what the daemon writes is lost: {error}"),
         }
-        let _ = crate::supervise::release_signals();
-        Err(failed(&error))
+        done
     }
 
     fn successor(&self, program: &Path, number: RawFd, mode: &str) -> Command {
@@ -139,14 +103,13 @@ impl Supervisor<'_> {
         command
     }
 
-    /// What the next one must know; `None` while something is under way that it could not go on with.
+    /// Returns what the next one must know; `None` while something is under way that it could not go
+    /// on with.
     fn legacy(&self, log: RawFd) -> Option<Legacy> {
         let launch = &self.launch;
-        let (plan, host) = &self.task.first;
         if self.machine.state != State::Ready || launch.healing.is_some() {
             return None;
         }
-        let text = |word: &OsString| word.to_str().map(str::to_owned);
         Some(Legacy {
             format: FORMAT,
             supervisor: tree::read(std::process::id())?.identity,
@@ -162,23 +125,49 @@ impl Supervisor<'_> {
             listeners: self.listeners.iter().map(AsRawFd::as_raw_fd).collect(),
             log,
             log_writer: self.writer.as_raw_fd(),
-            exec_root_is_new: self.exec_root_is_new,
             status: self.status.clone(),
-            plan: Running {
-                rootlesskit: plan.rootlesskit.clone(),
-                exec_root: plan.exec_root.clone(),
-                data_root: host.session.places.data_root.clone(),
-                state_dir: host.session.places.state_dir.clone(),
-                mtu: plan.network.mtu,
-                has_helper: plan.network.has_helper,
-                detach_netns: plan.network.detach_netns,
-                published: plan.network.published.clone(),
-                engine: self.daemon.keep.engine.clone(),
-                config: self.daemon.keep.config.clone(),
-                live_restore: self.daemon.live_restore,
-                command: self.daemon.command.iter().map(text).collect::<Option<_>>()?,
-            },
+            running: self.running.clone(),
         })
+    }
+
+    /// Looks after a daemon that another program has started in this process.
+    fn adopt(&mut self, legacy: Legacy, control: UnixStream) -> io::Result<()> {
+        self.status = Status { supervisor: std::process::id(), ..legacy.status };
+        self.socket = self.running.api.own().and_then(places::Name::of_socket);
+        self.launch = Launch {
+            rootlesskit: Some(legacy.rootlesskit.pid),
+            child: legacy.child,
+            keeper: Some(legacy.keeper),
+            daemon: Some((legacy.daemon, tree::open(legacy.daemon)?)),
+            engine: legacy.engine,
+            has_answered: true,
+            phase: "dockerd answers",
+            ..Launch::default()
+        };
+        self.speak_with_keeper(control)?;
+        for identity in [Some(legacy.keeper), legacy.child].into_iter().flatten() {
+            self.launch.tasks.watch(identity, |it| it.raise(Event::Fell));
+        }
+        match legacy.helper {
+            Some(helper) if tree::is_there(helper.identity) => {
+                self.watch_helper(helper);
+            }
+            lost => {
+                self.launch.lost = lost;
+                if self.running.has_helper {
+                    self.raise(Event::HelperDied);
+                }
+            }
+        }
+        self.keep_places();
+        self.watch_places();
+        self.look_after();
+        self.note_program(snapshot::SUPERVISOR);
+        self.write_status();
+        info!("this version has taken over");
+        // What ended meanwhile has said so to nobody.
+        self.reap();
+        Ok(())
     }
 }
 
@@ -191,72 +180,52 @@ impl Legacy {
     pub fn read(number: RawFd, is_trial: bool) -> Result<Self, Error> {
         let refuse = |why: &str| {
             Error::new(Exit::Usage, format!("`{TAKE_OVER}`: {why}"))
-                .hint("a supervisor runs this command, and nobody else: dockerd-rootless restart")
+                .hint("only a supervisor runs this command; use: dockerd-rootless restart")
         };
-        let is_open = fcntl(borrow(number), FcntlArg::F_GETFD).is_ok();
-        if number < 3 || !is_open {
+        if number < 3 || fcntl(borrow(number), FcntlArg::F_GETFD).is_err() {
             return Err(refuse("nothing is handed over"));
         }
         // SAFETY: it is open, and nothing else in this program owns it.
         let mut file = File::from(unsafe { OwnedFd::from_raw_fd(number) });
         let mut text = String::new();
         let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-        read.map_err(|error| refuse("what is handed over cannot be read").because(&error))?;
-        let format = serde_json::from_str::<Format>(&text)
-            .map_err(|error| refuse("what is handed over is not understood").because(&error))?;
-        if format.format != FORMAT {
-            return Err(refuse("what is handed over is of another version"));
+        read.map_err(|error| refuse("cannot read what is handed over").because(&error))?;
+        let unknown = |error| refuse("cannot understand what is handed over").because(&error);
+        let value: Value = serde_json::from_str(&text).map_err(unknown)?;
+        if value["format"] != FORMAT {
+            let refused = refuse("what is handed over is of another version");
+            return Err(refused.hint("dockerd-rootless restart --all"));
         }
-        let legacy: Self = serde_json::from_str(&text)
-            .map_err(|error| refuse("what is handed over is not understood").because(&error))?;
+        let legacy: Self = serde_json::from_value(value).map_err(unknown)?;
         let own = match is_trial {
             true => std::os::unix::process::parent_id(),
             false => std::process::id(),
         };
-        let is = |identity: Identity| {
-            tree::read(identity.pid).is_some_and(|process| process.identity == identity)
+        let known = [legacy.supervisor, legacy.rootlesskit, legacy.keeper, legacy.daemon];
+        let is_known = |identity: &Identity| {
+            tree::read(identity.pid).is_some_and(|process| process.identity == *identity)
         };
-        let of_rootlesskit = tree::read(legacy.rootlesskit.pid);
-        let is_own_child = of_rootlesskit
-            .is_some_and(|process| process.identity == legacy.rootlesskit && process.parent == own);
-        let is_ours = legacy.supervisor.pid == own && is(legacy.supervisor) && is_own_child;
-        if !is_ours || !is(legacy.keeper) || !is(legacy.daemon) {
-            return Err(refuse("what is handed over is another process's, or stale"));
+        let parent = tree::read(legacy.rootlesskit.pid).map(|process| process.parent);
+        let is_ours = legacy.supervisor.pid == own && parent == Some(own);
+        if !is_ours || !known.iter().all(is_known) {
+            return Err(refuse("what is handed over belongs to another process, or is stale"));
         }
         Ok(legacy)
     }
 
-    /// Where rootlesskit's state directory is.
-    pub fn state_dir(&self) -> &Path {
-        &self.plan.state_dir
+    /// Takes the lock of our directory.
+    pub fn lock(&self) -> Result<File, Error> {
+        take(self.lock).map(File::from).map_err(failed("the lock of our directory is lost"))
     }
 
-    /// The lock of our directory.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn lock(&self) -> io::Result<File> {
-        Ok(File::from(take(self.lock)?))
-    }
-
-    /// Has `plan` be the one of the launch that runs.
-    pub fn settle(&self, plan: &mut LaunchPlan) {
-        let running = &self.plan;
-        plan.rootlesskit.clone_from(&running.rootlesskit);
-        plan.exec_root.clone_from(&running.exec_root);
-        plan.network.mtu = running.mtu;
-        plan.network.has_helper = running.has_helper;
-        plan.network.detach_netns = running.detach_netns;
-        plan.network.published.clone_from(&running.published);
-        plan.keep.engine.clone_from(&running.engine);
-        plan.keep.config.clone_from(&running.config);
-        plan.keep.live_restore = running.live_restore;
-        plan.stage.daemon = running.command.iter().map(OsString::from).collect();
-    }
-
-    /// Where the data of the daemon that runs are.
+    /// Returns where the data of the daemon that runs are.
     pub fn data_root(&self) -> &Path {
-        &self.plan.data_root
+        &self.running.places.data_root
+    }
+
+    /// Returns where that daemon listens, if it is known.
+    pub fn socket(&self) -> Option<&Path> {
+        self.running.api.path()
     }
 
     fn descriptors(&self) -> Vec<RawFd> {
@@ -265,93 +234,23 @@ impl Legacy {
     }
 }
 
-/// The part that stays the same in all arrangements.
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
-}
-
-/// Goes on where another program has stopped, in the same process.
-///
-/// # Errors
-/// What the system says if that cannot be; the kernel ends the daemon with us then.
+/// Continues where another program has stopped, in the same process.
 pub fn resume(task: Task<'_>, legacy: Legacy) -> Result<Outcome, Error> {
-    let failed =
-        |what: &str, error: &io::Error| Error::new(Exit::Failed, what.to_owned()).because(error);
     tree::restore_earlier(&legacy.earlier);
-    let runtime = crate::supervise::event_loop()?;
-    runtime.block_on(async {
-        let (inputs, received) = mpsc::unbounded_channel();
-        let status = &legacy.status;
-        let machine = Machine::resume(status.restarts, status.replaced, status.heals);
-        let taken = |number| take(number).map_err(|error| failed("a descriptor is lost", &error));
-        let listeners = legacy.listeners.iter().map(|fd| taken(*fd));
-        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-        let writer = io::PipeWriter::from(taken(legacy.log_writer)?);
-        let log = log::Log::resume(taken(legacy.log)?.into())
-            .map_err(|error| failed("the log cannot be passed on", &error))?;
+    event_loop()?.block_on(async {
+        let Status { restarts, replaced, heals, .. } = legacy.status;
+        let machine = Machine::resume(restarts, replaced, heals);
+        let taken = |number| take(number).map_err(failed("a descriptor is lost"));
+        let listeners = legacy.listeners.iter().map(|fd| taken(*fd)).collect::<Result<_, _>>()?;
+        let writer = PipeWriter::from(taken(legacy.log_writer)?);
+        let log = log::Log::resume(taken(legacy.log)?.into()).map_err(failed(NO_LOG))?;
         let control = UnixStream::from(taken(legacy.control)?);
-        let mut supervisor = Supervisor::assemble(task, machine, inputs, listeners, log, writer);
-        supervisor.exec_root_is_new = legacy.exec_root_is_new;
-        supervisor
-            .adopt(legacy, control)
-            .map_err(|error| failed("the daemon cannot be looked after", &error))?;
-        Ok(supervisor.work(received, Vec::new()).await)
+        let running = legacy.running.clone();
+        let mut supervisor = Supervisor::new(task, running, machine, listeners, log, writer);
+        supervisor.listen()?;
+        supervisor.adopt(legacy, control).map_err(failed("cannot look after the daemon"))?;
+        Ok(supervisor.work(Vec::new()).await)
     })
-}
-
-impl Supervisor<'_> {
-    /// Looks after a daemon that another program has started in this process.
-    fn adopt(&mut self, legacy: Legacy, control: UnixStream) -> io::Result<()> {
-        self.number = 1;
-        self.turn = 1;
-        self.status = Status { supervisor: std::process::id(), ..legacy.status };
-        self.socket = self.task.api.own().and_then(crate::supervise::places::Name::of_socket);
-        self.daemon = Daemon {
-            command: self.task.first.0.stage.daemon.clone(),
-            live_restore: legacy.plan.live_restore,
-            keep: self.task.first.0.keep.clone(),
-        };
-        let daemon = tree::open(legacy.daemon)?;
-        self.launch = Launch {
-            rootlesskit: Some(legacy.rootlesskit.pid),
-            child: legacy.child,
-            keeper: Some(legacy.keeper),
-            daemon: Some((legacy.daemon, daemon)),
-            engine: legacy.engine,
-            wants_helper: legacy.plan.has_helper,
-            has_answered: true,
-            phase: "dockerd answers",
-            ..Launch::default()
-        };
-        self.listen()?;
-        self.speak_with_keeper(control)?;
-        self.watch(legacy.keeper, Input::Fell(self.number));
-        if let Some(child) = legacy.child {
-            self.watch(child, Input::Fell(self.number));
-        }
-        match legacy.helper {
-            Some(helper) if tree::is_there(helper.identity) => {
-                self.watch(helper.identity, Input::HelperGone(self.number));
-                self.launch.helper = Some(helper);
-            }
-            lost => {
-                self.launch.lost = lost;
-                if self.launch.wants_helper {
-                    self.raise(Event::HelperDied);
-                }
-            }
-        }
-        self.keep_places();
-        self.watch_places();
-        self.look_after(legacy.daemon);
-        self.note_program(crate::supervise::news::SUPERVISOR);
-        self.write_status();
-        info!("this version has taken over");
-        // What ended meanwhile has said so to nobody.
-        let _ = self.inputs.send(Input::Signal(nix::sys::signal::Signal::SIGCHLD));
-        Ok(())
-    }
 }
 
 fn write(file: &mut File, legacy: &Legacy) -> io::Result<()> {
@@ -367,8 +266,7 @@ fn keep_open(number: RawFd) -> io::Result<()> {
 }
 
 fn borrow(number: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: whoever calls has found it in a description of what is open; if it is not, the kernel
-    // says so.
+    // SAFETY: the number comes from a description of what is open; if it is not, the kernel says so.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 

@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use crate::error::Exit;
 pub use crate::sys::tree::How;
-use Effect::{
-    Arm, Clear, Disarm, EndNamespaces, Heal, Kill, KillDaemon, Launch, Leave, Retire, Revive,
-    StartEngine, Tell,
-};
+use Effect::*;
+use State::*;
 
 /// The pause before the second restart in a row; the first comes at once.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -29,9 +27,10 @@ const HEAL_ATTEMPTS: u8 = 2;
 const KILL_ATTEMPTS: u8 = 3;
 
 /// Where the daemon is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// rootlesskit was started, and dockerd has not answered yet.
+    #[default]
     Starting,
     /// dockerd answers, and the network has its helper.
     Ready,
@@ -53,14 +52,12 @@ pub enum State {
     Clearing(Then, u8),
     /// A pause before everything starts again.
     Waiting,
-    /// Nothing is left to do.
     Over,
 }
 
 /// What follows when nothing of the daemon is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// The supervisor ends.
     Leave(Verdict),
     /// Everything starts again, after a pause.
     Again(Duration),
@@ -69,7 +66,6 @@ pub enum Then {
 /// Why the supervisor ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was asked to.
     Stopped,
     /// The daemon was idle; the service manager holds its socket.
     Idle,
@@ -81,7 +77,6 @@ pub enum Verdict {
     Failed(Exit),
     /// The daemon did not answer in time, and never had before.
     TimedOut,
-    /// Processes survive SIGKILL.
     Survivors,
 }
 
@@ -103,7 +98,6 @@ pub struct Death {
 pub enum Event {
     /// dockerd's process is there.
     Announced,
-    /// dockerd has answered a request.
     Answered,
     /// It has done well for a minute: a failure from now on is no repetition.
     Settled,
@@ -125,7 +119,6 @@ pub enum Event {
     Dump,
     /// dockerd answers no request and does nothing at all.
     Hung,
-    /// dockerd answers.
     Healthy,
     HelperDied,
     /// The network helper that was started again is ready.
@@ -155,28 +148,22 @@ pub enum Why {
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Start rootlesskit.
     Launch,
-    /// Start dockerd in place.
     Revive,
-    /// Start containerd in place, after a pause.
     StartEngine(Duration),
     Ask(Ask),
     /// Ask an idle daemon to end without taking another connection.
     Retire,
     /// End containerd and the namespaces.
     EndNamespaces,
-    /// Kill dockerd alone.
     KillDaemon,
     /// Kill every process of ours.
     Kill,
     /// End what a daemon left that has ended, and raise [`Event::Cleared`].
     Clear,
-    /// Start the network helper again.
     Heal,
     /// Raise [`Event::Deadline`] when the time is over, instead of any time given before.
     Arm(Limit),
-    /// Forget the time that was given.
     Disarm,
     /// Tell it in the log, in the status and to the service manager.
     Tell(Notice),
@@ -251,7 +238,6 @@ pub enum Notice {
     Idle,
     Stopping,
     RestartingAll,
-    /// A second request to stop.
     Hurry,
     StopTimedOut,
     /// dockerd starts again in place, after this pause.
@@ -266,16 +252,14 @@ impl fmt::Display for Notice {
             Self::Up => "rootless Docker is ready",
             Self::Died => "the daemon ended",
             Self::StartTimedOut => "the start took too long",
-            Self::Hung => "dockerd hangs; replacing it after it has written its goroutines",
+            Self::Hung => "replacing dockerd when it has written its goroutines",
             Self::AnswersAgain => "dockerd answers again; keeping it",
             Self::Replacing(Why::Asked) => "replacing dockerd",
             Self::Replacing(Why::Ports) => "replacing dockerd to restore published ports",
-            Self::Replacing(Why::Forgotten) => {
-                "replacing dockerd to restart containers that containerd lost"
-            }
+            Self::Replacing(Why::Forgotten) => "replacing dockerd to restart lost containers",
             Self::EngineDied => "containerd ended; restarting it",
             Self::HelperLost => "the network helper ended; restarting it",
-            Self::HelperBack => "the network works again",
+            Self::HelperBack => "the network is back",
             Self::HelperGivenUp => "the network helper keeps failing; restarting everything",
             Self::PlacesGone => {
                 "files in the runtime directory were deleted; restarting everything"
@@ -306,7 +290,7 @@ impl fmt::Display for After {
 }
 
 /// The machine: its state, and what it remembers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     pub state: State,
     /// Whether the daemon has ever answered.
@@ -334,42 +318,28 @@ pub struct Machine {
 impl Machine {
     /// Returns a machine whose first launch is under way, and the effects of that.
     pub fn start() -> (Self, Vec<Effect>) {
-        let machine = Self {
-            state: State::Starting,
-            has_answered: false,
-            is_announced: false,
-            owes_reload: false,
-            owes_stop: None,
-            stops_again: false,
-            failures: 0,
-            engine_failures: 0,
-            restarts: 0,
-            replaced: 0,
-            heals: 0,
-        };
-        (machine, vec![Launch, Arm(Limit::Start)])
+        (Self::default(), vec![Launch, Arm(Limit::Start)])
     }
 
     /// Returns a machine whose daemon is up, and has been replaced, restarted and healed so often.
     pub fn resume(restarts: u32, replaced: u32, heals: u32) -> Self {
-        let (machine, _) = Self::start();
-        let state = State::Ready;
-        Self { state, has_answered: true, is_announced: true, restarts, replaced, heals, ..machine }
+        let up = Self { state: Ready, has_answered: true, is_announced: true, ..Self::default() };
+        Self { restarts, replaced, heals, ..up }
     }
 
     /// Takes `event` and returns what follows, in this order.
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
-            (State::Clearing(then, kills), _) => self.while_clearing(then, kills, event),
-            (State::Waiting, _) => self.while_waiting(event),
-            (State::Over, _) => vec![],
-            (State::Falling, _) => self.while_falling(event),
+            (Clearing(then, kills), _) => self.while_clearing(then, kills, event),
+            (Waiting, _) => self.while_waiting(event),
+            (Over, _) => vec![],
+            (Falling, _) => self.while_falling(event),
             // containerd outlives all that dockerd does, and dockerd needs it even to end.
             (_, Event::EngineEnded) => self.start_engine(),
-            (State::Stopping(then), _) => self.while_stopping(then, event),
+            (Stopping(then), _) => self.while_stopping(then, event),
             (_, Event::Ended(death)) => self.died(death),
-            (_, Event::Fell) => self.enter(State::Falling, &[Arm(Limit::Fall)]),
-            (State::Ready | State::Healing(_), _) => self.while_up(event),
+            (_, Event::Fell) => self.enter(Falling, &[Arm(Limit::Fall)]),
+            (Ready | Healing(_), _) => self.while_up(event),
             _ => self.while_coming(event),
         }
     }
@@ -377,17 +347,17 @@ impl Machine {
     /// dockerd starts, or is being replaced.
     fn while_coming(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
-            (State::Starting | State::Reviving, Event::Announced) => {
+            (Starting | Reviving, Event::Announced) => {
                 self.is_announced = true;
                 vec![Arm(Limit::Answer)]
             }
-            (State::Starting | State::Reviving, Event::Answered) => self.up(Notice::Up),
-            (State::Dumping, Event::Healthy) => self.up(Notice::AnswersAgain),
-            (State::Starting, Event::PlacesGone) => {
+            (Starting | Reviving, Event::Answered) => self.up(Notice::Up),
+            (Dumping, Event::Healthy) => self.up(Notice::AnswersAgain),
+            (Starting, Event::PlacesGone) => {
                 let then = self.again(0);
                 self.kill(Notice::PlacesGone, then)
             }
-            (State::Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
+            (Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
             (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
             (_, Event::Stop | Event::Dump) => self.stop_later(event),
             (_, Event::Reload) => {
@@ -407,34 +377,33 @@ impl Machine {
             (_, Event::Stop) => self.stop(LEAVE, Notice::Stopping),
             (_, Event::Dump) => {
                 let stop = self.stop(LEAVE, Notice::Stopping);
-                [Effect::Ask(Ask::Dump)].into_iter().chain(stop).collect()
+                [Ask(Ask::Dump)].into_iter().chain(stop).collect()
             }
             (_, Event::Settled) => {
                 (self.failures, self.engine_failures) = (0, 0);
                 vec![]
             }
-            (_, Event::Reload) => vec![Effect::Ask(Ask::Reload)],
+            (_, Event::Reload) => vec![Ask(Ask::Reload)],
             (_, Event::PlacesGone) => self.restart(Notice::PlacesGone),
-            (_, Event::Hung) => self.enter(
-                State::Dumping,
-                &[Tell(Notice::Hung), Effect::Ask(Ask::Dump), Arm(Limit::Dump)],
-            ),
-            (State::Ready, Event::Replace(why)) => self.enter(
-                State::Replacing(Duration::ZERO),
-                &[Tell(Notice::Replacing(why)), Effect::Ask(Ask::Yield), Arm(Limit::Yield)],
+            (_, Event::Hung) => {
+                self.enter(Dumping, &[Tell(Notice::Hung), Ask(Ask::Dump), Arm(Limit::Dump)])
+            }
+            (Ready, Event::Replace(why)) => self.enter(
+                Replacing(Duration::ZERO),
+                &[Tell(Notice::Replacing(why)), Ask(Ask::Yield), Arm(Limit::Yield)],
             ),
             (_, Event::RestartAll) => {
                 self.restarts += 1;
                 self.stop(Then::Again(Duration::ZERO), Notice::RestartingAll)
             }
-            (State::Ready, Event::Idle) => self.enter(
-                State::Stopping(Then::Leave(Verdict::Idle)),
+            (Ready, Event::Idle) => self.enter(
+                Stopping(Then::Leave(Verdict::Idle)),
                 &[Tell(Notice::Idle), Retire, Arm(Limit::Stop)],
             ),
-            (State::Ready, Event::HelperDied) => {
-                self.enter(State::Healing(1), &[Tell(Notice::HelperLost), Heal, Arm(Limit::Heal)])
+            (Ready, Event::HelperDied) => {
+                self.enter(Healing(1), &[Tell(Notice::HelperLost), Heal, Arm(Limit::Heal)])
             }
-            (State::Healing(attempt), _) => self.while_healing(attempt, event),
+            (Healing(attempt), _) => self.while_healing(attempt, event),
             _ => vec![],
         }
     }
@@ -443,12 +412,12 @@ impl Machine {
         match event {
             Event::HelperBack => {
                 self.heals += 1;
-                self.enter(State::Ready, &[Disarm, Tell(Notice::HelperBack)])
+                self.enter(Ready, &[Disarm, Tell(Notice::HelperBack)])
             }
             Event::HelperDied | Event::HelperFailed | Event::Deadline
                 if attempt < HEAL_ATTEMPTS =>
             {
-                self.enter(State::Healing(attempt + 1), &[Heal, Arm(Limit::Heal)])
+                self.enter(Healing(attempt + 1), &[Heal, Arm(Limit::Heal)])
             }
             Event::HelperDied | Event::HelperFailed | Event::Deadline => {
                 self.restart(Notice::HelperGivenUp)
@@ -466,7 +435,7 @@ impl Machine {
             Event::Deadline => Then::Leave(Verdict::Failed(Exit::Failed)),
             _ => return vec![],
         };
-        self.enter(State::Clearing(then, 1), &[Kill, Arm(Limit::Clear)])
+        self.kill_all(then, 1)
     }
 
     fn while_stopping(&mut self, then: Then, event: Event) -> Vec<Effect> {
@@ -479,15 +448,13 @@ impl Machine {
                 self.revive()
             }
             Event::DaemonEnded(_) => {
-                self.enter(State::Clearing(then, 0), &[EndNamespaces, Arm(Limit::Fall)])
+                self.enter(Clearing(then, 0), &[EndNamespaces, Arm(Limit::Fall)])
             }
-            Event::Fell => self.enter(State::Clearing(then, 0), &[Arm(Limit::Fall)]),
-            Event::StillUsed if then == Then::Leave(Verdict::Idle) => {
-                self.enter(State::Ready, &[Disarm])
-            }
+            Event::Fell => self.enter(Clearing(then, 0), &[Arm(Limit::Fall)]),
+            Event::StillUsed if then == Then::Leave(Verdict::Idle) => self.enter(Ready, &[Disarm]),
             Event::Stop if then == LEAVE => self.kill(Notice::Hurry, then),
-            Event::Stop => self.enter(State::Stopping(LEAVE), &[]),
-            Event::Dump => self.enter(State::Stopping(LEAVE), &[Effect::Ask(Ask::Dump)]),
+            Event::Stop => self.enter(Stopping(LEAVE), &[]),
+            Event::Dump => self.enter(Stopping(LEAVE), &[Ask(Ask::Dump)]),
             Event::Deadline => self.kill(Notice::StopTimedOut, forced(then)),
             _ => vec![],
         }
@@ -499,20 +466,16 @@ impl Machine {
             (Event::Cleared, Then::Leave(verdict)) => self.leave(verdict),
             (Event::Cleared, Then::Again(Duration::ZERO)) => self.launch(),
             (Event::Cleared, Then::Again(pause)) => {
-                self.enter(State::Waiting, &[Arm(Limit::Pause(pause))])
+                self.enter(Waiting, &[Arm(Limit::Pause(pause))])
             }
-            (Event::Stop | Event::Dump, Then::Again(_)) => {
-                self.enter(State::Clearing(LEAVE, kills), &[])
-            }
-            (Event::Deadline, _) if kills < KILL_ATTEMPTS => {
-                self.enter(State::Clearing(then, kills + 1), &[Kill, Arm(Limit::Clear)])
-            }
+            (Event::Stop | Event::Dump, Then::Again(_)) => self.enter(Clearing(LEAVE, kills), &[]),
+            (Event::Deadline, _) if kills < KILL_ATTEMPTS => self.kill_all(then, kills + 1),
             // A survivor waits for the kernel, mostly for a file system. Everything starts again when
             // that is over.
             (Event::Deadline, Then::Again(_)) if self.has_answered => {
                 vec![Kill, Arm(Limit::Clear)]
             }
-            (Event::Deadline, _) => self.enter(State::Over, &[Leave(Verdict::Survivors)]),
+            (Event::Deadline, _) => self.enter(Over, &[Leave(Verdict::Survivors)]),
             _ => vec![],
         }
     }
@@ -531,26 +494,26 @@ impl Machine {
     }
 
     fn leave(&mut self, verdict: Verdict) -> Vec<Effect> {
-        self.enter(State::Over, &[Disarm, Leave(verdict)])
+        self.enter(Over, &[Disarm, Leave(verdict)])
     }
 
     fn launch(&mut self) -> Vec<Effect> {
         self.is_announced = false;
-        self.enter(State::Starting, &[Launch, Arm(Limit::Start)])
+        self.enter(Starting, &[Launch, Arm(Limit::Start)])
     }
 
     /// Starts dockerd in place.
     fn revive(&mut self) -> Vec<Effect> {
         self.is_announced = false;
         self.replaced += 1;
-        self.enter(State::Reviving, &[Revive, Arm(Limit::Start)])
+        self.enter(Reviving, &[Revive, Arm(Limit::Start)])
     }
 
     /// Does what was asked for while dockerd could not do it.
     fn up(&mut self, notice: Notice) -> Vec<Effect> {
-        self.state = State::Ready;
+        self.state = Ready;
         self.has_answered = true;
-        let reload = std::mem::take(&mut self.owes_reload).then_some(Effect::Ask(Ask::Reload));
+        let reload = std::mem::take(&mut self.owes_reload).then_some(Ask(Ask::Reload));
         let owed = match self.owes_stop.take() {
             Some(then) => self.stop(then, Notice::Stopping),
             None => reload.into_iter().collect(),
@@ -564,13 +527,13 @@ impl Machine {
             return self.died(death);
         }
         // No other dockerd is left that could stop the containers in order.
-        if let (State::Reviving, Some(then)) = (self.state, self.owes_stop) {
+        if let (Reviving, Some(then)) = (self.state, self.owes_stop) {
             return self.kill(Notice::StopTimedOut, forced(then));
         }
         let mut effects = vec![];
         let mut pause = self.pause(death.dice);
         match self.state {
-            State::Replacing(given) => pause = given,
+            Replacing(given) => pause = given,
             _ => {
                 self.failures += 1;
                 effects.push(Tell(Notice::Died));
@@ -579,7 +542,7 @@ impl Machine {
         }
         let follows = match pause.is_zero() || self.owes_stop.is_some() {
             true => self.revive(),
-            false => self.enter(State::Pausing, &[Arm(Limit::Pause(pause))]),
+            false => self.enter(Pausing, &[Arm(Limit::Pause(pause))]),
         };
         effects.extend(follows);
         effects
@@ -587,26 +550,26 @@ impl Machine {
 
     /// A daemon that comes, or ends to be replaced, is late and does nothing.
     fn too_late(&mut self) -> Vec<Effect> {
-        let comes = matches!(self.state, State::Starting | State::Reviving);
+        let comes = matches!(self.state, Starting | Reviving);
         match (self.state, self.owes_stop) {
             // It has had nothing to stop yet.
-            (State::Starting, Some(then)) => {
+            (Starting, Some(then)) => {
                 self.owes_stop = None;
                 return self.stop(then, Notice::Stopping);
             }
-            (State::Reviving, Some(then)) => {
+            (Reviving, Some(then)) => {
                 return self.kill(Notice::StopTimedOut, forced(then));
             }
-            (State::Starting, _) if !self.has_answered => {
+            (Starting, _) if !self.has_answered => {
                 return self.kill(Notice::StartTimedOut, Then::Leave(Verdict::TimedOut));
             }
-            (State::Starting, _) if !self.is_announced => {
+            (Starting, _) if !self.is_announced => {
                 let then = self.again(0);
                 return self.kill(Notice::StartTimedOut, then);
             }
-            (State::Replacing(_), _) => {}
+            (Replacing(_), _) => {}
             _ => {
-                self.state = State::Replacing(self.pause(0));
+                self.state = Replacing(self.pause(0));
                 self.failures += 1;
             }
         }
@@ -619,15 +582,15 @@ impl Machine {
         if self.owes_stop.is_some() {
             return self.kill(Notice::Hurry, LEAVE);
         }
-        if self.state == State::Starting && !self.is_announced {
+        if self.state == Starting && !self.is_announced {
             return self.stop(LEAVE, Notice::Stopping);
         }
         self.owes_stop = Some(LEAVE);
         let mut effects = vec![Tell(Notice::Stopping)];
         if event == Event::Dump {
-            effects.push(Effect::Ask(Ask::Dump));
+            effects.push(Ask(Ask::Dump));
         }
-        if self.state == State::Pausing {
+        if self.state == Pausing {
             effects.extend(self.revive());
         }
         effects
@@ -665,7 +628,7 @@ impl Machine {
     }
 
     fn stop(&mut self, then: Then, why: Notice) -> Vec<Effect> {
-        self.enter(State::Stopping(then), &[Tell(why), Effect::Ask(Ask::End), Arm(Limit::Stop)])
+        self.enter(Stopping(then), &[Tell(why), Ask(Ask::End), Arm(Limit::Stop)])
     }
 
     /// Ends the daemon in order, to start everything again.
@@ -676,12 +639,16 @@ impl Machine {
 
     fn kill(&mut self, why: Notice, then: Then) -> Vec<Effect> {
         self.owes_stop = None;
-        self.enter(State::Clearing(then, 1), &[Tell(why), Kill, Arm(Limit::Clear)])
+        [Tell(why)].into_iter().chain(self.kill_all(then, 1)).collect()
+    }
+
+    fn kill_all(&mut self, then: Then, kills: u8) -> Vec<Effect> {
+        self.enter(Clearing(then, kills), &[Kill, Arm(Limit::Clear)])
     }
 
     /// Clears up behind rootlesskit, or has it end first.
     fn clear(&mut self, then: Then) -> Vec<Effect> {
-        self.enter(State::Clearing(then, 0), &[EndNamespaces, Clear, Arm(Limit::Fall)])
+        self.enter(Clearing(then, 0), &[EndNamespaces, Clear, Arm(Limit::Fall)])
     }
 
     /// Counts a restart of everything.

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use crate::supervise::health;
 use crate::supervise::health::{Forwarded, ForwardedPort, Published};
-use crate::supervise::{ASK_AGAIN, Input, Supervisor, progress, quiet};
+use crate::supervise::{ASK_AGAIN, Supervisor, progress, quiet};
 use crate::supervise::{Event, State, Why};
 use crate::sys::tree;
 use crate::sys::tree::{Identity, Process};
@@ -62,7 +62,7 @@ pub struct Ports {
     /// Processes that stood still then.
     stood: BTreeSet<Identity>,
     /// Whether the next look at the processes is on its way.
-    ticks: bool,
+    pub(super) ticks: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
     /// Wakes whoever asks for the list; `true` if dockerd is to be through with what it does first.
@@ -82,7 +82,6 @@ impl Ports {
         self.proxies.clear();
         self.suspected.clear();
         self.stood.clear();
-        self.ticks = false;
     }
 }
 
@@ -147,7 +146,7 @@ fn port_of(words: &[u8]) -> Option<Published> {
 impl Supervisor<'_> {
     /// Where rootlesskit takes requests.
     pub(super) fn rootlesskit_api(&self) -> PathBuf {
-        self.task.first.1.session.places.state_dir.join("api.sock")
+        self.running.places.state_dir.join("api.sock")
     }
 
     /// Begins to follow what containers publish.
@@ -155,12 +154,12 @@ impl Supervisor<'_> {
         let Some(api) = self.api_path() else {
             return;
         };
-        let (turn, inputs) = (self.turn, self.inputs.clone());
+        let inputs = self.launch.asking.sender();
         let (ask, mut asked) = mpsc::unbounded_channel();
         let events = ask.clone();
         self.launch.ports.ask = Some(ask);
         let daemon = api.clone();
-        let following = self.launch.tasks.spawn(async move {
+        self.launch.asking.spawn(async move {
             loop {
                 let changed = || {
                     let _ = events.send(false);
@@ -173,7 +172,7 @@ impl Supervisor<'_> {
             }
         });
         let rootlesskit = self.rootlesskit_api();
-        let listing = self.launch.tasks.spawn(async move {
+        self.launch.asking.spawn(async move {
             while let Some(mut carefully) = asked.recv().await {
                 quiet::sleep(SETTLE).await;
                 while let Ok(also) = asked.try_recv() {
@@ -186,12 +185,12 @@ impl Supervisor<'_> {
                     continue;
                 };
                 let forwarded = health::forwarded(&rootlesskit).await.ok();
-                if inputs.send(Input::Ports(turn, published, forwarded)).is_err() {
-                    return;
-                }
+                inputs.send(|it| it.judge_ports(published, forwarded));
             }
         });
-        self.launch.asking.extend([following, listing]);
+        if !self.launch.ports.published.is_empty() {
+            self.tick_later();
+        }
     }
 
     fn ask_for_ports(&self, carefully: bool) {
@@ -303,7 +302,6 @@ impl Supervisor<'_> {
 
     /// Looks at the processes that the network and the ports depend on.
     pub(super) fn tick(&mut self) {
-        self.launch.ports.ticks = false;
         self.look_at_parts();
         let ports = &self.launch.ports;
         let is_gone = |identity: &&Identity| {
@@ -332,7 +330,7 @@ impl Supervisor<'_> {
         }
         self.launch.ports.stood = standing;
         if lacks_shim {
-            self.later(ASK_AGAIN, Input::Orphans(self.number, Vec::new()));
+            self.launch.tasks.later(ASK_AGAIN, |it| it.end_orphans(&[]));
         }
         if !self.launch.ports.published.is_empty() {
             self.tick_later();
@@ -341,7 +339,10 @@ impl Supervisor<'_> {
 
     fn tick_later(&mut self) {
         if !std::mem::replace(&mut self.launch.ports.ticks, true) {
-            self.later(TICK, Input::Tick(self.turn));
+            self.launch.asking.later(TICK, |it| {
+                it.launch.ports.ticks = false;
+                it.tick();
+            });
         }
     }
 

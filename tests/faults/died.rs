@@ -76,7 +76,7 @@ fn f52_rootlesskit_is_asked_to_end() {
         |user| {
             let busy = Busy::new(user, Launcher::Run);
             let moment = busy.signal(Part::Rootlesskit, Signal::SIGTERM);
-            let detected = busy.until_said("SIGTERM came by way of rootlesskit", moment);
+            let detected = busy.until_said("ignoring SIGTERM to rootlesskit", moment);
             busy.assert_counts([0, 0, 0]);
             busy.end_untouched("ignored; the log says how to stop the daemon").detected(detected)
         },

@@ -508,7 +508,8 @@ fn f64_an_empty_program() {
             become_link(&empty);
             let moment = busy.kill(Part::Dockerd);
             // For execvp(3) it is a script without a word, which ends well.
-            let detected = busy.until_said("dockerd ended in order, and not because of us", moment);
+            let detected =
+                busy.until_said("dockerd ended with exit code 0, and not because of us", moment);
             become_link(&good);
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);

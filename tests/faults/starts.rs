@@ -330,7 +330,7 @@ fn f42_a_broken_configuration() {
             user.write(&file, BROKEN);
             let before = busy.pid(Part::Dockerd);
             let moment = busy.kill(Part::Dockerd);
-            busy.until_said("dockerd starts with what it was last told", moment);
+            busy.until_said("dockerd starts with its last settings", moment);
             busy.until_another(Part::Dockerd, before);
             busy.until_answers(moment);
             busy.assert_told("dockerd was ended by SIGKILL", [0, 1, 0]);

@@ -59,7 +59,7 @@ fn a_second_term_hurries() {
     assert!(daemon.ended().is_none());
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_exit().code(), Some(0), "{}", daemon.log());
-    assert!(daemon.log().contains("asked a second time"), "{}", daemon.log());
+    assert!(daemon.log().contains("asked to stop again"), "{}", daemon.log());
     assert_nothing_left(&user);
 }
 

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::check::trial::scratch::{Scratch, remove_bind_directories};
+use crate::check::trial::scratch::Scratch;
 use crate::check::trial::{inside, is_usable};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::facts::{HostFacts, Inside, Outcome, Survey};
 use crate::plan::Trial;
 use crate::settings::Settings;
+use crate::stage::launch;
 use crate::sys::process;
 use crate::sys::process::Ran;
 
@@ -58,7 +59,7 @@ impl<'a> Chain<'a> {
         match self.attempt(&trial.rootlesskit, &trial.args, &trial.search_path) {
             Ok(inside) => (Outcome::Works, Some(inside)),
             Err(outcome) => {
-                remove_bind_directories(begin);
+                launch::remove_bind_directories(begin);
                 let mut args = trial.inside.clone();
                 args.insert(1, inside::ALONE.into());
                 let alone = self.attempt(self.own_path, &args, &trial.search_path);

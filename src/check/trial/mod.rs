@@ -24,7 +24,6 @@ use crate::facts::{Failure, HostFacts, Outcome, RootfulSocket, Survey, Trials};
 use crate::settings::Settings;
 use crate::sys::{process, unix_sockets};
 use chain::Chain;
-pub use scratch::remove_bind_directories;
 use userns::Ids;
 
 /// The rootful daemon's socket.

@@ -6,22 +6,16 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::facts::look;
+use crate::stage::launch;
 
 /// How the names of such directories begin. It is short: rootlesskit's sockets in it must not have
 /// longer paths than those of a real launch.
 const PREFIX: &str = ".drl-";
-
-/// How the names of rootlesskit's directories in /tmp begin: of its copy-up, and of its sysfs.
-const ROOTLESSKITS: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
-
-/// Longer than a trial takes, its deadlines included.
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// How often to make a directory that other checks take for a dead check's.
 const ATTEMPTS: u8 = 16;
@@ -89,27 +83,9 @@ fn sweep(parent: &Path) {
             && directory.try_lock().is_ok()
         {
             if let Ok(begin) = directory.metadata().and_then(|found| found.created()) {
-                remove_bind_directories(begin);
+                launch::remove_bind_directories(begin);
             }
             remove(&path);
-        }
-    }
-}
-
-/// Removes the empty directories that a rootlesskit which was killed while it began, at `begin`,
-/// left in /tmp: its copy-up makes them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and
-/// removes them a moment later. What was made after a trial's longest time is another's.
-pub fn remove_bind_directories(begin: SystemTime) {
-    let uid = look::uid();
-    let times = begin..begin + LONGEST;
-    for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_named = ROOTLESSKITS.iter().any(|start| name.as_bytes().starts_with(start));
-        let is_trials = |found: fs::Metadata| {
-            found.uid() == uid && found.modified().is_ok_and(|time| times.contains(&time))
-        };
-        if is_named && entry.metadata().is_ok_and(is_trials) {
-            let _ = fs::remove_dir(entry.path());
         }
     }
 }

@@ -1,0 +1,177 @@
+//! containerd in namespaces that stay: how it starts, whether it answers, and what it has forgotten.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use crate::stage::orders::Order;
+use crate::supervise::health::{self, Forgotten};
+use crate::supervise::progress::{self, Silence};
+use crate::supervise::{
+    ASK_AGAIN, Event, State, Supervisor, Why, notices, ports, quiet, remains, wait_on,
+};
+use crate::sys::tree::{self, Identity, Process};
+
+/// How often dockerd is asked what a new containerd does not know, a second later each time.
+const FORGOTTEN_ROUNDS: u32 = 4;
+
+/// How long dockerd may take to stop what containerd has forgotten before that is killed: dockerd's
+/// own default for a container.
+const ORPHANS: Duration = Duration::from_secs(10);
+
+/// How long a shim gets to see that its container has ended.
+const SHIM: Duration = Duration::from_millis(300);
+
+impl Supervisor<'_> {
+    pub(super) fn start_engine(&self) {
+        if let Some(engine) = &self.running.keep.engine {
+            self.order(&Order::Engine(engine.clone()));
+        }
+    }
+
+    /// Returns containerd, and where it listens as it sees it.
+    pub(super) fn engine(&self) -> Option<(Identity, PathBuf)> {
+        let socket = self.running.keep.engine.as_ref()?.socket.clone();
+        Some((self.launch.engine?, socket))
+    }
+
+    /// Whether another dockerd could reach containerd and so the containers: its socket may have lost
+    /// its name.
+    pub(super) fn engine_is_reachable(&self) -> bool {
+        let Some(engine) = &self.running.keep.engine else {
+            return true;
+        };
+        self.launch.keeper.is_some_and(|keeper| seen_by(keeper.pid, &engine.socket).exists())
+    }
+
+    /// containerd takes connections again. What it does not know any more is found.
+    pub(super) fn engine_is_up(&mut self) {
+        self.problems.remove("containerd");
+        if self.launch.has_answered {
+            info!("containerd runs again");
+            self.look_for_forgotten();
+        }
+        if self.machine.state == State::Ready {
+            self.look_after();
+        }
+        self.write_status();
+    }
+
+    /// Takes what containerd does instead of an answer. No container runs through it: it is left
+    /// alone.
+    pub(super) fn judge_engine(&mut self, silence: Option<Silence>) {
+        let what = silence.map(|silence| notices::explain(silence, "containerd"));
+        if self.problems.get("containerd") == what.as_ref() {
+            return;
+        }
+        match what {
+            None => {
+                info!("containerd answers again");
+                self.problems.remove("containerd");
+            }
+            Some(what) => {
+                warn!("{what}");
+                self.problems.insert("containerd", what);
+            }
+        }
+        self.write_status();
+    }
+
+    /// Asks dockerd which of its containers containerd does not know any more.
+    fn look_for_forgotten(&mut self) {
+        let Some(api) = self.api_path() else {
+            return self.launch.tasks.later(ASK_AGAIN, |it| it.end_orphans(&[]));
+        };
+        let sender = self.launch.tasks.sender();
+        self.launch.tasks.spawn(async move {
+            // dockerd may not have reached the new containerd yet.
+            for round in 1..=FORGOTTEN_ROUNDS {
+                quiet::sleep(ASK_AGAIN * round).await;
+                let forgotten = health::forgotten(&api).await.unwrap_or_else(|error| {
+                    debug!("dockerd does not say what containerd has forgotten: {error}");
+                    Vec::new()
+                });
+                let is_found = !forgotten.is_empty();
+                sender.send(move |it| it.end_orphans(&forgotten));
+                if is_found {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Ends containers whose shim is gone, and those that are `forgotten`. Nothing can reach them any
+    /// more: containerd does not know them, and dockerd will say that they have ended.
+    pub(super) fn end_orphans(&mut self, forgotten: &[Forgotten]) {
+        let Some(keeper) = self.launch.keeper else {
+            return;
+        };
+        let pids: Vec<u32> = forgotten.iter().map(|container| container.pid).collect();
+        let orphans = remains::orphans(keeper.pid, &self.running.places.data_root, &pids);
+        if orphans.is_empty() {
+            return;
+        }
+        for Process { identity, name, .. } in &orphans {
+            let pid = identity.pid;
+            warn!("containerd lost the container of process {pid} ({name}); ending it");
+        }
+        tree::signal_all(&orphans, Signal::SIGTERM);
+        let exec_root = &self.running.places.exec_root;
+        let can_end = |orphan: &Process| remains::can_end_in_order(orphan, exec_root);
+        let (waits, rest): (Vec<_>, Vec<_>) = orphans.into_iter().partition(can_end);
+        tree::signal_all(&rest, Signal::SIGKILL);
+        let ids: Vec<String> = forgotten.iter().map(|one| one.id.clone()).collect();
+        let ended = async move {
+            let all = async {
+                for process in &waits {
+                    if let Ok(fd) = tree::open(process.identity).and_then(wait_on) {
+                        let _ = fd.readable().await;
+                    }
+                }
+            };
+            let _ = timeout(ORPHANS, all).await;
+            tree::signal_all(&waits, Signal::SIGKILL);
+            // The shim sees its container end, and is useless then.
+            quiet::sleep(SHIM).await;
+            let mut shims = tree::descendants();
+            shims.retain(|process| ports::is_shim_of(process, &ids));
+            tree::signal_all(&shims, Signal::SIGKILL);
+        };
+        let forgotten = Event::Replace(Why::Forgotten);
+        self.launch.tasks.when(ended, move |it, ()| it.raise(forgotten));
+    }
+}
+
+/// Returns where we find what the process `pid` sees at `path`.
+pub(super) fn seen_by(pid: u32, path: &Path) -> PathBuf {
+    let inside = path.strip_prefix("/").unwrap_or(path);
+    Path::new("/proc").join(pid.to_string()).join("root").join(inside)
+}
+
+/// The beginning of a connection by HTTP/2 (RFC 9113), to which a server says the like.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Asks containerd, the process `engine`, at `socket` as it sees it, until it answers. `tell` hears
+/// what it does instead every [`progress::LOOK`].
+pub(super) async fn await_answer(engine: Identity, socket: &Path, tell: impl Fn(Silence)) {
+    let mut watch = progress::Watch::new(engine);
+    let socket = seen_by(engine.pid, socket);
+    while !matches!(timeout(progress::LOOK, greet(&socket)).await, Ok(Ok(()))) {
+        tell(watch.look());
+        quiet::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Connects to a server of gRPC, and waits for the head of its first frame.
+async fn greet(socket: &Path) -> io::Result<()> {
+    let connection = std::os::unix::net::UnixStream::from(quiet::connect_to(socket)?);
+    let mut stream = UnixStream::from_std(connection)?;
+    stream.write_all(PREFACE).await?;
+    stream.read_exact(&mut [0; 9]).await.map(drop)
+}
