@@ -1,34 +1,29 @@
-//! Reads what `check` wants to know beyond a launch's facts, all of it below a root directory:
-//! `/` on a host, a tree of files in a test.
+//! Reads what `check` looks at beyond a launch's facts: the distribution, the kernel's limits,
+//! mounts, accounts, links. Files only explain; whether a thing works is tried. All of it lies
+//! below a root directory: `/` on a host, a tree of files in a test.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::facts::{
-    Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mounts, Release, Surroundings,
-    Survey, Systemd, TextFile,
-};
+use crate::facts::{DockerClient, Mounts};
 use crate::sys::files;
+use crate::words;
 
 /// The largest file in bytes that is read; `/etc/subuid` of a server with 100,000 users fits.
 const TEXT_MAX: u64 = 16 * 1024 * 1024;
 
-/// How many links are followed, as the kernel has it.
+/// How many links the kernel follows.
 const LINKS_MAX: usize = 40;
 
-/// The kernel's settings that checks look at.
-const SYSCTLS: [&str; 17] = [
+/// The settings of the kernel that checks look at.
+const SYSCTLS: [&str; 13] = [
     "fs.inotify.max_user_instances",
-    "fs.inotify.max_user_watches",
     "kernel.apparmor_restrict_unprivileged_userns",
-    "kernel.keys.maxbytes",
-    "kernel.keys.maxkeys",
     "kernel.unprivileged_userns_clone",
     "net.bridge.bridge-nf-call-iptables",
     "net.ipv4.ip_unprivileged_port_start",
@@ -38,7 +33,6 @@ const SYSCTLS: [&str; 17] = [
     "user.max_mnt_namespaces",
     "user.max_net_namespaces",
     "user.max_pid_namespaces",
-    "user.max_time_namespaces",
     "user.max_user_namespaces",
     "user.max_uts_namespaces",
 ];
@@ -46,25 +40,211 @@ const SYSCTLS: [&str; 17] = [
 /// The storage drivers that keep a directory of their name in the data root.
 const STORAGE_DRIVERS: [&str; 6] = ["btrfs", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs"];
 
+/// Everything that was read.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    pub release: Release,
+    /// The kernel's release, such as `6.1.0-18-amd64`.
+    pub kernel: String,
+    /// Settings by their names in sysctl(8). One that is absent is not in the map, which is not
+    /// the same as a zero.
+    pub sysctls: BTreeMap<String, String>,
+    pub account: Account,
+    pub subuid: TextFile,
+    pub subgid: TextFile,
+    /// The source other than files that nsswitch.conf(5) names for subordinate IDs.
+    pub subid_source: Option<String>,
+    /// Whether the kernel loads modules.
+    pub modules: bool,
+    pub mounts: Mounts,
+    pub surroundings: Surroundings,
+    pub apparmor: AppArmor,
+    pub cgroup: Cgroup,
+    pub systemd: Systemd,
+    /// `/run/user/UID`, if it is a directory of this user that nobody else can write.
+    pub own_runtime_dir: Option<PathBuf>,
+    pub resolv_conf: LinkChain,
+    pub data_root: DataRoot,
+    pub docker_client: DockerClient,
+    /// Kernel keys in use and their limit, bytes in use and their limit.
+    pub keys: Option<[u64; 4]>,
+    /// The text of the daemon's configuration file, if it can be read.
+    pub daemon_json: Option<String>,
+    pub containerd_rootless_exists: bool,
+}
+
+impl Survey {
+    pub fn sysctl(&self, name: &str) -> Option<&str> {
+        self.sysctls.get(name).map(String::as_str)
+    }
+
+    pub fn sysctl_number(&self, name: &str) -> Option<u64> {
+        self.sysctl(name)?.parse().ok()
+    }
+
+    /// Returns the kernel's version, such as `(6, 1)`.
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// Returns whether this session is in a container of a manager named so.
+    pub fn is_container_of(&self, names: &[&str]) -> bool {
+        let container = self.surroundings.container.as_deref();
+        container.is_some_and(|own| names.iter().any(|name| own.starts_with(name)))
+    }
+}
+
+/// A text file that was looked for; bytes that are not UTF-8 are replaced.
+#[derive(Clone, Debug, Default)]
+pub enum TextFile {
+    #[default]
+    Absent,
+    Unreadable(String),
+    Text(String),
+}
+
+/// What os-release(5) says.
+#[derive(Clone, Debug, Default)]
+pub struct Release {
+    pub id: String,
+    pub id_like: Vec<String>,
+    pub version_id: String,
+    pub pretty_name: String,
+}
+
+impl Release {
+    pub fn parse(text: &str) -> Self {
+        let value = |name: &str| {
+            let prefix = format!("{name}=");
+            let stated = text.lines().find_map(|line| line.trim().strip_prefix(&prefix))?;
+            let word = words::split(stated.as_ref()).ok()?.into_iter().next()?;
+            Some(word.to_string_lossy().into_owned())
+        };
+        let value = |name: &str| value(name).unwrap_or_default();
+        Self {
+            id: value("ID"),
+            id_like: value("ID_LIKE").split_whitespace().map(str::to_owned).collect(),
+            version_id: value("VERSION_ID"),
+            pretty_name: value("PRETTY_NAME"),
+        }
+    }
+
+    /// Returns whether it is the distribution `id` or descends from it.
+    pub fn is_like(&self, id: &str) -> bool {
+        self.id == id || self.id_like.iter().any(|like| like == id)
+    }
+
+    /// Returns the version as numbers; a missing minor number is 0.
+    pub fn version(&self) -> Option<(u32, u32)> {
+        let (major, minor) = self.version_id.split_once('.').unwrap_or((&self.version_id, "0"));
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+
+    /// Returns the major version if it is RHEL or a distribution that follows it.
+    pub fn enterprise_linux(&self) -> Option<u32> {
+        // Oracle Linux only says that it is like Fedora; Amazon Linux counts on its own.
+        let follows = self.is_like("rhel") || self.is_like("centos") || self.id == "ol";
+        let follows = follows && self.id != "amzn" && self.id != "fedora";
+        follows.then(|| self.version().map(|(major, _)| major)).flatten()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub uid: u32,
+    pub gid: u32,
+    /// The name, if one is known; it may hold a backslash (`DOMAIN\user`).
+    pub name: Option<String>,
+    /// Whether `/etc/passwd` has it.
+    pub is_local: bool,
+    pub groups: Vec<String>,
+    /// All groups of the host.
+    pub all_groups: BTreeMap<u32, String>,
+}
+
+impl Account {
+    /// Returns the name, or the number where there is none.
+    pub fn display_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.uid.to_string())
+    }
+}
+
+/// What this process is in.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The container manager, such as `docker` or `lxc`.
+    pub container: Option<String>,
+    pub chroot: bool,
+    /// Whether the user namespace is not the host's first.
+    pub nested: bool,
+    /// Whether this is the Windows Subsystem for Linux.
+    pub wsl: bool,
+    pub no_new_privs: bool,
+    pub seccomp: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct AppArmor {
+    /// The file that gives this rootlesskit the right to create user namespaces.
+    pub profile: Option<PathBuf>,
+    /// rootlesskit's file, links followed: profiles go by that path.
+    pub rootlesskit: Option<PathBuf>,
+    /// Whether the parser is 4.0 or later and knows the rule `userns`.
+    pub knows_userns: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Cgroup {
+    /// 2 for the unified hierarchy, 1 for the others, hybrid ones included.
+    pub version: Option<u8>,
+    /// The controllers that reach the user manager; version 2 only.
+    pub delegated: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Systemd {
+    /// Whether the host was booted with it (sd_booted(3)).
+    pub booted: bool,
+    /// Whether the user manager of this user listens.
+    pub manager: bool,
+    /// Whether the user lingers; `None` if that cannot be known.
+    pub linger: Option<bool>,
+    /// Whether `dbus.socket` is installed among the units of users.
+    pub dbus_unit: bool,
+    /// Whether the user manager waits for mounts when the host boots.
+    pub awaits_mounts: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct LinkChain {
+    /// The paths from the first on; the last is no link.
+    pub hops: Vec<PathBuf>,
+    pub ends_in_file: bool,
+    pub text: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DataRoot {
+    pub path: PathBuf,
+    /// Its nearest ancestor that exists, links followed; itself if it does.
+    pub base: PathBuf,
+    pub drivers_with_data: Vec<String>,
+}
+
 /// Whose session is surveyed, and where its things are.
 pub struct Subject {
-    /// The user id.
     pub uid: u32,
-    /// The group id.
     pub gid: u32,
     /// The name, if something else than `/etc/passwd` knows it.
     pub name: Option<String>,
-    /// `/run/user/UID`, if it is a directory of this user that nobody else can write.
     pub own_runtime_dir: Option<PathBuf>,
-    /// The daemon's data root.
     pub data_root: PathBuf,
-    /// The daemon's configuration file.
     pub daemon_json: PathBuf,
     /// The state directory of a containerd-rootless.
     pub containerd_rootless: PathBuf,
     /// The docker client's directory of settings.
     pub docker_config: Option<PathBuf>,
-    /// Where the docker client is.
     pub docker: Option<PathBuf>,
     /// Where rootlesskit is, links followed.
     pub rootlesskit: Option<PathBuf>,
@@ -86,10 +266,9 @@ pub fn survey(root: &Path, subject: &Subject) -> Survey {
     Survey {
         release: tree.release(),
         kernel: tree.line("/proc/sys/kernel/osrelease").unwrap_or_default(),
-        boot_words: tree.line("/proc/cmdline").unwrap_or_default(),
         subuid: tree.text_file("/etc/subuid"),
         subgid: tree.text_file("/etc/subgid"),
-        subids_from_elsewhere: tree.subid_source(),
+        subid_source: tree.subid_source(),
         modules: tree.exists("/proc/modules"),
         mounts: Mounts::parse(&tree.text("/proc/self/mountinfo").unwrap_or_default()),
         surroundings: tree.surroundings(),
@@ -97,7 +276,6 @@ pub fn survey(root: &Path, subject: &Subject) -> Survey {
             subject.rootlesskit.as_deref(),
             sysctls.get(restricted).is_some_and(|value| value != "0"),
         ),
-        overlay_permit_mounts: tree.line("/sys/module/overlay/parameters/permit_mounts_in_userns"),
         cgroup: tree.cgroup(subject.uid),
         systemd: tree.systemd(subject.uid, account.name.as_deref()),
         resolv_conf: tree.links(Path::new("/etc/resolv.conf")),
@@ -105,7 +283,7 @@ pub fn survey(root: &Path, subject: &Subject) -> Survey {
         docker_client: tree
             .docker_client(subject.docker.as_deref(), subject.docker_config.as_deref()),
         keys: tree.keys(subject.uid),
-        daemon_json_text: tree.text(&subject.daemon_json),
+        daemon_json: tree.text(&subject.daemon_json),
         containerd_rootless_exists: tree.exists(&subject.containerd_rootless),
         own_runtime_dir: subject.own_runtime_dir.clone(),
         sysctls,
@@ -144,7 +322,7 @@ impl Tree<'_> {
         self.read(path).ok()
     }
 
-    /// The only line of a file of the kernel's.
+    /// Reads the only line of a file of the kernel's.
     fn line(&self, path: &str) -> Option<String> {
         self.text(path).map(|text| text.trim().to_owned())
     }
@@ -157,7 +335,7 @@ impl Tree<'_> {
         }
     }
 
-    /// The links from `path` on, one by one; the last is none.
+    /// Follows the links from `path` on; the last is none.
     fn hops(&self, path: &Path) -> Vec<PathBuf> {
         let mut hops = vec![path.to_owned()];
         while hops.len() <= LINKS_MAX {
@@ -172,11 +350,9 @@ impl Tree<'_> {
     }
 
     fn links(&self, path: &Path) -> LinkChain {
-        LinkChain {
-            hops: self.hops(path),
-            ends_in_file: self.hops(path).last().is_some_and(|end| self.at(end).is_file()),
-            text: self.text(path),
-        }
+        let hops = self.hops(path);
+        let ends_in_file = hops.last().is_some_and(|end| self.at(end).is_file());
+        LinkChain { hops, ends_in_file, text: self.text(path) }
     }
 
     fn release(&self) -> Release {
@@ -209,14 +385,14 @@ impl Tree<'_> {
         Account {
             uid: subject.uid,
             gid: subject.gid,
+            is_local: users.iter().any(|(uid, ..)| *uid == subject.uid),
             groups: groups.iter().filter(is_member).map(|(_, name, _)| name.clone()).collect(),
-            users: users.into_iter().rev().map(|(uid, name, _)| (uid, name)).collect(),
             all_groups: groups.into_iter().rev().map(|(gid, name, _)| (gid, name)).collect(),
             name,
         }
     }
 
-    /// What `subid:` in nsswitch.conf(5) names beside the files (shadow 4.9 and later).
+    /// Returns what `subid:` in nsswitch.conf(5) names beside the files (shadow 4.9 and later).
     fn subid_source(&self) -> Option<String> {
         let text = self.text("/etc/nsswitch.conf")?;
         let sources = text.lines().find_map(|line| line.trim().strip_prefix("subid:"))?;
@@ -249,9 +425,8 @@ impl Tree<'_> {
         }
     }
 
-    /// Whether a profile names `rootlesskit` is looked up only where it matters.
+    /// Looks for a profile of `rootlesskit` only where it matters.
     fn apparmor(&self, rootlesskit: Option<&Path>, restricted: bool) -> AppArmor {
-        let enabled = self.line("/sys/module/apparmor/parameters/enabled").as_deref() == Some("Y");
         let names_it = |path: &Path, program: &Path| {
             let text = self.text(path).unwrap_or_default();
             let program = program.to_string_lossy();
@@ -264,14 +439,13 @@ impl Tree<'_> {
             Some(Path::new("/etc/apparmor.d").join(entries.first()?))
         });
         AppArmor {
-            enabled,
             profile,
             rootlesskit: rootlesskit.map(Path::to_owned),
             knows_userns: self.exists("/etc/apparmor.d/abi/4.0"),
         }
     }
 
-    /// The names in a directory, in order.
+    /// Returns the names in a directory, in order.
     fn entries(&self, path: impl AsRef<Path>) -> Vec<std::ffi::OsString> {
         let mut names: Vec<_> = fs::read_dir(self.at(path))
             .into_iter()
@@ -293,12 +467,7 @@ impl Tree<'_> {
             Some(_) => Some(2),
             None => (!self.entries("/sys/fs/cgroup").is_empty()).then_some(1),
         };
-        Cgroup {
-            version,
-            hybrid: version == Some(1) && self.exists("/sys/fs/cgroup/unified"),
-            available: available.unwrap_or_default(),
-            delegated: controllers(format!("{manager}/cgroup.controllers")),
-        }
+        Cgroup { version, delegated: controllers(format!("{manager}/cgroup.controllers")) }
     }
 
     fn systemd(&self, uid: u32, name: Option<&str>) -> Systemd {
@@ -309,33 +478,20 @@ impl Tree<'_> {
         Systemd {
             booted,
             manager: self.exists(format!("/run/user/{uid}/systemd/private")),
-            bus: self.exists(format!("/run/user/{uid}/bus")),
             linger: linger.filter(|_| booted),
-            awaited_mounts: self.awaited_mounts(uid),
+            awaits_mounts: self.awaits_mounts(uid),
             dbus_unit: ["/usr/lib/systemd/user", "/lib/systemd/user", "/etc/systemd/user"]
                 .iter()
                 .any(|directory| self.exists(format!("{directory}/dbus.socket"))),
         }
     }
 
-    /// What the drop-ins of the user manager's unit name in `RequiresMountsFor=`.
-    fn awaited_mounts(&self, uid: u32) -> Vec<PathBuf> {
-        let directories = ["@", &format!("@{uid}")]
-            .map(|instance| PathBuf::from(format!("/etc/systemd/system/user{instance}.service.d")));
-        let files = directories.iter().flat_map(|directory| {
-            let mut names = self.entries(directory);
-            names.retain(|name| name.as_bytes().ends_with(b".conf"));
-            names.into_iter().map(move |name| directory.join(name))
-        });
-        let words = files.flat_map(|file| {
-            let text = self.text(file).unwrap_or_default();
-            let values =
-                text.lines().filter_map(|line| line.trim().strip_prefix("RequiresMountsFor="));
-            let words = values.filter_map(|value| crate::words::split(value.as_ref()).ok());
-            words.flatten().collect::<Vec<_>>()
-        });
-        // A percent sign stands twice there (systemd.unit(5)).
-        words.map(|word| word.to_string_lossy().replace("%%", "%").into()).collect()
+    /// Returns whether the user manager waits for mounts when the host boots.
+    fn awaits_mounts(&self, uid: u32) -> bool {
+        let directory = PathBuf::from(format!("/etc/systemd/system/user@{uid}.service.d"));
+        let mut texts =
+            self.entries(&directory).into_iter().map(|name| self.text(directory.join(name)));
+        texts.any(|text| text.is_some_and(|text| text.contains("RequiresMountsFor=")))
     }
 
     fn data_root(&self, path: &Path) -> DataRoot {
@@ -388,8 +544,8 @@ impl Tree<'_> {
         client
     }
 
-    /// ` 1000:    12 12/12 8/200 214/20000` (proc_key-users(5)).
-    fn keys(&self, uid: u32) -> Option<(u64, u64, u64, u64)> {
+    /// Reads a line such as ` 1000:    12 12/12 8/200 214/20000` (proc_key-users(5)).
+    fn keys(&self, uid: u32) -> Option<[u64; 4]> {
         let text = self.text("/proc/key-users")?;
         let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{uid}:")))?;
         let mut fields = line.split_whitespace().skip(2);
@@ -398,21 +554,14 @@ impl Tree<'_> {
             Some((used.parse().ok()?, limit.parse().ok()?))
         };
         let ((keys, max_keys), (bytes, max_bytes)) = (pair()?, pair()?);
-        Some((keys, max_keys, bytes, max_bytes))
+        Some([keys, max_keys, bytes, max_bytes])
     }
 }
 
-/// `path` without `.` and `..`, by the letter: its directories are no links worth following.
+/// Resolves `.` and `..` by the letter: no directory above is a link worth following.
 fn without_dots(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::Normal(name) => clean.push(name),
-            _ => {}
-        }
-    }
-    clean
+    path.components().fold(PathBuf::from("/"), |clean, part| match part {
+        Component::ParentDir => clean.parent().unwrap_or(&clean).to_owned(),
+        part => clean.join(part),
+    })
 }

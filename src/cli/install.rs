@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use crate::check;
-use crate::check::{Named, Status};
+use crate::check::{Found, Id, Status};
 use crate::cli::check::{Examination, explained};
 use crate::cli::run::Request;
 use crate::cli::setup::{SetupOutput, carry_out, report};
@@ -86,7 +86,7 @@ pub fn run(
     };
     let mut plan = SetupPlan::install(&facts, &request)?;
     let findings = preflight.failures.iter().chain(&preflight.rootful);
-    plan.notes.extend(findings.map(|(name, finding)| format!("{name}: {}", finding.summary)));
+    plan.notes.extend(findings.map(|found| format!("{}: {}", found.id, found.summary)));
     plan.notes.extend(unseen_variables(&facts.home.environment));
     carry_out(&facts, &plan, options.output)?;
     // A daemon that ran before may still be starting.
@@ -137,9 +137,9 @@ fn unseen_variables(environment: &Environment) -> Vec<String> {
 
 /// What the checks say before an installation.
 pub struct Preflight {
-    pub failures: Vec<Named>,
+    pub failures: Vec<Found>,
     /// Set if the user can also control the system-wide Docker.
-    pub rootful: Option<Named>,
+    pub rootful: Option<Found>,
     /// The arguments for dockerd that let it start although a check fails.
     pub args: Vec<String>,
     /// Whether no setting says when an idle daemon ends.
@@ -163,13 +163,13 @@ impl Preflight {
     pub fn here(environment: &Environment, skip_iptables: bool) -> Result<Self, Error> {
         let examination = Examination::new(environment, &Request::default())?;
         let evidence = examination.evidence(environment);
-        let mut findings = check::find_all(&evidence);
-        findings.retain(|(_, finding)| finding.status >= Status::Warn);
-        let at = findings.iter().position(|(name, _)| *name == "rootful-docker");
+        let mut findings = check::run(&evidence);
+        findings.retain(|found| found.status >= Status::Warn);
+        let at = findings.iter().position(|found| found.id == Id::RootfulDocker);
         let rootful = at.map(|at| findings.remove(at));
-        findings.retain(|(_, finding)| finding.status == Status::Fail);
+        findings.retain(|found| found.status == Status::Fail);
         let count = findings.len();
-        findings.retain(|(name, _)| !skip_iptables || *name != "netfilter");
+        findings.retain(|found| !skip_iptables || found.id != Id::Netfilter);
         let without_iptables = findings.len() < count;
         Ok(Self {
             failures: findings,
@@ -184,6 +184,7 @@ impl Preflight {
             return Ok(());
         }
         let what = "not installing: the host is not ready for rootless Docker";
-        Err(explained(Error::new(Exit::Prerequisite, what), &self.failures))
+        let error = Error::new(Exit::Prerequisite, what);
+        Err(explained(error, &self.failures, &Request::default()))
     }
 }

@@ -31,7 +31,7 @@ use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand
 
 use crate::cli::install::InstallOptions;
 use crate::cli::messages::{Form, Messages};
-use crate::cli::output::{Format, Whose};
+use crate::cli::output::Format;
 use crate::cli::run::Request;
 use crate::cli::uninstall::UninstallOptions;
 use crate::cli::upgrade::UpgradeOptions;
@@ -151,29 +151,8 @@ Tries what a start with these options needs, and leaves nothing behind. A check 
 `ok`, `warn` (works, with a drawback), `FAIL` (Docker does not work) or `skip` (not\n\
 checked). Exit code 4 if a check fails, else 0.")]
     Check {
-        /// Output format
-        #[arg(long, value_enum, default_value = "text")]
-        format: Format,
-        /// Print only the commands that fix problems: root's, yours, or both
-        #[arg(
-            long,
-            value_enum,
-            value_name = "WHOSE",
-            num_args = 0..=1,
-            require_equals = true,
-            default_missing_value = "both",
-            conflicts_with = "format"
-        )]
-        print_fix: Option<Whose>,
-        /// Run only these checks, separated by commas
-        #[arg(long, value_name = "NAME", value_delimiter = ',')]
-        only: Vec<String>,
-        /// Leave these checks out, separated by commas
-        #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
-        skip: Vec<String>,
-        /// List all checks, and run none
-        #[arg(long, conflicts_with_all = ["print_fix", "only", "skip"])]
-        list: bool,
+        #[command(flatten)]
+        options: Box<check::CheckOptions>,
         #[command(flatten)]
         launch: Launch,
     },
@@ -320,20 +299,10 @@ fn run_command(words: Vec<OsString>, environment: &Environment) -> Result<Exit, 
             let verbose = messages.is_verbose();
             plan::run(environment, &launch.request(exec, &messages), format, verbose)
         }
-        Command::Check { format, print_fix, only, skip, list, launch } => {
-            let choice = check::Choice::new(&only, &skip)?;
+        Command::Check { options, launch } => {
             let colored = messages.colored(environment, &io::stdout());
-            let output = match print_fix {
-                Some(whose) => check::Output::Fix(whose),
-                None => check::Output::Report(format, colored),
-            };
-            match list {
-                true => check::list(format),
-                false => {
-                    let request = launch.request(false, &messages);
-                    check::run(environment, &request, &choice, output)
-                }
-            }
+            let request = launch.request(false, &messages);
+            check::run(environment, &options, &request, colored)
         }
         Command::Status(options) => status::run(environment, &options, &messages),
         Command::Restart { all } => restart::run(environment, all),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use crate::check::Named;
+use crate::check::{Found, Id};
 use crate::cli::check;
 use crate::cli::sources::layers;
 use crate::cli::terminal;
@@ -103,7 +103,7 @@ fn stay(
         idle: Some(seconds(settings.idle_timeout.value.0)).filter(|time| !time.is_zero()),
         replaces_hung: settings.on_hang.value == OnHang::Restart,
     })?;
-    conclude(outcome, &caller.faults.into_inner(), data_root)
+    conclude(outcome, &caller.faults.into_inner(), data_root, request)
 }
 
 /// What a supervisor comes back to when it plans.
@@ -111,7 +111,7 @@ struct Run<'a> {
     environment: &'a Environment,
     request: &'a Request,
     /// The faults that were found last.
-    faults: RefCell<Vec<Named>>,
+    faults: RefCell<Vec<Found>>,
 }
 
 impl supervise::Caller for Run<'_> {
@@ -165,7 +165,7 @@ pub fn take_over(
 
 /// Returns the checks that fail. Under a service manager, which would not try again, they must fail
 /// twice: at boot, something may only be late.
-fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> {
+fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Found> {
     let find = || check::failures(environment, request).unwrap_or_default();
     let found = find();
     match fault_exit(&found) {
@@ -178,16 +178,21 @@ fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Named> 
 }
 
 /// Returns the exit code for faults that do not go away by themselves.
-fn fault_exit(faults: &[Named]) -> Option<Exit> {
+fn fault_exit(faults: &[Found]) -> Option<Exit> {
     match faults {
         [] => None,
-        _ if faults.iter().any(|(name, _)| *name == "daemon-config") => Some(Exit::Config),
+        _ if faults.iter().any(|found| found.id == Id::DaemonConfig) => Some(Exit::Config),
         _ => Some(Exit::Prerequisite),
     }
 }
 
 /// Returns the end of the supervisor for its caller: the exit code, or what went wrong.
-fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit, Error> {
+fn conclude(
+    outcome: Outcome,
+    faults: &[Found],
+    data_root: &Path,
+    request: &Request,
+) -> Result<Exit, Error> {
     let ended = match outcome.how {
         Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
         Some(how) => format!("rootless Docker was ended by {how}"),
@@ -220,13 +225,19 @@ fn conclude(outcome: Outcome, faults: &[Named], data_root: &Path) -> Result<Exit
             return Err(failed("processes of rootless Docker survive SIGKILL").hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
         }
     };
-    Err(with_last_words(error, &outcome.log, faults, data_root))
+    Err(with_last_words(error, &outcome.log, faults, data_root, request))
 }
 
 /// Adds what explains the daemon's failure: what it said last, what that means, and the checks that
 /// fail. A person gets one line of it, and the log file has the others.
-fn with_last_words(error: Error, log: &[String], faults: &[Named], data_root: &Path) -> Error {
-    let known = crate::check::known_failure(log, data_root);
+fn with_last_words(
+    error: Error,
+    log: &[String],
+    faults: &[Found],
+    data_root: &Path,
+    request: &Request,
+) -> Error {
+    let known = crate::check::known_failure(log, data_root).filter(|_| faults.is_empty());
     let said: Vec<String> = if terminal::tell_failed() {
         fatal_line(log).map(|line| format!("dockerd: {line}")).into_iter().collect()
     } else if known.is_some() {
@@ -237,7 +248,7 @@ fn with_last_words(error: Error, log: &[String], faults: &[Named], data_root: &P
     let error = said.into_iter().fold(error, |error, line| error.because(&io::Error::other(line)));
     match known {
         Some((why, hint)) => error.because(&io::Error::other(why)).hint(hint),
-        None => check::explained(error, faults),
+        None => check::explained(error, faults, request),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::Parser;
 
+use crate::check::{Found, Id};
 use crate::cli::install::Preflight;
 use crate::cli::output;
 use crate::cli::setup::perform;
@@ -79,16 +80,16 @@ fn require(tool: &SetupTool, preflight: &Preflight) -> Result<(), Error> {
     if findings.is_empty() {
         return Ok(());
     }
-    for (name, finding) in &findings {
-        for sentence in std::iter::once(&finding.summary).chain(&finding.reasons) {
-            complain("ERROR", &format!("{name}: {sentence}"));
+    for Found { id, summary, reasons, .. } in &findings {
+        for sentence in std::iter::once(summary).chain(reasons) {
+            complain("ERROR", &format!("{id}: {sentence}"));
         }
     }
     print(output::setup_instructions(&findings))?;
-    let found = |name: &str| findings.iter().any(|(own, _)| *own == name);
-    let ignore = if found("netfilter") {
+    let counts = |id| findings.iter().any(|found| found.id == id);
+    let ignore = if counts(Id::Netfilter) {
         "; --skip-iptables ignores `netfilter`"
-    } else if found("rootful-docker") {
+    } else if counts(Id::RootfulDocker) {
         "; --force ignores `rootful-docker`"
     } else {
         ""

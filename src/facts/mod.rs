@@ -10,26 +10,19 @@ pub mod probe;
 #[cfg(test)]
 pub mod samples;
 mod session;
-mod subids;
 mod survey;
 mod tools;
-mod trials;
 
 pub use daemon_json::DaemonJson;
 pub use places::Places;
 pub use session::{
     Ancestor, Directory, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
-pub use subids::{Flaw, SubIdLine, SubIds};
-pub use survey::{
-    Account, AppArmor, Cgroup, DataRoot, DockerClient, LinkChain, Mount, Mounts, Release,
-    Surroundings, Survey, Systemd, TextFile, unescaped,
-};
+pub use survey::{DockerClient, Mount, Mounts, unescaped};
 pub use tools::{
     Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
     parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
-pub use trials::{Failure, Firewall, IdMapper, Inside, Outcome, Overlay, RootfulSocket, Trials};
 
 use std::path::PathBuf;
 

@@ -8,5 +8,6 @@ pub mod process;
 pub mod sockets;
 pub mod stderr;
 pub mod stdout;
+pub mod terminal;
 pub mod tree;
 pub mod unix_sockets;

@@ -147,6 +147,28 @@ fn a_daemon_that_fails_for_reasons_of_its_own_is_not_explained_wrongly() {
     let mut command = user.brief_command(Launcher::Run.install(&user));
     let told = Told::by(command.arg("--no-such-option"));
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(told.stderr.contains("hint: no check finds what explains it"), "{told:?}");
+    assert!(told.stderr.contains("hint: no check explains this"), "{told:?}");
     assert!(!told.stderr.contains("cause: check"), "{told:?}");
+}
+
+#[test]
+fn the_hint_of_a_launch_that_fails_checks_the_same_launch() {
+    let user = TestUser::new();
+    let binary = Launcher::Run.install(&user);
+    let mut command = user.brief_command(&binary);
+    let told =
+        Told::by(command.args(["run", "--set", "network.mtu=1400", "--data-root", "/root/x"]));
+    let end = told.stderr.lines().last().expect("a line");
+    let expected =
+        "hint: dockerd-rootless check --print-fix --set network.mtu=1400 -- --data-root /root/x";
+    assert_eq!(end, expected, "{told:?}");
+    assert!(
+        told.stderr.contains("cause: check `overlay`: the data root `/root/x` cannot be written"),
+        "{told:?}"
+    );
+    remove_what_is_dockerds(&user);
+    let words = end.split(' ').skip(3).filter(|word| *word != "--print-fix");
+    let check = Told::by(user.command(&binary).arg("check").args(words));
+    assert_eq!(check.code, Some(4), "{check:?}");
+    assert!(check.stdout.contains("choose a data root of your own"), "{check:?}");
 }

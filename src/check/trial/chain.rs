@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use crate::check::survey::Survey;
 use crate::check::trial::scratch::Scratch;
 use crate::check::trial::{inside, is_usable};
+use crate::check::trials::{Inside, Outcome};
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::facts::{HostFacts, Inside, Outcome, Survey};
+use crate::facts::HostFacts;
 use crate::plan::Trial;
 use crate::settings::Settings;
 use crate::stage::launch;

@@ -15,9 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use crate::check::trial::{failure, succeeds, tried};
+use crate::check::trials::{Firewall, Inside, Outcome, Overlay};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::{Firewall, Inside, Outcome, Overlay};
 use crate::plan::Stage;
 use crate::stage::namespace;
 use crate::sys::{netlink, stdout};

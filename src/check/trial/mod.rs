@@ -18,9 +18,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
+use crate::check::survey::Survey;
+use crate::check::trials::{Failure, Outcome, RootfulSocket, Trials};
 use crate::environment::Environment;
 use crate::facts::places;
-use crate::facts::{Failure, HostFacts, Outcome, RootfulSocket, Survey, Trials};
+use crate::facts::{Answer, DaemonJson, HostFacts, Tool};
 use crate::settings::Settings;
 use crate::sys::{process, unix_sockets};
 use chain::Chain;
@@ -53,7 +55,7 @@ pub fn run(
 
     let person = &host.session.person;
     let home = person.home.as_ref();
-    let runtime_dir = person.runtime_dir.as_ref().and_then(|(path, _)| statvfs(path).ok());
+    let runtime_dir = person.runtime_dir.as_ref();
     let manager = PathBuf::from(format!("/run/user/{}", survey.account.uid));
     let open = |path: &str| tried(OpenOptions::new().read(true).write(true).open(path).map(drop));
     Trials {
@@ -74,7 +76,9 @@ pub fn run(
         rootful_socket: rootful_socket(survey),
         home_writable: home.is_some_and(|(home, _)| access(home, AccessFlags::W_OK).is_ok()),
         data_root_writable: is_usable(&survey.data_root.base),
-        runtime_dir_free: runtime_dir.map(|found| found.blocks_available() * found.fragment_size()),
+        data_root_free: free(&survey.data_root.base),
+        runtime_dir_free: runtime_dir.and_then(|(path, _)| free(path)),
+        validate: validate(settings, host),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
         fuse_overlayfs: which::which_in("fuse-overlayfs", Some(search_path), "/").ok(),
     }
@@ -131,6 +135,29 @@ fn rootful_socket(survey: &Survey) -> Option<RootfulSocket> {
         group: group.cloned().unwrap_or_else(|| metadata.gid().to_string()),
         path: path.to_owned(),
     })
+}
+
+/// Returns the free bytes at `path`, 0 if there is no free inode.
+fn free(path: &Path) -> Option<u64> {
+    let found = statvfs(path).ok()?;
+    let has_inodes = found.files() == 0 || found.files_available() > 0;
+    Some(if has_inodes { found.blocks_available() * found.fragment_size() } else { 0 })
+}
+
+/// Asks dockerd whether it accepts its configuration file beside its arguments; versions before 23
+/// cannot tell.
+fn validate(settings: &Settings, host: &HostFacts) -> Outcome {
+    let session = &host.session;
+    match &host.tools.dockerd {
+        Tool::Found { path, answer: Answer::Known(facts) }
+            if session.daemon_json != DaemonJson::Absent && facts.has_flag("validate") =>
+        {
+            let mut command = Command::new(path);
+            command.args(settings.args().0).arg("--validate");
+            succeeds(command.arg("--config-file").arg(&session.places.daemon_json))
+        }
+        _ => Outcome::default(),
+    }
 }
 
 fn is_usable(directory: &Path) -> bool {

@@ -13,9 +13,11 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 
+use crate::check::subids::own_ranges;
+use crate::check::survey::Survey;
 use crate::check::trial::{succeeds, tried};
+use crate::check::trials::{IdMapper, Outcome};
 use crate::error::Error;
-use crate::facts::{IdMapper, Outcome, SubIds, Survey, TextFile};
 use crate::sys::{process, stdout};
 
 /// The first word of the namespace's command line.
@@ -80,7 +82,7 @@ pub struct Ids {
 impl Ids {
     pub fn look(name: &str, search_path: &OsStr, survey: &Survey) -> Self {
         let account = &survey.account;
-        let user = account.shown();
+        let user = account.display_name();
         let (option, own, file, capability) = if name == "newuidmap" {
             (None, account.uid, &survey.subuid, CAP_SETUID)
         } else {
@@ -92,19 +94,7 @@ impl Ids {
                 process::brief(Command::new(program).args(option).arg(&user)).ok()?;
             Some(if status.success() { Ok(text) } else { Err(text) })
         });
-        let lines = match (&getsubids, file) {
-            (Some(Ok(text)), _) => SubIds::parse_getsubids(&user, text),
-            (_, TextFile::Text(text)) => SubIds::parse(text),
-            _ => SubIds::default(),
-        };
-        let is_own = |owner: &str| owner == user || owner == account.uid.to_string();
-        let lines = lines.0.into_iter().filter(|line| is_own(&line.owner));
-        let ranges = lines.filter_map(|line| {
-            let ids = line.ids.ok()?;
-            let count = ids.end.saturating_sub(ids.start);
-            Some((u32::try_from(ids.start).ok()?, u32::try_from(count).ok()?))
-        });
-        let ranges = ranges.collect();
+        let ranges = own_ranges(survey, file, getsubids.as_ref());
         Self { program: id_mapper(name, capability, search_path, survey), getsubids, own, ranges }
     }
 

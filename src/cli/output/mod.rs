@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::error::Error;
 pub use crate::sys::stdout::print;
 pub use check::{
-    check_list_json, check_list_text, findings_json, findings_text, fix_script, setup_instructions,
+    CheckStyle, check_list_json, check_list_text, findings_json, findings_text, fix_script,
+    setup_instructions,
 };
 
 /// How results are printed: text for people, or one JSON object.

@@ -1,0 +1,221 @@
+//! What the checks judge and what they say.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::check::fix::Fix;
+use crate::check::survey::Survey;
+use crate::check::trials::Trials;
+use crate::environment::Environment;
+use crate::facts::{HostFacts, Version};
+use crate::plan::{Network, Refusal};
+use crate::settings::{Origin, RootlesskitFlags, Settings};
+
+/// A check. Its name is the kebab-case form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Id {
+    UserNamespaces,
+    UserNamespaceQuota,
+    Subuid,
+    Subgid,
+    Newuidmap,
+    Newgidmap,
+    RuntimeDir,
+    Home,
+    StateDir,
+    TunDevice,
+    NetworkDriver,
+    PortDriver,
+    SocketPath,
+    ContainerdRootless,
+    Rootlesskit,
+    Dockerd,
+    DaemonConfig,
+    Netfilter,
+    ResolvConf,
+    PrivilegedPorts,
+    Ping,
+    Ipv6,
+    Proxy,
+    Overlay,
+    EtcLinks,
+    Cgroup,
+    Limits,
+    Selinux,
+    Dbus,
+    SystemdUser,
+    Linger,
+    RootfulDocker,
+    DockerCli,
+    DockerContext,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = format!("{self:?}");
+        for (at, letter) in name.char_indices() {
+            let dash = if letter.is_uppercase() && at > 0 { "-" } else { "" };
+            write!(out, "{dash}{}", letter.to_ascii_lowercase())?;
+        }
+        Ok(())
+    }
+}
+
+/// What a check is about, in the order of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Category {
+    Kernel,
+    Identity,
+    Places,
+    Programs,
+    Network,
+    Storage,
+    Resources,
+    Service,
+    Client,
+}
+
+/// How a check ended, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    Ok,
+    /// There was nothing to look at, or no way to look; the summary says which.
+    Skip,
+    /// It works, with a drawback.
+    Warn,
+    /// Rootless Docker will not start, or not do what it is for.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Finding {
+    pub status: Status,
+    /// One sentence, lowercase, without a full stop.
+    pub summary: String,
+    /// Why, in as many sentences as it takes.
+    pub reasons: Vec<String>,
+    /// What fixes it or, where nothing is wrong, what would give more.
+    pub fixes: Vec<Fix>,
+    /// Whether a failed check that this one needs explains it: then it only points there.
+    pub is_consequence: bool,
+}
+
+impl Finding {
+    fn new(status: Status, summary: impl Into<String>) -> Self {
+        let (reasons, fixes) = (Vec::new(), Vec::new());
+        Self { status, summary: summary.into(), reasons, fixes, is_consequence: false }
+    }
+
+    pub fn ok(summary: impl Into<String>) -> Self {
+        Self::new(Status::Ok, summary)
+    }
+
+    /// Reports that there is nothing to look at.
+    pub fn skip(summary: impl Into<String>) -> Self {
+        Self::new(Status::Skip, summary)
+    }
+
+    /// Reports that there was no way to look, which a failed check may explain.
+    pub fn untried(summary: impl Into<String>) -> Self {
+        Self { is_consequence: true, ..Self::skip(summary) }
+    }
+
+    pub fn warn(summary: impl Into<String>) -> Self {
+        Self::new(Status::Warn, summary)
+    }
+
+    /// Reports a problem, as severe as the list says of the check.
+    pub fn problem(summary: impl Into<String>) -> Self {
+        Self::new(Status::Fail, summary)
+    }
+
+    /// Reports a trial that failed, which a failed check may explain.
+    pub fn failed_trial(summary: impl Into<String>) -> Self {
+        Self { is_consequence: true, ..Self::problem(summary) }
+    }
+
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reasons.push(reason.into());
+        self
+    }
+
+    pub fn fix(mut self, fix: Fix) -> Self {
+        self.fixes.push(fix);
+        self
+    }
+
+    pub fn root(self, command: impl Into<String>) -> Self {
+        self.fix(Fix::Root(command.into()))
+    }
+
+    pub fn user(self, command: impl Into<String>) -> Self {
+        self.fix(Fix::User(command.into()))
+    }
+
+    pub fn tell(self, sentence: impl Into<String>) -> Self {
+        self.fix(Fix::Tell(sentence.into()))
+    }
+}
+
+/// What the checks judge.
+#[derive(Clone, Copy)]
+pub struct Evidence<'a> {
+    pub settings: &'a Settings,
+    pub environment: &'a Environment,
+    pub host: &'a HostFacts,
+    pub survey: &'a Survey,
+    pub trials: &'a Trials,
+}
+
+impl<'a> Evidence<'a> {
+    /// Returns the user's own flags for rootlesskit.
+    pub fn flags(&self) -> RootlesskitFlags<'a> {
+        self.host.tools.flags(self.settings)
+    }
+
+    /// Returns the network that a launch would have.
+    pub fn network(&self) -> Result<Network, Refusal> {
+        Network::decide(self.settings, &self.host.tools)
+    }
+
+    /// Returns the value of dockerd's option `--name`, from its arguments or its configuration file.
+    pub fn daemon_option(&self, name: &str, letter: Option<u8>) -> Option<String> {
+        let by_arg = self.settings.args().value(name, letter);
+        let by_arg = by_arg.map(|value| value.to_string_lossy().into_owned());
+        by_arg.or_else(|| self.host.session.daemon_json.text(name).map(str::to_owned))
+    }
+
+    /// Returns whether dockerd is told `false` for `name`.
+    pub fn daemon_turns_off(&self, name: &str) -> bool {
+        self.settings.args().turns_off(name) || self.host.session.daemon_json.turns_off(name)
+    }
+
+    pub fn dockerd_version(&self) -> Option<Version> {
+        self.host.tools.dockerd.known()?.version
+    }
+
+    pub fn rootlesskit_version(&self) -> Option<Version> {
+        self.host.tools.rootlesskit.known()?.version
+    }
+
+    /// Returns what sets the setting `key`.
+    pub fn origin(&self, key: &str) -> Origin {
+        let mut settings = self.settings.show().into_iter();
+        let found = settings.find(|(known, ..)| known.name == key);
+        found.map_or(Origin::Default, |(.., origin)| origin.clone())
+    }
+}
+
+/// Returns the names of checks for a sentence: "see `a` and `b`".
+pub fn see(ids: &[Id]) -> String {
+    let names: Vec<String> = ids.iter().map(|id| format!("`{id}`")).collect();
+    match &names[..] {
+        [first @ .., last] if !first.is_empty() => format!("see {} and {last}", first.join(", ")),
+        names => format!("see {}", names.concat()),
+    }
+}
