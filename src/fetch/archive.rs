@@ -372,8 +372,7 @@ mod tests {
         ) {
             let mut judge = Judge::new(Package::Docker);
             if let Ok(Verdict::Take(taken)) = judge.judge(&path, EntryType::Regular, mode, size) {
-                let expected = format!("docker/{taken}");
-                prop_assert_eq!(expected.as_bytes(), &*path);
+                prop_assert_eq!(format!("docker/{taken}").into_bytes(), path);
             }
         }
     }

@@ -52,31 +52,21 @@ impl Url {
     pub fn parse(text: &str) -> Result<Self, String> {
         let is_plain = |c: char| c.is_ascii_graphic() && !"\\\"'`<>{}|^".contains(c);
         match text.split_once("://") {
-            Some(("http" | "https", rest)) if rest.starts_with(['/', '?', '#']) => {
+            Some(("http" | "https", rest))
+                if rest.starts_with(['/', '?', '#']) || rest.is_empty() =>
+            {
                 Err("it names no host".to_owned())
             }
-            Some(("http" | "https", rest)) if !rest.is_empty() && text.chars().all(is_plain) => {
-                Ok(Self(text.trim_end_matches('/').to_owned()))
-            }
+            Some(("http" | "https", _)) if text.chars().all(is_plain) => Ok(Self(text.to_owned())),
             Some(("http" | "https", _)) => Err("it has characters that no address has".to_owned()),
             Some((other, _)) => Err(format!("its scheme is `{other}`, not `https`")),
             None => Err("it does not begin with `https://`".to_owned()),
         }
     }
 
-    /// Returns the address of `name` below this directory.
-    pub fn join(&self, name: &str) -> Self {
-        Self(format!("{}/{name}", self.0))
-    }
-
     /// Returns the address with `suffix` at its end.
     pub fn with(&self, suffix: &str) -> Self {
         Self(format!("{}{suffix}", self.0))
-    }
-
-    /// Returns the address without `suffix` at its end.
-    pub fn without(&self, suffix: &str) -> Self {
-        Self(self.0.strip_suffix(suffix).unwrap_or(&self.0).to_owned())
     }
 
     pub fn is_https(&self) -> bool {

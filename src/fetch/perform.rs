@@ -44,6 +44,8 @@ impl Places {
         let known = state.as_ref().map(|state| state.bin_dir.clone());
         let bin_dir = bin_dir.map(Path::to_owned).or(known).unwrap_or_default();
         let ours = |name: &&str| store.look(&aside(&bin_dir, name), name) == There::Program;
+        // Without a state nothing outside is ours.
+        let names = || all_names().filter(|_| bin_dir.is_absolute());
         let edited = state.iter().flat_map(|state| &state.shell_files);
         Ok(Facts {
             has_store: store.root.symlink_metadata().is_ok(),
@@ -51,10 +53,8 @@ impl Places {
             previous: store.set_at("previous"),
             sets: store.sets(),
             leftovers: store.leftovers(),
-            programs: all_names()
-                .map(|name| (name, store.look(&bin_dir.join(name), name)))
-                .collect(),
-            aside: all_names().filter(ours).collect(),
+            programs: names().map(|name| (name, store.look(&bin_dir.join(name), name))).collect(),
+            aside: names().filter(ours).collect(),
             edited: edited.filter(|file| shell_files::has_traces(file)).cloned().collect(),
             downloads: Some(self.downloads.clone()).filter(|downloads| downloads.is_dir()),
             store: store.root.clone(),
@@ -164,11 +164,11 @@ impl<'a> Performer<'a> {
                         .map_err(|error| failed(&path, "cannot be put back", &error))?;
                 }
             }
-            Action::Unlink(names, bin_dir) => {
+            Action::Unlink(names) => {
                 if store.set_at("current").as_deref() != Some(BEFORE) {
                     remove_if_there(&store.root.join("current"))?;
                 }
-                names.iter().try_for_each(|name| remove_if_there(&bin_dir.join(name)))?;
+                names.iter().try_for_each(|name| remove_if_there(&self.bin_dir.join(name)))?;
             }
             Action::RemoveFromPath(file) => return Ok(shell_files::remove(file)),
             Action::DeleteStore(_) => {

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,19 @@ pub struct Tarball {
     pub file: String,
     pub source: Source,
     pub sum: Option<(Sum, Voucher)>,
+}
+
+impl fmt::Display for Tarball {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::File(path) => write!(out, "`{}` ", path.display())?,
+            Source::Server(url) => write!(out, "`{url}` ")?,
+        }
+        match &self.sum {
+            Some((sum, voucher)) => write!(out, "with the SHA-256 sum {sum} of {voucher}"),
+            None => out.write_str("WITHOUT A CHECKSUM"),
+        }
+    }
 }
 
 /// What is in the place of a link of ours.
@@ -120,7 +134,7 @@ pub enum Action {
     Prune(Vec<String>),
     /// Switches to the programs that were set aside, and renames them back.
     PutBack(Vec<&'static str>),
-    Unlink(Vec<&'static str>, PathBuf),
+    Unlink(Vec<&'static str>),
     RemoveFromPath(ShellFile),
     DeleteStore(PathBuf),
     DeleteDownloads(PathBuf),
@@ -129,55 +143,36 @@ pub enum Action {
 }
 
 impl Action {
-    /// Says what is done, or with `is_done` what was.
+    /// Says what is to be done, or with `is_done` what was.
     pub fn explain(&self, is_done: bool) -> String {
-        let path = |path: &Path| format!("`{}`", path.display());
-        let (verb, past, object) = match self {
-            Self::Clean(_) => ("delete", "deleted", "what an interrupted run left".to_owned()),
-            Self::Get(tarball) => {
-                let sum = match &tarball.sum {
-                    Some((sum, voucher)) => format!("with the SHA-256 sum {sum} of {voucher}"),
-                    None => "WITHOUT A CHECKSUM".to_owned(),
-                };
-                match &tarball.source {
-                    Source::File(file) => ("take", "took", format!("{} {sum}", path(file))),
-                    Source::Server(url) => ("download", "downloaded", format!("`{url}` {sum}")),
-                }
-            }
-            Self::Unpack(version) => ("unpack", "unpacked", format!("Docker {version}")),
-            Self::Record(state) => {
-                let what = format!("in state.json what is changed in {}", path(&state.bin_dir));
-                ("record", "recorded", format!("{what} and in shell files"))
-            }
-            Self::SetAside(names) => {
-                ("rename", "renamed", format!("{} to NAME{ASIDE}", names.join(", ")))
-            }
-            Self::Use(_, version) => ("switch to", "switched to", version.clone()),
+        let (verb, object) = match self {
+            Self::Clean(_) => ("delete", "what an interrupted run left".to_owned()),
+            Self::Get(tarball) => ("fetch", tarball.to_string()),
+            Self::Unpack(version) => ("unpack", format!("Docker {version}")),
+            Self::Record(_) => ("record", "in state.json what changes outside".to_owned()),
+            Self::SetAside(names) => ("rename", format!("{} to NAME{ASIDE}", names.join(", "))),
+            Self::Use(_, name) => ("switch", format!("to {name}")),
             Self::AddToPath(file, bin_dir) => {
-                ("add", "added", format!("{} to PATH in {}", path(bin_dir), path(file)))
+                ("add", format!("`{}` to PATH in `{}`", bin_dir.display(), file.display()))
             }
-            Self::Prune(sets) => ("delete", "deleted", format!("older: {}", sets.join(", "))),
-            Self::PutBack(names) => {
-                ("put back", "put back", format!("{} as before", names.join(", ")))
-            }
-            Self::Unlink(names, bin_dir) => {
-                ("remove", "removed", format!("links in {}: {}", path(bin_dir), names.join(", ")))
-            }
+            Self::Prune(sets) => ("delete", format!("older programs: {}", sets.join(", "))),
+            Self::PutBack(names) => ("restore", names.join(", ")),
+            Self::Unlink(names) => ("remove", format!("links: {}", names.join(", "))),
             Self::RemoveFromPath(file) => {
-                ("remove", "removed", format!("our lines in {}", path(&file.path)))
+                ("remove", format!("our lines in `{}`", file.path.display()))
             }
             Self::DeleteStore(store) => {
-                ("delete", "deleted", format!("the programs in {}", path(store)))
+                ("delete", format!("the programs in `{}`", store.display()))
             }
-            Self::DeleteDownloads(downloads) => {
-                ("delete", "deleted", format!("downloads in {}", path(downloads)))
-            }
-            Self::Install(args) => {
-                let args = words::join(args);
-                ("run", "run", format!("`{OWN} {}`", args.display()))
-            }
+            Self::DeleteDownloads(path) => ("delete", format!("downloads in `{}`", path.display())),
+            Self::Install(args) => ("run", format!("`{OWN} {}`", words::join(args).display())),
         };
-        format!("{} {object}", if is_done { past } else { verb })
+        let ending = match (is_done, verb.ends_with('e')) {
+            (false, _) => "",
+            (true, true) => "d",
+            (true, false) => "ed",
+        };
+        format!("{verb}{ending} {object}")
     }
 }
 
@@ -206,21 +201,20 @@ pub fn fetch(
     }
     let target = facts.ready.as_ref().map(|ready| ready.set.clone());
     let absent = facts.names(There::Nothing);
-    let is_in_use = facts.ready.as_ref().is_some_and(|ready| {
-        let mut programs = ready.programs.iter();
-        facts.current.as_ref() == Some(&ready.set) && !programs.any(|name| absent.contains(name))
-    });
-    let mut keep = vec![&facts.current, if is_in_use { &facts.previous } else { &target }];
-    keep.retain(|set| set.is_some());
-    let old = facts.sets.iter().filter(|set| keep.iter().all(|kept| kept.as_ref() != Some(*set)));
-    let old: Vec<String> = old.cloned().collect();
+    let lacks_links = |ready: &Ready| ready.programs.iter().any(|name| absent.contains(name));
+    let is_in_use = target.is_some()
+        && target == facts.current
+        && !facts.ready.as_ref().is_some_and(lacks_links);
+    let keep = [&facts.current, if is_in_use { &facts.previous } else { &target }];
+    let mut old = facts.sets.clone();
+    old.retain(|set| !keep.contains(&&Some(set.clone())));
     if !is_in_use {
         let name = format!("Docker {version} in `{}`", facts.bin_dir.display());
-        actions.push(Action::Use(target.clone(), name));
+        actions.push(Action::Use(target, name));
     }
-    let bin_dir = &facts.bin_dir;
-    let lacking = facts.lacking.iter();
-    actions.extend(lacking.map(|file| Action::AddToPath(file.path.clone(), bin_dir.clone())));
+    for file in &facts.lacking {
+        actions.push(Action::AddToPath(file.path.clone(), facts.bin_dir.clone()));
+    }
     if !old.is_empty() {
         actions.push(Action::Prune(old));
     }
@@ -263,7 +257,7 @@ fn record(facts: &Facts) -> State {
 /// Plans to exchange the current and the previous version.
 pub fn roll_back(facts: &Facts) -> Result<Vec<Action>, Error> {
     match (&facts.current, &facts.previous) {
-        (Some(current), Some(previous)) if current != previous => {
+        (Some(current), Some(previous)) if current != previous && facts.state.is_some() => {
             let name = match &**previous {
                 BEFORE => format!("the programs that were in `{}` before", facts.bin_dir.display()),
                 set => format!("Docker {}", set.rsplit_once('-').map_or(set, |(name, _)| name)),
@@ -289,7 +283,7 @@ pub fn remove(facts: &Facts) -> Vec<Action> {
         actions.push(Action::PutBack(aside));
     }
     if !links.is_empty() {
-        actions.push(Action::Unlink(links, facts.bin_dir.clone()));
+        actions.push(Action::Unlink(links));
     }
     actions.extend(facts.edited.iter().cloned().map(Action::RemoveFromPath));
     if facts.has_store {

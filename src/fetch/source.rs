@@ -72,7 +72,8 @@ impl Request<'_> {
             return Ok(Origin::Directory(directory.to_owned()));
         }
         let mirror = self.mirror.as_deref().unwrap_or(DOCKERS_MIRROR);
-        let url = Url::parse(mirror).map_err(|why| {
+        let root = mirror.trim_end_matches('/').trim_end_matches("/linux/static");
+        let url = Url::parse(root).map_err(|why| {
             let what = format!("`{mirror}` is not the address of a mirror: {why}");
             Error::new(Exit::Usage, what).hint("--mirror https://HOST/DIRECTORY")
         })?;
@@ -81,8 +82,7 @@ impl Request<'_> {
             let hint = "if you trust the network in between: --insecure-http";
             return Err(Error::new(Exit::Usage, what).hint(hint));
         }
-        let root = url.without("/linux/static");
-        Ok(Origin::Server(root.join(&format!("linux/static/{}", self.directory()))))
+        Ok(Origin::Server(url.with(&format!("/linux/static/{}/", self.directory()))))
     }
 
     fn version(&self, origin: &Origin, client: &Client) -> Result<Version, Error> {
@@ -175,7 +175,7 @@ impl Request<'_> {
 impl Origin {
     fn source(&self, file: &str, request: &Request<'_>) -> Result<Source, Error> {
         match self {
-            Self::Server(url) => Ok(Source::Server(url.join(file))),
+            Self::Server(url) => Ok(Source::Server(url.with(file))),
             Self::Directory(directory) if directory.join(file).exists() => {
                 Ok(Source::File(directory.join(file)))
             }
@@ -191,14 +191,11 @@ impl Origin {
                 let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
                 Ok(names.collect::<Vec<_>>().join("\n"))
             }
-            Self::Server(url) => {
-                let index = url.with("/");
-                client.text(&index)?.ok_or_else(|| {
-                    let what = format!("`{index}`: the server answers 404");
-                    Error::new(Exit::Failed, what)
-                        .hint("name a version: --version VERSION; or another --channel or --mirror")
-                })
-            }
+            Self::Server(url) => client.text(url)?.ok_or_else(|| {
+                let what = format!("`{url}`: the server answers 404");
+                Error::new(Exit::Failed, what)
+                    .hint("name a version: --version VERSION; or another --channel or --mirror")
+            }),
         }
     }
 

@@ -449,7 +449,7 @@ fn a_dry_run_tells_and_does_nothing() {
     );
     let actions = object["actions"].to_string();
     for part in [
-        "download `http://127.0.0.1:",
+        "fetch `http://127.0.0.1:",
         "beside it",
         "switch to Docker 77.2.0",
         "/.profile",
@@ -472,9 +472,7 @@ fn a_dry_run_prints_what_the_run_then_does() {
             // What follows the verb.
             let objects = actions.iter().map(|action| {
                 let action = action.as_str().expect("a sentence");
-                let verbs = ["would ", "switch to ", "switched to ", "put back "];
-                let rest = verbs.iter().find_map(|verb| action.strip_prefix(verb));
-                rest.or_else(|| Some(action.split_once(' ')?.1)).expect("a verb").to_owned()
+                action.split_once(' ').expect("a verb").1.to_owned()
             });
             objects.collect::<Vec<_>>()
         });

@@ -44,9 +44,9 @@ fn removal_leaves_the_home_as_it_was_and_a_second_one_finds_nothing() {
         scene.fetch(&format!("--version {version}")).assert(0, version);
     }
     let would = scene.fetch("--remove --dry-run");
-    would.assert(0, "would remove links").assert(0, "our lines in").assert(0, "the programs in");
+    would.assert(0, "would remove links: ").assert(0, "our lines in").assert(0, "the programs in");
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene.fetch("--remove").assert(0, "removed links");
+    scene.fetch("--remove").assert(0, "removed links: ");
     let mut after = scene.tree();
     // These directories may serve others by now.
     for made in ["bin", ".local", ".local/share"] {
@@ -76,7 +76,7 @@ fn programs_that_were_there_are_taken_over_and_given_back() {
     assert_eq!(scene.version().as_deref(), Some(OLD));
     scene.fetch("--rollback").assert(0, NEW);
     assert_eq!(scene.version().as_deref(), Some(NEW));
-    scene.fetch("--remove").assert(0, "put back");
+    scene.fetch("--remove").assert(0, "restored ");
     let mut after = scene.tree();
     for made in [".local", ".local/share"] {
         after.remove(std::path::Path::new(made));
