@@ -111,22 +111,16 @@ impl Request<'_> {
         let read = |option: &String| {
             let parsed = option.rsplit_once('=');
             let parsed = parsed.and_then(|(file, sum)| Some((file.to_owned(), Sum::parse(sum)?)));
-            let refuse = |why: String, hint: String| {
-                Error::new(Exit::Usage, format!("`--sha256 {option}`: {why}")).hint(hint)
+            let why = match &parsed {
+                Some((file, _)) if *file == docker || *file == extras => return Ok(parsed),
+                Some((file, _)) => format!("`{file}` is not one of the files to fetch"),
+                None => "expected FILE=SUM with 64 hexadecimal digits".to_owned(),
             };
-            match parsed {
-                Some((file, sum)) if file == docker || file == extras => Ok((file, sum)),
-                Some((file, _)) => Err(refuse(
-                    format!("`{file}` is not one of the files to fetch"),
-                    format!("the files are `{docker}` and `{extras}`"),
-                )),
-                None => Err(refuse(
-                    "expected FILE=SUM with 64 hexadecimal digits".to_owned(),
-                    "sha256sum prints the sum of a file that you trust".to_owned(),
-                )),
-            }
+            let what = format!("`--sha256 {option}`: {why}");
+            Err(Error::new(Exit::Usage, what)
+                .hint(format!("--sha256 {docker}=SUM --sha256 {extras}=SUM")))
         };
-        self.sha256.iter().map(read).collect()
+        self.sha256.iter().filter_map(|option| read(option).transpose()).collect()
     }
 
     /// Returns the sum by the most trusted source that has one.
