@@ -125,10 +125,10 @@ impl Keeper<'_> {
                 match self.control.read(&mut piece)? {
                     // Without a supervisor all of this ends with us.
                     0 => return Ok(Exit::Failed),
-                    count => self.inbox.take(&piece[..count]),
+                    count => self.inbox.fill(&piece[..count]),
                 }
             }
-            while let Some(order) = self.inbox.next() {
+            while let Some(order) = self.inbox.receive() {
                 self.obey(order)?;
             }
             self.look_for_engine()?;

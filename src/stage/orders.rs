@@ -52,12 +52,12 @@ pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 pub struct Inbox(Vec<u8>);
 
 impl Inbox {
-    pub fn take(&mut self, piece: &[u8]) {
+    pub fn fill(&mut self, piece: &[u8]) {
         self.0.extend(piece);
     }
 
     /// Returns the next message, if it has arrived whole. A line that cannot be read is passed over.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             let end = self.0.iter().position(|byte| *byte == b'\n')?;
             let line: Vec<u8> = self.0.drain(..=end).collect();
@@ -98,8 +98,8 @@ mod tests {
             let mut inbox = Inbox::default();
             let mut arrived = Vec::new();
             for piece in bytes.chunks(size) {
-                inbox.take(piece);
-                arrived.extend(std::iter::from_fn(|| inbox.next::<Order>()));
+                inbox.fill(piece);
+                arrived.extend(std::iter::from_fn(|| inbox.receive::<Order>()));
             }
             prop_assert_eq!(arrived, sent);
         }
@@ -107,24 +107,24 @@ mod tests {
         #[test]
         fn nothing_that_arrives_is_a_panic(bytes in any::<Vec<u8>>()) {
             let mut inbox = Inbox::default();
-            inbox.take(&bytes);
-            while inbox.next::<Report>().is_some() {}
+            inbox.fill(&bytes);
+            while inbox.receive::<Report>().is_some() {}
         }
     }
 
     #[test]
     fn reports_arrive_and_unknown_lines_are_passed_over() {
         let mut inbox = Inbox::default();
-        inbox.take(b"\"Newer\"\n{\n");
+        inbox.fill(b"\"Newer\"\n{\n");
         let sent = [
             Report::EngineUp,
             Report::Ended(Sibling::Engine, 0),
             Report::Ended(Sibling::Daemon, 137),
         ];
         for sent in sent {
-            inbox.take(&line(&sent).expect("JSON"));
+            inbox.fill(&line(&sent).expect("JSON"));
         }
-        let arrived: Vec<Report> = std::iter::from_fn(|| inbox.next()).collect();
+        let arrived: Vec<Report> = std::iter::from_fn(|| inbox.receive()).collect();
         assert_eq!(arrived, sent);
     }
 }

@@ -51,13 +51,13 @@ impl Supervisor<'_> {
         let mut inbox = Inbox::default();
         let read = move |fd: &OwnedFd| {
             loop {
-                if let Some(report) = inbox.next() {
+                if let Some(report) = inbox.receive() {
                     return Ok(report);
                 }
                 let mut piece = [0; 4096];
                 match recv(fd.as_raw_fd(), &mut piece, MsgFlags::MSG_DONTWAIT)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    count => inbox.take(&piece[..count]),
+                    count => inbox.fill(&piece[..count]),
                 }
             }
         };
