@@ -20,7 +20,7 @@ use crate::facts::{Lock, look, places};
 use crate::plan;
 use crate::settings::Settings;
 use crate::supervise::{self, Status};
-use crate::sys::tree;
+use crate::sys::processes;
 
 /// How long a file system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -394,7 +394,8 @@ fn restart_due(environment: &Environment, status: &Status) -> Vec<String> {
             "programs on disk are newer than those that run: dockerd-rootless restart".to_owned(),
         );
     }
-    let started = status.dockerd.and_then(tree::read).and_then(|process| process.identity.since());
+    let started =
+        status.dockerd.and_then(processes::read).and_then(|process| process.identity.since());
     let mut files = config_paths(environment);
     files.extend(environment.config_home().map(|home| home.join("docker/daemon.json")));
     let changed = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();

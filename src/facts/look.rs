@@ -20,7 +20,7 @@ use crate::facts::{
     RootlesskitFacts, Session, StateDir,
 };
 use crate::settings::Settings;
-use crate::sys::{files, sockets, tree};
+use crate::sys::{files, processes, sockets};
 
 /// The largest pid file in bytes: a PID and blanks.
 const PID_FILE_MAX: u64 = 64;
@@ -272,7 +272,7 @@ pub fn lock(path: &Path) -> Lock {
         file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_released_at_once) => return Lock::Free,
             // One that is being killed lets go of it in a moment.
-            Err((file, _)) if tree::is_ending(holder) && Instant::now() < deadline => file,
+            Err((file, _)) if processes::is_ending(holder) && Instant::now() < deadline => file,
             Err(_) => return Lock::Held(holder),
         };
         std::thread::sleep(MOMENT);
@@ -318,9 +318,9 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&Os
 /// Judges the process `pid`. One whose rootlesskit is gone is about to end, and has a moment for that.
 fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr]) -> PidState {
     let judge = || PidState::judge(pid, process(pid), uid, programs);
-    match (judge(), tree::read(pid)) {
+    match (judge(), processes::read(pid)) {
         (PidState::Running(_), Some(found)) if is_headless(pid) => {
-            tree::wait_for_end(&[found.identity], FALL);
+            processes::wait_for_end(&[found.identity], FALL);
             judge()
         }
         (state, _) => state,
@@ -339,7 +339,7 @@ fn is_headless(pid: u32) -> bool {
     }
     let mut first = pid;
     while namespace(first) == inside {
-        let Some(process) = tree::read(first) else {
+        let Some(process) = processes::read(first) else {
             return true;
         };
         first = process.parent;

@@ -28,7 +28,7 @@ use crate::stage::namespace::Prepared;
 use crate::stage::orders;
 use crate::stage::orders::{Inbox, Order, Report, Sibling};
 use crate::sys::{files, process, sockets};
-use crate::sys::{notify, tree};
+use crate::sys::{notify, processes};
 
 /// What rootlesskit passes on. None of it is meant for us: the supervisor signals dockerd itself, and
 /// a signal to rootlesskit must not end containers.
@@ -259,7 +259,7 @@ impl Keeper<'_> {
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        while let Some((pid, how)) = tree::reap() {
+        while let Some((pid, how)) = processes::reap() {
             for (sibling, known) in
                 [(Sibling::Engine, &mut self.engine), (Sibling::Daemon, &mut self.daemon)]
             {

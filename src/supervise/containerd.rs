@@ -14,9 +14,9 @@ use crate::stage::orders::Order;
 use crate::supervise::health::{self, Forgotten};
 use crate::supervise::progress::{self, Silence};
 use crate::supervise::{
-    ASK_AGAIN, Event, State, Supervisor, Why, notices, ports, quiet, remains, wait_on,
+    ASK_AGAIN, Event, State, Supervisor, Why, leftovers, notices, ports, quiet, wait_on,
 };
-use crate::sys::tree::{self, Identity, Process};
+use crate::sys::processes::{self, Identity, Process};
 
 /// How often dockerd is asked what a new containerd does not know, a second later each time.
 const FORGOTTEN_ROUNDS: u32 = 4;
@@ -113,7 +113,7 @@ impl Supervisor<'_> {
             return;
         };
         let pids: Vec<u32> = forgotten.iter().map(|container| container.pid).collect();
-        let orphans = remains::orphans(keeper.pid, &self.running.places.data_root, &pids);
+        let orphans = leftovers::orphans(keeper.pid, &self.running.places.data_root, &pids);
         if orphans.is_empty() {
             return;
         }
@@ -121,27 +121,27 @@ impl Supervisor<'_> {
             let pid = identity.pid;
             warn!("containerd lost the container of process {pid} ({name}); ending it");
         }
-        tree::signal_all(&orphans, Signal::SIGTERM);
+        processes::signal_all(&orphans, Signal::SIGTERM);
         let exec_root = &self.running.places.exec_root;
-        let can_end = |orphan: &Process| remains::can_end_in_order(orphan, exec_root);
+        let can_end = |orphan: &Process| leftovers::can_end_in_order(orphan, exec_root);
         let (waits, rest): (Vec<_>, Vec<_>) = orphans.into_iter().partition(can_end);
-        tree::signal_all(&rest, Signal::SIGKILL);
+        processes::signal_all(&rest, Signal::SIGKILL);
         let ids: Vec<String> = forgotten.iter().map(|one| one.id.clone()).collect();
         let ended = async move {
             let all = async {
                 for process in &waits {
-                    if let Ok(fd) = tree::open(process.identity).and_then(wait_on) {
+                    if let Ok(fd) = processes::open(process.identity).and_then(wait_on) {
                         let _ = fd.readable().await;
                     }
                 }
             };
             let _ = timeout(ORPHANS, all).await;
-            tree::signal_all(&waits, Signal::SIGKILL);
+            processes::signal_all(&waits, Signal::SIGKILL);
             // The shim sees its container end, and is useless then.
             quiet::sleep(SHIM).await;
-            let mut shims = tree::descendants();
+            let mut shims = processes::descendants();
             shims.retain(|process| ports::is_shim_of(process, &ids));
-            tree::signal_all(&shims, Signal::SIGKILL);
+            processes::signal_all(&shims, Signal::SIGKILL);
         };
         let forgotten = Event::Replace(Why::Forgotten);
         self.launch.tasks.when(ended, move |it, ()| it.raise(forgotten));

@@ -26,7 +26,7 @@ use crate::supervise::{
     Ask, Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, dice, notices, progress,
     quiet, snapshot,
 };
-use crate::sys::{files, process, tree};
+use crate::sys::{files, process, processes};
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
@@ -188,7 +188,7 @@ impl Supervisor<'_> {
 
     fn signal_daemon(&self, signal: Signal) {
         if let Some((identity, fd)) = &self.launch.daemon
-            && let Err(error) = tree::signal(fd, signal)
+            && let Err(error) = processes::signal(fd, signal)
         {
             debug!("{signal} to {}: {error}", identity.pid);
         }
@@ -246,7 +246,7 @@ impl Supervisor<'_> {
         self.end = UNLIMITED;
         if !self.launch.has_answered {
             // It has no containers yet, and rootlesskit might wait for ever for what it has started.
-            tree::signal_all(&tree::descendants(), Signal::SIGKILL);
+            processes::signal_all(&processes::descendants(), Signal::SIGKILL);
             return self.end_now(self.running.shutdown);
         }
         match self.api_path() {

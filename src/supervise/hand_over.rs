@@ -21,9 +21,9 @@ use crate::error::{Error, Exit};
 use crate::supervise::helper::Helper;
 use crate::supervise::{
     Event, Launch, Machine, NO_LOG, Outcome, Running, State, Status, Supervisor, Task, event_loop,
-    failed, log, places, process, snapshot,
+    failed, log, process, run_dir, snapshot,
 };
-use crate::sys::tree::{self, Identity};
+use crate::sys::processes::{self, Identity};
 
 /// The command that takes over. Nobody types it.
 pub const TAKE_OVER: &str = "supervisor-take-over";
@@ -112,9 +112,9 @@ impl Supervisor<'_> {
         }
         Some(Legacy {
             format: FORMAT,
-            supervisor: tree::read(std::process::id())?.identity,
-            earlier: tree::earlier(),
-            rootlesskit: tree::read(launch.rootlesskit?)?.identity,
+            supervisor: processes::read(std::process::id())?.identity,
+            earlier: processes::earlier(),
+            rootlesskit: processes::read(launch.rootlesskit?)?.identity,
             child: launch.child,
             keeper: launch.keeper?,
             daemon: launch.daemon.as_ref()?.0,
@@ -133,12 +133,12 @@ impl Supervisor<'_> {
     /// Looks after a daemon that another program has started in this process.
     fn adopt(&mut self, legacy: Legacy, control: UnixStream) -> io::Result<()> {
         self.status = Status { supervisor: std::process::id(), ..legacy.status };
-        self.socket = self.running.api.own().and_then(places::Name::of_socket);
+        self.socket = self.running.api.own().and_then(run_dir::Name::of_socket);
         self.launch = Launch {
             rootlesskit: Some(legacy.rootlesskit.pid),
             child: legacy.child,
             keeper: Some(legacy.keeper),
-            daemon: Some((legacy.daemon, tree::open(legacy.daemon)?)),
+            daemon: Some((legacy.daemon, processes::open(legacy.daemon)?)),
             engine: legacy.engine,
             has_answered: true,
             phase: "dockerd answers",
@@ -149,7 +149,7 @@ impl Supervisor<'_> {
             self.launch.tasks.watch(identity, |it| it.raise(Event::Fell));
         }
         match legacy.helper {
-            Some(helper) if tree::is_there(helper.identity) => {
+            Some(helper) if processes::is_there(helper.identity) => {
                 self.watch_helper(helper);
             }
             lost => {
@@ -203,9 +203,9 @@ impl Legacy {
         };
         let known = [legacy.supervisor, legacy.rootlesskit, legacy.keeper, legacy.daemon];
         let is_known = |identity: &Identity| {
-            tree::read(identity.pid).is_some_and(|process| process.identity == *identity)
+            processes::read(identity.pid).is_some_and(|process| process.identity == *identity)
         };
-        let parent = tree::read(legacy.rootlesskit.pid).map(|process| process.parent);
+        let parent = processes::read(legacy.rootlesskit.pid).map(|process| process.parent);
         let is_ours = legacy.supervisor.pid == own && parent == Some(own);
         if !is_ours || !known.iter().all(is_known) {
             return Err(refuse("what is handed over belongs to another process, or is stale"));
@@ -236,7 +236,7 @@ impl Legacy {
 
 /// Continues where another program has stopped, in the same process.
 pub fn resume(task: Task<'_>, legacy: Legacy) -> Result<Outcome, Error> {
-    tree::restore_earlier(&legacy.earlier);
+    processes::restore_earlier(&legacy.earlier);
     event_loop()?.block_on(async {
         let Status { restarts, replaced, heals, .. } = legacy.status;
         let machine = Machine::resume(restarts, replaced, heals);

@@ -17,7 +17,7 @@ use crate::supervise::progress;
 use crate::supervise::progress::Silence;
 use crate::supervise::quiet;
 use crate::supervise::quiet::Connection;
-use crate::sys::tree::Identity;
+use crate::sys::processes::Identity;
 
 /// How long one who has no event loop waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -18,8 +18,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::sys::process;
-use crate::sys::tree;
-use crate::sys::tree::{Identity, Process};
+use crate::sys::processes;
+use crate::sys::processes::{Identity, Process};
 
 /// The programs, as the kernel names their processes. pasta is passt's program under another name,
 /// and has variants for processors.
@@ -63,7 +63,7 @@ impl Helper {
             Some(Self {
                 identity: process.identity,
                 // pasta does not show its program even to its owner.
-                program: tree::program(pid).unwrap_or_else(|| PathBuf::from(&words[0])),
+                program: processes::program(pid).unwrap_or_else(|| PathBuf::from(&words[0])),
                 words,
             })
         })

@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::supervise::{health, ports};
-use crate::sys::tree;
+use crate::sys::processes;
 use crate::sys::unix_sockets;
 
 /// How long a process may take to stop.
@@ -42,7 +42,8 @@ pub async fn watch(
     else {
         return;
     };
-    let process = tree::read(daemon).and_then(|process| tree::open(process.identity).ok());
+    let process =
+        processes::read(daemon).and_then(|process| processes::open(process.identity).ok());
     let Some(process) = process else { return };
     let mut used = Instant::now();
     loop {
@@ -83,7 +84,7 @@ fn has_clients(pid: u32, process: &OwnedFd, path: &Path) -> bool {
 pub async fn retire(pid: u32, process: &OwnedFd, path: &Path) -> bool {
     // Our own questions have been called off, and let go of their connections now.
     yield_now().await;
-    if has_clients(pid, process, path) || tree::signal(process, Signal::SIGSTOP).is_err() {
+    if has_clients(pid, process, path) || processes::signal(process, Signal::SIGSTOP).is_err() {
         return false;
     }
     let deadline = Instant::now() + STOPS;
@@ -100,11 +101,11 @@ pub async fn retire(pid: u32, process: &OwnedFd, path: &Path) -> bool {
         && !listeners.is_empty()
         && !has_clients(pid, process, path)
         && !unix_sockets::has_waiting(process, &listeners)
-        && !tree::descendants().iter().any(ports::is_shim);
+        && !processes::descendants().iter().any(ports::is_shim);
     let ends = is_free
         && (deafen(pid, process, &listeners).is_ok() || forbid_descriptors(pid).is_ok())
-        && tree::signal(process, Signal::SIGTERM).is_ok();
-    let _ = tree::signal(process, Signal::SIGCONT);
+        && processes::signal(process, Signal::SIGTERM).is_ok();
+    let _ = processes::signal(process, Signal::SIGCONT);
     ends
 }
 

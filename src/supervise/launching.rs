@@ -17,9 +17,9 @@ use crate::plan::Api;
 use crate::stage::launch;
 use crate::supervise::{
     Deadline, Death, Effect, Event, How, Launch, Limit, MOMENT, Running, Silence, State,
-    Supervisor, dice, dumps, failed, helper, idle, notices, places, ports, progress, remains,
+    Supervisor, dice, dumps, failed, helper, idle, leftovers, notices, ports, progress, run_dir,
 };
-use crate::sys::tree;
+use crate::sys::processes;
 
 /// How many of dockerd's dumps stay.
 const DUMPS: usize = 2;
@@ -49,7 +49,7 @@ impl Supervisor<'_> {
                 Effect::Retire => self.retire().await,
                 Effect::EndNamespaces => self.end_namespaces(),
                 Effect::KillDaemon => self.kill_daemon(),
-                Effect::Kill => tree::signal_all(&tree::descendants(), Signal::SIGKILL),
+                Effect::Kill => processes::signal_all(&processes::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
                 Effect::Heal => self.heal(),
                 Effect::Arm(limit) => self.arm(limit, limit.length(self.task.start, self.end)),
@@ -121,7 +121,7 @@ impl Supervisor<'_> {
             }
         };
         let (plan, host) = planned;
-        remains::kill_orphans(&self.running.places.data_root, &self.running.places.exec_root)?;
+        leftovers::kill_orphans(&self.running.places.data_root, &self.running.places.exec_root)?;
         let keep = &self.running.keep;
         self.write_config(keep.config.as_deref(), keep.live_restore)?;
         let errors = self.writer.try_clone().map_err(failed(crate::supervise::NO_LOG))?;
@@ -149,11 +149,11 @@ impl Supervisor<'_> {
     /// waits for its word for ever.
     fn find_child(&mut self, rootlesskit: u32) {
         let find = async move {
-            while let Some(parent) = tree::read(rootlesskit).filter(|parent| !parent.zombie) {
-                let is_child = |process: &tree::Process| {
+            while let Some(parent) = processes::read(rootlesskit).filter(|parent| !parent.zombie) {
+                let is_child = |process: &processes::Process| {
                     process.parent == parent.identity.pid && process.name == CHILD
                 };
-                if let Some(child) = tree::all().into_iter().find(is_child) {
+                if let Some(child) = processes::all().into_iter().find(is_child) {
                     return Some(child.identity);
                 }
                 crate::supervise::quiet::sleep(MOMENT).await;
@@ -177,7 +177,7 @@ impl Supervisor<'_> {
         if let Api::Own(path) = &self.running.api
             && !path.exists()
         {
-            let (listener, name) = places::listen_at(path)?;
+            let (listener, name) = run_dir::listen_at(path)?;
             (self.listeners, self.socket) = (vec![listener], Some(name));
         }
         Ok(())
@@ -207,10 +207,10 @@ impl Supervisor<'_> {
         if self.launch.rootlesskit.is_some() {
             return;
         }
-        let left = tree::descendants();
-        tree::signal_all(&left, Signal::SIGTERM);
+        let left = processes::descendants();
+        processes::signal_all(&left, Signal::SIGTERM);
         let exec_root = &self.running.places.exec_root;
-        if left.iter().any(|process| remains::can_end_in_order(process, exec_root)) {
+        if left.iter().any(|process| leftovers::can_end_in_order(process, exec_root)) {
             let has_plugin = left.iter().any(ports::is_plugin);
             let grace = if has_plugin { PLUGIN_GRACE } else { GRACE };
             self.launch.has_grace = true;
@@ -227,17 +227,17 @@ impl Supervisor<'_> {
         if !is_clearing || self.launch.rootlesskit.is_some() {
             return;
         }
-        let left = tree::descendants();
+        let left = processes::descendants();
         if !left.is_empty() {
             if !self.launch.has_grace {
-                tree::signal_all(&left, Signal::SIGKILL);
+                processes::signal_all(&left, Signal::SIGKILL);
             }
             return;
         }
         if let Some(runtime_dir) = self.task.run_dir.path().parent() {
             let Places { state_dir, exec_root, .. } = &self.running.places;
             let is_new = self.running.exec_root_is_new;
-            remains::remove_files(state_dir, exec_root, runtime_dir, is_new);
+            leftovers::remove_files(state_dir, exec_root, runtime_dir, is_new);
         }
         if let (Some(begun), None) = (self.launch.begun, self.launch.keeper) {
             launch::remove_bind_directories(begun);
@@ -249,10 +249,10 @@ impl Supervisor<'_> {
 
     fn heal(&mut self) {
         let lost = self.launch.lost.as_ref().map(|helper| helper.identity);
-        let started = self.launch.healing.take().and_then(tree::read);
+        let started = self.launch.healing.take().and_then(processes::read);
         let started = started.map(|process| process.identity);
-        for old in lost.into_iter().chain(started).filter(|old| tree::is_there(*old)) {
-            tree::signal_one(old, Signal::SIGKILL);
+        for old in lost.into_iter().chain(started).filter(|old| processes::is_there(*old)) {
+            processes::signal_one(old, Signal::SIGKILL);
         }
         let starting = match &self.launch.lost {
             None => Err(io::Error::other("its arguments are not known")),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::Exit;
-pub use crate::sys::tree::How;
+pub use crate::sys::processes::How;
 use Effect::*;
 use State::*;
 

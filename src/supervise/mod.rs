@@ -10,14 +10,14 @@ mod health;
 mod helper;
 mod idle;
 mod launching;
+mod leftovers;
 mod log;
 mod machine;
 mod notices;
-mod places;
 mod ports;
 mod progress;
 pub mod quiet;
-mod remains;
+mod run_dir;
 mod snapshot;
 mod tasks;
 mod upkeep;
@@ -46,18 +46,18 @@ use crate::facts::places::Places;
 use crate::plan::{Api, InPlace, Keep, LaunchPlan};
 use crate::stage::orders::{Report, Sibling};
 use crate::sys::notify::{self, Message};
-pub use crate::sys::tree::pidfds_work;
-use crate::sys::tree::{self, Identity};
+pub use crate::sys::processes::pidfds_work;
+use crate::sys::processes::{self, Identity};
 use crate::sys::{process, sockets};
 pub use control::{Wish, ask as request, refresh};
 pub use hand_over::{Legacy, TAKE_OVER, resume};
 pub use health::{answers, runs_containers};
 use helper::Helper;
+pub use leftovers::is_container;
 use machine::{Ask, Death, Effect, Event, Limit, Machine, State, Then, Why};
 pub use machine::{How, Notice, Verdict};
-pub use places::{RunDir, lock_data_root, read_status};
 use progress::Silence;
-pub use remains::is_container;
+pub use run_dir::{RunDir, lock_data_root, read_status};
 pub use snapshot::{Status, newer_programs, wait_until_ready};
 use tasks::Tasks;
 
@@ -178,12 +178,12 @@ pub fn run(
     shutdown: Duration,
 ) -> Result<Outcome, Error> {
     process::adopt_orphans().map_err(failed("cannot adopt orphans"))?;
-    tree::remember_earlier();
+    processes::remember_earlier();
     let running = Running::new(&planned, api, shutdown);
     event_loop()?.block_on(async {
         let (listeners, socket) = match (&running.api, &planned.0.sockets) {
             (Api::Own(path), Some(_)) => {
-                let (listener, name) = places::listen_at(path)?;
+                let (listener, name) = run_dir::listen_at(path)?;
                 (vec![listener], Some(name))
             }
             (_, Some(fds)) => {
@@ -274,7 +274,7 @@ struct Supervisor<'a> {
     end: Duration,
     listeners: Vec<OwnedFd>,
     /// The name of our own socket.
-    socket: Option<places::Name>,
+    socket: Option<run_dir::Name>,
     log: log::Log,
     writer: PipeWriter,
     status: Status,
@@ -433,7 +433,7 @@ impl<'a> Supervisor<'a> {
 
     /// Takes what a process below us says of itself.
     fn hear(&mut self, message: &Message) {
-        let sender = || tree::read(message.pid).filter(|process| !process.zombie);
+        let sender = || processes::read(message.pid).filter(|process| !process.zombie);
         if message.is(notify::KEEPER) {
             if let Some(keeper) = sender() {
                 self.launch.keeper = Some(keeper.identity);
@@ -445,7 +445,8 @@ impl<'a> Supervisor<'a> {
             self.launch.engine = sender().map(|process| process.identity);
             self.write_status();
         } else if message.is(notify::DAEMON) {
-            let opened = sender().and_then(|it| Some((it.identity, tree::open(it.identity).ok()?)));
+            let opened =
+                sender().and_then(|it| Some((it.identity, processes::open(it.identity).ok()?)));
             if let Some((identity, fd)) = opened {
                 self.launch.daemon = Some((identity, fd));
                 self.launch.phase = "dockerd does not answer";
@@ -462,8 +463,9 @@ impl<'a> Supervisor<'a> {
     /// Whether a process is dockerd, or one of its own: `daemon.binary` may be a script.
     fn is_daemons(&self, pid: u32) -> bool {
         let daemon = self.launch.daemon.as_ref().map(|(identity, _)| identity.pid);
-        let ancestors =
-            std::iter::successors(Some(pid), |pid| tree::read(*pid).map(|process| process.parent));
+        let ancestors = std::iter::successors(Some(pid), |pid| {
+            processes::read(*pid).map(|process| process.parent)
+        });
         daemon.is_some() && ancestors.take(16).any(|pid| Some(pid) == daemon)
     }
 
@@ -492,7 +494,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reap(&mut self) {
-        while let Some((pid, how)) = tree::reap() {
+        while let Some((pid, how)) = processes::reap() {
             if self.launch.rootlesskit == Some(pid) {
                 self.launch.rootlesskit = None;
                 self.ended(how);
@@ -541,7 +543,7 @@ impl<'a> Supervisor<'a> {
         };
         self.last = Some(how);
         let is_left = |process| ports::is_shim(process) && !ports::is_plugin(process);
-        let left = self.engine_is_reachable() && tree::descendants().iter().any(is_left);
+        let left = self.engine_is_reachable() && processes::descendants().iter().any(is_left);
         Death { how, permanent, left, dice: dice() }
     }
 

@@ -15,8 +15,8 @@ use crate::supervise::health;
 use crate::supervise::health::{Forwarded, ForwardedPort, Published};
 use crate::supervise::{ASK_AGAIN, Supervisor, progress, quiet};
 use crate::supervise::{Event, State, Why};
-use crate::sys::tree;
-use crate::sys::tree::{Identity, Process};
+use crate::sys::processes;
+use crate::sys::processes::{Identity, Process};
 
 /// How often the processes are looked at as long as a port is published.
 const TICK: Duration = Duration::from_millis(1500);
@@ -257,7 +257,7 @@ impl Supervisor<'_> {
 
     /// Finds who forwards, and the shims.
     fn find_proxies(&mut self) {
-        let processes = tree::descendants();
+        let processes = processes::descendants();
         let ports = &mut self.launch.ports;
         ports.shims = processes
             .iter()
@@ -305,7 +305,7 @@ impl Supervisor<'_> {
         self.look_at_parts();
         let ports = &self.launch.ports;
         let is_gone = |identity: &&Identity| {
-            tree::read(identity.pid).is_none_or(|now| now.identity != **identity || now.zombie)
+            processes::read(identity.pid).is_none_or(|now| now.identity != **identity || now.zombie)
         };
         let lacks_shim = ports.shims.iter().any(|shim| is_gone(&shim));
         let lacks_proxy = ports.proxies.keys().any(|proxy| is_gone(&proxy));
@@ -316,7 +316,7 @@ impl Supervisor<'_> {
             ports.proxies.keys().filter(|proxy| stands(proxy)).copied().collect();
         let stuck: Vec<Process> = standing
             .intersection(&ports.stood)
-            .filter_map(|proxy| tree::read(proxy.pid))
+            .filter_map(|proxy| processes::read(proxy.pid))
             .filter(|process| ports.proxies.contains_key(&process.identity))
             .collect();
         // It holds the port that another one is to have, and does not hear of another signal.
@@ -325,7 +325,7 @@ impl Supervisor<'_> {
                 "{} process(es) that forward for published ports stand still, and are replaced",
                 stuck.len()
             );
-            tree::signal_all(&stuck, Signal::SIGKILL);
+            processes::signal_all(&stuck, Signal::SIGKILL);
             self.ask_for_ports(true);
         }
         self.launch.ports.stood = standing;
@@ -348,7 +348,7 @@ impl Supervisor<'_> {
 
     /// Tells of a part that somebody has stopped: nothing gets through it.
     pub(super) fn look_at_parts(&mut self) {
-        let rootlesskit = self.launch.rootlesskit.and_then(tree::read);
+        let rootlesskit = self.launch.rootlesskit.and_then(processes::read);
         let helper = self.launch.helper.as_ref().map(|helper| helper.identity);
         let parts = [
             (

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::sys::tree::Identity;
+use crate::sys::processes::Identity;
 
 /// How often to look.
 pub const LOOK: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::supervise::{ASK_AGAIN, Supervisor, quiet, wait_on};
-use crate::sys::tree::{self, Identity};
+use crate::sys::processes::{self, Identity};
 
 /// What the supervisor does when something has happened.
 pub type Act = Box<dyn FnOnce(&mut Supervisor<'_>) + Send>;
@@ -89,13 +89,14 @@ impl Tasks {
         act: impl FnOnce(&mut Supervisor<'_>) + Send + 'static,
     ) {
         let end = async move {
-            match tree::open(identity).and_then(wait_on) {
+            match processes::open(identity).and_then(wait_on) {
                 Ok(fd) => drop(fd.readable().await),
-                Err(error) if tree::is_gone(&error) => {}
+                Err(error) if processes::is_gone(&error) => {}
                 // It cannot be watched for a cause of ours, which does not say that it has ended.
                 Err(error) => {
                     debug!("process {} is watched by its number: {error}", identity.pid);
-                    while tree::read(identity.pid).is_some_and(|now| now.identity == identity) {
+                    while processes::read(identity.pid).is_some_and(|now| now.identity == identity)
+                    {
                         quiet::sleep(ASK_AGAIN).await;
                     }
                 }

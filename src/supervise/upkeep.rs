@@ -11,10 +11,10 @@ use tracing::{debug, info, warn};
 use crate::plan::Api;
 use crate::supervise::helper::Helper;
 use crate::supervise::{
-    Event, MOMENT, Silence, State, Supervisor, Tasks, containerd, health, idle, notices, places,
-    quiet,
+    Event, MOMENT, Silence, State, Supervisor, Tasks, containerd, health, idle, notices, quiet,
+    run_dir,
 };
-use crate::sys::{process, tree};
+use crate::sys::{process, processes};
 
 /// After how many questions to dockerd containerd is asked one.
 const ENGINE_ROUNDS: u32 = 4;
@@ -174,7 +174,7 @@ impl Supervisor<'_> {
         if self.running.has_helper
             && self.launch.helper.is_none()
             && self.launch.healing.is_none()
-            && let Some(helper) = Helper::find(&tree::descendants())
+            && let Some(helper) = Helper::find(&processes::descendants())
         {
             self.watch_helper(helper);
             self.write_status();
@@ -214,7 +214,7 @@ impl Supervisor<'_> {
     pub(super) fn watch_places(&mut self) {
         let run_dir = self.task.run_dir.path();
         let directories: Vec<&Path> = run_dir.parent().into_iter().chain([run_dir]).collect();
-        let watched = places::watch(&directories).and_then(|fd| {
+        let watched = run_dir::watch(&directories).and_then(|fd| {
             // What happened does not matter: we look.
             let read = |fd: &OwnedFd| Ok(nix::unistd::read(fd, &mut [0; 4096])?);
             self.launch.tasks.read(fd, read, |it, _| {

@@ -22,7 +22,7 @@ use crate::facts::look;
 use crate::supervise::Status;
 use crate::supervise::quiet;
 use crate::sys::files;
-use crate::sys::tree;
+use crate::sys::processes;
 
 /// The names in our directory.
 const LOCK: &str = "lock";
@@ -422,7 +422,7 @@ fn listener(path: &Path) -> Option<i32> {
         return Some(0);
     };
     // Another user's has the PID of one that is gone.
-    let is_alive = tree::read(number).is_some_and(|process| !process.zombie)
+    let is_alive = processes::read(number).is_some_and(|process| !process.zombie)
         && fs::metadata(format!("/proc/{number}")).is_ok_and(|now| now.uid() == found.uid());
     is_alive.then_some(found.pid())
 }

@@ -22,8 +22,8 @@ use tracing::warn;
 use crate::error::{Error, Exit};
 use crate::facts::{StateDir, unescaped};
 use crate::sys::files;
-use crate::sys::tree;
-use crate::sys::tree::Process;
+use crate::sys::processes;
+use crate::sys::processes::Process;
 
 /// What dockerd leaves in its directory.
 const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
@@ -72,7 +72,7 @@ pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<usize, Error> 
     if let Err(heads) = &left {
         // Where a supervisor was just killed, the kernel is still ending what hangs on it.
         let heads: Vec<_> = heads.iter().map(|head| head.identity).collect();
-        if tree::wait_for_end(&heads, FALL) {
+        if processes::wait_for_end(&heads, FALL) {
             left = look();
         }
     }
@@ -89,7 +89,7 @@ pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<usize, Error> 
         let (pid, name) = (process.identity.pid, &process.name);
         warn!("process {pid} ({name}) was left by a daemon that is gone, and is killed");
     }
-    tree::signal_all(&doomed, Signal::SIGKILL);
+    processes::signal_all(&doomed, Signal::SIGKILL);
     Ok(doomed.len())
 }
 
@@ -110,7 +110,7 @@ fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen>
         };
         Seen { process, namespace, role }
     };
-    let all = tree::all().into_iter();
+    let all = processes::all().into_iter();
     all.filter(|process| !process.zombie).map(see).collect()
 }
 
@@ -187,16 +187,16 @@ const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
 pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process> {
     let mut data_roots = vec![data_root.to_owned()];
     data_roots.extend(data_root.canonicalize().ok());
-    let all = tree::all();
+    let all = processes::all();
     let is_orphan = |process: &&Process| {
         let pid = process.identity.pid;
         let is_alone = process.parent == keeper || forgotten.contains(&pid);
         is_alone && !process.zombie && is_container(pid, &data_roots)
     };
     let first: Vec<Process> = all.iter().filter(is_orphan).cloned().collect();
-    let below = first
-        .iter()
-        .flat_map(|process| tree::below(process.identity.pid, all.clone(), &mut BTreeSet::new()));
+    let below = first.iter().flat_map(|process| {
+        processes::below(process.identity.pid, all.clone(), &mut BTreeSet::new())
+    });
     first.iter().cloned().chain(below).collect()
 }
 
@@ -205,7 +205,7 @@ pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process>
 /// handler does not even end.
 pub fn can_end_in_order(process: &Process, exec_root: &Path) -> bool {
     let pid = process.identity.pid;
-    !process.zombie && tree::catches(pid, Signal::SIGTERM) && !is_shim(pid, exec_root)
+    !process.zombie && processes::catches(pid, Signal::SIGTERM) && !is_shim(pid, exec_root)
 }
 
 /// Whether a process is a shim of the containerd below `exec_root`.
