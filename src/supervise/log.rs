@@ -1,37 +1,45 @@
-//! What the daemon writes goes where our own messages go, and the last of it is remembered.
+//! Passes on what the daemon writes and what we say to standard error, and remembers the daemon's last lines. A reader
+//! that is merely slow loses nothing; one that does not read holds nothing up for long.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sys::stderr;
-use crate::sys::stderr::{DAEMON_MAX, Queue, Target};
+use crate::sys::stderr::{self, Target};
 
 /// How many lines are remembered, and how much of each.
 const LINES: usize = 20;
 const LINE_MAX: usize = 500;
 
 /// A line without an end is passed on in parts of so many bytes.
-const PART: usize = 32 * 1024;
+const LINE_PART: usize = 32 * 1024;
 
-/// How much a pipe holds, in bytes (pipe(7)).
+/// How much a pipe holds, in bytes, and how much it takes at once if it takes anything (pipe(7)).
 const PIPE: usize = 64 * 1024;
+const PART: usize = 4096;
 
-/// How much may wait to be read before the daemon has to wait. A full pipe has room beyond that.
+/// How much may wait to be read with a line of the daemon's, and with one of ours: we say little, and it matters.
+const DAEMON_MAX: usize = 256 * 1024;
+const OWN_MAX: usize = DAEMON_MAX + PIPE;
+
+/// How much may wait before the daemon has to wait. A full pipe has room beyond that.
 const FULL: usize = DAEMON_MAX - 2 * PIPE;
 
-/// How long nobody may read anything before lines are dropped. Until then the daemon waits, as it
-/// would without us: a reader who is merely slow loses nothing.
+/// When nothing waits, no more memory than this is kept.
+const KEPT: usize = 16 * 1024;
+
+/// How long the daemon waits for a reader before lines are dropped, as it would wait without us.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the last lines may take to be read if somebody reads, and if nobody does.
-const FLUSH: Duration = Duration::from_secs(5);
-const FLUSH_UNREAD: Duration = Duration::from_secs(1);
+/// How long the last lines may take to be read.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// When to try again to write to what seems to take something and does not.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -41,63 +49,57 @@ type Lines = Arc<Mutex<VecDeque<String>>>;
 /// The log of the daemon, and of ours as long as this is.
 pub struct Log {
     last: Lines,
-    queue: Arc<Queue>,
+    /// The end of our messages: the thread stops when it is closed.
+    own: Option<PipeWriter>,
     thread: Option<JoinHandle<PipeReader>>,
 }
 
 impl Log {
-    /// Begins to pass on what is written to the returned pipe, and our own messages. A thread does
-    /// it.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Starts a thread that passes on what is written to the returned pipe, and our own messages.
     pub fn start() -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         Ok((Self::resume(reader)?, writer))
     }
 
-    /// The same for a pipe that is there already, of which `reader` is an end.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Does the same for a pipe that is there already, of which `reader` is an end.
     pub fn resume(reader: PipeReader) -> io::Result<Self> {
         let log = Self::begin(reader, Target::new(io::stderr().as_fd())?)?;
-        stderr::redirect(Some(log.queue.clone()));
+        stderr::redirect(log.own.as_ref().and_then(|own| own.try_clone().ok()));
         Ok(log)
     }
 
-    fn begin(reader: PipeReader, target: Target) -> io::Result<Self> {
-        let (queue, waker) = Queue::new()?;
-        let (queue, last) = (Arc::new(queue), Lines::default());
+    fn begin(daemon: PipeReader, target: Target) -> io::Result<Self> {
+        let (own, writer) = io::pipe()?;
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let last = Lines::default();
         let passing = Passing {
-            reader,
-            waker,
+            daemon,
+            own,
             target,
-            queue: queue.clone(),
             last: last.clone(),
             begun: Vec::new(),
+            waiting: VecDeque::new(),
+            dropped: 0,
         };
         let thread = thread::Builder::new()
             .name("log".to_owned())
-            .stack_size(64 * 1024)
+            .stack_size(192 * 1024)
             .spawn(move || passing.work())?;
-        Ok(Self { last, queue, thread: Some(thread) })
+        Ok(Self { last, own: Some(writer), thread: Some(thread) })
     }
 
-    /// The last lines so far. Behind a [`stop`](Self::stop), all that the daemon has written counts.
+    /// Returns the last lines so far. Behind a [`stop`](Self::stop), all that the daemon has written counts.
     pub fn last(&self) -> Vec<String> {
         self.last.lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Passes on what has been written so far, also where a line has no end, and stops. Our messages
-    /// go directly to standard error from then on. Takes a second if nobody reads, and
-    /// five at most. The
-    /// returned end of the pipe is for [`resume`](Self::resume), here or in another program: what is
-    /// written meanwhile waits in the pipe. A log that has been stopped before has none.
+    /// Passes on what has been written so far, also a line without an end, and stops. Our messages go directly
+    /// to standard error from then on. The returned end of the pipe is for [`resume`](Self::resume), here or in another
+    /// program: what is written meanwhile waits in the pipe.
     pub fn stop(&mut self) -> Option<PipeReader> {
         let thread = self.thread.take()?;
         stderr::redirect(None);
-        self.queue.close();
+        self.own = None;
         thread.join().ok()
     }
 }
@@ -110,99 +112,83 @@ impl Drop for Log {
 
 /// What the thread has.
 struct Passing {
-    reader: PipeReader,
-    waker: PipeReader,
+    daemon: PipeReader,
+    own: PipeReader,
     target: Target,
-    queue: Arc<Queue>,
     last: Lines,
-    /// A line that has no end yet.
+    /// A line of the daemon's that has no end yet.
     begun: Vec<u8>,
+    waiting: VecDeque<u8>,
+    /// How many lines found no room since the last that did.
+    dropped: usize,
 }
 
 impl Passing {
     fn work(mut self) -> PipeReader {
         let mut has_writers = true;
-        // When somebody has read, or there was nothing to read.
+        // When something was read, or nothing waited.
         let mut read = Instant::now();
-        let mut closed: Option<Instant> = None;
-        let mut is_stuck = false;
         loop {
-            let length = self.queue.length();
-            if length == 0 {
+            if self.waiting.is_empty() {
                 read = Instant::now();
             }
-            let waits_for_reader = length >= FULL && read.elapsed() < PATIENCE;
-            let takes = has_writers && closed.is_none() && !waits_for_reader;
-            let gives = length > 0 && !is_stuck;
-            let timeout = match closed {
-                Some(_) if length == 0 => return self.reader,
-                Some(closed)
-                    if closed.elapsed() >= FLUSH || read.max(closed).elapsed() >= FLUSH_UNREAD =>
-                {
-                    return self.reader;
-                }
-                _ if is_stuck => Some(AGAIN),
-                Some(_) => Some(FLUSH_UNREAD),
-                None if waits_for_reader => Some(PATIENCE.saturating_sub(read.elapsed())),
-                None => None,
-            };
-            let [is_woken, has_input, has_room] = self.wait(takes, gives, timeout);
-            is_stuck = false;
-            if has_room {
-                match self.queue.write_to(&self.target) {
-                    true => read = Instant::now(),
-                    false => is_stuck = true,
-                }
+            let patience = PATIENCE.checked_sub(read.elapsed());
+            let patience = patience.filter(|_| self.waiting.len() >= FULL);
+            let takes = has_writers && patience.is_none();
+            let gives = !self.waiting.is_empty();
+            let [has_own, has_input, has_room] = ready(
+                [
+                    Some((self.own.as_fd(), PollFlags::POLLIN)),
+                    takes.then_some((self.daemon.as_fd(), PollFlags::POLLIN)),
+                    gives.then_some((self.target.as_fd(), PollFlags::POLLOUT)),
+                ],
+                patience,
+            );
+            if has_room && self.give() {
+                read = Instant::now();
             }
             if has_input {
                 has_writers = self.take() > 0;
             }
-            if is_woken && self.queue.woken(&mut self.waker) && closed.is_none() {
-                self.take_rest();
-                closed = Some(Instant::now());
+            if has_own && !self.take_own() {
+                break;
             }
         }
+        self.take_rest();
+        let closed = Instant::now();
+        while let Some(left) =
+            FLUSH.checked_sub(closed.elapsed()).filter(|_| !self.waiting.is_empty())
+        {
+            if ready([Some((self.target.as_fd(), PollFlags::POLLOUT))], Some(left))[0] {
+                self.give();
+            }
+        }
+        self.daemon
     }
 
-    /// Waits until somebody wakes us, or there is something to take, or room to give.
-    fn wait(&self, takes: bool, gives: bool, timeout: Option<Duration>) -> [bool; 3] {
-        let waker = self.waker.as_fd();
-        let wanted = |is_wanted, fd, flags| match is_wanted {
-            true => PollFd::new(fd, flags),
-            false => PollFd::new(waker, PollFlags::empty()),
-        };
-        let mut polled = [
-            wanted(true, waker, PollFlags::POLLIN),
-            wanted(takes, self.reader.as_fd(), PollFlags::POLLIN),
-            wanted(gives, self.target.as_fd(), PollFlags::POLLOUT),
-        ];
-        // Milliseconds count as a whole, so that none is waited for with no time at all.
-        let timeout = timeout.map(|time| time + Duration::from_millis(1));
-        let timeout = timeout.and_then(|time| PollTimeout::try_from(time).ok());
-        // An error other than EINTR would come again and again, and the look costs little.
-        let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
-        polled.map(|polled| polled.any().unwrap_or(false))
-    }
-
-    /// Takes what the pipe has, which has something, and returns how much: 0 at its end.
+    /// Takes what the daemon has written, and returns how much: 0 at its end.
     fn take(&mut self) -> usize {
-        let mut bytes = [0; 4096];
-        let count = self.reader.read(&mut bytes).unwrap_or(0);
+        let mut bytes = [0; PART];
+        let count = self.daemon.read(&mut bytes).unwrap_or(0);
         for part in bytes[..count].split_inclusive(|byte| *byte == b'\n') {
             self.begun.extend(part);
-            if self.begun.ends_with(b"\n") || self.begun.len() >= PART {
+            if self.begun.ends_with(b"\n") || self.begun.len() >= LINE_PART {
                 self.end_line();
             }
         }
         count
     }
 
-    /// Takes what was written to the pipe until now.
+    /// Takes what the daemon has written until now.
     fn take_rest(&mut self) {
         let mut rest = PIPE;
-        while rest > 0 && self.wait(true, false, Some(Duration::ZERO))[1] {
-            let count = self.take();
-            rest = if count == 0 { 0 } else { rest.saturating_sub(count) };
+        while rest > 0
+            && ready([Some((self.daemon.as_fd(), PollFlags::POLLIN))], Some(Duration::ZERO))[0]
+        {
+            match self.take() {
+                0 => break,
+                count => rest = rest.saturating_sub(count),
+            }
         }
         if !self.begun.is_empty() {
             self.end_line();
@@ -210,16 +196,77 @@ impl Passing {
     }
 
     fn end_line(&mut self) {
-        self.queue.push(&self.begun, DAEMON_MAX);
+        let line = std::mem::take(&mut self.begun);
+        self.push(&line, DAEMON_MAX);
         if let Ok(mut lines) = self.last.lock() {
-            remember(&mut lines, &self.begun);
+            remember(&mut lines, &line);
         }
-        self.begun.clear();
+    }
+
+    /// Takes our messages, each of them whole; `false` when no more can come.
+    fn take_own(&mut self) -> bool {
+        let mut bytes = [0; PIPE];
+        let count = self.own.read(&mut bytes).unwrap_or(0);
+        self.push(&bytes[..count], OWN_MAX);
+        count > 0
+    }
+
+    /// Has `lines` wait, unless more than `max` bytes would wait then.
+    fn push(&mut self, lines: &[u8], max: usize) {
+        if self.waiting.len() + lines.len() > max {
+            self.dropped += lines.split_inclusive(|byte| *byte == b'\n').count();
+            return;
+        }
+        self.tell_dropped();
+        self.waiting.extend(lines);
+    }
+
+    fn tell_dropped(&mut self) {
+        let notice = match std::mem::take(&mut self.dropped) {
+            0 => return,
+            1 => "1 line was dropped, because nobody read it\n".to_owned(),
+            count => format!("{count} lines were dropped, because nobody read them\n"),
+        };
+        self.waiting.extend(notice.as_bytes());
+    }
+
+    /// Writes some of what waits, and says whether any was taken. Without a reader, nothing waits any longer.
+    fn give(&mut self) -> bool {
+        let (front, _) = self.waiting.as_slices();
+        match self.target.write(&front[..front.len().min(PART)]) {
+            Ok(count) => drop(self.waiting.drain(..count)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {
+                thread::sleep(AGAIN);
+                return false;
+            }
+            Err(_) => self.waiting.clear(),
+        }
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(KEPT);
+            self.tell_dropped();
+        }
+        true
     }
 }
 
-/// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in: else
-/// the main function is all that is left of it.
+/// Waits until something happens to one of `sources`, and says to which.
+fn ready<const N: usize>(
+    sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+    time: Option<Duration>,
+) -> [bool; N] {
+    let wanted = sources.iter().flatten();
+    let mut polled: Vec<_> = wanted.map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
+    // Part of a millisecond counts as a whole one, so that it is not waited for again and again.
+    let time = time.map(|time| time + Duration::from_micros(999));
+    let timeout = time.and_then(|time| PollTimeout::try_from(time).ok());
+    // An error other than EINTR would come again and again, and the look costs little.
+    let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+    let mut happened = polled.iter().map(|polled| polled.any().unwrap_or(false));
+    sources.map(|source| source.is_some() && happened.next().unwrap_or(false))
+}
+
+/// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in: else the main function
+/// is all that is left of it.
 fn remember(lines: &mut VecDeque<String>, line: &[u8]) {
     let text = String::from_utf8_lossy(line);
     let text: String = text.trim_end().chars().take(LINE_MAX).collect();
@@ -304,13 +351,11 @@ mod tests {
             let (mut log, mut daemon) = begin(&writer);
             drop(writer);
             daemon.write_all(lines(DAEMON).as_bytes()).expect("write");
-            for _ in 0..OWN {
-                log.queue.push(b"ours\n", DAEMON_MAX + 4096);
-                log.queue.wake();
-            }
+            let own = log.own.as_mut().expect("it runs");
+            own.write_all(&b"ours\n".repeat(OWN)).expect("write");
             let begin = Instant::now();
             drop(log.stop());
-            assert!(begin.elapsed() < FLUSH, "{:?}", begin.elapsed());
+            assert!(begin.elapsed() < FLUSH * 2, "{:?}", begin.elapsed());
             let last = log.last();
             assert_eq!(last.len(), LINES);
             assert_eq!(last.last().map(String::as_str), Some("line 199999"));
