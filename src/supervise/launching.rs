@@ -17,7 +17,7 @@ use crate::plan::Api;
 use crate::stage::launch;
 use crate::supervise::{
     Deadline, Death, Effect, Event, How, Launch, Limit, MOMENT, Running, Silence, State,
-    Supervisor, dice, dumps, failed, helper, idle, leftovers, notices, ports, progress, run_dir,
+    Supervisor, dice, failed, helper, idle, leftovers, notices, ports, progress, run_dir,
 };
 use crate::sys::processes;
 
@@ -137,7 +137,7 @@ impl Supervisor<'_> {
         self.status.port_driver = plan.network.port_driver.word().display().to_string();
         let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
-        dumps::keep_last_dumps(&self.running.places.exec_root, DUMPS);
+        leftovers::keep_last_dumps(&self.running.places.exec_root, DUMPS);
         self.note_programs();
         self.find_child(child);
         self.speak_with_keeper(ours).map_err(failed("cannot reach the keeper"))?;

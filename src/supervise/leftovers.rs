@@ -1,29 +1,25 @@
-//! What a supervisor left that was killed: containers and their shims in namespaces that nobody can
-//! reach any more, and files.
+//! Clears up behind a daemon that was killed: containers and shims in namespaces that nobody can reach any more, and
+//! files in the runtime directory. Only what is provably a dead daemon's goes.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::signal::Signal;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::error::{Error, Exit};
+use crate::facts::look::uid;
 use crate::facts::{StateDir, unescaped};
 use crate::sys::files;
-use crate::sys::processes;
-use crate::sys::processes::Process;
+use crate::sys::processes::{self, Process};
 
 /// What dockerd leaves in its directory.
 const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
@@ -38,7 +34,10 @@ const HEADS: [&str; 6] =
 /// How long the programs of a daemon that was killed may take to be gone.
 const FALL: Duration = Duration::from_secs(2);
 
-/// A process that has not ended, and what it is to the daemon whose remains are looked for.
+/// How dockerd names a dump: `goroutine-stacks-TIME.log` (moby, `pkg/stack`), with a time of these characters.
+const DUMP: (&str, &str, &str) = ("goroutine-stacks-", "0123456789-+TZ", ".log");
+
+/// A process that has not ended, and its role in the daemon whose leftovers are looked for.
 struct Seen {
     process: Process,
     /// The inode of its user namespace, if we may know it.
@@ -55,138 +54,114 @@ enum Role {
     Other,
 }
 
-/// Kills what runs in the user namespaces of daemons that are gone: those of ours with a container of
-/// `data_root` or a shim of the containerd in `exec_root`, and without any program of a daemon.
-/// Returns how many processes that are.
-///
-/// # Errors
-/// If such a program lives, somebody else uses these directories: nothing is killed, and the error
-/// names it (exit 5).
-pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<usize, Error> {
-    let mut data_roots = vec![data_root.to_owned()];
-    // dockerd follows links, and containerd below it does not.
-    data_roots.extend(data_root.canonicalize().ok());
+/// Kills what runs in the user namespaces of dead daemons: namespaces of ours with a container of `data_root` or a
+/// shim of the containerd in `exec_root`, and without any program of a daemon. If such a program lives, another
+/// daemon uses these directories: nothing is killed, and the error names the program (exit 5).
+pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<(), Error> {
+    let data_roots = both_names(data_root);
     let own = namespace_of("self");
     let look = || judge(&look(&data_roots, exec_root, own), own);
-    let mut left = look();
-    if let Err(heads) = &left {
-        // Where a supervisor was just killed, the kernel is still ending what hangs on it.
-        let heads: Vec<_> = heads.iter().map(|head| head.identity).collect();
-        if processes::wait_for_end(&heads, FALL) {
-            left = look();
-        }
-    }
-    let doomed = left.map_err(|heads| {
+    let found = look().or_else(|heads| {
+        // Where a supervisor was just killed, the kernel is still ending what depends on it.
+        let heads_now: Vec<_> = heads.iter().map(|head| head.identity).collect();
+        if processes::wait_for_end(&heads_now, FALL) { look() } else { Err(heads) }
+    });
+    let orphans = found.map_err(|heads| {
         let (pid, name) = (heads[0].identity.pid, &heads[0].name);
         let shown = data_root.display();
-        Error::new(
-            Exit::AlreadyRunning,
-            format!("another daemon runs on `{shown}`: process {pid} ({name}) belongs to it"),
-        )
-        .hint(format!("use that daemon, or stop it first: kill {pid}"))
+        let what =
+            format!("another daemon runs on `{shown}`: process {pid} ({name}) belongs to it");
+        Error::new(Exit::AlreadyRunning, what)
+            .hint(format!("use that daemon, or stop it first: kill {pid}"))
     })?;
-    for process in &doomed {
+    for process in &orphans {
         let (pid, name) = (process.identity.pid, &process.name);
-        warn!("process {pid} ({name}) was left by a daemon that is gone, and is killed");
+        warn!("process {pid} ({name}) was left by a daemon that is gone: killing it");
     }
-    processes::signal_all(&doomed, Signal::SIGKILL);
-    Ok(doomed.len())
+    processes::signal_all(&orphans, Signal::SIGKILL);
+    Ok(())
 }
 
-/// The processes of the host that have not ended. Only namespaces of ours have roles in them.
+/// The data root as it is named and as it is: dockerd follows links, and containerd below it does not.
+fn both_names(data_root: &Path) -> Vec<PathBuf> {
+    [data_root.to_owned()].into_iter().chain(data_root.canonicalize().ok()).collect()
+}
+
+/// Finds the processes of the host that have not ended. Only those in other namespaces of ours have roles.
 fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen> {
     let see = |process: Process| {
         let pid = process.identity.pid;
-        let namespace = namespace_of(&pid.to_string());
-        let is_of_ours = || {
-            namespace.is_some_and(|inode| owner_of(pid, inode) == Some(crate::facts::look::uid()))
-        };
+        let namespace = namespace_of(&pid.to_string()).filter(|_| !process.zombie);
+        let is_of_ours = |inode| Some(inode) != own && owner_of(pid, inode) == Some(uid());
         let role = match namespace {
-            None => Role::Other,
-            _ if namespace == own || !is_of_ours() => Role::Other,
+            Some(inode) if !is_of_ours(inode) => Role::Other,
             Some(_) if is_shim(pid, exec_root) => Role::Shim,
             Some(_) if is_container(pid, data_roots) => Role::Container,
-            Some(_) => Role::Other,
+            _ => Role::Other,
         };
         Seen { process, namespace, role }
     };
-    let all = processes::all().into_iter();
-    all.filter(|process| !process.zombie).map(see).collect()
+    processes::all().into_iter().filter(|process| !process.zombie).map(see).collect()
 }
 
-/// The processes to kill, or those that show that a daemon lives. A daemon in a container is none.
-/// `own` is our user namespace.
+/// Finds the processes to kill, or those that show that a daemon lives; a daemon in a container does not. `own` is our
+/// user namespace.
 fn judge(seen: &[Seen], own: Option<u64>) -> Result<Vec<Process>, Vec<Process>> {
-    let namespaces_of = |which: &dyn Fn(&Seen) -> bool| -> BTreeSet<u64> {
-        let found = seen.iter().filter(|one| which(one));
-        found.filter_map(|one| one.namespace).collect()
-    };
     let is_in = |one: &Seen, namespaces: &BTreeSet<u64>| {
         one.namespace.is_some_and(|inode| namespaces.contains(&inode))
     };
-    let orphaned = namespaces_of(&|one| one.role != Role::Other);
+    let with_role = seen.iter().filter(|one| one.role != Role::Other);
+    let orphaned: BTreeSet<u64> = with_role.filter_map(|one| one.namespace).collect();
     // A program in a container may have made a namespace of its own, in that of the daemon.
     let mut near = orphaned.clone();
     let mut parents = BTreeSet::new();
     loop {
         let inside = seen.iter().filter(|one| is_in(one, &near));
         parents.extend(inside.map(|one| one.process.parent));
-        let is_parent = |one: &Seen| parents.contains(&one.process.identity.pid);
-        let above = namespaces_of(&|one| is_parent(one) && one.namespace != own);
-        if above.is_subset(&near) {
+        let above = seen.iter().filter(|one| parents.contains(&one.process.identity.pid));
+        let before = near.len();
+        near.extend(above.filter(|one| one.namespace != own).filter_map(|one| one.namespace));
+        if near.len() == before {
             break;
         }
-        near.extend(above);
     }
-    let may_be_head = |one: &&Seen| {
-        let pid = one.process.identity.pid;
-        // rootlesskit, and a supervisor that has adopted shims. We are one ourselves.
+    let is_head = |one: &&Seen| {
+        let (pid, name) = (one.process.identity.pid, &one.process.name);
+        // rootlesskit, or a supervisor that has adopted shims. We are one ourselves.
         let is_above = parents.contains(&pid) && pid != std::process::id();
-        is_above || is_in(one, &near)
+        // The kernel keeps 15 bytes of a name.
+        let is_named = HEADS.iter().any(|head| head[..head.len().min(15)] == **name);
+        is_named && one.role != Role::Container && (is_above || is_in(one, &near))
     };
-    let heads: Vec<Process> = seen
-        .iter()
-        .filter(may_be_head)
-        .filter(|one| one.role != Role::Container && is_head(&one.process.name))
-        .map(|one| one.process.clone())
-        .collect();
-    let doomed = seen.iter().filter(|one| is_in(one, &orphaned));
+    let processes = |found: Vec<&Seen>| found.into_iter().map(|one| one.process.clone()).collect();
+    let heads: Vec<&Seen> = seen.iter().filter(is_head).collect();
     match heads.is_empty() {
-        true => Ok(doomed.map(|one| one.process.clone()).collect()),
-        false => Err(heads),
+        true => Ok(processes(seen.iter().filter(|one| is_in(one, &orphaned)).collect())),
+        false => Err(processes(heads)),
     }
 }
 
-/// Whether a process of this name is a program of a daemon: the kernel keeps 15 bytes of a name.
-fn is_head(name: &str) -> bool {
-    HEADS.iter().any(|head| head[..head.len().min(15)] == *name)
-}
-
-/// The inode of a process's user namespace, if we may know it.
+/// Returns the inode of a process's user namespace, if we may know it.
 fn namespace_of(process: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{process}/ns/user")).ok().map(|found| found.ino())
 }
 
-/// Who owns the user namespace of `pid`, if it is still `namespace`.
+/// Returns the owner of the user namespace of `pid`, if it is still `namespace`.
 fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
+    /// `_IO(0xb7, 0x4)` of linux/nsfs.h.
+    const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
     let file = File::open(format!("/proc/{pid}/ns/user")).ok()?;
-    if file.metadata().ok()?.ino() != namespace {
-        return None;
-    }
+    let is_same = file.metadata().ok()?.ino() == namespace;
     let mut owner: libc::uid_t = 0;
     // SAFETY: NS_GET_OWNER_UID (ioctl_ns(2)) writes one uid_t, to which the pointer leads.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_OWNER_UID, &raw mut owner) };
-    (done == 0).then_some(owner)
+    (is_same && done == 0).then_some(owner)
 }
 
-/// `_IO(0xb7, 0x4)` of linux/nsfs.h.
-const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
-
-/// What runs in containers below the process `keeper` whose shims are gone, so that they have become
-/// its own children, and in those whose first processes are `forgotten`.
+/// Finds what runs in containers below the process `keeper` whose shims are gone, so that they have become its own
+/// children, and in those whose first processes are `forgotten`.
 pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process> {
-    let mut data_roots = vec![data_root.to_owned()];
-    data_roots.extend(data_root.canonicalize().ok());
+    let data_roots = both_names(data_root);
     let all = processes::all();
     let is_orphan = |process: &&Process| {
         let pid = process.identity.pid;
@@ -200,25 +175,23 @@ pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process>
     first.iter().cloned().chain(below).collect()
 }
 
-/// Whether `process`, which a daemon has left, would do something about SIGTERM: one of a container's
-/// that has a handler, for a shim has nothing to save, and the first process of a container without a
-/// handler does not even end.
+/// Says whether a process that a daemon has left would do something about SIGTERM: one in a container that has a
+/// handler. A shim has nothing to save, and a container's first process without a handler does not even end.
 pub fn can_end_in_order(process: &Process, exec_root: &Path) -> bool {
     let pid = process.identity.pid;
     !process.zombie && processes::catches(pid, Signal::SIGTERM) && !is_shim(pid, exec_root)
 }
 
-/// Whether a process is a shim of the containerd below `exec_root`.
+/// Says whether a process is a shim of the containerd below `exec_root`.
 fn is_shim(pid: u32, exec_root: &Path) -> bool {
-    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut words = words.split(|byte| *byte == 0);
-    let is_shim =
-        words.next().is_some_and(|word| word.windows(15).any(|part| part == b"containerd-shim"));
+    let words = processes::words(pid);
+    let program = words.first().map(|word| word.to_string_lossy());
     let address = exec_root.join("containerd/containerd.sock");
-    is_shim && words.any(|word| word == address.as_os_str().as_bytes())
+    program.is_some_and(|program| program.contains("containerd-shim"))
+        && words.iter().any(|word| word == address.as_os_str())
 }
 
-/// Whether the root of a process is that of a container of the daemon with one of these data roots.
+/// Says whether the root of a process is that of a container of a daemon with one of these data roots.
 pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
@@ -226,53 +199,47 @@ pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     root.is_some_and(|root| is_below(root, data_roots))
 }
 
-/// Whether a line of proc_pid_mountinfo(5) names something below one of `data_roots`: overlay2 and
-/// fuse-overlayfs name the layers, vfs is a bind mount.
+/// Says whether a line of proc_pid_mountinfo(5) names something below one of `data_roots`: overlay2 and fuse-overlayfs
+/// name the layers, vfs is a bind mount.
 fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
     let mut parts = line.split([' ', ',', '=', ':']).map(unescaped);
     parts.any(|part| {
         let part = Path::new(&part);
-        let is_in = |root: &PathBuf| part.starts_with(root) && part != root;
-        data_roots.iter().any(is_in)
+        data_roots.iter().any(|root| part.starts_with(root) && part != root)
     })
 }
 
-/// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give, and
-/// follows no link. `exec_root` counts only if it is the one below `runtime_dir`, and a daemon has made
-/// it: a runtime directory in a home may have somebody's own `docker` in it. `is_new` says that
-/// it was not there before our first launch.
+/// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give. `exec_root` counts
+/// only if it is the one below `runtime_dir`, and a daemon has made it, for which `is_new` vouches: a runtime directory
+/// in a home may have the user's own `docker` in it.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
     if let Some(directory) = Directory::open(state_dir) {
-        for (name, _) in StateDir::ENTRIES {
-            directory.forget(name);
-        }
-        forget(state_dir, fs::remove_dir(state_dir));
+        StateDir::ENTRIES.iter().for_each(|(name, _)| directory.remove(name));
+        tell(state_dir, fs::remove_dir(state_dir));
     }
-    let Some(runtime) = Directory::open(runtime_dir) else {
-        return;
-    };
     if exec_root != runtime_dir.join("docker") || !(is_new || is_dockerds(exec_root)) {
         return;
     }
-    if let Some(exec_root) = runtime.enter("docker") {
-        for name in EXEC_ROOT {
-            exec_root.forget(name);
-        }
-        if let Some(containerd) = exec_root.enter("containerd") {
-            for name in CONTAINERD {
-                containerd.forget(name);
-            }
+    if let Some(directory) = Directory::open(exec_root) {
+        EXEC_ROOT.iter().for_each(|name| directory.remove(name));
+        if let Some(containerd) = Directory::open(&directory.place.join("containerd")) {
+            CONTAINERD.iter().for_each(|name| containerd.remove(name));
             // The pipes of containers, each in a directory that has the container's name.
-            for name in containerd.names().iter().filter(|name| is_container_id(name)) {
-                containerd.forget(name);
+            for entry in fs::read_dir(&containerd.place).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let is_id = |name: &&str| {
+                    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+                };
+                name.to_str().filter(is_id).inspect(|name| containerd.remove(name));
             }
         }
     }
-    runtime.forget_file("docker.pid");
+    let pid_file = runtime_dir.join("docker.pid");
+    tell(&pid_file, fs::remove_file(&pid_file));
 }
 
-/// Whether a daemon has made `exec_root`: containerd's configuration in there names its socket in there,
-/// or a file its PID.
+/// Says whether a daemon has made `exec_root`: containerd's configuration in there names its socket in there, or a file
+/// its PID.
 fn is_dockerds(exec_root: &Path) -> bool {
     let containerd = exec_root.join("containerd");
     let read = |name: &str, limit: u64| {
@@ -287,174 +254,128 @@ fn is_dockerds(exec_root: &Path) -> bool {
     is_number || configuration.windows(socket.len()).any(|part| part == socket)
 }
 
-fn is_container_id(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// A directory that is ours, entered by its name alone: what a link leads to is never touched.
+/// A directory, reached by its descriptor: what a link in its place leads to is never touched.
 struct Directory {
-    fd: OwnedFd,
-    path: PathBuf,
+    _file: File,
+    place: PathBuf,
     device: u64,
 }
 
 impl Directory {
     fn open(path: &Path) -> Option<Self> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let opened = nix::fcntl::open(path, flags, Mode::empty());
-        Self::judge(opened, path.to_owned())
+        let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_PATH).bits();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        let place = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        Some(Self { device: file.metadata().ok()?.dev(), _file: file, place })
     }
 
-    /// The directory `name` in this one, if it is on the same file system.
-    fn enter(&self, name: &str) -> Option<Self> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let opened = openat(&self.fd, name, flags, Mode::empty());
-        Self::judge(opened, self.path.join(name)).filter(|inner| inner.device == self.device)
-    }
-
-    fn judge(opened: nix::Result<OwnedFd>, path: PathBuf) -> Option<Self> {
-        let opened = opened.and_then(|fd| Ok((fstat(&fd)?, fd)));
-        match opened {
-            Ok((found, fd)) => Some(Self { fd, path, device: found.st_dev }),
-            Err(errno) => {
-                forget(&path, Err(errno.into()));
-                None
+    /// Removes a file, or a directory with all that is in it, unless that reaches into another file system.
+    fn remove(&self, name: &str) {
+        let path = self.place.join(name);
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                open_up(&path, self.device).and_then(|()| fs::remove_dir_all(&path))
             }
-        }
-    }
-
-    /// dockerd makes directories that even their owner cannot enter.
-    fn open_up(&self, name: &str) -> nix::Result<()> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::empty())?;
-        // With a descriptor of this kind chmod(2) works by its link alone.
-        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        fchmodat(AT_FDCWD, link.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let Ok(mut listing) =
-            Dir::openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        else {
-            return Vec::new();
+            Ok(_) => fs::remove_file(&path),
+            Err(error) => Err(error),
         };
-        let names = listing.iter().flatten();
-        names
-            .filter_map(|entry| Some(entry.file_name().to_str().ok()?.to_owned()))
-            .filter(|name| name != "." && name != "..")
-            .collect()
-    }
-
-    /// Removes a file, whatever it is, but no directory.
-    fn forget_file(&self, name: &str) {
-        let removed = unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir);
-        forget(&self.path.join(name), removed.map_err(io::Error::from));
-    }
-
-    /// Removes a file, or a directory with all that is in it and on the same file system.
-    fn forget(&self, name: &str) {
-        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::EISDIR) => {
-                if let Err(errno) = self.open_up(name) {
-                    forget(&self.path.join(name), Err(errno.into()));
-                }
-                if let Some(inner) = self.enter(name) {
-                    for name in inner.names() {
-                        inner.forget(&name);
-                    }
-                }
-                let removed = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
-                forget(&self.path.join(name), removed.map_err(io::Error::from));
-            }
-            removed => forget(&self.path.join(name), removed.map_err(io::Error::from)),
-        }
+        tell(&path, removed);
     }
 }
 
+/// Makes the directories in and at `path` accessible, for dockerd makes some that even their owner cannot enter. Fails
+/// if one is on another file system than `device`.
+fn open_up(path: &Path, device: u64) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.dev() != device {
+        return Err(io::Error::other("it is on another file system"));
+    }
+    if !found.is_dir() {
+        return Ok(());
+    }
+    if found.mode() & 0o700 != 0o700 {
+        fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    }
+    fs::read_dir(path)?.try_for_each(|entry| open_up(&entry?.path(), device))
+}
+
 /// Tells of a file that stays, but not of one that was not there.
-fn forget(path: &Path, removed: io::Result<()>) {
+fn tell(path: &Path, removed: io::Result<()>) {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::debug!("{} stays: {error}", path.display());
+            debug!("{} stays: {error}", path.display());
         }
         _ => {}
     }
 }
 
+/// Removes all but the `keep` newest of dockerd's dumps in `exec_root`, which is mostly in memory. Only files of ours
+/// count, and no link is followed.
+pub fn keep_last_dumps(exec_root: &Path, keep: usize) {
+    let (begin, time, end) = DUMP;
+    let is_dump = |name: &str| {
+        let between = name.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
+        between.is_some_and(|found| !found.is_empty() && found.chars().all(|c| time.contains(c)))
+    };
+    let entries = fs::read_dir(exec_root).into_iter().flatten().flatten();
+    let mut dumps: Vec<_> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_dump))
+        .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
+        .filter(|(found, _)| found.is_file() && found.uid() == uid())
+        .map(|(found, path)| ((found.mtime(), found.mtime_nsec()), path))
+        .collect();
+    dumps.sort();
+    dumps.truncate(dumps.len().saturating_sub(keep));
+    dumps.iter().for_each(|(_, path)| tell(path, fs::remove_file(path)));
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
 
     use super::*;
 
+    /// A process: its PID, parent, user namespace (1 is the host's, 2 the daemon's), name, and role, if it has one.
+    fn seen(line: &str) -> Seen {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| fields[at].parse().expect("a number");
+        let role = match fields.get(4) {
+            Some(&"container") => Role::Container,
+            Some(&"shim") => Role::Shim,
+            _ => Role::Other,
+        };
+        let process = Process::sample(number(0), number(1), fields[3]);
+        Seen { process, namespace: Some(number(2).into()), role }
+    }
+
     #[test]
     fn a_namespace_is_an_orphan_only_without_any_program_of_a_daemon() {
-        use Role::{Container, Other, Shim};
-        // PID, parent, user namespace, name, role. 1 is the host's namespace, 2 the daemon's.
-        type Row = (u32, u32, u64, &'static str, Role);
-        const INIT: Row = (1, 0, 1, "systemd", Other);
-        const SHIM: Row = (50, 1, 2, "containerd-shim", Shim);
-        const CONTAINER: Row = (51, 50, 2, "sleep", Container);
-        const HELPER: Row = (52, 1, 2, "fuse-overlayfs", Other);
-        type Case = (&'static str, &'static [Row], Result<&'static [u32], u32>);
+        const SHIM: &str = "50 1 2 containerd-shim shim";
+        const CONTAINER: &str = "51 50 2 sleep container";
+        // The PIDs to kill, or the program that lives.
+        type Case = (&'static str, &'static [&'static str], Result<&'static [u32], u32>);
+        #[rustfmt::skip]
         let cases: &[Case] = &[
-            ("nothing", &[INIT], Ok(&[])),
-            (
-                "orphans, and another daemon elsewhere",
-                &[
-                    INIT,
-                    SHIM,
-                    CONTAINER,
-                    HELPER,
-                    (60, 1, 3, "dockerd", Other),
-                    (61, 1, 1, "rootlesskit", Other),
-                ],
-                Ok(&[50, 51, 52]),
-            ),
-            (
-                "a daemon in a container",
-                &[INIT, SHIM, (51, 50, 2, "dockerd", Container)],
-                Ok(&[50, 51]),
-            ),
-            ("containers without a shim", &[INIT, (51, 1, 2, "sleep", Container)], Ok(&[51])),
-            ("dockerd lives", &[INIT, SHIM, CONTAINER, (60, 1, 2, "dockerd", Other)], Err(60)),
-            ("containerd lives", &[INIT, SHIM, (60, 1, 2, "containerd", Other)], Err(60)),
-            ("rootlesskit's child lives", &[INIT, CONTAINER, (60, 1, 2, "exe", Other)], Err(60)),
-            ("a keeper lives", &[INIT, SHIM, (60, 1, 2, "dockerd-rootles", Other)], Err(60)),
-            (
-                "rootlesskit lives",
-                &[INIT, SHIM, (60, 70, 2, "sh", Other), (70, 1, 1, "docker-rootless", Other)],
-                Err(70),
-            ),
-            (
-                "a container's own namespace in that of a daemon that lives",
-                &[
-                    INIT,
-                    (50, 1, 2, "containerd-shim", Other),
-                    (51, 50, 3, "bwrap", Container),
-                    (60, 1, 2, "dockerd", Other),
-                ],
-                Err(60),
-            ),
-            (
-                "a supervisor lives that has adopted a shim",
-                &[INIT, (50, 70, 2, "containerd-shim", Shim), (70, 1, 1, "dockerd-rootles", Other)],
-                Err(70),
-            ),
+            ("nothing", &[], Ok(&[])),
+            ("another daemon elsewhere", &[SHIM, CONTAINER, "52 1 2 fuse-overlayfs", "60 1 3 dockerd", "61 1 1 rootlesskit"], Ok(&[50, 51, 52])),
+            ("a daemon in a container", &[SHIM, "51 50 2 dockerd container"], Ok(&[50, 51])),
+            ("containers without a shim", &["51 1 2 sleep container"], Ok(&[51])),
+            ("dockerd lives", &[SHIM, CONTAINER, "60 1 2 dockerd"], Err(60)),
+            ("containerd lives", &[SHIM, "60 1 2 containerd"], Err(60)),
+            ("rootlesskit's child lives", &[CONTAINER, "60 1 2 exe"], Err(60)),
+            ("a keeper lives", &[SHIM, "60 1 2 dockerd-rootles"], Err(60)),
+            ("rootlesskit lives", &[SHIM, "60 70 2 sh", "70 1 1 docker-rootless"], Err(70)),
+            ("a container's own namespace", &["50 1 2 containerd-shim", "51 50 3 bwrap container", "60 1 2 dockerd"], Err(60)),
+            ("a supervisor lives", &["50 70 2 containerd-shim shim", "70 1 1 dockerd-rootles"], Err(70)),
         ];
-        for (case, rows, expected) in cases {
-            let seen: Vec<Seen> = rows
-                .iter()
-                .map(|(pid, parent, namespace, name, role)| Seen {
-                    process: Process::sample(*pid, *parent, name),
-                    namespace: Some(*namespace),
-                    role: *role,
-                })
-                .collect();
+        for (case, lines, expected) in cases {
+            let all: Vec<Seen> =
+                ["1 0 1 systemd"].iter().chain(*lines).map(|line| seen(line)).collect();
             let pids = |found: Vec<Process>| -> Vec<u32> {
                 found.iter().map(|process| process.identity.pid).collect()
             };
-            let judged = judge(&seen, Some(1)).map(pids).map_err(pids);
+            let judged = judge(&all, Some(1)).map(pids).map_err(pids);
             let expected = expected.map(<[u32]>::to_vec).map_err(|pid| vec![pid]);
             assert_eq!(judged, expected, "{case}");
         }
@@ -517,22 +438,14 @@ mod tests {
             fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
             fs::write(path, "").expect("a file");
         };
-        let id = "0123456789abcdef".repeat(4);
-        for name in [
-            "run/dockerd-rootless/lock",
-            "run/dockerd-rootless/hosts",
-            "run/docker/netns/a",
-            "run/docker/libnetwork/deep/a",
-            "run/docker/stays",
-            "run/docker/containerd/containerd.sock",
-            "run/docker/containerd/stays",
-            "run/docker.pid",
-            "precious/lock",
-            "precious/daemon/photo",
-        ] {
-            write(name);
-        }
-        write(&format!("run/docker/containerd/{id}/init-stdout"));
+        let pipe = format!("run/docker/containerd/{}/init-stdout", "0123456789abcdef".repeat(4));
+        #[rustfmt::skip]
+        let names = [
+            "run/dockerd-rootless/lock", "run/dockerd-rootless/hosts", "run/docker/netns/a", "run/docker/stays",
+            "run/docker/libnetwork/deep/a", "run/docker/containerd/containerd.sock", "run/docker/containerd/stays",
+            "run/docker.pid", "precious/lock", "precious/daemon/photo", &pipe,
+        ];
+        names.iter().for_each(|name| write(name));
         let run = root.path().join("run");
         let precious = root.path().join("precious");
         let closed = run.join("docker/runtime-runc");
@@ -542,10 +455,8 @@ mod tests {
         symlink(&precious, run.join("docker/netns/link")).expect("a link");
         remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run, true);
         let left = |directory: &Path| {
-            let mut names: Vec<_> = fs::read_dir(directory)
-                .expect("a directory")
-                .map(|entry| entry.expect("an entry").file_name())
-                .collect();
+            let entries = fs::read_dir(directory).expect("a directory").flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
             names.sort();
             names
         };
@@ -561,5 +472,35 @@ mod tests {
         remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run, true);
         assert_eq!(left(&precious), ["daemon", "lock"]);
         assert!(precious.join("daemon/photo").exists());
+    }
+
+    #[test]
+    fn the_last_dumps_stay_and_nothing_else_is_touched() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| directory.path().join(name);
+        // The time of the file counts, for a clock may have been set.
+        let files = [
+            ("goroutine-stacks-2026-11-27T090446Z.log", 40, false),
+            ("goroutine-stacks-2026-11-27T100446+0100.log", 30, false),
+            ("goroutine-stacks-2026-11-27T110446-0330.log", 20, true),
+            ("goroutine-stacks-1970-01-01T000000Z.log", 10, true),
+            ("goroutine-stacks-.log", 100, true),
+            ("goroutine-stacks-mine.log", 100, true),
+            ("goroutine-stacks-2026-11-27T090446Z.log.gz", 100, true),
+            ("daemon-data-2026-11-27T090446Z.log", 100, true),
+        ];
+        for (name, age, _) in files {
+            let file = File::create(place(name)).expect("a file");
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+        }
+        let link = place("goroutine-stacks-2026-11-27T080446Z.log");
+        symlink(place("goroutine-stacks-mine.log"), &link).expect("a link");
+        let in_its_place = place("goroutine-stacks-2026-11-27T070446Z.log");
+        fs::create_dir(&in_its_place).expect("a directory");
+        keep_last_dumps(directory.path(), 2);
+        for (name, _, stays) in files {
+            assert_eq!(place(name).exists(), stays, "{name}");
+        }
+        assert!(link.is_symlink() && in_its_place.is_dir());
     }
 }

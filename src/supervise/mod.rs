@@ -4,7 +4,6 @@
 mod containerd;
 mod control;
 mod dockerd;
-mod dumps;
 mod hand_over;
 mod health;
 mod helper;

@@ -1,13 +1,14 @@
-//! The processes below us. We are a subreaper (prctl(2)), so that none of them leaves: a container's
-//! shim that makes itself independent becomes our child.
+//! Processes, as `/proc` shows them and as pidfds reach them: a PID alone may be another process's by now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
@@ -20,7 +21,6 @@ use tracing::warn;
 /// A process that cannot be taken for a later one of the same PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
-    /// Its PID.
     pub pid: u32,
     /// When it began, in clock ticks since the boot.
     begin: u64,
@@ -79,36 +79,35 @@ impl Identity {
 /// A process, as `/proc/PID/stat` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Which one it is.
     pub identity: Identity,
-    /// Its parent's PID.
     pub parent: u32,
     /// The kernel's name for it, of at most 15 bytes.
     pub name: String,
     /// Whether it has ended and waits for its parent.
     pub zombie: bool,
+    /// Whether it is ending (`PF_EXITING`).
+    exits: bool,
 }
 
-/// All processes of the host.
+/// Reads all processes of the host.
 pub fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(read).collect()
 }
 
-/// The process `pid`.
+/// Reads the process `pid`.
 pub fn read(pid: u32) -> Option<Process> {
     look(pid).ok()
 }
 
-/// The same, with what the kernel says if it cannot be read.
 fn look(pid: u32) -> io::Result<Process> {
     // A program may give itself a name that is no text.
     let line = fs::read(format!("/proc/{pid}/stat"))?;
     parse(pid, &String::from_utf8_lossy(&line)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Reads a line of proc_pid_stat(5). The name stands in parentheses and may hold any of them.
+/// Parses a line of proc_pid_stat(5). The name stands in parentheses and may hold any of them.
 fn parse(pid: u32, text: &str) -> Option<Process> {
     let (name, rest) = text.split_once('(')?.1.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -117,71 +116,105 @@ fn parse(pid: u32, text: &str) -> Option<Process> {
         parent: fields.get(1)?.parse().ok()?,
         name: name.to_owned(),
         zombie: matches!(*fields.first()?, "Z" | "X"),
+        exits: fields.get(6)?.parse::<u32>().ok()? & 0x4 != 0,
     })
 }
 
-/// The processes that were below us before we started any, and what these have started since.
-static EARLIER: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
-
-/// Remembers the processes that are below us now: a shell that has become us by `exec` may have
-/// started some, and they are not ours.
-pub fn remember_earlier() {
-    let found = below(std::process::id(), all(), &mut BTreeSet::new());
-    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) =
-        found.iter().map(|process| process.identity).collect();
+/// Reads the arguments of a process, its program's name first. A process that has ended has none.
+pub fn words(pid: u32) -> Vec<OsString> {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = text.split_inclusive(|byte| *byte == 0);
+    words
+        .map(|word| OsString::from_vec(word.strip_suffix(b"\0").unwrap_or(word).to_vec()))
+        .collect()
 }
 
-/// What [`remember_earlier`] has remembered.
-pub fn earlier() -> Vec<Identity> {
-    let earlier = EARLIER.lock().unwrap_or_else(PoisonError::into_inner);
-    earlier.iter().copied().collect()
+/// Returns the program that a process runs, without what the kernel adds when the file is gone.
+pub fn program(pid: u32) -> Option<PathBuf> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+    Some(text.map_or_else(|| path.clone(), PathBuf::from))
 }
 
-/// Remembers what another program in this process has.
-pub fn restore_earlier(identities: &[Identity]) {
-    *EARLIER.lock().unwrap_or_else(PoisonError::into_inner) = identities.iter().copied().collect();
-}
-
-/// Whether the process `pid` has ended, ends, or has SIGKILL coming.
+/// Says whether the process `pid` has ended, ends, or has SIGKILL coming.
 pub fn is_ending(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    ends(&stat) || pending(&status) & 1 << (Signal::SIGKILL as i32 - 1) != 0
+    read(pid).is_none_or(|process| process.zombie || process.exits)
+        || has_signal(&status(pid), &["SigPnd:", "ShdPnd:"], Signal::SIGKILL)
 }
 
-/// Whether a line of proc_pid_stat(5) is that of a process that ends (`PF_EXITING`), or is none.
-fn ends(stat: &str) -> bool {
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
-    let Some(fields) = fields.map(Iterator::collect::<Vec<_>>) else {
-        return true;
+/// Says whether a process has a handler for `signal`.
+pub fn catches(pid: u32, signal: Signal) -> bool {
+    has_signal(&status(pid), &["SigCgt:"], signal)
+}
+
+fn status(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+/// Says whether one of these masks of proc_pid_status(5) has `signal`.
+fn has_signal(status: &str, masks: &[&str], signal: Signal) -> bool {
+    let bit = 1_u64 << (signal as i32 - 1);
+    status.lines().any(|line| {
+        let mask = masks.iter().find_map(|mask| line.strip_prefix(mask));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & bit != 0)
+    })
+}
+
+/// Reads the states of the threads of a process, as proc_pid_stat(5) has them.
+pub fn states(pid: u32) -> Vec<char> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stats = threads.filter_map(|thread| fs::read(thread.path().join("stat")).ok());
+    let state = |stat: Vec<u8>| {
+        let stat = String::from_utf8_lossy(&stat).into_owned();
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
     };
-    let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok());
-    matches!(fields.first(), Some(&"Z" | &"X")) || flags.is_some_and(|flags| flags & 0x4 != 0)
+    stats.filter_map(state).collect()
 }
 
-/// The signals that wait for a process, by the masks of proc_pid_status(5).
-fn pending(status: &str) -> u64 {
-    let masks = status.lines().filter_map(|line| {
-        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    masks.fold(0, |all, mask| all | mask)
+/// Says whether all threads of a process are stopped or traced.
+pub fn is_stopped(pid: u32) -> bool {
+    let states = states(pid);
+    !states.is_empty() && states.iter().all(|state| matches!(state, 'T' | 't'))
 }
 
-/// Whether this very process has not ended.
+/// Says whether this very process has not ended.
 pub fn is_there(identity: Identity) -> bool {
     read(identity.pid).is_some_and(|now| now.identity == identity && !now.zombie)
 }
 
-/// The processes below us, parents before their children, but for those of
-/// [`remember_earlier`] and what these start.
-pub fn descendants() -> Vec<Process> {
-    let mut earlier = EARLIER.lock().unwrap_or_else(PoisonError::into_inner);
-    below(std::process::id(), all(), &mut earlier)
+/// The processes that were below us before we started any, and what these have started since: a shell that has become
+/// us by `exec` may have started some.
+static EARLIER: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
+
+fn lock_earlier() -> MutexGuard<'static, BTreeSet<Identity>> {
+    EARLIER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is below `root` and not below one of `earlier`. What those have started by now joins them,
-/// for when its parent ends, it becomes a child of `root`.
+/// Remembers the processes that are below us now, which are not ours.
+pub fn remember_earlier() {
+    let found = below(std::process::id(), all(), &mut BTreeSet::new());
+    *lock_earlier() = found.iter().map(|process| process.identity).collect();
+}
+
+/// Returns what [`remember_earlier`] has remembered.
+pub fn earlier() -> Vec<Identity> {
+    lock_earlier().iter().copied().collect()
+}
+
+/// Remembers what another program in this process has remembered.
+pub fn restore_earlier(identities: &[Identity]) {
+    *lock_earlier() = identities.iter().copied().collect();
+}
+
+/// Finds the processes below us, parents before their children, without those of [`remember_earlier`] and what these
+/// start. We are a subreaper (prctl(2)): a shim that makes itself independent becomes our child.
+pub fn descendants() -> Vec<Process> {
+    below(std::process::id(), all(), &mut lock_earlier())
+}
+
+/// Finds what is below `root` and not below one of `earlier`. What those have started by now joins them, for when its
+/// parent ends, it becomes a child of `root`.
 pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
     let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for process in processes {
@@ -201,37 +234,16 @@ pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity
     found
 }
 
-/// Whether a process has a handler for `signal`, by the mask of proc_pid_status(5).
-pub fn catches(pid: u32, signal: Signal) -> bool {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    caught(&text) & 1 << (signal as i32 - 1) != 0
-}
-
-fn caught(status: &str) -> u64 {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-}
-
-/// The program that a process runs, without what the kernel adds when the file is gone.
-pub fn program(pid: u32) -> Option<PathBuf> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let text = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
-    Some(text.map_or_else(|| path.clone(), PathBuf::from))
-}
-
-/// Whether this kernel, and whatever filters its calls, lets us have and use descriptors of
-/// processes: Linux 5.3 and later do, gVisor and old seccomp profiles do not.
+/// Says whether this kernel, and whatever filters its calls, lets us have and use pidfds: Linux 5.3 and later do,
+/// gVisor and old seccomp profiles do not.
 pub fn pidfds_work() -> bool {
     let tried = pidfd(std::process::id()).and_then(|fd| send(&fd, 0));
     let errno = tried.err().and_then(|error| error.raw_os_error());
     !matches!(errno, Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
-/// A descriptor of the process, which becomes readable when it ends.
-///
-/// # Errors
-/// What the kernel says: ESRCH ([`is_gone`]) if it has ended and was reaped, or is another
-/// meanwhile. Any other error tells nothing about the process.
+/// Opens a pidfd of the process, which becomes readable when that ends. Only an error that [`is_gone`] tells that it
+/// has ended.
 pub fn open(identity: Identity) -> io::Result<OwnedFd> {
     let fd = pidfd(identity.pid)?;
     match look(identity.pid) {
@@ -241,7 +253,7 @@ pub fn open(identity: Identity) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether an error of [`open`] or [`signal`] says that the process has ended.
+/// Says whether an error of [`open`] or [`signal`] means that the process has ended.
 pub fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -254,8 +266,8 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until all of `processes` have ended, or until `limit` is over, and says whether they have.
-/// One that cannot be watched counts as one that lives.
+/// Waits until all of `processes` have ended, and says whether they have within `limit`. A process that cannot be
+/// watched counts as alive.
 pub fn wait_for_end(processes: &[Identity], limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     processes.iter().all(|identity| {
@@ -275,24 +287,15 @@ pub fn wait_for_end(processes: &[Identity], limit: Duration) -> bool {
 }
 
 /// Signals the process that `fd` is of.
-///
-/// # Errors
-/// What the kernel says.
 pub fn signal(fd: &OwnedFd, signal: Signal) -> io::Result<()> {
     send(fd, signal as libc::c_int)
 }
 
 fn send(fd: &OwnedFd, number: libc::c_int) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: without information on the signal, the call takes numbers and touches no memory.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            fd.as_raw_fd(),
-            number,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
+    let sent =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), number, no_info, 0) };
     Ok(Errno::result(sent).map(drop)?)
 }
 
@@ -300,7 +303,7 @@ fn send(fd: &OwnedFd, number: libc::c_int) -> io::Result<()> {
 pub fn signal_one(identity: Identity, number: Signal) {
     match open(identity).and_then(|fd| signal(&fd, number)) {
         Err(error) if !is_gone(&error) => {
-            warn!("{number} does not reach process {}: {error}", identity.pid);
+            warn!("cannot send {number} to process {}: {error}", identity.pid);
         }
         _ => {}
     }
@@ -315,24 +318,19 @@ pub fn signal_all(processes: &[Process], number: Signal) {
 
 /// Reaps one child that has ended.
 pub fn reap() -> Option<(u32, How)> {
-    reap_of(libc::P_ALL, 0)
+    reap_of(-1)
 }
 
-/// The same of the children that `which` and `id` name, as waitid(2) has it. nix takes a real-time
-/// signal, which has no name, for an error, after the child is reaped.
-fn reap_of(which: libc::idtype_t, id: libc::id_t) -> Option<(u32, How)> {
-    let flags = libc::WEXITED | libc::WNOHANG;
-    // SAFETY: zeros are a value of this plain type; without a child the call leaves them.
-    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the call writes one siginfo_t, to which the pointer leads.
-    Errno::result(unsafe { libc::waitid(which, id, &raw mut found, flags) }).ok()?;
-    // SAFETY: waitid(2) fills in these two fields, or nothing.
-    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
+/// Reaps a child as waitpid(2) selects it. nix takes a real-time signal, which has no name, for an error.
+fn reap_of(which: libc::pid_t) -> Option<(u32, How)> {
+    let mut status = 0;
+    // SAFETY: the call writes one integer, to which the pointer leads.
+    let pid = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG) };
     let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0)?;
-    let number = u8::try_from(status).unwrap_or(u8::MAX);
-    Some(match found.si_code {
-        libc::CLD_EXITED => (pid, How::Code(number)),
-        _ => (pid, How::Signal(number)),
+    let number = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+    Some(match libc::WIFEXITED(status) {
+        true => (pid, How::Code(number(libc::WEXITSTATUS(status)))),
+        false => (pid, How::Signal(number(libc::WTERMSIG(status)))),
     })
 }
 
@@ -341,7 +339,7 @@ impl Process {
     /// One for tests.
     pub fn sample(pid: u32, parent: u32, name: &str) -> Self {
         let identity = Identity { pid, begin: 1 };
-        Self { identity, parent, name: name.to_owned(), zombie: false }
+        Self { identity, parent, name: name.to_owned(), zombie: false, exits: false }
     }
 }
 
@@ -368,19 +366,23 @@ mod tests {
     #[test]
     fn a_process_that_ends_is_told_from_one_that_lives() {
         let lives = "7 (a) S 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2\n";
-        assert!(!ends(lives));
-        for ended in ["", &lives.replace(" S ", " Z "), &lives.replace("4194560", "4194564")] {
-            assert!(ends(ended), "{ended}");
-        }
-        assert_eq!(pending("SigPnd:\t0\nShdPnd:\t0000000000000100\n"), 1 << 8);
+        assert!(parse(7, lives).is_some_and(|process| !process.exits));
+        let exits = lives.replace("4194560", "4194564");
+        assert!(parse(7, &exits).is_some_and(|process| process.exits));
         assert!(!is_ending(std::process::id()));
     }
 
     #[test]
-    fn a_mask_counts_signals_from_one() {
-        let status = "SigIgn:\t0000000000000004\nSigCgt:\t0000000000004000\nCapInh:\t0\n";
-        assert_eq!(caught(status), 1 << (Signal::SIGTERM as i32 - 1));
-        assert_eq!(caught("SigIgn:\t4\n"), 0);
+    fn masks_count_signals_from_one() {
+        let status = "ShdPnd:\t0000000000000100\nSigIgn:\t4\nSigCgt:\t0000000000004000\n";
+        for (mask, signal, expected) in [
+            ("SigCgt:", Signal::SIGTERM, true),
+            ("SigCgt:", Signal::SIGKILL, false),
+            ("ShdPnd:", Signal::SIGKILL, true),
+            ("SigPnd:", Signal::SIGKILL, false),
+        ] {
+            assert_eq!(has_signal(status, &[mask], signal), expected, "{mask} {signal}");
+        }
     }
 
     #[test]
@@ -413,24 +415,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_code_above_128_is_a_signal_that_was_passed_on() {
-        for (code, how) in [
-            (0, How::Code(0)),
-            (1, How::Code(1)),
-            (128, How::Code(128)),
-            (137, How::Signal(9)),
-            (143, How::Signal(15)),
-            (255, How::Code(255)),
-        ] {
-            assert_eq!(How::passed_on(code), how);
-            assert_eq!(how.code(), code);
-        }
-        assert_eq!(How::Signal(9).to_string(), "SIGKILL");
-        assert_eq!(How::Signal(42).to_string(), "signal 42");
-        assert_eq!(How::Code(3).to_string(), "exit code 3");
-    }
-
     /// A shell that runs `script`.
     fn shell(script: &str) -> (std::process::Child, Identity) {
         let mut shell = std::process::Command::new("sh");
@@ -450,9 +434,28 @@ mod tests {
         ] {
             let (child, identity) = shell(script);
             assert!(wait_for_end(&[identity], Duration::from_secs(60)));
-            assert_eq!(reap_of(libc::P_PID, child.id()), Some((child.id(), expected)), "{script}");
-            assert_eq!(reap_of(libc::P_PID, child.id()), None, "it was reaped");
+            let number = libc::pid_t::try_from(child.id()).expect("small");
+            assert_eq!(reap_of(number), Some((child.id(), expected)), "{script}");
+            assert_eq!(reap_of(number), None, "it was reaped");
         }
+    }
+
+    #[test]
+    fn a_code_above_128_is_a_signal_that_was_passed_on() {
+        for (code, how) in [
+            (0, How::Code(0)),
+            (1, How::Code(1)),
+            (128, How::Code(128)),
+            (137, How::Signal(9)),
+            (143, How::Signal(15)),
+            (255, How::Code(255)),
+        ] {
+            assert_eq!(How::passed_on(code), how);
+            assert_eq!(how.code(), code);
+        }
+        assert_eq!(How::Signal(9).to_string(), "SIGKILL");
+        assert_eq!(How::Signal(42).to_string(), "signal 42");
+        assert_eq!(How::Code(3).to_string(), "exit code 3");
     }
 
     #[test]
