@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::supervise::quiet;
+use crate::sys::unix_sockets;
 
 /// How long dockerd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const ANSWER_MAX: usize = 8 * 1024 * 1024;
 /// Asks the daemon at `socket` for `path`, such as `/info`.
 pub fn ask(socket: &Path, path: &str) -> io::Result<Value> {
     let deadline = Instant::now() + PATIENCE;
-    let mut stream = UnixStream::from(quiet::connect_to(socket)?);
+    let mut stream = UnixStream::from(unix_sockets::connect(socket)?);
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;

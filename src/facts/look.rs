@@ -20,7 +20,7 @@ use crate::facts::{
     RootlesskitFacts, Session, StateDir,
 };
 use crate::settings::Settings;
-use crate::sys::{files, processes, sockets};
+use crate::sys::{files, lock, processes, sockets};
 
 /// The largest pid file in bytes: a PID and blanks.
 const PID_FILE_MAX: u64 = 64;
@@ -263,7 +263,7 @@ pub fn lock(path: &Path) -> Lock {
     // To try the lock is to hold it for a moment, in which another launch would fail: try only
     // if the kernel names somebody. Its device numbers are not those of stat(2) everywhere
     // (btrfs), so a file of the same number elsewhere makes us try as well.
-    let Some(holder) = lock_holder(&metadata) else {
+    let Some(holder) = lock::holder(&metadata) else {
         return Lock::Free;
     };
     let deadline = Instant::now() + FALL;
@@ -277,18 +277,6 @@ pub fn lock(path: &Path) -> Lock {
         };
         std::thread::sleep(MOMENT);
     }
-}
-
-/// The PID in `/proc/locks` that holds a lock on a file with this `metadata`.
-pub fn lock_holder(metadata: &fs::Metadata) -> Option<u32> {
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let inode = format!(":{}", metadata.ino());
-    // `1: FLOCK  ADVISORY  WRITE 4711 00:2f:42 0 EOF`
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_it = fields.get(1) == Some(&"FLOCK") && fields.get(5)?.ends_with(&inode);
-        is_it.then(|| fields[4].parse().ok())?
-    })
 }
 
 /// Looks at a pid file and at the process that it names. An empty one names none, and is in a daemon's

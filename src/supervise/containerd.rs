@@ -14,9 +14,10 @@ use crate::stage::orders::Order;
 use crate::supervise::health::{self, Forgotten};
 use crate::supervise::progress::{self, Silence};
 use crate::supervise::{
-    ASK_AGAIN, Event, State, Supervisor, Why, leftovers, notices, ports, quiet, wait_on,
+    ASK_AGAIN, Event, State, Supervisor, Why, leftovers, notices, ports, wait, wait_on,
 };
 use crate::sys::processes::{self, Identity, Process};
+use crate::sys::unix_sockets;
 
 /// How often dockerd is asked what a new containerd does not know, a second later each time.
 const FORGOTTEN_ROUNDS: u32 = 4;
@@ -92,7 +93,7 @@ impl Supervisor<'_> {
         self.launch.tasks.spawn(async move {
             // dockerd may not have reached the new containerd yet.
             for round in 1..=FORGOTTEN_ROUNDS {
-                quiet::sleep(ASK_AGAIN * round).await;
+                wait::sleep(ASK_AGAIN * round).await;
                 let forgotten = health::forgotten(&api).await.unwrap_or_else(|error| {
                     debug!("dockerd does not say what containerd has forgotten: {error}");
                     Vec::new()
@@ -138,7 +139,7 @@ impl Supervisor<'_> {
             let _ = timeout(ORPHANS, all).await;
             processes::signal_all(&waits, Signal::SIGKILL);
             // The shim sees its container end, and is useless then.
-            quiet::sleep(SHIM).await;
+            wait::sleep(SHIM).await;
             let mut shims = processes::descendants();
             shims.retain(|process| ports::is_shim_of(process, &ids));
             processes::signal_all(&shims, Signal::SIGKILL);
@@ -164,13 +165,13 @@ pub(super) async fn await_answer(engine: Identity, socket: &Path, tell: impl Fn(
     let socket = seen_by(engine.pid, socket);
     while !matches!(timeout(progress::LOOK, greet(&socket)).await, Ok(Ok(()))) {
         tell(watch.look());
-        quiet::sleep(ASK_AGAIN).await;
+        wait::sleep(ASK_AGAIN).await;
     }
 }
 
 /// Connects to a server of gRPC, and waits for the head of its first frame.
 async fn greet(socket: &Path) -> io::Result<()> {
-    let connection = std::os::unix::net::UnixStream::from(quiet::connect_to(socket)?);
+    let connection = std::os::unix::net::UnixStream::from(unix_sockets::connect(socket)?);
     let mut stream = UnixStream::from_std(connection)?;
     stream.write_all(PREFACE).await?;
     stream.read_exact(&mut [0; 9]).await.map(drop)

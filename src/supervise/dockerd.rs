@@ -21,10 +21,10 @@ use crate::error::{Error, Exit};
 use crate::plan::{Keep, effective_config};
 use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::health::{self, StopTimes};
-use crate::supervise::ports::is_stated;
+use crate::supervise::ports::is_explicit;
 use crate::supervise::{
     Ask, Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, dice, notices, progress,
-    quiet, snapshot,
+    snapshot, wait,
 };
 use crate::sys::{files, process, processes};
 
@@ -106,10 +106,10 @@ impl Supervisor<'_> {
         let stated = self.running.published.clone();
         let foreign = self.launch.ports.foreign();
         let clear = async move {
-            for port in health::forwarded(&socket).await.unwrap_or_default() {
-                let is_dockerds = !foreign.contains(&port.id) && !is_stated(&stated, &port.spec);
-                if is_dockerds && let Err(error) = health::forget_port(&socket, port.id).await {
-                    debug!("rootlesskit keeps port {}: {error}", port.spec.parent_port);
+            for (id, port) in health::forwarded(&socket).await.unwrap_or_default() {
+                let is_dockerds = !foreign.contains(&id) && !is_explicit(&stated, &port);
+                if is_dockerds && let Err(error) = health::forget_port(&socket, id).await {
+                    debug!("rootlesskit keeps port {}: {error}", port.1);
                 }
             }
         };
@@ -230,7 +230,7 @@ impl Supervisor<'_> {
         self.launch.asking.spawn(async move {
             let mut watch = progress::Watch::new(identity);
             loop {
-                quiet::sleep(progress::LOOK).await;
+                wait::sleep(progress::LOOK).await;
                 let silence = watch.look();
                 sender.send(move |it| it.judge(Some(silence)));
             }

@@ -133,7 +133,7 @@ impl Supervisor<'_> {
     /// Looks after a daemon that another program has started in this process.
     fn adopt(&mut self, legacy: Legacy, control: UnixStream) -> io::Result<()> {
         self.status = Status { supervisor: std::process::id(), ..legacy.status };
-        self.socket = self.running.api.own().and_then(run_dir::Name::of_socket);
+        self.socket = self.running.api.own().and_then(|path| run_dir::Name::of(path).ok());
         self.launch = Launch {
             rootlesskit: Some(legacy.rootlesskit.pid),
             child: legacy.child,

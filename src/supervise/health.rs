@@ -1,31 +1,31 @@
-//! Asks dockerd how it is, through its API, and containerd through its own.
+//! Asks dockerd about itself and its containers, and rootlesskit about its ports, through their
+//! APIs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, StatusCode};
-use serde::Deserialize;
+use nix::sys::socket::{MsgFlags, send};
+use serde_json::Value;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::supervise::UNLIMITED;
-use crate::supervise::progress;
-use crate::supervise::progress::Silence;
-use crate::supervise::quiet;
-use crate::supervise::quiet::Connection;
+use crate::supervise::progress::{self, Silence};
 use crate::sys::processes::Identity;
+use crate::sys::unix_sockets;
+use crate::sys::wait::{sleep, wait_on};
 
-/// How long one who has no event loop waits for an answer.
+/// How long a command waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before a request that failed is made again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a daemon that is asked for its containers may take in all.
+/// How long a daemon that is asked for all its containers may take in all.
 const PATIENCE_WITH_CONTAINERS: Duration = Duration::from_secs(2);
 
 /// How long dockerd may take to read a configuration that turns live-restore off.
@@ -37,24 +37,319 @@ const STOP_TIMEOUT: i64 = 10;
 /// The most that an answer may hold, in bytes.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
 
-/// Whether we have connected to the daemon since [`was_us`] was asked.
+/// `{"status":["running","paused","restarting"]}`.
+const BUSY: &str = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
+
+/// `{"type":["container","network"],"event":["start","die","connect","disconnect"]}`.
+const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22connect%22%2C%22disconnect%22%5D%7D";
+
+/// Whether we have connected to the daemon since [`was_us`] was called.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
 
-/// How many connections of ours to the daemon are open.
+/// How many connections to the daemon are ours.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether we have connected to the daemon since this was asked the last time: our own questions do
-/// not count as use.
+/// Says whether we have connected to the daemon since the last call: our own questions do not count
+/// as use.
 pub fn was_us() -> bool {
     CONNECTED.swap(false, Ordering::Relaxed)
 }
 
-/// How many connections to the daemon are ours.
+/// Counts the connections to the daemon that are ours.
 pub fn own_connections() -> usize {
     OPEN.load(Ordering::Relaxed)
 }
 
-/// A connection of ours, as long as it is open.
+/// A port of the host: the protocol and the number.
+pub type Published = (String, u16);
+
+/// The ports that rootlesskit forwards, by its own numbers.
+pub type Forwarded = BTreeMap<u64, Published>;
+
+/// A running container that containerd has forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    pub id: String,
+    /// Its first process, as dockerd sees it.
+    pub pid: u32,
+}
+
+/// How long the running containers may take to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopTimes {
+    /// No container runs.
+    None,
+    Longest(Duration),
+    /// One of them may take as long as it wants.
+    Unlimited,
+}
+
+/// Asks dockerd, the process `daemon`, at `socket`, until it answers anything. While it does not,
+/// `tell` gets the reason every [`progress::LOOK`]. A late answer is an answer, and no failure is a
+/// verdict.
+pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence)) {
+    let mut watch = progress::Watch::new(daemon);
+    let asked = async {
+        while Exchange::begin(Target::Daemon(socket), "GET", "/_ping").await.is_err() {
+            sleep(AGAIN).await;
+        }
+    };
+    tokio::pin!(asked);
+    let mut look = Instant::now() + progress::LOOK;
+    loop {
+        tokio::select! {
+            () = &mut asked => return,
+            () = sleep_until(look) => tell(watch.look()),
+        }
+        look = Instant::now() + progress::LOOK;
+    }
+}
+
+/// Asks for dockerd's version. dockerd runs several programs before it answers, which says nothing
+/// of its health.
+pub async fn version(socket: &Path) -> Option<String> {
+    let version = get(Target::Daemon(socket), "/version").await.ok()?;
+    Some(version["Version"].as_str()?.to_owned())
+}
+
+/// Waits until dockerd says that it would stop its containers; `false` if it does not say so in
+/// time.
+pub async fn live_restore_is_off(socket: &Path) -> bool {
+    let asked = async {
+        loop {
+            match get(Target::Daemon(socket), "/info").await {
+                Ok(info) if info["LiveRestoreEnabled"] != true => return,
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    timeout(PATIENCE_WITH_RELOAD, asked).await.is_ok()
+}
+
+/// Asks how long the running containers may take to end; `None` if the daemon does not say.
+pub async fn stop_timeouts(socket: &Path) -> Option<StopTimes> {
+    let asked = async {
+        let mut times = Vec::new();
+        for container in list(socket).await.ok()? {
+            let inspected = inspect(socket, &container).await.ok()?;
+            let config = inspected["Config"].as_object()?;
+            let time = config.get("StopTimeout").and_then(Value::as_i64);
+            times.push(time.unwrap_or(STOP_TIMEOUT));
+        }
+        Some(longest(&times))
+    };
+    timeout(PATIENCE_WITH_CONTAINERS, asked).await.ok()?
+}
+
+/// Finds the longest of these times in seconds. Less than none is for ever.
+fn longest(times: &[i64]) -> StopTimes {
+    let known: Option<Vec<u64>> = times.iter().map(|time| u64::try_from(*time).ok()).collect();
+    match known.map(|times| times.into_iter().max()) {
+        None => StopTimes::Unlimited,
+        Some(None) => StopTimes::None,
+        Some(Some(most)) => StopTimes::Longest(Duration::from_secs(most).min(UNLIMITED)),
+    }
+}
+
+/// Finds the running containers whose tasks containerd has forgotten: dockerd says so when it is
+/// asked for their processes. Where runc has no cgroups it fails to list them in another way.
+pub async fn forgotten(socket: &Path) -> io::Result<Vec<Forgotten>> {
+    let mut forgotten = Vec::new();
+    for container in list(socket).await? {
+        let path = format!("/containers/{}/top", id_of(&container));
+        let asked = ask(Target::Daemon(socket), "GET", &path);
+        let (status, said) = timeout(PATIENCE, asked).await??;
+        if status != 404 || !String::from_utf8_lossy(&said).contains("task") {
+            continue;
+        }
+        let pid = inspect(socket, &container).await?["State"]["Pid"].as_u64();
+        if let Some(pid @ 1..) = pid.and_then(|pid| u32::try_from(pid).ok()) {
+            forgotten.push(Forgotten { id: id_of(&container).to_owned(), pid });
+        }
+    }
+    Ok(forgotten)
+}
+
+/// Asks for the ports that containers publish.
+pub async fn published(socket: &Path) -> io::Result<BTreeSet<Published>> {
+    Ok(list(socket).await?.iter().flat_map(ports_of).collect())
+}
+
+/// Waits until dockerd has finished what it does to containers that publish ports: it lists one
+/// that ends until that is cleared up, and does not answer about it meanwhile.
+pub async fn settle(socket: &Path) -> io::Result<()> {
+    for container in list(socket).await? {
+        if !ports_of(&container).is_empty() {
+            // A container that is gone by now has ended.
+            let _ = timeout(PATIENCE, inspect(socket, &container)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
+/// connection.
+pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<()> {
+    let (_, mut events) = Exchange::begin(Target::Daemon(socket), "GET", EVENTS).await?;
+    while events.receive().await? > 0 {
+        events.received.clear();
+        changed();
+    }
+    Ok(())
+}
+
+/// Asks whether any container runs, is paused or restarts. A daemon that does not say counts as
+/// busy.
+pub async fn is_busy(socket: PathBuf) -> bool {
+    let asked = timeout(PATIENCE, get(Target::Daemon(&socket), BUSY)).await;
+    let listed = asked.ok().and_then(Result::ok);
+    listed.as_ref().and_then(Value::as_array).is_none_or(|containers| !containers.is_empty())
+}
+
+/// Does the same for a command, which has no event loop.
+pub fn runs_containers(socket: &Path) -> bool {
+    block_on(is_busy(socket.to_owned())).unwrap_or(true)
+}
+
+/// Says whether a daemon answers at `socket`, for a command, which has no event loop.
+pub fn answers(socket: &Path) -> bool {
+    let ping = async { timeout(PATIENCE, ask(Target::Daemon(socket), "GET", "/_ping")).await };
+    matches!(block_on(ping), Some(Ok(Ok((200, _)))))
+}
+
+fn block_on<T>(what: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.ok().map(|runtime| runtime.block_on(what))
+}
+
+/// Asks rootlesskit, whose API is at `socket`, for the ports that it forwards.
+pub async fn forwarded(socket: &Path) -> io::Result<Forwarded> {
+    let asked = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports"));
+    match asked.await?? {
+        Value::Array(ports) => Ok(ports.iter().filter_map(forwarded_port).collect()),
+        _ => Err(io::Error::other("it lists no ports")),
+    }
+}
+
+fn forwarded_port(port: &Value) -> Option<(u64, Published)> {
+    let spec = &port["spec"];
+    // `tcp4` and `tcp6` are `tcp` to dockerd.
+    let protocol = spec["proto"].as_str()?.trim_end_matches(['4', '6']);
+    let number = u16::try_from(spec["parentPort"].as_u64()?).ok()?;
+    Some((port["id"].as_u64()?, (protocol.to_owned(), number)))
+}
+
+/// Has rootlesskit stop forwarding the port of this number.
+pub async fn forget_port(socket: &Path, id: u64) -> io::Result<()> {
+    let path = format!("/v1/ports/{id}");
+    let asked = ask(Target::Other(socket), "DELETE", &path);
+    match timeout(PATIENCE_WITH_CONTAINERS, asked).await?? {
+        (200..300, _) => Ok(()),
+        (status, _) => Err(io::Error::other(format!("it answers {status}"))),
+    }
+}
+
+async fn list(socket: &Path) -> io::Result<Vec<Value>> {
+    match get(Target::Daemon(socket), "/containers/json").await? {
+        Value::Array(containers) => Ok(containers),
+        _ => Err(io::Error::other("it lists no containers")),
+    }
+}
+
+async fn inspect(socket: &Path, container: &Value) -> io::Result<Value> {
+    get(Target::Daemon(socket), &format!("/containers/{}/json", id_of(container))).await
+}
+
+fn id_of(container: &Value) -> &str {
+    container["Id"].as_str().unwrap_or_default()
+}
+
+fn ports_of(container: &Value) -> Vec<Published> {
+    let ports = container["Ports"].as_array().into_iter().flatten();
+    let read = |port: &Value| {
+        let number = u16::try_from(port["PublicPort"].as_u64()?).ok()?;
+        (number > 0).then_some((port["Type"].as_str()?.to_owned(), number))
+    };
+    ports.filter_map(read).collect()
+}
+
+/// The receiver of a request: only requests to the daemon count as use of it.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Daemon(&'a Path),
+    Other(&'a Path),
+}
+
+/// Returns the JSON of a good answer.
+async fn get(target: Target<'_>, path: &str) -> io::Result<Value> {
+    match timeout(progress::HUNG, ask(target, "GET", path)).await?? {
+        (200, body) => Ok(serde_json::from_slice(&body)?),
+        (status, _) => Err(io::Error::other(format!("it answers {status}"))),
+    }
+}
+
+/// Returns the status and the body of any answer.
+async fn ask(target: Target<'_>, method: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
+    let (status, mut answer) = Exchange::begin(target, method, path).await?;
+    while answer.receive().await? > 0 {}
+    Ok((status, answer.received))
+}
+
+/// A connection with one request in HTTP/1.0: its end is the end of the answer.
+struct Exchange {
+    socket: AsyncFd<OwnedFd>,
+    received: Vec<u8>,
+    _own: Option<Own>,
+}
+
+impl Exchange {
+    /// Sends a request, and waits for the head of the answer, whose status it returns.
+    async fn begin(target: Target<'_>, method: &str, path: &str) -> io::Result<(u16, Self)> {
+        let (socket, own) = match target {
+            Target::Daemon(socket) => (socket, Some(Own::count())),
+            Target::Other(socket) => (socket, None),
+        };
+        let socket = wait_on(unix_sockets::connect(socket)?)?;
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
+        // It is small and the first thing on its connection: there is room for it.
+        send(socket.get_ref().as_raw_fd(), request.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
+        let mut exchange = Self { socket, received: Vec::new(), _own: own };
+        loop {
+            if let Some((status, length)) = head(&exchange.received) {
+                exchange.received.drain(..length);
+                return Ok((status, exchange));
+            }
+            if exchange.receive().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Waits for more of the answer, and returns how much came: 0 at its end.
+    async fn receive(&mut self) -> io::Result<usize> {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut guard = self.socket.readable().await?;
+            let read = |fd: &AsyncFd<OwnedFd>| Ok(nix::unistd::read(fd.get_ref(), &mut bytes)?);
+            let Ok(count) = guard.try_io(read) else { continue };
+            let count = count?;
+            self.received.extend(&bytes[..count]);
+            return match self.received.len() {
+                0..=ANSWER_MAX => Ok(count),
+                _ => Err(io::Error::other("the answer is too long")),
+            };
+        }
+    }
+}
+
+/// Reads the status of an answer whose head is complete, and the length of that head.
+fn head(bytes: &[u8]) -> Option<(u16, usize)> {
+    let end = bytes.windows(4).position(|part| part == b"\r\n\r\n")?;
+    let status = std::str::from_utf8(&bytes[..end]).ok()?.split(' ').nth(1)?;
+    Some((status.parse().ok()?, end + 4))
+}
+
+/// A connection of ours to the daemon, as long as it is open.
 struct Own;
 
 impl Own {
@@ -71,367 +366,37 @@ impl Drop for Own {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Version {
-    version: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Info {
-    #[serde(default)]
-    live_restore_enabled: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    id: String,
-    #[serde(default)]
-    ports: Vec<ListedPort>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListedPort {
-    #[serde(default)]
-    public_port: u16,
-    #[serde(rename = "Type")]
-    protocol: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    config: Config,
-    #[serde(default)]
-    state: Option<InspectedState>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InspectedState {
-    #[serde(default)]
-    pid: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Config {
-    stop_timeout: Option<i64>,
-}
-
-/// A port of the host that a container publishes: the protocol and the number.
-pub type Published = (String, u16);
-
-/// Asks dockerd, the process `daemon`, at `socket`, until it answers anything. While it does not,
-/// `tell` hears why, every [`progress::LOOK`]. An answer that comes late is an answer.
-pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence)) {
-    let mut watch = progress::Watch::new(daemon);
-    let mut look = Instant::now() + progress::LOOK;
-    let asked = async {
-        // Whatever fails, here or there, is no verdict: it is asked again.
-        while request(Target::Daemon(socket), Method::GET, "/_ping").await.is_err() {
-            quiet::sleep(AGAIN).await;
-        }
-    };
-    tokio::pin!(asked);
-    loop {
-        tokio::select! {
-            () = &mut asked => return,
-            () = sleep_until(look) => {
-                tell(watch.look());
-                look = Instant::now() + progress::LOOK;
-            }
-        }
-    }
-}
-
-/// dockerd's version. It asks several programs before it answers, which says nothing of its health.
-pub async fn version(socket: &Path) -> Option<String> {
-    let asked = timeout(progress::HUNG, get(Target::Daemon(socket), "/version")).await;
-    Some(parse::<Version>(&asked.ok()?.ok()?).ok()?.version)
-}
-
-/// Waits until dockerd says that it would not leave its containers alone any more; `false` if it does
-/// not say so in its time.
-pub async fn live_restore_is_off(socket: &Path) -> bool {
-    let asked = async {
-        loop {
-            let info = get(Target::Daemon(socket), "/info").await;
-            let info = info.and_then(|body| parse::<Info>(&body));
-            if info.is_ok_and(|info| !info.live_restore_enabled) {
-                return;
-            }
-            quiet::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE_WITH_RELOAD, asked).await.is_ok()
-}
-
-/// How long the containers that run may take to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopTimes {
-    /// No container runs.
-    None,
-    /// So long at most.
-    Longest(Duration),
-    /// One of them has all the time that it wants.
-    Unlimited,
-}
-
-/// Asks how long the containers that run may take to end; `None` if the daemon does not say.
-pub async fn stop_timeouts(socket: &Path) -> Option<StopTimes> {
-    let asked = timeout(PATIENCE_WITH_CONTAINERS, list_stop_timeouts(socket)).await;
-    Some(longest(&asked.ok()?.ok()?))
-}
-
-/// The longest of these times in seconds. Less than none is for ever.
-fn longest(times: &[i64]) -> StopTimes {
-    let known: Option<Vec<u64>> = times.iter().map(|time| u64::try_from(*time).ok()).collect();
-    match known {
-        None => StopTimes::Unlimited,
-        Some(times) => times.into_iter().max().map_or(StopTimes::None, |seconds| {
-            StopTimes::Longest(Duration::from_secs(seconds.min(UNLIMITED.as_secs())))
-        }),
-    }
-}
-
-async fn list_stop_timeouts(socket: &Path) -> io::Result<Vec<i64>> {
-    let target = Target::Daemon(socket);
-    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
-    let mut times = Vec::new();
-    for container in listed {
-        let path = format!("/containers/{}/json", container.id);
-        let inspected: Inspected = parse(&get(target, &path).await?)?;
-        times.push(inspected.config.stop_timeout.unwrap_or(STOP_TIMEOUT));
-    }
-    Ok(times)
-}
-
-/// A container that runs, and that containerd does not know any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forgotten {
-    /// Its id.
-    pub id: String,
-    /// Its first process, as dockerd sees it.
-    pub pid: u32,
-}
-
-/// The containers that run and whose tasks containerd has forgotten: dockerd says so when it is asked
-/// for their processes. Where runc has no cgroups it fails to list them in another way.
-///
-/// # Errors
-/// What came instead.
-pub async fn forgotten(socket: &Path) -> io::Result<Vec<Forgotten>> {
-    let target = Target::Daemon(socket);
-    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
-    let mut forgotten = Vec::new();
-    for Listed { id, .. } in listed {
-        let path = format!("/containers/{id}/top");
-        let asked = timeout(PATIENCE, request(target, Method::GET, &path)).await?;
-        let (answer, _open) = asked?;
-        if answer.status() != StatusCode::NOT_FOUND {
-            continue;
-        }
-        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        if !String::from_utf8_lossy(&body).contains("task") {
-            continue;
-        }
-        let inspected: Inspected = parse(&get(target, &format!("/containers/{id}/json")).await?)?;
-        if let Some(pid @ 1..) = inspected.state.map(|state| state.pid) {
-            forgotten.push(Forgotten { id, pid });
-        }
-    }
-    Ok(forgotten)
-}
-
-/// The ports that containers publish.
-///
-/// # Errors
-/// What came instead.
-pub async fn published(socket: &Path) -> io::Result<Vec<Published>> {
-    let listed: Vec<Listed> = parse(&get(Target::Daemon(socket), "/containers/json").await?)?;
-    let ports = listed.into_iter().flat_map(|container| container.ports);
-    let mut ports: Vec<Published> = ports
-        .filter(|port| port.public_port > 0)
-        .map(|port| (port.protocol, port.public_port))
-        .collect();
-    ports.sort();
-    ports.dedup();
-    Ok(ports)
-}
-
-/// Waits until dockerd is through with what it is doing to containers that publish ports: it lists one
-/// that ends until that is cleared up, and is silent about it meanwhile.
-///
-/// # Errors
-/// What came instead.
-pub async fn settle(socket: &Path) -> io::Result<()> {
-    let target = Target::Daemon(socket);
-    let listed: Vec<Listed> = parse(&get(target, "/containers/json").await?)?;
-    let publishes = |container: &&Listed| container.ports.iter().any(|port| port.public_port > 0);
-    for container in listed.iter().filter(publishes) {
-        let path = format!("/containers/{}/json", container.id);
-        // One that is gone by now has ended.
-        let _ = timeout(PATIENCE, get(target, &path)).await?;
-    }
-    Ok(())
-}
-
-/// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
-/// connection.
-///
-/// # Errors
-/// What came instead.
-pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<()> {
-    let filters = "%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22connect%22%2C%22disconnect%22%5D%7D";
-    let path = format!("/events?filters={filters}");
-    let (answer, _open) = request(Target::Daemon(socket), Method::GET, &path).await?;
-    let mut body = answer.into_body();
-    while let Some(frame) = body.frame().await {
-        frame.map_err(io::Error::other)?;
-        changed();
-    }
-    Ok(())
-}
-
-/// Whether a daemon answers at `socket`, for one who has no event loop.
-pub fn answers(socket: &Path) -> bool {
-    let ping = async { timeout(PATIENCE, get(Target::Daemon(socket), "/_ping")).await };
-    matches!(wait_for(ping), Some(Ok(Ok(_))))
-}
-
-/// As [`is_busy`], for one who has no event loop.
-pub fn runs_containers(socket: &Path) -> bool {
-    wait_for(is_busy(socket.to_owned())).unwrap_or(true)
-}
-
-fn wait_for<T>(what: impl Future<Output = T>) -> Option<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.ok().map(|runtime| runtime.block_on(what))
-}
-
-/// Whether any container runs, is paused or restarts. A daemon that does not say counts as busy.
-pub async fn is_busy(socket: PathBuf) -> bool {
-    let filter = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
-    let answer = timeout(PATIENCE, get(Target::Daemon(&socket), filter)).await;
-    let listed = answer.ok().and_then(Result::ok).and_then(|body| parse::<Vec<Listed>>(&body).ok());
-    listed.is_none_or(|containers| !containers.is_empty())
-}
-
-/// What rootlesskit forwards, by its own number.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Forwarded {
-    /// rootlesskit's number for it.
-    pub id: u64,
-    /// What is forwarded.
-    pub spec: ForwardedPort,
-}
-
-/// A port of the host, as rootlesskit has it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ForwardedPort {
-    /// `tcp`, `udp`, or with `4` or `6` behind it.
-    pub proto: String,
-    /// The number on the host.
-    pub parent_port: u16,
-}
-
-impl ForwardedPort {
-    /// The port as dockerd names it.
-    pub fn published(&self) -> Published {
-        let proto = self.proto.trim_end_matches(['4', '6']);
-        (proto.to_owned(), self.parent_port)
-    }
-}
-
-/// What rootlesskit, whose API is at `socket`, forwards.
-///
-/// # Errors
-/// What came instead.
-pub async fn forwarded(socket: &Path) -> io::Result<Vec<Forwarded>> {
-    let listed = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports")).await;
-    parse(&listed.map_err(io::Error::from)??)
-}
-
-/// Has rootlesskit forward nothing under the number `id` any more.
-///
-/// # Errors
-/// What came instead.
-pub async fn forget_port(socket: &Path, id: u64) -> io::Result<()> {
-    let path = format!("/v1/ports/{id}");
-    let asked = request(Target::Other(socket), Method::DELETE, &path);
-    let (answer, _open) = timeout(PATIENCE_WITH_CONTAINERS, asked).await??;
-    match answer.status().is_success() {
-        true => Ok(()),
-        false => Err(io::Error::other(answer.status().to_string())),
-    }
-}
-
-/// Whom a request goes to: only those to the daemon count as use of it.
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    Daemon(&'a Path),
-    Other(&'a Path),
-}
-
-fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> io::Result<T> {
-    serde_json::from_slice(body).map_err(io::Error::other)
-}
-
-/// The body of a good answer.
-async fn get(target: Target<'_>, path: &str) -> io::Result<Bytes> {
-    let (answer, _open) = request(target, Method::GET, path).await?;
-    if answer.status() != StatusCode::OK {
-        return Err(io::Error::other(answer.status().to_string()));
-    }
-    let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
-    let body = body.collect().await.map_err(io::Error::other)?;
-    Ok(body.to_bytes())
-}
-
-/// Keeps a connection open as long as its answer is read.
-struct Open(tokio::task::JoinHandle<()>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Any answer.
-async fn request(
-    target: Target<'_>,
-    method: Method,
-    path: &str,
-) -> io::Result<(Response<Incoming>, Open)> {
-    let (socket, own) = match target {
-        Target::Daemon(socket) => (socket, Some(Own::count())),
-        Target::Other(socket) => (socket, None),
-    };
-    let (mut sender, connection) =
-        http1::handshake(Connection::open(socket)?).await.map_err(io::Error::other)?;
-    let open = Open(tokio::spawn(async move {
-        let _own = own;
-        let _ = connection.await;
-    }));
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("Host", "docker")
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await;
-    Ok((answer.map_err(io::Error::other)?, open))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ports_are_read_as_dockerd_and_rootlesskit_list_them() {
+        let container = json!({"Ports": [
+            {"PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
+            {"PrivatePort": 81, "Type": "tcp"},
+        ]});
+        assert_eq!(ports_of(&container), [("tcp".to_owned(), 8080)]);
+        for (protocol, port, expected) in [
+            ("tcp", json!(8080), Some(("tcp".to_owned(), 8080))),
+            ("udp6", json!(53), Some(("udp".to_owned(), 53))),
+            ("tcp4", json!(70000), None),
+        ] {
+            let listed = json!({"id": 7, "spec": {"proto": protocol, "parentPort": port}});
+            let read = forwarded_port(&listed).map(|(_, port)| port);
+            assert_eq!(read, expected, "{listed}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_a_head_when_all_of_it_is_there() {
+        let good = b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\nbody";
+        assert_eq!(head(good), Some((404, good.len() - 4)));
+        for bad in [&good[..30], b"", b"\r\n\r\n", b"HTTP/1.0 many\r\n\r\n"] {
+            assert_eq!(head(bad), None);
+        }
+    }
 
     #[test]
     fn the_longest_time_counts_and_no_time_is_too_long() {

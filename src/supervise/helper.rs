@@ -3,10 +3,9 @@
 //! the same namespace.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,20 +17,19 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::sys::process;
-use crate::sys::processes;
-use crate::sys::processes::{Identity, Process};
+use crate::sys::processes::{self, Identity, Process};
 
 /// The programs, as the kernel names their processes. pasta is passt's program under another name,
 /// and has variants for processors.
 const NAMES: [&str; 4] = ["slirp4netns", "pasta", "passt", "vpnkit"];
 
-/// pasta's words for staying in the foreground.
-const FOREGROUND: [&[u8]; 2] = [b"--foreground", b"-f"];
+/// pasta's arguments for staying in the foreground: it goes to the background when it is ready,
+/// unless it is told to stay.
+const FOREGROUND: [&str; 2] = ["--foreground", "-f"];
 
 /// A network helper, and how it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Helper {
-    /// Which process it is.
     pub identity: Identity,
     program: PathBuf,
     words: Vec<OsString>,
@@ -39,84 +37,69 @@ pub struct Helper {
 
 /// A network helper that was started again.
 pub struct Starting {
-    /// What was started.
     pub pid: u32,
-    /// Where it writes a byte when it is ready. pasta has no such thing: it goes to the background
-    /// then, and what was started ends with 0.
+    /// Where it writes a byte when it is ready. pasta has no such thing: what was started ends with
+    /// 0 then.
     pub tells: Option<pipe::Receiver>,
 }
 
 impl Helper {
-    /// The helper among `processes`.
+    /// Finds the helper among `processes`.
     pub fn find(processes: &[Process]) -> Option<Self> {
         let is_helper = |process: &&Process| {
             !process.zombie && NAMES.iter().any(|name| process.name.starts_with(name))
         };
         processes.iter().filter(is_helper).find_map(|process| {
-            let pid = process.identity.pid;
-            let text = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let words: Vec<OsString> = text
-                .strip_suffix(b"\0")?
-                .split(|byte| *byte == 0)
-                .map(|word| OsString::from_vec(word.to_vec()))
-                .collect();
-            Some(Self {
-                identity: process.identity,
-                // pasta does not show its program even to its owner.
-                program: processes::program(pid).unwrap_or_else(|| PathBuf::from(&words[0])),
-                words,
-            })
+            let identity = process.identity;
+            // One that is just ending has no arguments.
+            let words = processes::words(identity.pid);
+            let first = PathBuf::from(words.first()?);
+            // pasta does not show its program even to its owner.
+            let program = processes::program(identity.pid).unwrap_or(first);
+            Some(Self { identity, program, words })
         })
     }
 
-    /// Whether the ports that containers publish are known to the helper alone, so that another
-    /// would not have them.
+    /// Says whether the helper alone knows the ports that containers publish, so that another would
+    /// not have them.
     pub fn holds_ports(&self) -> bool {
         self.words.iter().any(|word| word.as_bytes().starts_with(b"--api-socket"))
     }
 
-    /// Starts it again with its own words. `stderr` takes what it says.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Starts it again with its own arguments. `stderr` takes its messages.
     pub fn start_again(&self, stderr: Stdio) -> io::Result<Starting> {
         let (sender, receiver) = pipe::pipe()?;
         let sender = sender.into_blocking_fd()?;
         let mut command = Command::new(&self.program);
         if let Some((name, words)) = self.words.split_first() {
-            // pasta goes to the background when it is ready, unless it is told to stay.
-            let words = words.iter().filter(|word| !FOREGROUND.contains(&word.as_bytes()));
-            command.arg0(name).args(words);
+            command.arg0(name);
+            command.args(words.iter().filter(|word| !FOREGROUND.iter().any(|own| word == own)));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).process_group(0);
         let ready = self.ready_fd();
         if let Some(number) = ready {
             let from = sender.as_raw_fd();
-            let give = move || hand_over(from, number).map_err(io::Error::from);
             // SAFETY: between fork and exec one system call is made.
-            unsafe { command.pre_exec(give) };
+            unsafe { command.pre_exec(move || Ok(give(from, number)?)) };
         }
         let child = process::tie(&mut command).spawn()?;
         Ok(Starting { pid: child.id(), tells: ready.map(|_| receiver) })
     }
 
-    /// The descriptor on which it tells that it is ready.
+    /// Finds the descriptor on which it tells that it is ready: `-r N`, `--ready-fd N` or
+    /// `--ready-fd=N`.
     fn ready_fd(&self) -> Option<i32> {
-        let mut words = self.words.iter().map(|word| word.as_bytes());
+        let mut words = self.words.iter().filter_map(|word| word.to_str());
         let value = words.find_map(|word| match word {
-            b"-r" | b"--ready-fd" => Some(None),
-            word => word.strip_prefix(b"--ready-fd=").map(|value| Some(value.to_vec())),
+            "-r" | "--ready-fd" => Some(None),
+            word => word.strip_prefix("--ready-fd=").map(Some),
         })?;
-        let value = match value {
-            Some(value) => value,
-            None => words.next()?.to_vec(),
-        };
-        std::str::from_utf8(&value).ok()?.parse().ok()
+        value.or_else(|| words.next())?.parse().ok()
     }
 }
 
 /// Makes the descriptor `from` be `to` behind the execution that follows.
-fn hand_over(from: i32, to: i32) -> nix::Result<()> {
+fn give(from: i32, to: i32) -> nix::Result<()> {
     let done = match from == to {
         // SAFETY: the call takes numbers and touches no memory.
         true => unsafe { libc::fcntl(from, libc::F_SETFD, 0) },

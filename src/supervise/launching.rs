@@ -156,7 +156,7 @@ impl Supervisor<'_> {
                 if let Some(child) = processes::all().into_iter().find(is_child) {
                     return Some(child.identity);
                 }
-                crate::supervise::quiet::sleep(MOMENT).await;
+                crate::supervise::wait::sleep(MOMENT).await;
             }
             None
         };
@@ -189,7 +189,7 @@ impl Supervisor<'_> {
         self.end = self.running.shutdown + crate::supervise::dockerd::STOP_MARGIN;
         let is_free = match (&self.launch.daemon, &self.running.api) {
             (Some((identity, fd)), Api::Passed(Some(path))) => {
-                idle::retire(identity.pid, fd, path).await
+                idle::retire(identity.pid, fd, path, &self.listeners).await
             }
             _ => false,
         };

@@ -1,5 +1,5 @@
-//! Clears up behind a daemon that was killed: containers and shims in namespaces that nobody can reach any more, and
-//! files in the runtime directory. Only what is provably a dead daemon's goes.
+//! Clears up behind a daemon that was killed: containers and shims in namespaces that nobody can
+//! reach any more, and files in the runtime directory. Only what is provably a dead daemon's goes.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -34,7 +34,8 @@ const HEADS: [&str; 6] =
 /// How long the programs of a daemon that was killed may take to be gone.
 const FALL: Duration = Duration::from_secs(2);
 
-/// How dockerd names a dump: `goroutine-stacks-TIME.log` (moby, `pkg/stack`), with a time of these characters.
+/// How dockerd names a dump: `goroutine-stacks-TIME.log` (moby, `pkg/stack`), with a time of these
+/// characters.
 const DUMP: (&str, &str, &str) = ("goroutine-stacks-", "0123456789-+TZ", ".log");
 
 /// A process that has not ended, and its role in the daemon whose leftovers are looked for.
@@ -54,9 +55,10 @@ enum Role {
     Other,
 }
 
-/// Kills what runs in the user namespaces of dead daemons: namespaces of ours with a container of `data_root` or a
-/// shim of the containerd in `exec_root`, and without any program of a daemon. If such a program lives, another
-/// daemon uses these directories: nothing is killed, and the error names the program (exit 5).
+/// Kills what runs in the user namespaces of dead daemons: namespaces of ours with a container of
+/// `data_root` or a shim of the containerd in `exec_root`, and without any program of a daemon. If
+/// such a program lives, another daemon uses these directories: nothing is killed, and the error
+/// names the program (exit 5).
 pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<(), Error> {
     let data_roots = both_names(data_root);
     let own = namespace_of("self");
@@ -82,12 +84,14 @@ pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The data root as it is named and as it is: dockerd follows links, and containerd below it does not.
+/// The data root as it is named and as it is: dockerd follows links, and containerd below it does
+/// not.
 fn both_names(data_root: &Path) -> Vec<PathBuf> {
     [data_root.to_owned()].into_iter().chain(data_root.canonicalize().ok()).collect()
 }
 
-/// Finds the processes of the host that have not ended. Only those in other namespaces of ours have roles.
+/// Finds the processes of the host that have not ended. Only those in other namespaces of ours have
+/// roles.
 fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen> {
     let see = |process: Process| {
         let pid = process.identity.pid;
@@ -104,8 +108,8 @@ fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen>
     processes::all().into_iter().filter(|process| !process.zombie).map(see).collect()
 }
 
-/// Finds the processes to kill, or those that show that a daemon lives; a daemon in a container does not. `own` is our
-/// user namespace.
+/// Finds the processes to kill, or those that show that a daemon lives; a daemon in a container
+/// does not. `own` is our user namespace.
 fn judge(seen: &[Seen], own: Option<u64>) -> Result<Vec<Process>, Vec<Process>> {
     let is_in = |one: &Seen, namespaces: &BTreeSet<u64>| {
         one.namespace.is_some_and(|inode| namespaces.contains(&inode))
@@ -158,8 +162,8 @@ fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
     (is_same && done == 0).then_some(owner)
 }
 
-/// Finds what runs in containers below the process `keeper` whose shims are gone, so that they have become its own
-/// children, and in those whose first processes are `forgotten`.
+/// Finds what runs in containers below the process `keeper` whose shims are gone, so that they have
+/// become its own children, and in those whose first processes are `forgotten`.
 pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process> {
     let data_roots = both_names(data_root);
     let all = processes::all();
@@ -175,8 +179,9 @@ pub fn orphans(keeper: u32, data_root: &Path, forgotten: &[u32]) -> Vec<Process>
     first.iter().cloned().chain(below).collect()
 }
 
-/// Says whether a process that a daemon has left would do something about SIGTERM: one in a container that has a
-/// handler. A shim has nothing to save, and a container's first process without a handler does not even end.
+/// Says whether a process that a daemon has left would do something about SIGTERM: one in a
+/// container that has a handler. A shim has nothing to save, and a container's first process
+/// without a handler does not even end.
 pub fn can_end_in_order(process: &Process, exec_root: &Path) -> bool {
     let pid = process.identity.pid;
     !process.zombie && processes::catches(pid, Signal::SIGTERM) && !is_shim(pid, exec_root)
@@ -191,7 +196,8 @@ fn is_shim(pid: u32, exec_root: &Path) -> bool {
         && words.iter().any(|word| word == address.as_os_str())
 }
 
-/// Says whether the root of a process is that of a container of a daemon with one of these data roots.
+/// Says whether the root of a process is that of a container of a daemon with one of these data
+/// roots.
 pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     let table = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let table = String::from_utf8_lossy(&table);
@@ -199,8 +205,8 @@ pub fn is_container(pid: u32, data_roots: &[PathBuf]) -> bool {
     root.is_some_and(|root| is_below(root, data_roots))
 }
 
-/// Says whether a line of proc_pid_mountinfo(5) names something below one of `data_roots`: overlay2 and fuse-overlayfs
-/// name the layers, vfs is a bind mount.
+/// Says whether a line of proc_pid_mountinfo(5) names something below one of `data_roots`: overlay2
+/// and fuse-overlayfs name the layers, vfs is a bind mount.
 fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
     let mut parts = line.split([' ', ',', '=', ':']).map(unescaped);
     parts.any(|part| {
@@ -209,9 +215,9 @@ fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
     })
 }
 
-/// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give. `exec_root` counts
-/// only if it is the one below `runtime_dir`, and a daemon has made it, for which `is_new` vouches: a runtime directory
-/// in a home may have the user's own `docker` in it.
+/// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give.
+/// `exec_root` counts only if it is the one below `runtime_dir`, and a daemon has made it, for
+/// which `is_new` vouches: a runtime directory in a home may have the user's own `docker` in it.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
     if let Some(directory) = Directory::open(state_dir) {
         StateDir::ENTRIES.iter().for_each(|(name, _)| directory.remove(name));
@@ -238,8 +244,8 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_n
     tell(&pid_file, fs::remove_file(&pid_file));
 }
 
-/// Says whether a daemon has made `exec_root`: containerd's configuration in there names its socket in there, or a file
-/// its PID.
+/// Says whether a daemon has made `exec_root`: containerd's configuration in there names its socket
+/// in there, or a file its PID.
 fn is_dockerds(exec_root: &Path) -> bool {
     let containerd = exec_root.join("containerd");
     let read = |name: &str, limit: u64| {
@@ -269,7 +275,8 @@ impl Directory {
         Some(Self { device: file.metadata().ok()?.dev(), _file: file, place })
     }
 
-    /// Removes a file, or a directory with all that is in it, unless that reaches into another file system.
+    /// Removes a file, or a directory with all that is in it, unless that reaches into another file
+    /// system.
     fn remove(&self, name: &str) {
         let path = self.place.join(name);
         let removed = match fs::symlink_metadata(&path) {
@@ -283,8 +290,8 @@ impl Directory {
     }
 }
 
-/// Makes the directories in and at `path` accessible, for dockerd makes some that even their owner cannot enter. Fails
-/// if one is on another file system than `device`.
+/// Makes the directories in and at `path` accessible, for dockerd makes some that even their owner
+/// cannot enter. Fails if one is on another file system than `device`.
 fn open_up(path: &Path, device: u64) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.dev() != device {
@@ -309,8 +316,8 @@ fn tell(path: &Path, removed: io::Result<()>) {
     }
 }
 
-/// Removes all but the `keep` newest of dockerd's dumps in `exec_root`, which is mostly in memory. Only files of ours
-/// count, and no link is followed.
+/// Removes all but the `keep` newest of dockerd's dumps in `exec_root`, which is mostly in memory.
+/// Only files of ours count, and no link is followed.
 pub fn keep_last_dumps(exec_root: &Path, keep: usize) {
     let (begin, time, end) = DUMP;
     let is_dump = |name: &str| {
@@ -336,7 +343,8 @@ mod tests {
 
     use super::*;
 
-    /// A process: its PID, parent, user namespace (1 is the host's, 2 the daemon's), name, and role, if it has one.
+    /// A process: its PID, parent, user namespace (1 is the host's, 2 the daemon's), name, and
+    /// role, if it has one.
     fn seen(line: &str) -> Seen {
         let fields: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| fields[at].parse().expect("a number");

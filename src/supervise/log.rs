@@ -1,5 +1,6 @@
-//! Passes on what the daemon writes and what we say to standard error, and remembers the daemon's last lines. A reader
-//! that is merely slow loses nothing; one that does not read holds nothing up for long.
+//! Passes on what the daemon writes and what we say to standard error, and remembers the daemon's
+//! last lines. A reader that is merely slow loses nothing; one that does not read holds nothing up
+//! for long.
 
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -25,7 +26,8 @@ const LINE_PART: usize = 32 * 1024;
 const PIPE: usize = 64 * 1024;
 const PART: usize = 4096;
 
-/// How much may wait to be read with a line of the daemon's, and with one of ours: we say little, and it matters.
+/// How much may wait to be read with a line of the daemon's, and with one of ours: we say little,
+/// and it matters.
 const DAEMON_MAX: usize = 256 * 1024;
 const OWN_MAX: usize = DAEMON_MAX + PIPE;
 
@@ -88,14 +90,16 @@ impl Log {
         Ok(Self { last, own: Some(writer), thread: Some(thread) })
     }
 
-    /// Returns the last lines so far. Behind a [`stop`](Self::stop), all that the daemon has written counts.
+    /// Returns the last lines so far. Behind a [`stop`](Self::stop), all that the daemon has
+    /// written counts.
     pub fn last(&self) -> Vec<String> {
         self.last.lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Passes on what has been written so far, also a line without an end, and stops. Our messages go directly
-    /// to standard error from then on. The returned end of the pipe is for [`resume`](Self::resume), here or in another
-    /// program: what is written meanwhile waits in the pipe.
+    /// Passes on what has been written so far, also a line without an end, and stops. Our messages
+    /// go directly to standard error from then on. The returned end of the pipe is for
+    /// [`resume`](Self::resume), here or in another program: what is written meanwhile waits in the
+    /// pipe.
     pub fn stop(&mut self) -> Option<PipeReader> {
         let thread = self.thread.take()?;
         stderr::redirect(None);
@@ -230,7 +234,8 @@ impl Passing {
         self.waiting.extend(notice.as_bytes());
     }
 
-    /// Writes some of what waits, and says whether any was taken. Without a reader, nothing waits any longer.
+    /// Writes some of what waits, and says whether any was taken. Without a reader, nothing waits
+    /// any longer.
     fn give(&mut self) -> bool {
         let (front, _) = self.waiting.as_slices();
         match self.target.write(&front[..front.len().min(PART)]) {
@@ -265,8 +270,8 @@ fn ready<const N: usize>(
     sources.map(|source| source.is_some() && happened.next().unwrap_or(false))
 }
 
-/// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in: else the main function
-/// is all that is left of it.
+/// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in:
+/// else the main function is all that is left of it.
 fn remember(lines: &mut VecDeque<String>, line: &[u8]) {
     let text = String::from_utf8_lossy(line);
     let text: String = text.trim_end().chars().take(LINE_MAX).collect();

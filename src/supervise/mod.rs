@@ -15,7 +15,6 @@ mod machine;
 mod notices;
 mod ports;
 mod progress;
-pub mod quiet;
 mod run_dir;
 mod snapshot;
 mod tasks;
@@ -23,7 +22,6 @@ mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -34,8 +32,6 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -44,9 +40,11 @@ use crate::facts::HostFacts;
 use crate::facts::places::Places;
 use crate::plan::{Api, InPlace, Keep, LaunchPlan};
 use crate::stage::orders::{Report, Sibling};
+use crate::sys::lock::Lock;
 use crate::sys::notify::{self, Message};
 pub use crate::sys::processes::pidfds_work;
 use crate::sys::processes::{self, Identity};
+use crate::sys::wait::{self, MOMENT, wait_on};
 use crate::sys::{process, sockets};
 pub use control::{Wish, ask as request, refresh};
 pub use hand_over::{Legacy, TAKE_OVER, resume};
@@ -65,9 +63,6 @@ const UNLIMITED: Duration = Duration::from_secs(86_400);
 
 /// How long to wait before a part that is not well is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// When everything ends, one part ends first: how long to wait before that counts.
-pub const MOMENT: Duration = Duration::from_millis(20);
 
 /// What can be sent to the supervisor. SIGUSR2 has no meaning, and would end it.
 const SIGNALS: [Signal; 7] = [
@@ -103,7 +98,7 @@ pub struct Task<'a> {
     /// Our directory, locked.
     pub run_dir: RunDir,
     /// The data root's lock, where there can be one.
-    pub data_lock: Option<File>,
+    pub data_lock: Option<Lock>,
     pub caller: &'a dyn Caller,
     /// How long dockerd may take to start.
     pub start: Duration,
@@ -569,12 +564,6 @@ impl<'a> Supervisor<'a> {
             log: self.log.last(),
         }
     }
-}
-
-/// Waits for a descriptor to become readable.
-fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the value owns the descriptor, which stays open as long as it is registered.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Returns a number for jitter; any will do.

@@ -1,10 +1,10 @@
-//! Whether a process that does not answer works, is stopped, or does nothing at all. Slow is not
-//! dead: only the last of these says that it hangs, and only after a while.
+//! Finds out whether a process that does not answer works, is stopped, or does nothing at all. Slow
+//! is not dead: only the last of these says that it hangs, and only after a while.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::sys::processes::Identity;
+use crate::sys::processes::{self, Identity};
 
 /// How often to look.
 pub const LOOK: Duration = Duration::from_secs(5);
@@ -12,11 +12,12 @@ pub const LOOK: Duration = Duration::from_secs(5);
 /// How long a process does nothing at all before it counts as hung.
 pub const HUNG: Duration = Duration::from_secs(30);
 
-/// Look later than this, and the machine slept, or we were frozen: what was seen before says nothing.
+/// Look later than this, and the machine slept, or we were frozen: what was seen before says
+/// nothing.
 const LATE: Duration = Duration::from_secs(8);
 
-/// The share of the last ten seconds, in percent, in which something waited for a processor, the
-/// memory or a disk (`/proc/pressure`), from which on the machine is under pressure.
+/// From which share of the last ten seconds, in percent, in which something waited for a processor,
+/// the memory or a disk (`/proc/pressure`), the machine is under pressure.
 const PRESSURE: f64 = 20.0;
 
 /// The most that an idle process does between two looks: clock ticks, and reads and writes.
@@ -51,7 +52,7 @@ struct Sample {
     is_stopped: bool,
 }
 
-/// Watches a process.
+/// Watches a process, from one look to the next.
 pub struct Watch {
     identity: Identity,
     last: Option<Sample>,
@@ -60,23 +61,18 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins.
     pub fn new(identity: Identity) -> Self {
-        Self {
-            identity,
-            last: sample(identity),
-            looked: Instant::now(),
-            still_since: Instant::now(),
-        }
+        let now = Instant::now();
+        Self { identity, last: sample(identity.pid), looked: now, still_since: now }
     }
 
-    /// What the process has done since the last look. Look every [`LOOK`].
+    /// Says what the process has done since the last look. Look every [`LOOK`].
     pub fn look(&mut self) -> Silence {
         let now = Instant::now();
         let is_late = now - self.looked > LATE;
         self.looked = now;
-        let sample = sample(self.identity);
-        let silence = judge(self.last, sample, is_late, &Pressure::read());
+        let sample = sample(self.identity.pid);
+        let silence = judge(self.last, sample, is_late, Pressure::read());
         self.last = sample;
         if silence != Silence::Still {
             self.still_since = now;
@@ -87,12 +83,12 @@ impl Watch {
     }
 }
 
-/// What two samples say, one after the other. What is not known counts as work.
+/// Judges two samples, one after the other. What is not known counts as work.
 fn judge(
     before: Option<Sample>,
     now: Option<Sample>,
     is_late: bool,
-    pressure: &Pressure,
+    pressure: Pressure,
 ) -> Silence {
     match (before, now) {
         (_, Some(now)) if now.is_stopped => Silence::Stopped,
@@ -107,50 +103,38 @@ fn judge(
     }
 }
 
-/// Whether a process has done no more than any program in Go does by itself: its timers and its garbage
-/// collector go on.
+/// Says whether a process has done no more than any program in Go does by itself, with its timers
+/// and its garbage collector.
 fn is_idle(before: (u64, u64), now: (u64, u64)) -> bool {
     now.0.saturating_sub(before.0) <= IDLE_TICKS && now.1.saturating_sub(before.1) <= IDLE_CALLS
 }
 
-fn sample(identity: Identity) -> Option<Sample> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", identity.pid)).ok();
-    let threads = fs::read_dir(format!("/proc/{}/task", identity.pid)).ok()?;
-    let states: Vec<char> = threads
-        .flatten()
-        .filter_map(|thread| state(&fs::read_to_string(thread.path().join("stat")).ok()?))
-        .collect();
+fn sample(pid: u32) -> Option<Sample> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let states = processes::states(pid);
     let status = read("status")?;
     let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
     let is_frozen = read("wchan").is_some_and(|wchan| wchan.contains("freeze"));
+    let has_stopped = states.iter().any(|state| matches!(state, 'T' | 't'));
     Some(Sample {
         work: (ticks(&read("stat")?)?, moved(&read("io")?)),
         waits: states.contains(&'D'),
         is_runnable: states.contains(&'R'),
-        is_stopped: is_frozen
-            || tracer.trim() != "0"
-            || states.iter().any(|state| ['T', 't'].contains(state)),
+        is_stopped: is_frozen || has_stopped || tracer.trim() != "0",
     })
 }
 
-/// The state in a line of proc_pid_stat(5).
-pub fn state(stat: &str) -> Option<char> {
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
-}
-
-/// The processor time in a line of proc_pid_stat(5).
+/// Reads the processor time in a line of proc_pid_stat(5).
 fn ticks(stat: &str) -> Option<u64> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
     Some(number(11)? + number(12)?)
 }
 
-/// How often it has read and written, by proc_pid_io(5).
+/// Reads from proc_pid_io(5) how often a process has read and written.
 fn moved(io: &str) -> u64 {
-    let counts = io
-        .lines()
-        .filter_map(|line| line.strip_prefix("sysc")?.split_once(": ")?.1.parse::<u64>().ok());
-    counts.fold(0, u64::wrapping_add)
+    let counts = io.lines().filter_map(|line| line.strip_prefix("sysc")?.split_once(": "));
+    counts.filter_map(|(_, count)| count.parse::<u64>().ok()).fold(0, u64::wrapping_add)
 }
 
 /// What the machine is short of.
@@ -170,7 +154,7 @@ impl Pressure {
     }
 }
 
-/// `some avg10=1.53 avg60=…`: the first number.
+/// Reads the first number of `some avg10=1.53 avg60=…`.
 fn share(text: &str) -> Option<f64> {
     let words = text.lines().next()?.split(' ');
     words.filter_map(|word| word.strip_prefix("avg10=")).find_map(|share| share.parse().ok())
@@ -205,7 +189,7 @@ mod tests {
             (None, Some(still), false, none, Silence::Busy),
             (Some(still), None, false, none, Silence::Busy),
         ] {
-            let got = judge(before, now, is_late, &pressure);
+            let got = judge(before, now, is_late, pressure);
             assert_eq!(got, expected, "{before:?} {now:?} {is_late} {pressure:?}");
         }
     }
@@ -213,7 +197,7 @@ mod tests {
     #[test]
     fn what_the_kernel_says_is_read() {
         let stat = "7 (a) b) S 3 7 7 0 -1 4194560 1 2 3 4 50 6 7 8 20 0 1 0 4711 1 2\n";
-        assert_eq!((state(stat), ticks(stat)), (Some('S'), Some(56)));
+        assert_eq!(ticks(stat), Some(56));
         assert_eq!(moved("rchar: 10\nsyscr: 4\nsyscw: 3\nread_bytes: 1\n"), 7);
         assert!(is_idle((7, 900), (8, 916)) && !is_idle((7, 900), (9, 900)));
         assert!(!is_idle((7, 900), (7, 917)));

@@ -1,14 +1,13 @@
-//! Our own directory while we run: the lock, the notify socket and the status; and the API socket.
+//! Our own directory while we run, with the lock, the notify socket and the status; and the API
+//! socket.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, flock};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
@@ -18,11 +17,11 @@ use nix::sys::stat::{Mode, fchmod, umask};
 use tracing::debug;
 
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::supervise::Status;
-use crate::supervise::quiet;
-use crate::sys::files;
-use crate::sys::processes;
+use crate::facts::look::uid;
+use crate::supervise::{Status, control};
+use crate::sys::lock::{self, Lock, Refusal};
+use crate::sys::{processes, unix_sockets};
+use crate::words::quote;
 
 /// The names in our directory.
 const LOCK: &str = "lock";
@@ -41,12 +40,12 @@ const BACKLOG: i32 = 4096;
 /// Our directory, locked.
 pub struct RunDir {
     path: PathBuf,
-    lock: Option<File>,
+    lock: Option<Lock>,
     /// What has a second name in [`KEPT`], which is its place here.
     kept: Vec<Name>,
 }
 
-/// A name, and what it led to: somebody may remove it, and make something else there.
+/// A name, and the file that it led to: another file may have the name by now.
 #[derive(Clone, Debug)]
 pub struct Name {
     path: PathBuf,
@@ -55,17 +54,12 @@ pub struct Name {
 }
 
 impl Name {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
         Ok(Self { path: path.to_owned(), file: (found.dev(), found.ino()) })
     }
 
-    /// The name of a socket of ours.
-    pub fn of_socket(path: &Path) -> Option<Self> {
-        Self::of(path).ok()
-    }
-
-    /// Whether it still leads there.
+    /// Says whether it still leads there.
     pub fn is_there(&self) -> bool {
         Self::of(&self.path).is_ok_and(|now| now.file == self.file)
     }
@@ -79,71 +73,59 @@ impl Name {
 }
 
 impl RunDir {
-    /// Makes `path` if it is missing, and takes its lock.
-    ///
-    /// # Errors
-    /// Fails if it is not ours alone (exit 4), and if another instance holds the lock (exit 5).
+    /// Makes `path` if it is missing, and takes its lock. Fails if it is not ours alone (exit 4),
+    /// and if another instance holds the lock (exit 5).
     pub fn take(path: &Path) -> Result<Self, Error> {
-        Ok(Self { lock: Some(lock(path)?), path: path.to_owned(), kept: Vec::new() })
+        Ok(Self { lock: Some(take_lock(path)?), path: path.to_owned(), kept: Vec::new() })
     }
 
-    /// The same with the lock that another program in this process has taken.
+    /// Goes on with the lock that another program in this process has taken.
     pub fn resume(path: &Path, lock: File) -> Self {
-        Self { path: path.to_owned(), lock: Some(lock), kept: Vec::new() }
+        Self { path: path.to_owned(), lock: Some(Lock(lock)), kept: Vec::new() }
     }
 
-    /// The lock's descriptor.
     pub fn lock_fd(&self) -> Option<RawFd> {
-        self.lock.as_ref().map(AsRawFd::as_raw_fd)
+        self.lock.as_ref().map(|lock| lock.0.as_raw_fd())
     }
 
-    /// The same once more, after somebody has removed it or what is in it.
-    ///
-    /// # Errors
-    /// As [`Self::take`].
+    /// Takes the lock once more, after the directory or what is in it was removed.
     pub fn renew(&mut self) -> Result<(), Error> {
         // The one that is held may still have its name.
         self.lock = None;
-        self.lock = Some(lock(&self.path)?);
+        self.lock = Some(take_lock(&self.path)?);
         Ok(())
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where people ask for something.
+    /// Returns where commands ask for something.
     pub fn control(&self) -> PathBuf {
-        self.path.join(crate::supervise::control::SOCKET)
+        self.path.join(control::SOCKET)
     }
 
-    /// Where the daemon tells that it is ready.
+    /// Returns where the daemon tells that it is ready.
     pub fn notify(&self) -> PathBuf {
         self.path.join(NOTIFY)
     }
 
     /// Writes the status. A reader sees the old one or the new one.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn write(&self, status: &Status) -> io::Result<()> {
         let new = self.path.join(STATUS_NEW);
         fs::write(&new, serde_json::to_vec(status)?)?;
         fs::rename(new, self.path.join(STATUS))
     }
 
-    /// Whether the lock is still the one that others find, and the daemon finds where to tell.
+    /// Says whether the lock is still the one that others find, and the daemon finds where to tell.
     pub fn is_there(&self) -> bool {
-        self.is_ours() && self.path.join(NOTIFY).exists()
+        self.is_ours() && self.notify().exists()
     }
 
-    /// Whether the lock's name leads to what we have locked: the directory may have been removed,
-    /// and made again by another instance.
+    /// Says whether the directory is the one that we have locked: another instance may have made it
+    /// again.
     fn is_ours(&self) -> bool {
-        let held = self.lock.as_ref().and_then(|lock| lock.metadata().ok());
-        let named = Name::of(&self.path.join(LOCK)).ok();
-        held.is_some_and(|held| named.is_some_and(|named| named.file == (held.dev(), held.ino())))
+        self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.path.join(LOCK)))
     }
 
     /// Gives the sockets, pipes and files among `paths` and in the directories among them second
@@ -153,8 +135,7 @@ impl RunDir {
         self.forget_links();
         let directory = self.path.join(KEPT);
         if let Err(error) = DirBuilder::new().mode(0o700).create(&directory) {
-            debug!("{} cannot be made: {error}", directory.display());
-            return;
+            return debug!("cannot make `{}`: {error}", directory.display());
         }
         let inside = |path: &PathBuf| match fs::read_dir(path) {
             Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
@@ -168,34 +149,30 @@ impl RunDir {
             let second = directory.join(self.kept.len().to_string());
             match fs::hard_link(&path, second).and_then(|()| Name::of(&path)) {
                 Ok(name) => self.kept.push(name),
-                Err(error) => debug!("{} has no second name: {error}", path.display()),
+                Err(error) => debug!("`{}` has no second name: {error}", path.display()),
             }
         }
     }
 
-    /// Gives what [`Self::keep_links`] has kept its first name again, where that is missing: whoever
-    /// listens there goes on. Says whether all names lead where they did; what was not kept may
-    /// still be missing.
-    ///
-    /// # Errors
-    /// What the system says.
+    /// Gives what [`Self::keep_links`] has kept its first name again, where that is missing: its
+    /// listener goes on. Says whether all names lead where they did; what was not kept may still be
+    /// missing.
     pub fn link_back(&self) -> io::Result<bool> {
+        let unless_there = |done: io::Result<()>| match done {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done,
+        };
         for (index, name) in self.kept.iter().enumerate() {
-            if let Some(parent) = name.path.parent()
-                && let Err(error) = DirBuilder::new().mode(0o700).create(parent)
-                && error.kind() != io::ErrorKind::AlreadyExists
-            {
-                return Err(error);
+            if let Some(parent) = name.path.parent() {
+                unless_there(DirBuilder::new().mode(0o700).create(parent))?;
             }
-            match fs::hard_link(self.path.join(KEPT).join(index.to_string()), &name.path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                linked => linked?,
-            }
+            let second = self.path.join(KEPT).join(index.to_string());
+            unless_there(fs::hard_link(second, &name.path))?;
         }
-        Ok(self.kept.iter().all(Name::is_there))
+        Ok(self.has_all())
     }
 
-    /// Whether all that is kept has its first name.
+    /// Says whether all that is kept has its first name.
     pub fn has_all(&self) -> bool {
         self.kept.iter().all(Name::is_there)
     }
@@ -213,9 +190,8 @@ impl Drop for RunDir {
             return;
         }
         self.forget_links();
-        for name in
-            [STATUS, STATUS_NEW, NOTIFY, crate::supervise::control::SOCKET, DAEMON_JSON, LOCK]
-        {
+        // The lock goes last: another instance may have files of these names from then on.
+        for name in [STATUS, STATUS_NEW, NOTIFY, control::SOCKET, DAEMON_JSON, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);
@@ -223,147 +199,93 @@ impl Drop for RunDir {
 }
 
 /// Makes the directory `path` if it is missing, and takes the lock in it.
-fn lock(path: &Path) -> Result<File, Error> {
-    let failed = |what: &str, error: &io::Error| {
-        Error::new(Exit::Failed, format!("`{}` {what}", path.display()))
-            .because(error)
-            .check("runtime-dir")
-    };
+fn take_lock(path: &Path) -> Result<Lock, Error> {
+    let file = path.join(LOCK);
     loop {
-        make_own(path, failed)?;
-        let opened = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(path.join(LOCK));
-        let mut lock = match opened {
-            Ok(lock) => lock,
+        make_own(path)?;
+        match Lock::take(&file) {
+            Ok(lock) => return Ok(lock),
             // Another instance has just ended, and removed the directory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed("cannot be locked", &error)),
-        };
-        match fcntl(&lock, FcntlArg::F_SETLK(&exclusive())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => match holder(&lock) {
-                Some(pid) => return Err(already_running(path, pid)),
-                None => continue,
-            },
-            Err(errno) => return Err(failed("cannot be locked", &errno.into())),
+            Err(Refusal::Failed(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(Refusal::Failed(error)) => return Err(unusable(path, "lock", &error)),
+            Err(Refusal::Held(pid)) => {
+                let (by, shown) = (by(pid), file.display());
+                let what = format!("dockerd-rootless is running already{by}: it holds `{shown}`");
+                return Err(Error::new(Exit::AlreadyRunning, what).hint("dockerd-rootless status"));
+            }
         }
-        // One who ends removes the file while it holds the lock: it may be nobody's by now.
-        let found = fs::symlink_metadata(path.join(LOCK)).map(|found| found.ino());
-        let own = lock.metadata().map(|own| own.ino());
-        if found.ok() != own.ok() {
-            continue;
-        }
-        lock.set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(|error| failed("cannot be written", &error))?;
-        return Ok(lock);
     }
 }
 
-/// Makes the directory `path` if it is missing, and sees that it is ours alone.
-fn make_own(path: &Path, failed: impl Fn(&str, &io::Error) -> Error) -> Result<(), Error> {
+fn unusable(path: &Path, what: &str, error: &io::Error) -> Error {
+    Error::new(Exit::Failed, format!("cannot {what} `{}`", path.display()))
+        .because(error)
+        .check("runtime-dir")
+}
+
+/// Names a process in a message, if it is known.
+fn by(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (PID {pid})"))
+}
+
+/// Makes the directory `path` if it is missing, and refuses one that is not ours alone.
+fn make_own(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(failed("cannot be made", &error));
+            return Err(unusable(path, "make", &error));
         }
         _ => {}
     }
-    let found = match fs::symlink_metadata(path) {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() && found.uid() == uid() && found.mode() & 0o077 == 0 => Ok(()),
         // Another instance has just ended, and removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found.map_err(|error| failed("cannot be read", &error))?,
-    };
-    let is_ours = found.is_dir() && found.uid() == crate::facts::look::uid();
-    if !is_ours || found.mode() & 0o077 != 0 {
-        return Err(Error::new(
-            Exit::Prerequisite,
-            format!("`{}` is not a directory of yours alone", path.display()),
-        )
-        .hint(format!("rm -r {}", path.display())));
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(unusable(path, "read", &error)),
+        Ok(_) => {
+            let what = format!("`{}` is not a directory of yours alone", path.display());
+            let hint = format!("rm -r {}", quote(path.as_os_str()).display());
+            Err(Error::new(Exit::Prerequisite, what).hint(hint))
+        }
     }
-    Ok(())
 }
 
-/// Locks the data root of a daemon, which others may reach by way of another runtime directory. A
-/// directory that is missing is made with its parents, as dockerd makes it. The lock holds as long as
-/// the file is open, which no program inherits.
+/// Locks the data root of a daemon, which others may reach by way of another runtime directory
+/// (exit 5 if they have). One that is missing is made with its parents, as dockerd makes it.
 ///
 /// Where there can be no lock, as on a file system that cannot be written or knows none, there is
-/// none: this is a belt beside [`RunDir`]'s braces.
-///
-/// # Errors
-/// If somebody holds it (exit 5).
-pub fn lock_data_root(data_root: &Path) -> Result<Option<File>, Error> {
+/// none: [`RunDir`]'s comes first.
+pub fn lock_data_root(data_root: &Path) -> Result<Option<Lock>, Error> {
     let shown = data_root.display();
     let made = DirBuilder::new().recursive(true).mode(0o710).create(data_root);
-    let opened = made.and_then(|()| files::open_own(&data_root.join(DATA_LOCK)));
-    let locked = opened.map(|file| (file.try_lock(), file));
+    let locked =
+        made.map_err(Refusal::Failed).and_then(|()| Lock::take(&data_root.join(DATA_LOCK)));
     match locked {
-        Ok((Ok(()), file)) => Ok(Some(file)),
-        Ok((Err(TryLockError::WouldBlock), file)) => {
-            let holder = file.metadata().ok();
-            let holder = holder.and_then(|found| look::lock_holder(&found));
-            let by = holder.map_or_else(String::new, |pid| format!(" (PID {pid})"));
-            Err(Error::new(
-                Exit::AlreadyRunning,
-                format!("another daemon{by} runs on `{shown}`"),
-            )
-            .hint(
+        Ok(lock) => Ok(Some(lock)),
+        Err(Refusal::Failed(error)) => {
+            debug!("`{shown}` is not locked: {error}");
+            Ok(None)
+        }
+        Err(Refusal::Held(pid)) => {
+            let what = format!("another daemon{} runs on `{shown}`", by(pid));
+            Err(Error::new(Exit::AlreadyRunning, what).hint(
                 "use that daemon, or stop it first: systemctl --user stop docker, or kill the PID",
             ))
         }
-        Ok((Err(TryLockError::Error(error)), _)) | Err(error) => {
-            debug!("{shown} is not locked: {error}");
-            Ok(None)
-        }
     }
 }
 
-/// A lock on a whole file. It is a process's (fcntl(2)): the kernel tells whose, before anything is
-/// written, and whoever asks takes nothing.
-fn exclusive() -> flock {
-    flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
-}
-
-/// The process that has the lock, if one does.
-fn holder(lock: &File) -> Option<i32> {
-    let mut found = exclusive();
-    fcntl(lock, FcntlArg::F_GETLK(&mut found)).ok()?;
-    (i32::from(found.l_type) != F_UNLCK).then_some(found.l_pid)
-}
-
-/// The status of the instance that runs, if one does; what is there otherwise was left.
+/// Reads the status of the instance that runs; without one, what is there is stale.
 pub fn read_status(path: &Path) -> Option<Status> {
-    holder(&File::open(path.join(LOCK)).ok()?)?;
-    serde_json::from_slice(&fs::read(path.join(STATUS)).ok()?).ok()
+    let text = fs::read(path.join(STATUS)).ok()?;
+    lock::is_held(&path.join(LOCK)).then(|| serde_json::from_slice(&text).ok())?
 }
 
-/// The error for a second instance.
-fn already_running(path: &Path, pid: i32) -> Error {
-    Error::new(
-        Exit::AlreadyRunning,
-        format!(
-            "dockerd-rootless is running already (PID {pid}): it holds `{}`",
-            path.join(LOCK).display()
-        ),
-    )
-    .hint("dockerd-rootless status")
-}
-
-/// Listens at `path`, for us alone. A socket at which nobody listens any more goes. Returns the name
-/// as well, for when it is to go.
-///
-/// # Errors
-/// Fails if somebody listens there (exit 5), or if something else is there.
+/// Listens at `path`, for us alone, and returns the name as well. A socket at which nobody listens
+/// any more goes. Fails if a process listens there (exit 5), or if something else is there.
 pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
+    let shown = path.display();
     let failed = |error: io::Error| {
-        Error::new(Exit::Failed, format!("the socket `{}` cannot be made", path.display()))
+        Error::new(Exit::Failed, format!("cannot make the socket `{shown}`"))
             .because(&error)
             .check("socket-path")
     };
@@ -371,66 +293,57 @@ pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(Error::new(
-                Exit::Failed,
-                format!("`{}` is in the way, and is no socket", path.display()),
-            )
-            .hint(format!("move it away: mv {0} {0}.old", path.display())));
+            let quoted = quote(path.as_os_str());
+            let quoted = quoted.display();
+            return Err(Error::new(Exit::Failed, format!("`{shown}` is not a socket"))
+                .hint(format!("move it away: mv {quoted} {quoted}.old")));
         }
         Ok(_) => match listener(path) {
             Some(pid) => {
-                let by = match pid {
-                    0 => String::new(),
-                    pid => format!(" (PID {pid})"),
-                };
-                return Err(Error::new(
-                    Exit::AlreadyRunning,
-                    format!("another daemon{by} listens on `{}`", path.display()),
-                )
-                .hint("stop it: systemctl --user stop docker"));
+                let what = format!("another daemon{} listens on `{shown}`", by(pid));
+                return Err(Error::new(Exit::AlreadyRunning, what)
+                    .hint("stop it: systemctl --user stop docker"));
             }
             None => fs::remove_file(path).map_err(failed)?,
         },
     }
-    let listen = || -> nix::Result<OwnedFd> {
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // Before it has a name, so that at no time others can connect. The name gets what the mask
-        // leaves of this mode.
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        fchmod(&fd, mode)?;
-        let usual = umask(Mode::all() & !mode);
-        let bound = UnixAddr::new(path).and_then(|address| bind(fd.as_raw_fd(), &address));
-        umask(usual);
-        bound?;
-        listen(&fd, Backlog::new(BACKLOG)?)?;
-        Ok(fd)
-    };
-    let fd = listen().map_err(|errno| failed(errno.into()))?;
-    Ok((fd, Name::of(path).map_err(failed)?))
+    let listener = bind_alone(path).map_err(|errno| failed(errno.into()))?;
+    Ok((listener, Name::of(path).map_err(failed)?))
 }
 
-/// The process that has made the socket at `path` listen, if somebody does and that process lives; 0
-/// for one in another PID namespace, and where too many wait for it already. Heirs of a supervisor
-/// that was killed may hold its socket for a moment, or longer: they are ours to end.
-fn listener(path: &Path) -> Option<i32> {
-    let found = match quiet::connect_to(path) {
+/// Makes a socket that listens at `path`, to which others can connect at no time: its mode is set
+/// before it has a name, and the name gets what the mask leaves of it.
+fn bind_alone(path: &Path) -> nix::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    fchmod(&fd, mode)?;
+    let usual = umask(Mode::all() & !mode);
+    let bound = UnixAddr::new(path).and_then(|address| bind(fd.as_raw_fd(), &address));
+    umask(usual);
+    bound?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(fd)
+}
+
+/// Finds the process that has made the socket at `path` listen, if that lives. It is unknown in
+/// another PID namespace, and where too many clients wait already. Heirs of a supervisor that was
+/// killed may hold its socket: they are ours to end, and count as nobody.
+fn listener(path: &Path) -> Option<Option<u32>> {
+    let found = match unix_sockets::connect(path) {
         Ok(stream) => getsockopt(&stream, PeerCredentials).ok()?,
-        Err(Errno::EAGAIN) => return Some(0),
+        Err(Errno::EAGAIN) => return Some(None),
         Err(_) => return None,
     };
-    let Ok(number @ 1..) = u32::try_from(found.pid()) else {
-        return Some(0);
+    let Ok(pid @ 1..) = u32::try_from(found.pid()) else {
+        return Some(None);
     };
     // Another user's has the PID of one that is gone.
-    let is_alive = processes::read(number).is_some_and(|process| !process.zombie)
-        && fs::metadata(format!("/proc/{number}")).is_ok_and(|now| now.uid() == found.uid());
-    is_alive.then_some(found.pid())
+    let is_alive = processes::read(pid).is_some_and(|process| !process.zombie)
+        && fs::metadata(format!("/proc/{pid}")).is_ok_and(|now| now.uid() == found.uid());
+    is_alive.then_some(Some(pid))
 }
 
 /// Watches the directories in which what the daemon needs has its name.
-///
-/// # Errors
-/// What the system says.
 pub fn watch(directories: &[&Path]) -> io::Result<OwnedFd> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let flags = AddWatchFlags::IN_DELETE
@@ -462,7 +375,7 @@ mod tests {
             let nothing = SockFlag::empty();
             let fd = socket(AddressFamily::Unix, SockType::Stream, nothing, None)?;
             bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
-            listen(&fd, Backlog::new(1)?)?;
+            listen(&fd, Backlog::new(8)?)?;
             let _stays_open = fd.into_raw_fd();
             Ok(())
         };
@@ -476,25 +389,21 @@ mod tests {
     fn a_socket_is_somebodys_as_long_as_the_one_lives_who_listens() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
-        let mut owner = shell(&path, "exec sleep 600");
+        let mut owner = shell(&path, "sleep 600 >/dev/null & echo $!; exec sleep 600");
+        let mut heir = String::new();
+        let output = owner.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut heir).expect("a PID");
         let refused = listen_at(&path).expect_err("it lives");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);
         let named = format!("(PID {})", owner.id());
         assert!(refused.to_string().contains(&named), "{refused}");
-        owner.kill().expect("it is our child");
-        owner.wait().expect("it ends");
-        fs::remove_file(&path).expect("the socket");
 
-        let mut owner = shell(&path, "sleep 600 >/dev/null & echo $!");
-        let mut heir = String::new();
-        let output = owner.stdout.take().expect("a pipe");
-        BufReader::new(output).read_line(&mut heir).expect("a PID");
+        owner.kill().expect("it is our child");
         owner.wait().expect("it ends");
         assert!(UnixStream::connect(&path).is_ok(), "its heir listens");
         let taken = listen_at(&path);
-        let heir = heir.trim().parse().expect("a PID");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(heir), nix::sys::signal::SIGKILL)
-            .expect("it is ours");
+        let heir = processes::read(heir.trim().parse().expect("a PID")).expect("it lives");
+        processes::signal_one(heir.identity, nix::sys::signal::SIGKILL);
         taken.expect("nobody's socket");
     }
 
@@ -510,7 +419,7 @@ mod tests {
         let listener = UnixListener::bind(&busy).expect("a socket");
         listen(&listener, Backlog::new(0).expect("a number")).expect("a backlog");
         let mut waiting = Vec::new();
-        while let Ok(stream) = quiet::connect_to(&busy) {
+        while let Ok(stream) = unix_sockets::connect(&busy) {
             waiting.push(stream);
         }
         let refused = listen_at(&busy).expect_err("somebody listens");

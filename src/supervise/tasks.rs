@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use crate::supervise::{ASK_AGAIN, Supervisor, quiet, wait_on};
+use crate::supervise::{ASK_AGAIN, Supervisor, wait, wait_on};
 use crate::sys::processes::{self, Identity};
 
 /// What the supervisor does when something has happened.
@@ -79,7 +79,7 @@ impl Tasks {
         time: Duration,
         act: impl FnOnce(&mut Supervisor<'_>) + Send + 'static,
     ) {
-        self.when(quiet::sleep(time), |supervisor, ()| act(supervisor));
+        self.when(wait::sleep(time), |supervisor, ()| act(supervisor));
     }
 
     /// Has the supervisor `act` when the process has ended.
@@ -97,7 +97,7 @@ impl Tasks {
                     debug!("process {} is watched by its number: {error}", identity.pid);
                     while processes::read(identity.pid).is_some_and(|now| now.identity == identity)
                     {
-                        quiet::sleep(ASK_AGAIN).await;
+                        wait::sleep(ASK_AGAIN).await;
                     }
                 }
             }

@@ -11,8 +11,8 @@ use tracing::{debug, info, warn};
 use crate::plan::Api;
 use crate::supervise::helper::Helper;
 use crate::supervise::{
-    Event, MOMENT, Silence, State, Supervisor, Tasks, containerd, health, idle, notices, quiet,
-    run_dir,
+    Event, MOMENT, Silence, State, Supervisor, Tasks, containerd, health, idle, notices, run_dir,
+    wait,
 };
 use crate::sys::{process, processes};
 
@@ -44,7 +44,7 @@ impl Supervisor<'_> {
                     containerd::await_answer(*identity, socket, silent).await;
                     sender.send(|it| it.judge_engine(None));
                 }
-                quiet::sleep(interval).await;
+                wait::sleep(interval).await;
             }
         });
         if self.machine.state == State::Ready {

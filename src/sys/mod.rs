@@ -2,6 +2,7 @@
 
 pub mod elevate;
 pub mod files;
+pub mod lock;
 pub mod netlink;
 pub mod notify;
 pub mod process;
@@ -11,3 +12,4 @@ pub mod stderr;
 pub mod stdout;
 pub mod terminal;
 pub mod unix_sockets;
+pub mod wait;

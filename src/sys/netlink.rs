@@ -16,16 +16,9 @@ const HEADER: usize = 16;
 
 /// Makes a device called `name` of the kind `bridge` or `veth` in this network namespace; the
 /// kernel loads its module if it has to, and makes up a peer for a veth.
-///
-/// # Errors
-/// What the kernel says.
 pub fn add_device(name: &str, kind: &str) -> nix::Result<()> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
+    let (route, flags) = (SockProtocol::NetlinkRoute, SockFlag::SOCK_CLOEXEC);
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, route)?;
     // struct ifinfomsg, all zero: any family, type and index.
     let mut body = vec![0; 16];
     let text = |text: &str| [text.as_bytes(), b"\0"].concat();
@@ -45,8 +38,8 @@ pub fn add_device(name: &str, kind: &str) -> nix::Result<()> {
     // The answer is there when send returns: rtnetlink works synchronously.
     let mut answer = [0; 4096];
     let count = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
-    let error = answer.get(HEADER..HEADER + 4).filter(|_| count >= HEADER + 4);
-    match error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes) {
+    let error = answer[..count].get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
+    match error.map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
         Some(error) => Err(Errno::from_raw(-error)),
         None => Err(Errno::EBADMSG),

@@ -1,24 +1,25 @@
-//! The socket on which the daemon tells that it is ready (sd_notify(3)), and who it is that tells.
+//! The socket on which the processes in the namespaces tell what they are, and that they are ready
+//! (sd_notify(3)).
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
+    ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt,
+    sockopt::PassCred,
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tracing::debug;
 
-use crate::supervise::quiet;
+use crate::sys::wait;
 
-/// What a process tells that is the keeper, or that becomes containerd or dockerd.
+/// What the keeper tells, and what becomes containerd or dockerd.
 pub const KEEPER: &str = "X_DOCKERD_ROOTLESS_KEEPER=1";
-/// See [`KEEPER`].
 pub const ENGINE: &str = "X_DOCKERD_ROOTLESS_CONTAINERD=1";
-/// See [`KEEPER`].
 pub const DAEMON: &str = "X_DOCKERD_ROOTLESS_DAEMON=1";
 
 /// The longest message that counts.
@@ -27,22 +28,21 @@ const MESSAGE_MAX: usize = 4096;
 /// The receiving end.
 pub struct Receiver(UnixDatagram);
 
-/// A message, and the process that the kernel says has sent it.
+/// A message, and the process that sent it, as the kernel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The PID, as we see it.
     pub pid: u32,
     /// The assignments, a line each.
     pub text: String,
 }
 
 impl Message {
-    /// Whether it tells `what` its sender is.
+    /// Says whether it tells `what` its sender is.
     pub fn is(&self, what: &str) -> bool {
         self.text == what
     }
 
-    /// Whether the daemon is ready.
+    /// Says whether the daemon is ready.
     pub fn is_ready(&self) -> bool {
         self.text.lines().any(|line| line == "READY=1")
     }
@@ -50,11 +50,8 @@ impl Message {
 
 impl Receiver {
     /// Binds the socket, in the place of one that is there.
-    ///
-    /// # Errors
-    /// What the system says.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
+        match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -63,54 +60,43 @@ impl Receiver {
         Ok(Self(socket))
     }
 
-    /// Waits for the next message. What is none is passed over: others write here as well.
-    ///
-    /// # Errors
-    /// What the system says if nothing can arrive any more.
+    /// Waits for the next message. One that does not say whose it is counts for nothing, and no
+    /// other failure ends it.
     pub async fn next(&self) -> io::Result<Message> {
         loop {
             self.0.readable().await?;
             match self.0.try_io(Interest::READABLE, || self.receive()) {
                 Ok(Some(message)) => return Ok(message),
-                // One that does not say whose it is counts for nothing.
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    debug!("a message cannot be received: {error}");
-                    quiet::sleep(crate::supervise::MOMENT).await;
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    debug!("cannot receive a message: {error}");
+                    wait::sleep(wait::MOMENT).await;
                 }
+                _ => {}
             }
         }
     }
 
     fn receive(&self) -> io::Result<Option<Message>> {
         let mut buffer = [0; MESSAGE_MAX];
-        let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
-        let (pid, length) = {
-            let mut slices = [IoSliceMut::new(&mut buffer)];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let received =
-                recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-            // Descriptors that come with it have no room here: the kernel closes them, and says that
-            // something is missing.
-            let mut messages = received.cmsgs().ok().into_iter().flatten();
-            let pid = messages.find_map(|message| match message {
-                ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
-                _ => None,
-            });
-            (pid, received.bytes)
-        };
-        Ok(pid.map(|pid| Message {
-            pid,
-            text: String::from_utf8_lossy(&buffer[..length]).into_owned(),
-        }))
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let mut control = nix::cmsg_space!(UnixCredentials);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let fd = self.0.as_raw_fd();
+        let received = recvmsg::<UnixAddr>(fd, &mut slices, Some(&mut control), flags)?;
+        // Descriptors that come with it have no room here: the kernel closes them, and says that
+        // something is missing.
+        let mut messages = received.cmsgs().ok().into_iter().flatten();
+        let pid = messages.find_map(|message| match message {
+            ControlMessageOwned::ScmCredentials(sender) => u32::try_from(sender.pid()).ok(),
+            _ => None,
+        });
+        let length = received.bytes;
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        Ok(pid.map(|pid| Message { pid, text }))
     }
 }
 
 /// Tells the supervisor, at its socket `path`, `what` this process is.
-///
-/// # Errors
-/// What the system says.
 pub fn announce(path: &OsStr, what: &str) -> io::Result<()> {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     socket.send_to(what.as_bytes(), Path::new(path)).map(drop)

@@ -1,4 +1,5 @@
-//! Processes, as `/proc` shows them and as pidfds reach them: a PID alone may be another process's by now.
+//! Processes, as `/proc` shows them and as pidfds reach them: a PID alone may be another process's
+//! by now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -183,8 +184,8 @@ pub fn is_there(identity: Identity) -> bool {
     read(identity.pid).is_some_and(|now| now.identity == identity && !now.zombie)
 }
 
-/// The processes that were below us before we started any, and what these have started since: a shell that has become
-/// us by `exec` may have started some.
+/// The processes that were below us before we started any, and what these have started since: a
+/// shell that has become us by `exec` may have started some.
 static EARLIER: Mutex<BTreeSet<Identity>> = Mutex::new(BTreeSet::new());
 
 fn lock_earlier() -> MutexGuard<'static, BTreeSet<Identity>> {
@@ -207,14 +208,15 @@ pub fn restore_earlier(identities: &[Identity]) {
     *lock_earlier() = identities.iter().copied().collect();
 }
 
-/// Finds the processes below us, parents before their children, without those of [`remember_earlier`] and what these
-/// start. We are a subreaper (prctl(2)): a shim that makes itself independent becomes our child.
+/// Finds the processes below us, parents before their children, without those of
+/// [`remember_earlier`] and what these start. We are a subreaper (prctl(2)): a shim that makes
+/// itself independent becomes our child.
 pub fn descendants() -> Vec<Process> {
     below(std::process::id(), all(), &mut lock_earlier())
 }
 
-/// Finds what is below `root` and not below one of `earlier`. What those have started by now joins them, for when its
-/// parent ends, it becomes a child of `root`.
+/// Finds what is below `root` and not below one of `earlier`. What those have started by now joins
+/// them, for when its parent ends, it becomes a child of `root`.
 pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity>) -> Vec<Process> {
     let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for process in processes {
@@ -234,16 +236,16 @@ pub fn below(root: u32, processes: Vec<Process>, earlier: &mut BTreeSet<Identity
     found
 }
 
-/// Says whether this kernel, and whatever filters its calls, lets us have and use pidfds: Linux 5.3 and later do,
-/// gVisor and old seccomp profiles do not.
+/// Says whether this kernel, and whatever filters its calls, lets us have and use pidfds: Linux 5.3
+/// and later do, gVisor and old seccomp profiles do not.
 pub fn pidfds_work() -> bool {
     let tried = pidfd(std::process::id()).and_then(|fd| send(&fd, 0));
     let errno = tried.err().and_then(|error| error.raw_os_error());
     !matches!(errno, Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
-/// Opens a pidfd of the process, which becomes readable when that ends. Only an error that [`is_gone`] tells that it
-/// has ended.
+/// Opens a pidfd of the process, which becomes readable when that ends. Only an error that
+/// [`is_gone`] tells that it has ended.
 pub fn open(identity: Identity) -> io::Result<OwnedFd> {
     let fd = pidfd(identity.pid)?;
     match look(identity.pid) {
@@ -266,8 +268,8 @@ fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Waits until all of `processes` have ended, and says whether they have within `limit`. A process that cannot be
-/// watched counts as alive.
+/// Waits until all of `processes` have ended, and says whether they have within `limit`. A process
+/// that cannot be watched counts as alive.
 pub fn wait_for_end(processes: &[Identity], limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
     processes.iter().all(|identity| {
@@ -321,7 +323,8 @@ pub fn reap() -> Option<(u32, How)> {
     reap_of(-1)
 }
 
-/// Reaps a child as waitpid(2) selects it. nix takes a real-time signal, which has no name, for an error.
+/// Reaps a child as waitpid(2) selects it. nix takes a real-time signal, which has no name, for an
+/// error.
 fn reap_of(which: libc::pid_t) -> Option<(u32, How)> {
     let mut status = 0;
     // SAFETY: the call writes one integer, to which the pointer leads.

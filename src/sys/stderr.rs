@@ -1,5 +1,6 @@
-//! Standard error. A supervisor writes through a pipe that a thread empties (its log): a slow or stopped reader of our
-//! messages must not hold anything else up. A command that ends soon writes directly.
+//! Standard error. A supervisor writes through a pipe that a thread empties (its log): a slow or
+//! stopped reader of our messages must not hold anything else up. A command that ends soon writes
+//! directly.
 
 use std::fs::OpenOptions;
 use std::io::{self, PipeWriter, Write};
@@ -45,8 +46,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Takes `shared` as it is, for others may use it as well: a pipe or a terminal is opened anew where that is
-    /// allowed, since `O_NONBLOCK` would concern all of them.
+    /// Takes `shared` as it is, for others may use it as well: a pipe or a terminal is opened anew
+    /// where that is allowed, since `O_NONBLOCK` would concern all of them.
     pub fn new(shared: BorrowedFd<'_>) -> io::Result<Self> {
         let mode = fstat(shared)?.st_mode;
         let kind = SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;

@@ -1,95 +1,89 @@
-//! The kernel's table of unix sockets, `/proc/net/unix` (proc_pid_net(5)), and the sockets that a
-//! process holds.
+//! Unix sockets: how to reach them, which the kernel lists (proc_pid_net(5)), and which a process
+//! serves.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::AcceptConn;
-use nix::sys::socket::{UnixAddr, getsockname, getsockopt};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, UnixAddr, getsockname, getsockopt, socket,
+};
+use nix::sys::stat::Mode;
 
-/// The flag of a socket at which somebody listens (`__SO_ACCEPTCON`).
-const LISTENS: &[u8] = b"00010000";
+/// Connects to the socket at `path`, whatever its length, and does not wait: where too many wait
+/// for the listener already, the error is EAGAIN.
+pub fn connect(path: &Path) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match UnixAddr::new(path) {
+        // A path that is good inside may be too long with `/proc/PID/root` in front of it.
+        Err(Errno::ENAMETOOLONG) => {
+            let found = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+            socket::connect(fd.as_raw_fd(), &UnixAddr::new(link.as_str())?)?;
+        }
+        address => socket::connect(fd.as_raw_fd(), &address?)?,
+    }
+    Ok(fd)
+}
 
-/// The state of a connection that was accepted (`SS_CONNECTED`).
-const CONNECTED: &[u8] = b"03";
-
-/// The references to an accepted connection whose peer is gone: the kernel's table and its owner. A
-/// peer that is there holds one more.
-const WITHOUT_PEER: u32 = 2;
-
-/// The table as it is now.
-///
-/// # Errors
-/// What the system says.
+/// Reads the kernel's table of unix sockets.
 pub fn table() -> io::Result<Vec<u8>> {
     fs::read("/proc/net/unix")
 }
 
-/// Whether somebody listens at `path`.
+/// Says whether a process listens at `path`. A row is `Num RefCount Protocol Flags Type St Inode
+/// Path`.
 pub fn listens(table: &[u8], path: &Path) -> bool {
-    rows(table, path).any(|fields| fields[3] == LISTENS)
+    let is_listener = |row: &[u8]| {
+        let fields = row.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+        let fields: Vec<&[u8]> = fields.collect();
+        // `__SO_ACCEPTCON`.
+        fields.len() == 7 && fields[3] == b"00010000"
+    };
+    let path = path.as_os_str().as_bytes();
+    let mut rows = table.split(|byte| *byte == b'\n').filter_map(|row| row.strip_suffix(path));
+    rows.any(is_listener)
 }
 
-/// How many clients are connected to the socket at `path`. One that has gone does not count, though
-/// the server may keep its end: dockerd 20.10 does so for minutes after an attached `docker run`.
-pub fn connections(table: &[u8], path: &Path) -> usize {
-    let references = |text| u32::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok();
-    rows(table, path)
-        .filter(|fields| fields[5] == CONNECTED)
-        .filter(|fields| references(fields[1]).is_none_or(|count| count > WITHOUT_PEER))
-        .count()
-}
-
-/// What `/proc/PID/fd` calls the sockets that listen at `path`.
-pub fn listeners(table: &[u8], path: &Path) -> Vec<PathBuf> {
-    rows(table, path)
-        .filter(|fields| fields[3] == LISTENS)
-        .map(|fields| format!("socket:[{}]", String::from_utf8_lossy(fields[6])).into())
-        .collect()
-}
-
-/// The descriptors of the process `pid`, and what `/proc/PID/fd` says they are. None of a process
-/// that is gone.
-pub fn descriptors(pid: u32) -> impl Iterator<Item = (RawFd, PathBuf)> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
-    entries.into_iter().flatten().flatten().filter_map(|entry| {
+/// Counts the clients that are still there and that the process `pid`, of which `process` is a
+/// pidfd, has accepted at `path`. One that has gone does not count, though the server may keep its
+/// end: dockerd 20.10 does so for minutes after an attached `docker run`. `None` where we may not
+/// look: kernels before 5.6, and `kernel.yama.ptrace_scope=3`.
+pub fn accepted(pid: u32, process: &OwnedFd, path: &Path) -> Option<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        let what = fs::read_link(entry.path()).unwrap_or_default();
+        if !what.as_os_str().as_bytes().starts_with(b"socket:") {
+            continue;
+        }
         let number = entry.file_name().to_str()?.parse().ok()?;
-        Some((number, fs::read_link(entry.path()).ok()?))
-    })
+        match copy_of(process, number) {
+            Ok(socket) if serves_at(&socket, path) && !has(&socket, PollFlags::POLLHUP) => {
+                count += 1
+            }
+            // It may be closed meanwhile.
+            Ok(_) | Err(Errno::EBADF) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(count)
 }
 
-/// How many clients that are still there the process `pid`, which `process` is a descriptor of, has
-/// accepted at `path`. It finds those whom the table does not show: an accepted socket belongs to
-/// the network namespace of the client. Kernels before 5.6 and `kernel.yama.ptrace_scope=3` allow
-/// no such look, and then the count is 0.
-pub fn accepted(pid: u32, process: &OwnedFd, path: &Path) -> usize {
-    descriptors(pid)
-        .filter(|(_, what)| what.as_os_str().as_bytes().starts_with(b"socket:"))
-        .filter_map(|(number, _)| copy_of(process, number).ok())
-        .filter(|socket| serves_at(socket, path) && !has(socket, PollFlags::POLLHUP))
-        .count()
+/// Says whether a client waits to be accepted by one of `listeners`.
+pub fn has_waiting(listeners: &[OwnedFd]) -> bool {
+    listeners.iter().any(|listener| has(listener, PollFlags::POLLIN))
 }
 
-/// Whether somebody waits to be accepted by one of the descriptors `listeners` of `process`.
-pub fn has_waiting(process: &OwnedFd, listeners: &[RawFd]) -> bool {
-    listeners
-        .iter()
-        .filter_map(|number| copy_of(process, *number).ok())
-        .any(|listener| has(&listener, PollFlags::POLLIN))
-}
-
-/// A copy of the descriptor `number` of another process (pidfd_getfd(2)).
-///
-/// # Errors
-/// What the kernel says.
-pub fn copy_of(process: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
+/// Copies the descriptor `number` of another process (pidfd_getfd(2)).
+fn copy_of(process: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
     // SAFETY: the call takes numbers and touches no memory.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
@@ -97,84 +91,49 @@ pub fn copy_of(process: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether it is a server's end of a connection to `path`.
+/// Says whether it is a server's end of a connection to `path`.
 fn serves_at(socket: &OwnedFd, path: &Path) -> bool {
     let address = getsockname::<UnixAddr>(socket.as_raw_fd());
     address.is_ok_and(|address| address.path() == Some(path))
         && getsockopt(socket, AcceptConn) == Ok(false)
 }
 
-/// What poll(2) says of a socket now.
+/// Says whether poll(2) reports `event` of a socket now.
 fn has(socket: &OwnedFd, event: PollFlags) -> bool {
     let mut polled = [PollFd::new(socket.as_fd(), event)];
     let _ = poll(&mut polled, PollTimeout::ZERO);
     polled[0].revents().is_some_and(|events| events.contains(event))
 }
 
-/// The fields of the rows for `path`: `Num RefCount Protocol Flags Type St Inode`. Short inodes are
-/// padded with blanks, and a path may hold some.
-fn rows<'t>(table: &'t [u8], path: &'t Path) -> impl Iterator<Item = [&'t [u8]; 7]> {
-    table.split(|byte| *byte == b'\n').filter_map(move |line| {
-        let mut rest = line;
-        let mut fields: [&[u8]; 7] = [b""; 7];
-        for field in &mut fields {
-            let blank = |byte: &u8| *byte == b' ';
-            rest = &rest[rest.iter().position(|byte| !blank(byte))?..];
-            let end = rest.iter().position(blank)?;
-            (*field, rest) = rest.split_at(end);
-        }
-        let named = Path::new(OsStr::from_bytes(&rest[1..]));
-        (named == path).then_some(fields)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
+    use crate::sys::processes;
     use std::net::Shutdown;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     const TABLE: &[u8] = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
         0000000000000000: 00000002 00000000 00010000 0001 01 23456 /run/user/1/docker.sock\n\
         0000000000000000: 00000003 00000000 00000000 0001 03     2 /run/user/1/docker.sock\n\
-        0000000000000000: 00000003 00000000 00000000 0001 02     3 /run/user/1/docker.sock\n\
         0000000000000000: 00000003 00000000 00000000 0001 03     4 /run/user/1/docker.sock2\n\
         0000000000000000: 00000003 00000000 00000000 0001 03     5\n\
-        0000000000000000: 00000003 00000000 00000000 0001 03 67890 /run/user/1/docker.sock\n\
-        0000000000000000: 00000002 00000000 00000000 0001 03 67891 /run/user/1/docker.sock\n\
-        0000000000000000: 0000000A 00000000 00000000 0001 03 67892 /run/user/1/docker.sock\n\
         0000000000000000: 00000002 00000000 00010000 0001 01     7 /a b/\xff\n";
 
-    #[test]
-    fn who_is_connected_is_counted_by_path_and_state_and_peer() {
-        let path = Path::new("/run/user/1/docker.sock");
-        assert_eq!(connections(TABLE, path), 3);
-        assert_eq!(connections(b"", Path::new("/x")), 0);
-        assert_eq!(listeners(TABLE, path), [Path::new("socket:[23456]")]);
-    }
-
-    /// Both looks agree at each step of a connection.
     #[test]
     fn a_client_counts_from_the_moment_it_is_accepted_until_it_has_gone() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).expect("listen");
         let own = std::process::id();
-        let number = nix::unistd::Pid::this().as_raw();
-        // SAFETY: the call takes numbers and touches no memory.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
-        let process = i32::try_from(Errno::result(process).expect("pidfd_open(2)")).expect("small");
-        // SAFETY: the descriptor is new, and nobody else owns it.
-        let process = unsafe { OwnedFd::from_raw_fd(process) };
+        let process = processes::read(own).expect("this process").identity;
+        let process = processes::open(process).expect("a pidfd");
         let expect = |count: usize, when: &str| {
-            assert_eq!(accepted(own, &process, &path), count, "{when}");
-            let table = table().expect("the table");
-            assert_eq!(connections(&table, &path), count, "{when}");
-            let sockets = listeners(&table, &path);
-            let held = descriptors(own).filter(|(_, what)| sockets.contains(what));
-            assert_eq!(held.count(), 1, "{when}");
+            assert_eq!(accepted(own, &process, &path), Some(count), "{when}");
         };
-        let waits = || has_waiting(&process, &[listener.as_raw_fd()]);
+        let listeners = [OwnedFd::from(listener.try_clone().expect("a copy"))];
+        let waits = || has_waiting(&listeners);
         expect(0, "nobody");
         assert!(!waits());
         let client = UnixStream::connect(&path).expect("connect");
@@ -189,6 +148,26 @@ mod tests {
         expect(0, "the client is gone, and the server does not know");
         drop(served);
         expect(0, "all over");
+    }
+
+    #[test]
+    fn a_socket_is_reached_however_long_its_path_is() {
+        let root = tempfile::tempdir().expect("a directory");
+        for length in [1, 60, 107, 200] {
+            let name = "s".repeat(50);
+            let short = root.path().join(&name);
+            let listener = UnixListener::bind(&short).expect("a socket");
+            listener.set_nonblocking(true).expect("a flag");
+            let directory = root.path().join("d".repeat(length));
+            fs::create_dir(&directory).expect("a directory");
+            let path = directory.join(&name);
+            fs::rename(short, &path).expect("a longer name");
+            let _connected = connect(&path).expect("it listens");
+            listener.accept().expect("it was connected");
+            drop(listener);
+            assert_eq!(connect(&path).err(), Some(Errno::ECONNREFUSED));
+            assert_eq!(connect(&directory.join("missing")).err(), Some(Errno::ENOENT));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn forwarder(user: &TestUser, part: Part, signal: Signal) -> (Time, Time) {
     let before = busy.pid(part);
     let moment = busy.signal(part, signal);
     let cause = match signal {
-        Signal::SIGSTOP => "stand still, and are replaced",
+        Signal::SIGSTOP => "are stopped: replacing them",
         _ => "does not answer: what served it is gone",
     };
     let detected = busy.until_said(cause, moment);
