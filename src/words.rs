@@ -10,9 +10,6 @@ use std::path::Path;
 ///
 /// Crates that split words drop everything behind a `#` as a comment, which a shell does not do
 /// to the value of a variable: that would lose flags in silence, so this is our own.
-///
-/// # Errors
-/// Says which quote is not closed, or that a backslash ends the text.
 pub fn split(line: &OsStr) -> Result<Vec<OsString>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;

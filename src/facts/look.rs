@@ -151,9 +151,6 @@ pub fn session(
 }
 
 /// The inode of the user namespace that we are in.
-///
-/// # Errors
-/// What the system says, if there is no `/proc`.
 pub fn user_namespace() -> io::Result<u64> {
     fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino())
 }

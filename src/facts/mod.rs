@@ -31,13 +31,11 @@ use serde::Serialize;
 /// Everything that is known of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
-    /// The programs.
     pub tools: Tools,
     /// The user's session and what lies in it.
     pub session: Session,
-    /// The kernel's switches.
     pub kernel: Kernel,
-    /// Programs of a launch that other users than root could put another into the place of.
+    /// Programs of a launch that users other than root could replace.
     pub exposed: Vec<PathBuf>,
 }
 

@@ -256,32 +256,15 @@ mod tests {
         }
     }
 
+    #[rustfmt::skip]
     #[test]
     fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
         type Case = (&'static [(&'static str, char)], &'static [&'static str]);
         let cases: &[Case] = &[
             (&[], &[]),
             (&[("lock", 'f')], &[]),
-            (
-                &[
-                    ("lock", 'f'),
-                    ("child_pid", 'f'),
-                    ("api.sock", 's'),
-                    (".bp.sock", 's'),
-                    (".bp-ready.pipe", 'p'),
-                ],
-                &[],
-            ),
-            (
-                &[
-                    ("lock", 'f'),
-                    ("netns", 'f'),
-                    ("gvisortapvsock", 'd'),
-                    ("resolv.conf", 'f'),
-                    ("hosts", 'f'),
-                ],
-                &[],
-            ),
+            (&[("lock", 'f'), ("child_pid", 'f'), ("api.sock", 's'), (".bp.sock", 's'), (".bp-ready.pipe", 'p')], &[]),
+            (&[("lock", 'f'), ("netns", 'f'), ("gvisortapvsock", 'd'), ("resolv.conf", 'f'), ("hosts", 'f')], &[]),
             (&[("hosts", 'f')], &["hosts"]),
             (&[("lock", 'd'), ("hosts", 'f')], &["hosts", "lock"]),
             (&[("lock", 'f'), ("thesis.tex", 'f')], &["thesis.tex"]),

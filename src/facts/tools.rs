@@ -13,25 +13,19 @@ use crate::settings::{RootlesskitFlags, Settings};
 pub struct Tools {
     /// `docker-rootlesskit` or `rootlesskit`.
     pub rootlesskit: Tool<RootlesskitFacts>,
-    /// The daemon.
     pub dockerd: Tool<DockerdFacts>,
     /// The containerd that dockerd would start.
     pub containerd: Option<PathBuf>,
-    /// slirp4netns.
     pub slirp4netns: Tool<Slirp4netnsFacts>,
-    /// pasta, of the passt project.
     pub pasta: Option<PathBuf>,
     /// What pasta calls its version, if it was asked.
     pub pasta_version: Option<String>,
-    /// VPNKit.
     pub vpnkit: Option<PathBuf>,
     /// lxc-user-nic, in the places where rootlesskit looks for it.
     pub lxc_user_nic: Option<PathBuf>,
     /// The `iptables` that PATH has, all links followed.
     pub iptables: Option<PathBuf>,
-    /// `iptables-legacy`.
     pub iptables_legacy: Option<PathBuf>,
-    /// `ip6tables-legacy`.
     pub ip6tables_legacy: Option<PathBuf>,
 }
 
@@ -46,15 +40,11 @@ impl Tools {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tool<T> {
-    /// PATH has none.
     Absent,
     /// What is named is there, and is no program, or not for us.
     NotExecutable(PathBuf),
-    /// It is there.
     Found {
-        /// The absolute path.
         path: PathBuf,
-        /// What it said.
         answer: Answer<T>,
     },
 }
@@ -63,9 +53,8 @@ pub enum Tool<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer<T> {
-    /// It answered.
     Known(T),
-    /// It did not, and why.
+    /// Why it is not known.
     Unknown(String),
 }
 
@@ -139,13 +128,10 @@ impl fmt::Display for Version {
 /// What `rootlesskit --help` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootlesskitFacts {
-    /// Its version.
     pub version: Option<Version>,
     /// Its flags without dashes, and whether each takes a value.
     pub flags: BTreeMap<String, bool>,
-    /// The network drivers that it names.
     pub network_drivers: Vec<String>,
-    /// The port drivers that it names.
     pub port_drivers: Vec<String>,
 }
 

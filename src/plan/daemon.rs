@@ -16,7 +16,7 @@ use crate::plan::keep::Keep;
 use crate::plan::preflight::SOCKET_PATH_MAX;
 use crate::plan::stage::{Family, Step};
 use crate::plan::{Reason, number};
-use crate::settings::{Choice, Iptables, Settings};
+use crate::settings::{Choice, DockerdArgs, Iptables, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
 const DOCKERD_MTU: u32 = 1500;
@@ -52,6 +52,7 @@ impl Daemon {
         let mut warnings = Vec::new();
         let (mtu_args, mtu) = container_mtu(settings, host, mtu);
         let (host_args, hosts) = hosts(settings, host, &mut warnings);
+        warnings.extend(open_port(settings.args()));
         let (iptables, backend) =
             iptables(settings, host).map_err(|error| error.check("netfilter"))?;
         let (keep, kept) = match config {
@@ -146,6 +147,22 @@ fn hosts(
         (vec!["-H".into(), "fd://".into()], "fd://", why)
     };
     (args, Some(Reason::new("hosts", value.as_ref(), why)))
+}
+
+/// Warns of a TCP port without TLS that others reach.
+fn open_port(args: DockerdArgs<'_>) -> Option<Warning> {
+    let is_open = |host: &&OsStr| {
+        let host = host.as_bytes().strip_prefix(b"tcp://");
+        host.is_some_and(|host| {
+            ![&b"127."[..], b"localhost", b"[::1]"].iter().any(|own| host.starts_with(own))
+        })
+    };
+    let host = args.value("host", Some(b'H')).filter(is_open)?.display();
+    (args.switch("tlsverify") != Some(true)).then(|| {
+        Warning(format!(
+            "dockerd listens on `{host}` without --tlsverify: all who reach it can act as you"
+        ))
+    })
 }
 
 /// The daemon's socket, and who keeps it.

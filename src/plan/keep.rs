@@ -210,6 +210,7 @@ mod tests {
         decided.map(|(keep, reason, _)| (keep, reason))
     }
 
+    #[rustfmt::skip]
     #[test]
     fn containers_are_kept_unless_somebody_says_otherwise() {
         let nothing = |_: &mut HostFacts| {};
@@ -229,13 +230,7 @@ mod tests {
             ("auto", "", "", bare, [false, false, false]),
             ("auto", "", "--containerd=/c.sock", nothing, [false, false, false]),
             ("auto", r#"{"containerd": "/c.sock"}"#, "", nothing, [false, false, false]),
-            (
-                "auto",
-                r#"{"features": {"embedded-containerd": true}}"#,
-                "",
-                nothing,
-                [false, false, false],
-            ),
+            ("auto", r#"{"features": {"embedded-containerd": true}}"#, "", nothing, [false, false, false]),
             ("auto", "{", "", nothing, [false, false, false]),
             ("auto", "", "--version", nothing, [false, false, false]),
             ("auto", "", "-v", nothing, [false, false, false]),
@@ -272,16 +267,13 @@ mod tests {
         assert_eq!(parsed["root"].as_str(), Some("/home/u/.local/share/docker/containerd/daemon"));
     }
 
+    #[rustfmt::skip]
     #[test]
     fn our_file_repeats_the_users() {
         for (user, on, expected) in [
             ("", true, r#"{"live-restore":true}"#),
             ("\u{feff} {}", false, r#"{"live-restore":false}"#),
-            (
-                r#"{"mtu": 1e3, "live-restore": false, "a": {"b": [1.50]}}"#,
-                true,
-                r#"{"a":{"b":[1.50]},"live-restore":true,"mtu":1e3}"#,
-            ),
+            (r#"{"mtu": 1e3, "live-restore": false, "a": {"b": [1.50]}}"#, true, r#"{"a":{"b":[1.50]},"live-restore":true,"mtu":1e3}"#),
         ] {
             let text = effective_config(user, on).expect("an object");
             let short: String = text.split_whitespace().collect();

@@ -167,9 +167,6 @@ impl Stage {
     }
 
     /// Reads the words behind [`STAGE`].
-    ///
-    /// # Errors
-    /// Names a word that no plan writes: somebody typed it.
     pub fn parse(words: &[OsString]) -> Result<Self, Error> {
         let wrong = |what: &str| {
             Error::new(Exit::Usage, format!("`{STAGE}`: {what}"))

@@ -205,55 +205,29 @@ fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says_with_a_warning
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
 }
 
+#[rustfmt::skip]
 #[test]
 fn what_rootlesskit_would_refuse_is_refused_first() {
     let host = with_pasta(docker_29_5());
     let cases: &[(&[&str], &str)] = &[
         (&["network.driver=host"], "network driver `host` gives dockerd no network namespace"),
-        (
-            &["rootlesskit.flags=--net=host"],
-            "network driver `host` gives dockerd no network namespace",
-        ),
-        (
-            &["network.driver=bogus"],
-            "rootlesskit 3.0.1 does not know network driver `bogus`, only slirp4netns,",
-        ),
-        (
-            &["network.port-driver=pesto"],
-            "rootlesskit 3.0.1 does not know port driver `pesto`, only none,",
-        ),
-        (
-            &["network.port-driver=implicit"],
-            "port driver `implicit` needs network driver `pasta`, not `slirp4netns`",
-        ),
-        (
-            &["network.driver=pasta", "network.port-driver=builtin"],
-            "port driver `builtin` does not go with network driver `pasta`",
-        ),
+        (&["rootlesskit.flags=--net=host"], "network driver `host` gives dockerd no network namespace"),
+        (&["network.driver=bogus"], "rootlesskit 3.0.1 does not know network driver `bogus`, only slirp4netns,"),
+        (&["network.port-driver=pesto"], "rootlesskit 3.0.1 does not know port driver `pesto`, only none,"),
+        (&["network.port-driver=implicit"], "port driver `implicit` needs network driver `pasta`, not `slirp4netns`"),
+        (&["network.driver=pasta", "network.port-driver=builtin"], "port driver `builtin` does not go with network driver `pasta`"),
         (
             &["network.driver=lxc-user-nic", "network.port-driver=slirp4netns"],
             "port driver `slirp4netns` needs network driver `slirp4netns`, not `lxc-user-nic`",
         ),
-        (
-            &["network.driver=none", "network.port-driver=implicit"],
-            "port driver `implicit` needs network driver `pasta`, not `none`",
-        ),
+        (&["network.driver=none", "network.port-driver=implicit"], "port driver `implicit` needs network driver `pasta`, not `none`"),
         (
             &["network.driver=none", "network.port-driver=gvisor-tap-vsock"],
             "port driver `gvisor-tap-vsock` needs network driver `gvisor-tap-vsock`, not `none`",
         ),
-        (
-            &["network.port-driver=gvisor-tap-vsock"],
-            "port driver `gvisor-tap-vsock` needs network driver `gvisor-tap-vsock`, not",
-        ),
-        (
-            &["network.slirp4netns-sandbox=true"],
-            "network.slirp4netns-sandbox `true` does not go with",
-        ),
-        (
-            &["network.driver=gvisor-tap-vsock", "network.ipv6=true"],
-            "network driver `gvisor-tap-vsock` has no IPv6",
-        ),
+        (&["network.port-driver=gvisor-tap-vsock"], "port driver `gvisor-tap-vsock` needs network driver `gvisor-tap-vsock`, not"),
+        (&["network.slirp4netns-sandbox=true"], "network.slirp4netns-sandbox `true` does not go with"),
+        (&["network.driver=gvisor-tap-vsock", "network.ipv6=true"], "network driver `gvisor-tap-vsock` has no IPv6"),
     ];
     for (assignments, message) in cases {
         let (exit, refused) = refusal(&host, assignments);
@@ -273,6 +247,7 @@ fn what_rootlesskit_would_refuse_is_refused_first() {
     assert_eq!(exit, Exit::Prerequisite, "lxc-user-nic is not installed");
 }
 
+#[rustfmt::skip]
 #[test]
 fn a_refused_value_is_taken_back_where_it_stands() {
     let variables =
@@ -285,15 +260,9 @@ fn a_refused_value_is_taken_back_where_it_stands() {
     let slirp = "network.driver=slirp4netns";
     let cases = [
         (Layer::from_environment(&variables), "unset DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER"),
-        (
-            Layer::from_toml(Path::new("/home/u/config.toml"), text).expect("a file"),
-            "dockerd-rootless config set network.port-driver auto",
-        ),
+        (Layer::from_toml(Path::new("/home/u/config.toml"), text).expect("a file"), "dockerd-rootless config set network.port-driver auto"),
         (assignments(&["network.port-driver=implicit"]), "say `--set network.port-driver=auto`"),
-        (
-            assignments(&["rootlesskit.flags=--port-driver=implicit"]),
-            "take `--port-driver` out of rootlesskit.flags",
-        ),
+        (assignments(&["rootlesskit.flags=--port-driver=implicit"]), "take `--port-driver` out of rootlesskit.flags"),
     ];
     for (layer, hint) in cases {
         let settings = Settings::resolve(&[layer, assignments(&[slirp])]).expect("settings");
@@ -313,6 +282,7 @@ fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
     );
 }
 
+#[rustfmt::skip]
 #[test]
 fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
     let mut configured = debian_12();
@@ -323,12 +293,7 @@ fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
     opts.session.daemon_json = DaemonJson::parse(r#"{"default-network-opts": {}}"#);
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &[], "", " --mtu=65520"),
-        (
-            &docker_29_5(),
-            &[],
-            "",
-            " --mtu=65520 --default-network-opt=bridge=com.docker.network.driver.mtu=65520",
-        ),
+        (&docker_29_5(), &[], "", " --mtu=65520 --default-network-opt=bridge=com.docker.network.driver.mtu=65520"),
         (&debian_12(), &["network.container-mtu=1500"], "", ""),
         (&debian_12(), &["network.container-mtu=0"], "", ""),
         (&debian_12(), &["network.container-mtu=9000"], "", " --mtu=9000"),
@@ -351,6 +316,7 @@ fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
     }
 }
 
+#[rustfmt::skip]
 #[test]
 fn iptables_is_left_alone_wherever_somebody_else_decides() {
     let mut off = debian_12();
@@ -362,18 +328,8 @@ fn iptables_is_left_alone_wherever_somebody_else_decides() {
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &["daemon.iptables=path"], "", "path: command line"),
         (&debian_12(), &[], "--iptables=false", "path: dockerd is told to do without iptables"),
-        (
-            &debian_12(),
-            &[],
-            "--firewall-backend=nftables",
-            "path: dockerd is told which firewall backend to use",
-        ),
-        (
-            &debian_12(),
-            &["rootlesskit.copy-up=/etc"],
-            "",
-            "path: /run is not copied up, so there is no place of our own for the links",
-        ),
+        (&debian_12(), &[], "--firewall-backend=nftables", "path: dockerd is told which firewall backend to use"),
+        (&debian_12(), &["rootlesskit.copy-up=/etc"], "", "path: /run is not copied up, so there is no place of our own for the links"),
         (&off, &[], "", "path: dockerd is told to do without iptables"),
         (&legacy, &[], "", "path: PATH has another iptables than the nft backend first"),
         (&lacking, &[], "", "path: no iptables-legacy is installed"),
@@ -420,6 +376,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
 }
 
+#[rustfmt::skip]
 #[test]
 fn a_session_that_is_not_safe_is_refused() {
     let with = |change: &dyn Fn(&mut Session)| {
@@ -432,67 +389,19 @@ fn a_session_that_is_not_safe_is_refused() {
     };
     let present = |owner, mode| Directory::Present { owner, mode };
     let cases = [
-        (
-            with(&|session| session.person.uid = 0),
-            Exit::Failed,
-            "rootless Docker must be started by an unprivileged user",
-        ),
+        (with(&|session| session.person.uid = 0), Exit::Failed, "rootless Docker must be started by an unprivileged user"),
         (with(&|session| session.person.home = None), Exit::Prerequisite, "HOME is not set"),
-        (
-            with(&|session| session.person.home = Some(("/nowhere".into(), false))),
-            Exit::Prerequisite,
-            "HOME `/nowhere` is not a directory",
-        ),
-        (
-            with(&|session| session.person.runtime_dir = None),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR is not set, and /run/user/1000",
-        ),
-        (
-            runtime("run", present(1000, 0o700)),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `run` is not an absolute path",
-        ),
-        (
-            runtime("/r", Directory::Missing),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` does not exist",
-        ),
-        (
-            runtime("/r", Directory::Symlink),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` is a symbolic link",
-        ),
-        (
-            runtime("/r", Directory::NotADirectory),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` is not a directory",
-        ),
-        (
-            runtime("/r", present(0, 0o1777)),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` belongs to user 0, not to you",
-        ),
-        (
-            runtime("/r", present(1000, 0o1777)),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` can be written by others (mode 1777)",
-        ),
-        (
-            runtime("/r", present(1000, 0o770)),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` can be written by others (mode 0770)",
-        ),
-        (
-            runtime("/r", present(1000, 0o755)),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/r` is open to others (mode 0755)",
-        ),
-        (
-            with(&|session| session.person.runtime_dir_holds_home = true),
-            Exit::Prerequisite,
-            "XDG_RUNTIME_DIR `/run/user/1000` is or holds your home",
-        ),
+        (with(&|session| session.person.home = Some(("/nowhere".into(), false))), Exit::Prerequisite, "HOME `/nowhere` is not a directory"),
+        (with(&|session| session.person.runtime_dir = None), Exit::Prerequisite, "XDG_RUNTIME_DIR is not set, and /run/user/1000"),
+        (runtime("run", present(1000, 0o700)), Exit::Prerequisite, "XDG_RUNTIME_DIR `run` is not an absolute path"),
+        (runtime("/r", Directory::Missing), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` does not exist"),
+        (runtime("/r", Directory::Symlink), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` is a symbolic link"),
+        (runtime("/r", Directory::NotADirectory), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` is not a directory"),
+        (runtime("/r", present(0, 0o1777)), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` belongs to user 0, not to you"),
+        (runtime("/r", present(1000, 0o1777)), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` can be written by others (mode 1777)"),
+        (runtime("/r", present(1000, 0o770)), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` can be written by others (mode 0770)"),
+        (runtime("/r", present(1000, 0o755)), Exit::Prerequisite, "XDG_RUNTIME_DIR `/r` is open to others (mode 0755)"),
+        (with(&|session| session.person.runtime_dir_holds_home = true), Exit::Prerequisite, "XDG_RUNTIME_DIR `/run/user/1000` is or holds your home"),
         (
             with(&|session| {
                 session.person.ancestors = vec![Ancestor {
@@ -513,25 +422,45 @@ fn a_session_that_is_not_safe_is_refused() {
 }
 
 #[test]
+fn what_su_leaves_of_another_user_is_named_with_ones_own() {
+    let said = |change: &dyn Fn(&mut Person)| {
+        let mut host = debian_12();
+        change(&mut host.session.person);
+        plan(&host, &[], "").expect_err("refused").render()
+    };
+    let home = said(&|person| {
+        person.home = Some(("/root".into(), true));
+        person.own_home = Some("/home/u".into());
+    });
+    assert!(
+        home.contains("HOME is `/root`, yours is `/home/u`\nhint: export HOME=/home/u\n"),
+        "{home}"
+    );
+    let runtime =
+        |path: &str| said(&|person| person.runtime_dir = Some((path.into(), Directory::Missing)));
+    let others = runtime("/run/user/0");
+    assert!(
+        others.contains(
+            "hint: name a directory of your own, of mode 0700: usually /run/user/1000; after"
+        ),
+        "{others}"
+    );
+    for own in ["/run/user/1000", "/r"] {
+        assert!(runtime(own).contains(&format!("hint: mkdir -m 0700 {own}\n")), "{own}");
+    }
+}
+
+#[rustfmt::skip]
+#[test]
 fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
     let present = Directory::Present { owner: 1000, mode: 0o755 };
     let foreign = |names: &[&str]| names.iter().map(OsString::from).collect::<Vec<_>>();
     let cases = [
-        (
-            "/home/u/precious",
-            present.clone(),
-            foreign(&["a", "b", "c", "d"]),
-            "holds what rootlesskit did not make: `a`, `b`, `c` and 1 more;",
-        ),
+        ("/home/u/precious", present.clone(), foreign(&["a", "b", "c", "d"]), "holds what rootlesskit did not make: `a`, `b`, `c` and 1 more;"),
         ("/home/u", present.clone(), vec![], "is or holds `/home/u`;"),
         ("/x", Directory::Symlink, vec![], "is a symbolic link;"),
         ("/x", Directory::NotADirectory, vec![], "is not a directory;"),
-        (
-            "/x",
-            Directory::Present { owner: 0, mode: 0o777 },
-            vec![],
-            "belongs to user 0, not to you (user 1000);",
-        ),
+        ("/x", Directory::Present { owner: 0, mode: 0o777 }, vec![], "belongs to user 0, not to you (user 1000);"),
         ("/x", Directory::Unknown("denied".into()), vec![], "cannot be judged: denied;"),
     ];
     for (path, directory, foreign, message) in cases {
@@ -555,6 +484,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
     assert!(plan(&left_over, &[], "").is_ok(), "what rootlesskit left is its own");
 }
 
+#[rustfmt::skip]
 #[test]
 fn a_second_instance_is_refused_and_the_first_named() {
     let change = |change: &dyn Fn(&mut Session)| {
@@ -565,10 +495,7 @@ fn a_second_instance_is_refused_and_the_first_named() {
     let pid_file =
         |state| PidFile { path: "/run/user/1000/docker.pid".into(), state, is_daemons: true };
     let cases = [
-        (
-            change(&|session| session.state_dir.lock = Lock::Held(42)),
-            "rootless Docker is already running (PID 42) with the state directory",
-        ),
+        (change(&|session| session.state_dir.lock = Lock::Held(42)), "rootless Docker is already running (PID 42) with the state directory"),
         (
             change(&|session| session.pid_files = vec![pid_file(PidState::Running(43))]),
             "the daemon is already running (PID 43), says `/run/user/1000/docker.pid`",

@@ -1,11 +1,9 @@
-//! Edits the text of a configuration file. A value is replaced or cut where it stands and a new one
-//! put between: every other byte stays, be it of comments, blanks or line ends.
+//! Edits the text of a configuration file. Comments, layout and line ends stay.
 
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
 use std::path::Path;
 
-use toml_edit::{Document, Item, TomlError, Value};
+use toml_edit::{Document, DocumentMut, Item, Table, TomlError, Value};
 
 use crate::error::{Error, Exit};
 use crate::settings::value::toml_string;
@@ -24,9 +22,8 @@ pub struct Edited {
 /// it; without a value the key goes. Comments on lines of their own stay, and so does a section
 /// that becomes empty, since it may hold some.
 ///
-/// # Errors
-/// Whatever is wrong with the value, or with what else stands in the file. What the file said of
-/// the key itself may be wrong: this is how it is mended.
+/// Fails over what is wrong with the value, or elsewhere in the file; not over what the file said of
+/// the key itself, which this fixes.
 pub fn edit(path: &Path, text: &str, key: &Key, value: Option<&OsStr>) -> Result<Edited, Error> {
     let value = value.map(|word| read_word(key, word)).transpose()?;
     let (stored, shown) = value.unzip();
@@ -36,15 +33,29 @@ pub fn edit(path: &Path, text: &str, key: &Key, value: Option<&OsStr>) -> Result
     others.values.remove(key.name);
     Settings::resolve(&[others])?;
 
-    let edited = edit_text(text, key, stored.as_deref()).map_err(|error| {
+    let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
+    let edited = match &stored {
+        Some(value) => set(text, section, name, value),
+        None => unset(text, section, name),
+    };
+    let edited = edited.map_err(|error| {
         let what = format!("{}: {}", path.display(), error.message());
         Error::new(Exit::Config, what)
     })?;
     let after = Layer::from_toml(path, &edited)?;
+    let edited = with_line_ends_of(text, edited, |other| {
+        Layer::from_toml(path, other).is_ok_and(|layer| layer.values == after.values)
+    });
     let said = [&before, &after].map(|layer| layer.values.get(key.name).map(|(input, _)| input));
     let says_the_same = said[0] == said[1];
     Settings::resolve(&[after])?;
     Ok(Edited { text: if says_the_same { text.to_owned() } else { edited }, shown })
+}
+
+/// Returns `edited` with the line ends of the `old` text, unless a value would become another.
+fn with_line_ends_of(old: &str, edited: String, is_same: impl Fn(&str) -> bool) -> String {
+    let crlf = edited.replace("\r\n", "\n").replace('\n', "\r\n");
+    if old.contains("\r\n") && is_same(&crlf) { crlf } else { edited }
 }
 
 /// The value that `word` is for `key`, in TOML syntax: as it is stored, and as it may be shown.
@@ -69,80 +80,69 @@ fn read_word(key: &Key, word: &OsStr) -> Result<(String, String), Error> {
     Ok((stored, shown))
 }
 
-/// `text` with `value` for `key`, or without the key.
-fn edit_text(text: &str, key: &Key, value: Option<&str>) -> Result<String, TomlError> {
-    let document = Document::parse(text)?;
-    let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
-    let found = document.get(section);
-    let entry = found.and_then(|found| found.get(name));
-    Ok(match (found, entry, value) {
-        (_, Some(Item::Value(old)), Some(new)) => splice(text, place(old.span()), new),
-        (None, _, Some(new)) => {
-            let header = format!("[{section}]");
-            let entry = format!("{name} = {new}");
-            let lines = ["", &header, &entry];
-            insert_lines(text, text.len(), &lines[usize::from(text.is_empty())..])
+/// Returns `text` with `value` for the key `name` of `section`.
+fn set(text: &str, section: &str, name: &str, value: &str) -> Result<String, TomlError> {
+    let mut document: DocumentMut = text.parse()?;
+    let mut value: Value = value.parse()?;
+    if !document.contains_key(section) {
+        // Comments at the end of the file stay above the new section.
+        let above = document.trailing().as_str().unwrap_or_default().to_owned();
+        let is_first = document.is_empty() && above.is_empty();
+        document.set_trailing("");
+        let mut table = Table::new();
+        table.decor_mut().set_prefix(if is_first { above } else { format!("{above}\n") });
+        document.insert(section, Item::Table(table));
+    }
+    let Some(table) = document.get_mut(section).and_then(Item::as_table_like_mut) else {
+        return Ok(text.to_owned());
+    };
+    match table.get_mut(name) {
+        Some(Item::Value(old)) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
         }
-        (Some(Item::Table(table)), None, Some(new)) => {
-            let name = if table.is_dotted() { key.name } else { name };
-            let header = place(table.span()).end;
-            let entries = table.iter().map(|(_, item)| place(item.span()).end);
-            let last = entries.fold(header, usize::max);
-            insert_lines(text, next_line(text, last), &[&format!("{name} = {new}")])
-        }
-        (Some(Item::Table(_)), Some(Item::Value(old)), None) => {
-            let place = place(old.span());
-            // A key stands in one line with the beginning of its value.
-            let start = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
-            splice(text, start..next_line(text, place.end), "")
-        }
-        (Some(Item::Value(Value::InlineTable(table))), ..) => {
-            let place = place(table.span());
-            let table = edit_inline(&text[place.clone()], name, value)?;
-            splice(text, place, &table)
-        }
-        // Nothing to cut; or a section in the value's place, which stays and is refused.
-        _ => text.to_owned(),
-    })
-}
-
-/// The section `{ … }` with `value` for the key `name`, or without the key.
-fn edit_inline(section: &str, name: &str, value: Option<&str>) -> Result<String, TomlError> {
-    let mut edited: Value = section.parse()?;
-    if let Some(table) = edited.as_inline_table_mut() {
-        match value {
-            Some(value) => table.insert(name, value.parse()?),
-            None => table.remove(name),
-        };
-        // More lines than one may hold comments, which this would drop.
-        if !section.contains('\n') {
-            table.fmt();
+        // A section in the value's place stays, and is refused.
+        Some(_) => {}
+        None => {
+            table.insert(name, Item::Value(value));
+            tidy(document.get_mut(section));
         }
     }
-    Ok(edited.to_string())
+    Ok(render(&document, text))
 }
 
-/// The place of what was parsed; all of that has one.
-fn place(span: Option<Range<usize>>) -> Range<usize> {
-    span.unwrap_or_default()
+/// Returns `text` without the key `name` of `section`, and without the lines that are its alone.
+fn unset(text: &str, section: &str, name: &str) -> Result<String, TomlError> {
+    let parsed = Document::parse(text)?;
+    let found = parsed.get(section);
+    let Some(Item::Value(old)) = found.and_then(|found| found.get(name)) else {
+        return Ok(text.to_owned());
+    };
+    if let Some(Item::Table(_)) = found {
+        // A key stands in one line with the beginning of its value.
+        let place = old.span().unwrap_or_default();
+        let start = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
+        let end = text[place.end..].find('\n').map_or(text.len(), |at| place.end + at + 1);
+        return Ok([&text[..start], &text[end..]].concat());
+    }
+    let mut document: DocumentMut = text.parse()?;
+    let table = document.get_mut(section).and_then(Item::as_table_like_mut);
+    table.and_then(|table| table.remove(name));
+    tidy(document.get_mut(section));
+    Ok(render(&document, text))
 }
 
-/// Where the line behind the one at `offset` begins.
-fn next_line(text: &str, offset: usize) -> usize {
-    text[offset..].find('\n').map_or(text.len(), |at| offset + at + 1)
+/// Spaces a table in one line evenly. More lines may hold comments, which this would drop.
+fn tidy(section: Option<&mut Item>) {
+    if let Some(table) = section.and_then(Item::as_inline_table_mut)
+        && !table.to_string().contains('\n')
+    {
+        table.fmt();
+    }
 }
 
-/// `text` with `lines` put in at `offset`, where a line begins or the text ends.
-fn insert_lines(text: &str, offset: usize, lines: &[&str]) -> String {
-    let line_end = if text.contains("\r\n") { "\r\n" } else { "\n" };
-    let is_open = offset > 0 && !text[..offset].ends_with('\n');
-    let first = if is_open { line_end } else { "" };
-    let lines = lines.iter().map(|line| format!("{line}{line_end}"));
-    let new = std::iter::once(first.to_owned()).chain(lines);
-    splice(text, offset..offset, &new.collect::<String>())
-}
-
-/// `text` with `new` in this place.
-fn splice(text: &str, place: Range<usize>, new: &str) -> String {
-    [&text[..place.start], new, &text[place.end..]].concat()
+/// The text of `document`, with the byte order mark of the `old` text.
+fn render(document: &DocumentMut, old: &str) -> String {
+    let mark = if old.starts_with('\u{feff}') { "\u{feff}" } else { "" };
+    format!("{mark}{document}")
 }

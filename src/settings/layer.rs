@@ -16,11 +16,9 @@ use crate::settings::{KEYS, Key};
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Built in.
     Default,
     /// A line, counted from 1, of a configuration file.
     File(PathBuf, usize),
-    /// A variable of the environment.
     Variable(&'static str),
     /// `--set` on the command line.
     CommandLine,

@@ -26,9 +26,7 @@ pub const SYSTEM_CONFIG: &str = "/etc/dockerd-rootless/config.toml";
 /// A value and the place that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sourced<T> {
-    /// The value.
     pub value: T,
-    /// Its place.
     pub origin: Origin,
 }
 
@@ -39,11 +37,9 @@ pub struct Key {
     pub name: &'static str,
     /// The variables that set it; the first that is set counts.
     pub variables: &'static [&'static str],
-    /// One line on what it does.
     pub summary: &'static str,
     /// The allowed values.
     pub expected: &'static str,
-    /// What holds when nobody sets it.
     pub default: &'static str,
 }
 
@@ -71,9 +67,7 @@ impl Key {
 /// A layer's say on one key.
 #[derive(Debug)]
 pub struct Statement<'a> {
-    /// What it says.
     pub input: &'a Input,
-    /// Where it says so.
     pub origin: &'a Origin,
 }
 
@@ -111,9 +105,6 @@ macro_rules! settings {
         impl Settings {
             /// Joins `layers`, lowest first. Every value of every layer must be valid, also one
             /// that a higher layer hides.
-            ///
-            /// # Errors
-            /// Names the place, the key, the value and the allowed ones.
             pub fn resolve(layers: &[Layer]) -> Result<Self, Error> {
                 let mut settings = Self {
                     $($field: resolve_key(layers, $name, || $default)?,)+

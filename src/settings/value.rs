@@ -11,13 +11,9 @@ use crate::words;
 pub enum Input {
     /// A word of the environment or of `--set`: any bytes.
     Text(OsString),
-    /// A TOML string.
     String(String),
-    /// A TOML integer.
     Integer(i64),
-    /// A TOML boolean.
     Bool(bool),
-    /// A TOML array of strings.
     Array(Vec<String>),
     /// A TOML value of a kind that no setting has; its type's name.
     Other(&'static str),
@@ -58,27 +54,26 @@ pub trait Value: Sized {
     fn show(&self) -> Option<String>;
 }
 
-/// `auto`, or what the user decided.
+/// `auto`, which the plan decides with a reason, or what the user decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice<T> {
-    /// The program decides, and gives its reason in the plan.
     Auto,
-    /// The user decided.
     Fixed(T),
 }
 
+/// An enum whose variants go by words. In an `open` one, rootlesskit may know other words.
 macro_rules! word_enum {
-    ($(#[$doc:meta])* $name:ident, $expected:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ ; open) => {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $($variant:ident = $word:literal),+; open) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
+            $($variant,)+
             /// A name that this program does not know; it is handed on as it is.
             Other(OsString),
         }
 
         impl $name {
-            /// The name as rootlesskit takes it.
+            /// Returns the name as rootlesskit takes it.
             pub fn word(&self) -> &OsStr {
                 match self {
                     $(Self::$variant => OsStr::new($word),)+
@@ -86,7 +81,7 @@ macro_rules! word_enum {
                 }
             }
 
-            /// The value that goes by `word`.
+            /// Returns the value that goes by `word`.
             pub fn from_word(word: &OsStr) -> Self {
                 match word.as_bytes() {
                     $(bytes if bytes == $word.as_bytes() => Self::$variant,)+
@@ -107,15 +102,15 @@ macro_rules! word_enum {
             }
         }
     };
-    ($(#[$doc:meta])* $name:ident, $expected:literal, $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+) => {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $($variant:ident = $word:literal),+) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
+            $($variant,)+
         }
 
         impl $name {
-            /// The name as it stands in settings.
+            /// Returns the name as it stands in settings.
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -141,76 +136,45 @@ macro_rules! word_enum {
 }
 
 word_enum! {
-    /// rootlesskit's `--net`.
+    /// rootlesskit's `--net`. `host` is always refused, as upstream's script does (moby 76b1d304e4).
     NetworkDriver, "slirp4netns, pasta, vpnkit, gvisor-tap-vsock, lxc-user-nic or auto",
-    /// User-mode TCP/IP in a helper process.
-    Slirp4netns = "slirp4netns",
-    /// passt's namespace mode.
-    Pasta = "pasta",
-    /// Docker Desktop's user-mode stack.
-    Vpnkit = "vpnkit",
-    /// gVisor's stack inside rootlesskit itself, from 3.0 on.
-    GvisorTapVsock = "gvisor-tap-vsock",
-    /// A veth pair made by a setuid helper.
-    LxcUserNic = "lxc-user-nic",
-    /// The host's own network; always refused, as upstream's script does (moby 76b1d304e4).
-    Host = "host"; open
+    Slirp4netns = "slirp4netns", Pasta = "pasta", Vpnkit = "vpnkit", GvisorTapVsock = "gvisor-tap-vsock",
+    LxcUserNic = "lxc-user-nic", Host = "host"; open
 }
 
 word_enum! {
     /// rootlesskit's `--port-driver`.
     PortDriver, "builtin, implicit, slirp4netns, pesto, gvisor-tap-vsock, none or auto",
-    /// Forwarders inside rootlesskit.
-    Builtin = "builtin",
-    /// pasta forwards by itself whatever is listened on.
-    Implicit = "implicit",
-    /// slirp4netns forwards.
-    Slirp4netns = "slirp4netns",
-    /// pasta's control program forwards.
-    Pesto = "pesto",
-    /// The gVisor stack forwards.
-    GvisorTapVsock = "gvisor-tap-vsock",
-    /// No port is published.
-    None = "none"; open
+    Builtin = "builtin", Implicit = "implicit", Slirp4netns = "slirp4netns", Pesto = "pesto",
+    GvisorTapVsock = "gvisor-tap-vsock", None = "none"; open
 }
 
 word_enum! {
     /// rootlesskit's `--propagation`, as far as it goes with copy-up.
     Propagation, "rslave, rprivate, slave or private",
-    /// Later mounts of the host appear inside.
-    Rslave = "rslave",
-    /// Nothing crosses.
-    Rprivate = "rprivate",
-    /// As `rslave`, the root mount only.
-    Slave = "slave",
-    /// As `rprivate`, the root mount only.
-    Private = "private"
+    Rslave = "rslave", Rprivate = "rprivate", Slave = "slave", Private = "private"
 }
 
 word_enum! {
-    /// Which iptables dockerd meets in its namespace.
-    Iptables, "auto, legacy or path",
-    /// The legacy backend where the namespace's kernel has it, since it starts faster.
-    Auto = "auto",
-    /// The legacy backend, or an error.
-    Legacy = "legacy",
-    /// Whatever `PATH` has.
-    Path = "path"
+    /// Which iptables dockerd meets in its namespace: `legacy` or an error, or what `PATH` has.
+    Iptables, "auto, legacy or path", Auto = "auto", Legacy = "legacy", Path = "path"
 }
 
-/// `true`, `false`, or left to the program that is asked to do it.
+word_enum! {
+    /// What follows when dockerd hangs.
+    OnHang, "restart or report", Restart = "restart", Report = "report"
+}
+
+/// `true`, `false`, or left to the program that does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
-    /// Decided where it is known.
     Auto,
-    /// On.
     On,
-    /// Off.
     Off,
 }
 
 impl Switch {
-    /// The name as rootlesskit takes it.
+    /// Returns the name as rootlesskit takes it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -237,52 +201,32 @@ impl Value for Switch {
     }
 }
 
-/// What follows when dockerd hangs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnHang {
-    /// dockerd alone is restarted.
-    Restart,
-    /// It is reported.
-    Report,
-}
-
-impl Value for OnHang {
-    const EXPECTED: &'static str = "restart or report";
-
-    fn read(input: &Input) -> Result<Self, Option<String>> {
-        match input.text().map(OsStr::as_bytes) {
-            Some(b"restart") => Ok(Self::Restart),
-            Some(b"report") => Ok(Self::Report),
-            _ => Err(None),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        let word = match self {
-            Self::Restart => "restart",
-            Self::Report => "report",
-        };
-        Some(format!("\"{word}\""))
-    }
-}
-
 impl Value for bool {
     const EXPECTED: &'static str = "true or false";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        match input {
-            Input::Bool(value) => Ok(*value),
-            Input::Text(text) => match text.as_bytes() {
-                b"true" | b"1" => Ok(true),
-                b"false" | b"0" => Ok(false),
-                _ => Err(None),
-            },
+        match (input, input.text().map(OsStr::as_bytes)) {
+            (Input::Bool(value), _) => Ok(*value),
+            (Input::Text(_), Some(b"true" | b"1")) => Ok(true),
+            (Input::Text(_), Some(b"false" | b"0")) => Ok(false),
             _ => Err(None),
         }
     }
 
     fn show(&self) -> Option<String> {
         Some(self.to_string())
+    }
+}
+
+/// Reads a number: a TOML integer, or decimal digits in a word.
+fn read_number(input: &Input) -> Option<u32> {
+    match input {
+        Input::Integer(number) => u32::try_from(*number).ok(),
+        Input::Text(text) => {
+            let text = text.to_str()?;
+            text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+        }
+        _ => None,
     }
 }
 
@@ -297,17 +241,11 @@ impl Value for Mtu {
     const EXPECTED: &'static str = "a whole number of bytes from 0 to 65521, or auto";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let number = match input {
-            Input::Integer(number) => u32::try_from(*number).ok(),
-            // Go would read a leading zero as octal: refuse what the two might read differently.
-            Input::Text(text) => text
-                .to_str()
-                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .filter(|text| *text == "0" || !text.starts_with('0'))
-                .and_then(|text| text.parse().ok()),
-            _ => None,
-        };
-        number.filter(|number| *number <= MTU_MAX).map(Self).ok_or(None)
+        // Go would read a leading zero as octal: refuse what the two might read differently.
+        let is_octal =
+            input.text().is_some_and(|text| text != "0" && text.as_bytes().starts_with(b"0"));
+        let number = read_number(input).filter(|number| *number <= MTU_MAX && !is_octal);
+        number.map(Self).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
@@ -329,15 +267,8 @@ impl<const MIN: u32> Value for Seconds<MIN> {
     };
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let number = match input {
-            Input::Integer(number) => u32::try_from(*number).ok(),
-            Input::Text(text) => text
-                .to_str()
-                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|text| text.parse().ok()),
-            _ => None,
-        };
-        number.filter(|number| (MIN..=SECONDS_MAX).contains(number)).map(Self).ok_or(None)
+        let number = read_number(input).filter(|number| (MIN..=SECONDS_MAX).contains(number));
+        number.map(Self).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {

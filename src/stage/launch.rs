@@ -17,10 +17,8 @@ use crate::error::{Error, Exit};
 use crate::plan::LaunchPlan;
 use crate::sys::{process, sockets};
 
-/// Does what `plan` says and executes rootlesskit in this process: nothing of ours stays.
-///
-/// # Errors
-/// Returns only if something fails.
+/// Does what `plan` says and executes rootlesskit in this process: nothing of ours stays. Returns
+/// only if something fails.
 pub fn exec(plan: &LaunchPlan) -> Error {
     let sheltered = plan.sockets.iter().try_for_each(|fds| {
         sockets::shelter(fds).map_err(|error| {
@@ -41,9 +39,6 @@ pub fn exec(plan: &LaunchPlan) -> Error {
 /// of its own. It gets `listeners` and the keeper's end of our connection, `control`, and writes what
 /// it says to `log`. It has nothing of our terminal: a terminal stops a background group that reads
 /// from it, or writes to it under `stty tostop`.
-///
-/// # Errors
-/// Names what failed.
 pub fn spawn(
     plan: &LaunchPlan,
     listeners: &[BorrowedFd<'_>],
@@ -87,15 +82,13 @@ pub fn spawn(
 fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for (path, why) in &plan.removals {
         info!("removing the stale file {}: {why}", path.display());
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::new(
-                    Exit::Failed,
-                    format!("the stale file `{}` cannot be removed", path.display()),
-                )
-                .because(&error));
-            }
-            _ => {}
+        let removed = fs::remove_file(path);
+        if let Err(error) = removed.or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }) {
+            let what = format!("the stale file `{}` cannot be removed", path.display());
+            return Err(Error::new(Exit::Failed, what).because(&error));
         }
     }
     let mut command = Command::new(&plan.rootlesskit);

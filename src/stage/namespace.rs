@@ -2,7 +2,7 @@
 //! upstream's `contrib/dockerd-rootless.sh`, without a shell and without `mount`, `rm`, `nsenter`
 //! or `sysctl`.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -35,19 +35,7 @@ const LINK_DEPTH: usize = 3;
 
 /// The label that iptables needs on /run under SELinux, the one that upstream's script and podman
 /// give (moby#41230).
-const IPTABLES_LABEL: &str = "system_u:object_r:iptables_var_run_t:s0";
-
-/// Performs `stage` and executes the daemon, or stays as the keeper.
-///
-/// # Errors
-/// A step or the execution fails.
-pub fn perform(stage: &Stage, environment: &Environment) -> Result<Exit, Error> {
-    let prepared = prepare(stage, environment)?;
-    match stage.keeper {
-        Some(control) => crate::stage::keeper::keep(prepared, control, environment),
-        None => Err(execute(prepared.command(&stage.daemon))),
-    }
-}
+const IPTABLES_LABEL: &CStr = c"system_u:object_r:iptables_var_run_t:s0";
 
 /// What the steps have changed for the programs that are started behind them.
 pub struct Prepared {
@@ -80,41 +68,38 @@ pub fn execute(mut command: Command) -> Error {
     launch::exec_error(&program, &command.exec())
 }
 
-/// Performs the steps.
-///
-/// # Errors
-/// Names the step that failed.
+/// Performs the steps of `stage`. An error names the step.
 pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Error> {
     prove_inside(stage.outside)?;
     let mut prepared = Prepared { path: None, listen_fds: 0 };
     let mut chosen = Vec::new();
     for step in &stage.steps {
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: io::Error| {
             Error::new(Exit::Failed, format!("the namespace stage could not {}", step.explain()))
-                .because(error)
+                .because(&error)
         };
         match step {
-            Step::DropLink(path) => drop_link(path).map_err(|error| failed(&error))?,
+            Step::DropLink(path) => drop_link(path).map_err(failed)?,
             Step::Label(path) => {
                 if let Err(error) = label(path) {
                     warn!("{} is not labelled for iptables: {error}", path.display());
                 }
             }
-            Step::RebindBroken(path) => rebind_broken(path).map_err(|error| failed(&error))?,
+            Step::RebindBroken(path) => rebind_broken(path).map_err(failed)?,
             Step::Forward => in_network(stage, forward)?,
             Step::LegacyIptables { family, program, required } => {
                 let family = *family;
                 match in_network(stage, move || netfilter::probe_legacy(family))? {
                     Ok(()) => chosen.push((family, program)),
                     Err(reason) if *required => {
-                        return Err(failed(&io::Error::other(reason))
-                            .hint("unset DOCKERD_ROOTLESS_IPTABLES"));
+                        return Err(failed(io::Error::other(reason))
+                            .hint("dockerd-rootless config explain daemon.iptables"));
                     }
                     Err(reason) => debug!("{} is not used: {reason}", program.display()),
                 }
             }
             Step::TakeSockets { count, from } => {
-                sockets::take(*count, *from).map_err(|error| failed(&error))?;
+                sockets::take(*count, *from).map_err(|errno| failed(errno.into()))?;
                 prepared.listen_fds = *count;
             }
         }
@@ -145,10 +130,13 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         )
         .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
     };
+    let proc_says = |name: &str, error: io::Error| refuse(format!("/proc/self/{name}: {error}"));
     match look::user_namespace() {
-        Ok(inode) if inode != outside => {}
-        Ok(_) => return refuse("its user namespace is the launcher's".to_owned()),
-        Err(error) => return refuse(format!("/proc/self/ns/user: {error}")),
+        Ok(inode) if inode == outside => {
+            return refuse("its user namespace is the launcher's".to_owned());
+        }
+        Err(error) => return proc_says("ns/user", error),
+        Ok(_) => {}
     }
     if look::uid() != 0 {
         return refuse(format!("it runs as user {}, not as the namespace's root", look::uid()));
@@ -157,8 +145,8 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         Ok(map) if map.split_whitespace().take(2).eq(["0", "0"]) => {
             return refuse("its root is the host's root".to_owned());
         }
+        Err(error) => return proc_says("uid_map", error),
         Ok(_) => {}
-        Err(error) => return refuse(format!("/proc/self/uid_map: {error}")),
     }
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
         Ok(true) => Ok(()),
@@ -178,17 +166,11 @@ fn drop_link(path: &Path) -> io::Result<()> {
 /// Sets the SELinux label of `path`.
 fn label(path: &Path) -> nix::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let value = CString::new(IPTABLES_LABEL).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: both strings end in NUL and outlive the call; the kernel reads as many bytes of the
+    let (name, value) = (c"security.selinux".as_ptr(), IPTABLES_LABEL);
+    // SAFETY: all strings end in NUL and outlive the call; the kernel reads as many bytes of the
     // value as it has, its NUL included, as libselinux writes it.
     let result = unsafe {
-        libc::lsetxattr(
-            path.as_ptr(),
-            c"security.selinux".as_ptr(),
-            value.as_ptr().cast(),
-            value.as_bytes_with_nul().len(),
-            0,
-        )
+        libc::lsetxattr(path.as_ptr(), name, value.as_ptr().cast(), value.count_bytes() + 1, 0)
     };
     Errno::result(result).map(drop)
 }
@@ -215,7 +197,7 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
         if !(is_ssl || copied_up && climbs_out(&link, 1)) {
             continue;
         }
-        // A link that leads nowhere was broken before, and is none of our business.
+        // A link that leads nowhere was broken before.
         let Ok(original) = link.canonicalize() else {
             continue;
         };
@@ -254,9 +236,6 @@ fn climbs_out(directory: &Path, depth: usize) -> bool {
 
 /// Runs `act` in the containers' network namespace. A detached one is entered by a thread that
 /// ends with it: there is no way back into the host's (setns(2) would need its capabilities).
-///
-/// # Errors
-/// Names the namespace if it cannot be entered.
 pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
     let Some(path) = &stage.netns else {
         return Ok(act());

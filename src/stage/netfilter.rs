@@ -38,9 +38,6 @@ const EXTENSIONS: [(&str, u8, bool); 4] =
 
 /// Finds out whether the kernel has the legacy tables of `family`, and the extensions that
 /// dockerd's rules use.
-///
-/// # Errors
-/// Says what is missing.
 pub fn probe_legacy(family: Family) -> Result<(), String> {
     let (domain, level, match_option, target_option) = match family {
         Family::Ipv4 => (libc::AF_INET, libc::IPPROTO_IP, 66, 67),

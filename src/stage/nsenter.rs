@@ -12,70 +12,63 @@ use nix::sched::{CloneFlags, setns};
 use crate::error::{Error, Exit};
 use crate::facts::Lock;
 use crate::facts::look;
+use crate::sys::files;
 
 /// The largest `child_pid` in bytes.
 const PID_MAX: u64 = 64;
 
-/// Enters the namespaces whose state directory of rootlesskit's is `state_dir`. This process has one
-/// thread.
-///
-/// # Errors
-/// Exit 3 if nothing runs, exit 1 with what the kernel says.
+/// Enters the namespaces of the rootlesskit with this state directory. This process has one thread.
+/// Exit 3 if nothing runs.
 pub fn enter(state_dir: &Path) -> Result<(), Error> {
-    let file = state_dir.join("child_pid");
-    let not_running = |why: &dyn std::error::Error| {
+    let pid = find_child(state_dir).map_err(|why| {
         let what =
             format!("no rootless Docker runs in the state directory `{}`", state_dir.display());
-        Error::new(Exit::NotRunning, what).because(why).hint("dockerd-rootless status")
-    };
-    let text =
-        crate::sys::files::read_regular(&file, PID_MAX).map_err(|error| not_running(&error))?;
-    // A file that was left may name another process of the user's, in other namespaces.
-    if look::lock(&state_dir.join("lock")) == Lock::Free {
-        let why = format!("`{}` is stale: rootlesskit holds no lock", file.display());
-        return Err(not_running(&io::Error::other(why)));
-    }
-    let pid: Option<u32> = text
-        .and_then(|text| String::from_utf8(text).ok())
-        .and_then(|text| text.trim().parse().ok());
-    let Some(pid) = pid else {
-        let why = format!("`{}` holds no PID", file.display());
-        return Err(not_running(&io::Error::other(why)));
-    };
-    let other = |path: &str| -> io::Result<(File, bool)> {
-        let namespace = File::open(format!("/proc/{pid}/ns/{path}"))?;
-        let own = fs::metadata(format!("/proc/self/ns/{path}"))?;
-        let is_other = namespace.metadata()?.ino() != own.ino();
-        Ok((namespace, is_other))
-    };
-    let (user, is_other) = other("user").map_err(|error| not_running(&error))?;
-    let owner = fs::metadata(format!("/proc/{pid}")).map_err(|error| not_running(&error))?.uid();
-    if !is_other || owner != look::uid() {
-        let why = format!("process {pid} is not rootlesskit's child: the file is stale");
-        return Err(not_running(&io::Error::other(why)));
-    }
+        Error::new(Exit::NotRunning, what).because(&why).hint("dockerd-rootless status")
+    })?;
+    let failed =
+        |what: String, error: &dyn std::error::Error| Error::new(Exit::Failed, what).because(error);
     // With detached network, the daemon's own one is the host's.
     let detached = state_dir.join("netns").exists();
-    let mut namespaces = vec![("user", CloneFlags::CLONE_NEWUSER, user)];
-    for (name, flag) in [("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)] {
-        if name == "net" && detached {
-            continue;
-        }
-        let (namespace, _) = other(name).map_err(|error| not_running(&error))?;
-        namespaces.push((name, flag, namespace));
+    let mut namespaces = vec![("user", CloneFlags::CLONE_NEWUSER)];
+    namespaces.extend((!detached).then_some(("net", CloneFlags::CLONE_NEWNET)));
+    namespaces.push(("mnt", CloneFlags::CLONE_NEWNS));
+    let enter = |name: &str| format!("the {name} namespace of process {pid} cannot be entered");
+    let mut files = Vec::new();
+    for (name, flag) in namespaces {
+        let file = File::open(format!("/proc/{pid}/ns/{name}"))
+            .map_err(|error| failed(enter(name), &error))?;
+        files.push((name, flag, file));
     }
     let directory = env::current_dir();
-    for (name, flag, namespace) in namespaces {
-        setns(namespace, flag).map_err(|errno| {
-            let what = format!("the {name} namespace of process {pid} cannot be entered");
-            Error::new(Exit::Failed, what).because(&errno)
-        })?;
+    for (name, flag, file) in files {
+        setns(file, flag).map_err(|errno| failed(enter(name), &errno))?;
     }
     // The mount namespace has put us at its root.
-    let back = directory.and_then(env::set_current_dir);
-    back.or_else(|_| env::set_current_dir("/")).map_err(|error| {
-        Error::new(Exit::Failed, "there is no working directory in the namespaces").because(&error)
+    let back = directory.and_then(env::set_current_dir).or_else(|_| env::set_current_dir("/"));
+    back.map_err(|error| {
+        failed("there is no working directory in the namespaces".to_owned(), &error)
     })
+}
+
+/// Returns the PID of rootlesskit's child, or says why there is none.
+fn find_child(state_dir: &Path) -> io::Result<u32> {
+    let file = state_dir.join("child_pid");
+    let text = files::read_regular(&file, PID_MAX)?;
+    let name = file.display();
+    // A file that was left may name another process of the user's, in other namespaces.
+    if look::lock(&state_dir.join("lock")) == Lock::Free {
+        return Err(io::Error::other(format!("`{name}` is stale: rootlesskit holds no lock")));
+    }
+    let text = text.and_then(|text| String::from_utf8(text).ok());
+    let pid = text.and_then(|text| text.trim().parse().ok());
+    let pid: u32 = pid.ok_or_else(|| io::Error::other(format!("`{name}` holds no PID")))?;
+    let inode = fs::metadata(format!("/proc/{pid}/ns/user"))?.ino();
+    let owner = fs::metadata(format!("/proc/{pid}"))?.uid();
+    if inode == look::user_namespace()? || owner != look::uid() {
+        let what = format!("process {pid} is not rootlesskit's child: the file is stale");
+        return Err(io::Error::other(what));
+    }
+    Ok(pid)
 }
 
 #[cfg(test)]

@@ -9,76 +9,60 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 
 use crate::error::{Error, Exit};
+use crate::words::quoted;
 
 /// The largest configuration file in bytes.
 const CONFIG_MAX: u64 = 64 * 1024;
 
-/// The text of the configuration file `path`, `None` if there is none.
+/// Returns the text of the configuration file `path`, `None` if there is none (exit 78 if it is bad).
 ///
-/// Only a regular file of at most 64 KiB counts, owned by root or by `uid`, that nobody else can
+/// Only a regular file of at most 64 KiB counts, owned by root or by `uid`, that no other user can
 /// write. Links are followed: files in a home are often links into a managed directory.
-///
-/// # Errors
-/// Names the file and what is wrong with it (exit 78).
 pub fn read_config(path: &Path, uid: u32) -> Result<Option<String>, Error> {
-    let shown = path.display();
-    let quoted = crate::words::quote(path.as_os_str());
-    let quoted = quoted.display();
+    let quoted = quoted(path);
     let refuse = |what: String, hint: String| {
-        Error::new(Exit::Config, format!("the configuration file `{shown}` {what}")).hint(hint)
+        let what = format!("the configuration file `{}` {what}", path.display());
+        Error::new(Exit::Config, what).hint(hint)
+    };
+    let unread = |error: io::Error| {
+        refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error)
     };
     let (file, metadata) = match open_regular(path) {
         Ok(opened) => opened,
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
-            return Ok(None);
-        }
         Err(error) => {
-            return Err(
-                refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error)
-            );
+            let is_absent =
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            return if is_absent { Ok(None) } else { Err(unread(error)) };
         }
     };
-    if metadata.uid() != 0 && metadata.uid() != uid {
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if owner != 0 && owner != uid {
         return Err(refuse(
-            format!("belongs to user {}, neither to root nor to you (user {uid})", metadata.uid()),
+            format!("belongs to user {owner}, neither to root nor to you (user {uid})"),
             format!("make it yours: chown {uid} {quoted}"),
         ));
     }
-    // A group of one's own, by the convention that its number is the user's, is nobody else.
-    let own_group = metadata.gid() == metadata.uid();
-    if metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && !own_group) {
+    // A group of one's own, by the convention that its number is the user's, is only that user.
+    if mode & 0o002 != 0 || (mode & 0o020 != 0 && metadata.gid() != owner) {
         return Err(refuse(
-            format!("can be written by others (mode {:04o})", metadata.mode() & 0o7777),
+            format!("can be written by others (mode {mode:04o})"),
             format!("chmod go-w {quoted}"),
         ));
     }
-    let bytes = read_up_to(file, CONFIG_MAX).map_err(|error| {
-        refuse("cannot be read".to_owned(), format!("ls -l {quoted}")).because(&error)
+    let bytes = read_up_to(file, CONFIG_MAX).map_err(unread)?.ok_or_else(|| {
+        let what = format!("is larger than {} KiB", CONFIG_MAX / 1024);
+        refuse(what, "check that it is the right file".to_owned())
     })?;
-    let bytes = bytes.ok_or_else(|| {
-        refuse(
-            format!("is larger than {} KiB", CONFIG_MAX / 1024),
-            "check that it is the right file".to_owned(),
-        )
-    })?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => {
-            Err(refuse("is not UTF-8 text".to_owned(), "TOML files are UTF-8".to_owned())
-                .because(&error))
-        }
-    }
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let hint = "TOML files are UTF-8".to_owned();
+        refuse("is not UTF-8 text".to_owned(), hint).because(&error)
+    })
 }
 
 /// Writes the configuration file `path` of user `uid` with this `text`, whole or not at all.
 ///
 /// A file keeps its mode; a new one, and directories that are missing, are for the user alone. A
 /// link stays, and the file that it leads to is written.
-///
-/// # Errors
-/// Names the file and why it is not written; it is then what it was.
 pub fn write_config(path: &Path, text: &str, uid: u32) -> Result<(), Error> {
     let refuse = |exit: Exit, why: &str| {
         let what = format!("the configuration file `{}` {why}", path.display());
@@ -91,8 +75,7 @@ pub fn write_config(path: &Path, text: &str, uid: u32) -> Result<(), Error> {
     let file = end_of_links(path);
     let old = fs::metadata(&file).ok();
     let root = Path::new("/");
-    let place = path.ancestors().skip(1).find(|place| place.exists());
-    let place = place.unwrap_or(root);
+    let place = path.ancestors().skip(1).find(|place| place.exists()).unwrap_or(root);
     let owner = fs::metadata(place).map_or(uid, |metadata| metadata.uid());
     // As with `sudo` and a HOME that it keeps.
     if old.is_none() && uid == 0 && owner != 0 {
@@ -100,29 +83,24 @@ pub fn write_config(path: &Path, text: &str, uid: u32) -> Result<(), Error> {
         let why = format!("is not made by root: `{place}` belongs to user {owner}");
         return Err(refuse(Exit::Config, &why).hint(format!("do this as user {owner}")));
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path.parent().unwrap_or(root))
-        .and_then(|()| replace(&file, old.as_ref(), text.as_bytes()))
-        .map_err(|error| {
-            let hint = if file == path {
-                format!("ls -ld {}", crate::words::quote(place.as_os_str()).display())
-            } else {
-                let file = file.display();
-                format!("it is a link to `{file}`: change that where it is kept, or put a file in the link's place")
-            };
-            refuse(Exit::Failed, "cannot be written")
-                .because(&error)
-                .hint(hint)
-        })
+    let mut directories = DirBuilder::new();
+    let made = directories.recursive(true).mode(0o700).create(path.parent().unwrap_or(root));
+    made.and_then(|()| replace(&file, old.as_ref(), text.as_bytes())).map_err(|error| {
+        let hint = if file == path {
+            format!("ls -ld {}", quoted(place))
+        } else {
+            let file = file.display();
+            format!(
+                "it is a link to `{file}`: change that where it is kept, or put a file in the \
+                 link's place"
+            )
+        };
+        refuse(Exit::Failed, "cannot be written").because(&error).hint(hint)
+    })
 }
 
 /// Writes the file `path`, whole or not at all, and makes the directories above it. A new file can
 /// be read by everybody; another keeps its mode.
-///
-/// # Errors
-/// What the system says; the file is then what it was.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let old = fs::symlink_metadata(path).ok();
     fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
@@ -172,9 +150,6 @@ fn keep_rights(file: &File, old: &Metadata) -> io::Result<()> {
 }
 
 /// The bytes of the regular file `path`, if there are at most `limit`; `None` if there are more.
-///
-/// # Errors
-/// What the system says; `InvalidInput` for anything but a regular file.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     open_regular(path).and_then(|(file, _)| read_up_to(file, limit))
 }
@@ -194,9 +169,6 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 
 /// Opens the file `path` of ours to read and write it, and makes it if it is missing; a link is not
 /// followed.
-///
-/// # Errors
-/// What the system says.
 pub fn open_own(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

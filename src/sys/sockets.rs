@@ -82,9 +82,6 @@ pub fn address(sockets: Option<&ListenFds>) -> Option<PathBuf> {
 
 /// Takes the passed sockets over: they stay at their numbers, and only those that are handed over
 /// survive `exec`.
-///
-/// # Errors
-/// What the kernel says.
 pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
     let width = RawFd::try_from(count).map_err(|_| Errno::EBADF)?;
     (FIRST..FIRST.saturating_add(width))
@@ -133,26 +130,17 @@ pub fn hand_over(
 }
 
 /// Moves the passed sockets to their shelter, where they survive `exec`.
-///
-/// # Errors
-/// What the kernel says.
 pub fn shelter(fds: &ListenFds) -> nix::Result<()> {
     move_block(FIRST, fds.shelter, fds.count)
 }
 
 /// Moves the sockets from their shelter back to where a daemon looks for them.
-///
-/// # Errors
-/// What the kernel says.
 pub fn take(count: u32, from: u32) -> nix::Result<()> {
     let from = RawFd::try_from(from).map_err(|_| Errno::EBADF)?;
     move_block(from, u32::try_from(FIRST).map_err(|_| Errno::EBADF)?, count)
 }
 
 /// Has the next program not get the `count` sockets that a daemon would.
-///
-/// # Errors
-/// What the kernel says.
 pub fn forget(count: u32) -> nix::Result<()> {
     let width = RawFd::try_from(count).map_err(|_| Errno::EBADF)?;
     (FIRST..FIRST.saturating_add(width)).try_for_each(close_on_exec)

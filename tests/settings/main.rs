@@ -40,7 +40,7 @@ const CASES: &[Case] = &[
     // A new value stands where the old one stood, be that right or wrong.
     ("network.mtu=1500", "[network]\n# a\n  mtu   =   1 # b\nipv6 = true\n", "[network]\n# a\n  mtu   =   1500 # b\nipv6 = true\n"),
     ("network.mtu=1500", "network.mtu = 1\r\n", "network.mtu = 1500\r\n"),
-    ("network.mtu=1500", "network = {mtu=1,ipv6=true} # a", "network = {mtu=1500,ipv6=true} # a"),
+    ("network.mtu=1500", "network = {mtu=1,ipv6=true} # a", "network = {mtu=1500,ipv6=true} # a\n"),
     ("network.mtu=1500", "\u{feff}[\"network\"]\n'mtu' = 1\n", "\u{feff}[\"network\"]\n'mtu' = 1500\n"),
     ("network.mtu=1500", "[network]\nmtu = 'big'\n", "[network]\nmtu = 1500\n"),
     ("daemon.args=c 'd e'", "[daemon]\nargs = [\n  'a', # b\n]\n", "[daemon]\nargs = [\"c\", \"d e\"]\n"),
@@ -56,7 +56,7 @@ const CASES: &[Case] = &[
     ("network.mtu", "# a\nnetwork.mtu = 1500\nproxy.no = 'a'\n", "# a\nproxy.no = 'a'\n"),
     ("network.mtu", "[network]\nmtu = 'big'\n", "[network]\n"),
     ("daemon.args", "[daemon]\nargs = [\n  'a', # b\n] # c\n# d\n", "[daemon]\n# d\n"),
-    ("network.mtu", "network = { mtu = 1500, ipv6 = true }", "network = { ipv6 = true }"),
+    ("network.mtu", "network = { mtu = 1500, ipv6 = true }", "network = { ipv6 = true }\n"),
     ("network.mtu", "network = { ipv6 = true, mtu = 1500 } # a\n", "network = { ipv6 = true } # a\n"),
     ("network.mtu", "network = { mtu = 1500 }\n", "network = {}\n"),
     ("network.mtu", "network = {  ipv6=true }\n", "network = {  ipv6=true }\n"),
