@@ -66,7 +66,7 @@ impl Environment {
         self
     }
 
-    /// The same variables, but for `name`.
+    /// The same variables without `name`.
     pub fn without(mut self, name: &str) -> Self {
         self.0.remove(OsStr::new(name));
         self

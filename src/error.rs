@@ -1,5 +1,5 @@
 //! The one error type: a sentence that names the object and the value, the causes below it, a
-//! hint that mends it, and the exit code it ends in.
+//! hint that fixes it, and the exit code it ends in.
 #![forbid(unsafe_code)]
 
 use std::fmt;

@@ -155,7 +155,7 @@ pub fn user_namespace() -> io::Result<u64> {
     fs::metadata("/proc/self/ns/user").map(|metadata| metadata.ino())
 }
 
-/// What stands at `path`.
+/// Looks what is at `path`.
 fn directory(path: &Path) -> Directory {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Directory::Missing,
@@ -251,14 +251,14 @@ fn holds_sockets_only(path: &Path) -> bool {
         .is_ok_and(|mut entries| entries.all(|entry| is_socket(entry).unwrap_or(false)))
 }
 
-/// Whether somebody holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
+/// Whether a process holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
 /// again right after, so this look decides nothing; it gives the better message.
 pub fn lock(path: &Path) -> Lock {
     let Ok((file, metadata)) = files::open_regular(path) else {
         return Lock::Free;
     };
     // To try the lock is to hold it for a moment, in which another launch would fail: try only
-    // if the kernel names somebody. Its device numbers are not those of stat(2) everywhere
+    // if the kernel names a holder. Its device numbers are not those of stat(2) everywhere
     // (btrfs), so a file of the same number elsewhere makes us try as well.
     let Some(holder) = lock::holder(&metadata) else {
         return Lock::Free;

@@ -1,5 +1,4 @@
-//! Where everything of a launch is. Computed once, from the settings and the environment; whoever
-//! needs a path takes it from here.
+//! Where everything of a launch is: computed once, from the settings and the environment.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

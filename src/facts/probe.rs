@@ -62,7 +62,7 @@ fn exposed(tools: &Tools, uid: u32) -> Vec<PathBuf> {
         let directory = path.parent().and_then(|parent| fs::metadata(parent).ok());
         directory.is_some_and(|found| {
             let mode = found.mode();
-            // Where the sticky bit is set, nobody replaces what is another's.
+            // Where the sticky bit is set, no user replaces another's file.
             let is_shared = mode & 0o002 != 0 && mode & 0o1000 == 0;
             is_shared || ![0, uid].contains(&found.uid())
         })

@@ -81,7 +81,7 @@ pub struct Session {
     pub own_path: PathBuf,
 }
 
-/// What stands where a directory is expected.
+/// What is found where a directory is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directory {
     Missing,
@@ -198,7 +198,7 @@ impl StateDir {
     }
 
     /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,
-    /// so that without one nothing here is its own: a lone `hosts` is somebody's file.
+    /// so that without one nothing here is its own: a lone `hosts` is a file of the user's.
     pub fn foreign(entries: &[(OsString, char)]) -> Vec<OsString> {
         let locked = entries.iter().any(|(name, kind)| name == "lock" && *kind == 'f');
         let foreign =
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_above_is_safe_if_nobody_else_can_rename_what_is_in_it() {
+    fn a_directory_above_is_safe_if_no_other_user_can_rename_what_is_in_it() {
         let cases = [
             (Some(0), 0, 0o755, None),
             (Some(1000), 1000, 0o711, None),

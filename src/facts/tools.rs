@@ -191,7 +191,7 @@ pub struct DockerdFacts {
 impl DockerdFacts {
     /// Whether it has the flag `--name`.
     pub fn has_flag(&self, name: &str) -> bool {
-        self.flags.iter().any(|flag| flag.trim_end_matches('=') == name)
+        self.flags.iter().any(|flag| flag.strip_suffix('=').unwrap_or(flag) == name)
     }
 }
 

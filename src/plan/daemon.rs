@@ -1,6 +1,6 @@
 //! Decides what dockerd is told beyond the user's arguments: the containers' MTU, the passed
 //! sockets, the iptables backend. What the user says himself, in arguments or in `daemon.json`,
-//! stands.
+//! counts more.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

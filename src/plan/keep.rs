@@ -175,7 +175,7 @@ impl Engine {
     }
 }
 
-/// Returns our configuration file for dockerd: the user's, byte for byte but for the order of its
+/// Returns our configuration file for dockerd: the user's, byte for byte except for the order of its
 /// keys, with `live_restore`.
 pub fn effective_config(user: &str, live_restore: bool) -> Result<String, serde_json::Error> {
     let text = match user.trim_start_matches('\u{feff}').trim() {
@@ -212,7 +212,7 @@ mod tests {
 
     #[rustfmt::skip]
     #[test]
-    fn containers_are_kept_unless_somebody_says_otherwise() {
+    fn containers_are_kept_unless_the_user_says_otherwise() {
         let nothing = |_: &mut HostFacts| {};
         let swarm = |host: &mut HostFacts| host.session.has_swarm = true;
         let bare = |host: &mut HostFacts| host.tools.containerd = None;

@@ -17,10 +17,10 @@ pub struct Refusal {
 /// What is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The setting `key`, which stands at `origin`; the value `instead` works.
+    /// The setting `key`, which comes from `origin`; the value `instead` works.
     Setting { key: &'static str, origin: Origin, instead: &'static str },
-    /// A program is missing, which this package of Debian has; or, as the setting `key` stands at
-    /// `origin`, another one.
+    /// A program is missing, which this package of Debian has. The setting `key`, which comes from
+    /// `origin`, asks for it.
     Program { package: Option<&'static str>, key: &'static str, origin: Origin },
 }
 

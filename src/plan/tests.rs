@@ -284,7 +284,7 @@ fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
 
 #[rustfmt::skip]
 #[test]
-fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
+fn containers_get_the_mtu_of_the_namespace_unless_the_user_says_otherwise() {
     let mut configured = debian_12();
     configured.session.daemon_json = DaemonJson::parse(r#"{"mtu": 1400}"#);
     let mut broken = debian_12();
@@ -318,7 +318,7 @@ fn containers_get_the_mtu_of_the_namespace_unless_somebody_says_otherwise() {
 
 #[rustfmt::skip]
 #[test]
-fn iptables_is_left_alone_wherever_somebody_else_decides() {
+fn iptables_is_left_alone_wherever_another_choice_is_made() {
     let mut off = debian_12();
     off.session.daemon_json = DaemonJson::parse(r#"{"iptables": false}"#);
     let mut legacy = debian_12();

@@ -198,14 +198,14 @@ impl<'a> DockerdArgs<'a> {
         kept
     }
 
-    /// Where the last `--name` is, and what stands behind it.
+    /// Where the last `--name` is, and what follows it.
     fn last(self, name: &str) -> Option<(usize, &'a [u8])> {
         let mut args = self.0.iter().enumerate().rev();
         args.find_map(|(at, arg)| Some((at, behind(arg.as_bytes(), name)?)))
     }
 }
 
-/// What stands behind `--name` in `arg`: nothing, or `=` and a value.
+/// What follows `--name` in `arg`: nothing, or `=` and a value.
 fn behind<'a>(arg: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let rest = arg.strip_prefix(b"--")?.strip_prefix(name.as_bytes())?;
     (rest.is_empty() || rest[0] == b'=').then_some(rest)

@@ -119,7 +119,7 @@ fn unset(text: &str, section: &str, name: &str) -> Result<String, TomlError> {
         return Ok(text.to_owned());
     };
     if let Some(Item::Table(_)) = found {
-        // A key stands in one line with the beginning of its value.
+        // A key and the beginning of its value share a line.
         let place = old.span().unwrap_or_default();
         let start = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
         let end = text[place.end..].find('\n').map_or(text.len(), |at| place.end + at + 1);

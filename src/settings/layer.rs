@@ -1,4 +1,4 @@
-//! What one source says: values by key, each with the place that it stands at.
+//! What one source says: values by key, each with its place.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -27,7 +27,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns the command, or the words, that give `key` the value `instead` of what stands here.
+    /// Returns the command, or the words, that give `key` the value `instead` of the one from here.
     pub fn take_back(&self, key: &str, instead: &str) -> String {
         match self {
             Self::Variable(name) => format!("unset {name}"),
@@ -176,7 +176,7 @@ impl Layer {
 /// How the variables of upstream's script begin, and ours.
 const PREFIX: &str = "DOCKERD_ROOTLESS_";
 
-/// The hint for what stands outside of the sections.
+/// The hint for a key without a section.
 fn sections() -> String {
     let mut names: Vec<String> = KEYS.iter().map(|key| format!("[{}]", key.section())).collect();
     names.dedup();

@@ -110,7 +110,7 @@ macro_rules! word_enum {
         }
 
         impl $name {
-            /// Returns the name as it stands in settings.
+            /// Returns the name as settings have it.
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+

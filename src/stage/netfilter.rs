@@ -48,7 +48,7 @@ pub fn probe_legacy(family: Family) -> Result<(), String> {
         libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
     })
     .map_err(|errno| format!("no raw socket: {}", errno.desc()))?;
-    // SAFETY: the descriptor is new and nobody else owns it.
+    // SAFETY: the descriptor is new, and only ours.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     for table in ["filter", "nat"] {
         // SAFETY: all fields are integers, for which zero bytes are valid.

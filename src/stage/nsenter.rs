@@ -83,7 +83,7 @@ mod tests {
             if has_lock {
                 File::create(state_dir.path().join("lock")).expect("a lock");
             }
-            let refused = enter(state_dir.path()).expect_err("nobody holds the lock");
+            let refused = enter(state_dir.path()).expect_err("the lock is free");
             assert_eq!(refused.exit(), Exit::NotRunning);
             assert!(refused.render().contains("holds no lock"), "{refused:?}");
         }

@@ -122,7 +122,7 @@ pub fn end_of_links(path: &Path) -> PathBuf {
     end
 }
 
-/// Writes beside `path` and moves that over it, so that nobody ever sees half of it.
+/// Writes beside `path` and moves that over it, so that no reader sees half of it.
 pub fn replace(path: &Path, old: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));

@@ -94,7 +94,7 @@ pub fn adopt(count: u32) -> nix::Result<Vec<OwnedFd>> {
         .collect()
 }
 
-/// Closes the connections that wait at `listeners`, for one who leaves for good: nobody will accept
+/// Closes the connections that wait at `listeners`, when we leave for good: no process will accept
 /// them, the clients wait, and for each the service manager would start us again at once.
 pub fn turn_away(listeners: &[OwnedFd]) {
     for listener in listeners {
@@ -107,7 +107,7 @@ pub fn turn_away(listeners: &[OwnedFd]) {
             let Ok(connection) = accept(listener.as_raw_fd()) else {
                 break;
             };
-            // SAFETY: it is open, and nobody else has it.
+            // SAFETY: it is open, and only ours.
             drop(unsafe { OwnedFd::from_raw_fd(connection) });
         }
     }
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_is_turned_away_and_nobody_is_waited_for() {
+    fn waiting_clients_are_turned_away_at_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
         let listeners = [UnixListener::bind(&path).expect("a socket").into()];

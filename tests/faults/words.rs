@@ -217,8 +217,7 @@ fn f30_another_program_first_in_path() {
             let (_, log, time) = refusal(&launch);
             assert!(log.contains(&format!("starting {}", first.display())), "{log}");
             assert!(mark.exists(), "it was not started: {log}");
-            let warning =
-                format!("`{}` stands in a directory in which other users", first.display());
+            let warning = format!("`{}` is in a directory in which other users", first.display());
             assert!(!log.contains(&warning), "{log}");
             let place = first.parent().expect("a directory");
             fs::set_permissions(place, Permissions::from_mode(0o777)).expect("open it");
