@@ -243,43 +243,34 @@ impl SetupPlan {
         text: String,
     ) -> Result<bool, Error> {
         let path = facts.unit_dir.join(name);
-        match &unit.own {
-            UnitFile::Masked => {
-                let what = format!("{name} is masked: `{}` is a link to /dev/null", path.display());
-                Err(Error::new(Exit::Failed, what).hint(format!("systemctl --user unmask {name}")))
-            }
-            UnitFile::Text(old) if *old == text => Ok(false),
-            UnitFile::Text(old) if identify(old) == Author::User => {
-                let beside = beside(&path);
-                self.keep(&path, "was edited");
-                let (own, new) = (quoted(&path), quoted(&beside));
-                self.note(format!("To see what is new: diff {own} {new}"));
-                let is_there = unit.beside == UnitFile::Text(text.clone());
-                self.act(!is_there, Action::Write(beside, text));
-                Ok(false)
-            }
-            UnitFile::Other(what) => {
-                self.keep(&path, &format!("is {what}"));
-                Ok(false)
-            }
-            UnitFile::Absent | UnitFile::Text(_) => {
-                self.act(true, Action::Write(path, text));
-                Ok(true)
-            }
+        if unit.own == UnitFile::Masked {
+            let what = format!("{name} is masked: `{}` is a link to /dev/null", path.display());
+            let hint = format!("systemctl --user unmask {name}");
+            return Err(Error::new(Exit::Failed, what).hint(hint));
         }
+        let new = UnitFile::Text(text.clone());
+        let Some(why) = why_kept(&unit.own) else {
+            let is_new = unit.own != new;
+            self.act(is_new, Action::Write(path, text));
+            return Ok(is_new);
+        };
+        let beside = beside(&path);
+        self.keep(&path, &why);
+        self.note(format!("To see what is new: diff {} {}", quoted(&path), quoted(&beside)));
+        self.act(unit.beside != new, Action::Write(beside, text));
+        Ok(false)
     }
 
     fn remove_unit(&mut self, path: &Path, unit: &UnitFacts) {
-        match &unit.own {
-            UnitFile::Text(text) if identify(text) == Author::User => self.keep(path, "was edited"),
-            UnitFile::Text(_) => self.act(true, Action::Remove(path.to_owned())),
-            UnitFile::Other(what) => self.keep(path, &format!("is {what}")),
-            UnitFile::Absent | UnitFile::Masked => {}
+        match why_kept(&unit.own) {
+            Some(why) => self.keep(path, &why),
+            None => {
+                let is_file = matches!(unit.own, UnitFile::Text(_));
+                self.act(is_file, Action::Remove(path.to_owned()));
+            }
         }
-        if let UnitFile::Text(text) = &unit.beside
-            && identify(text) == Author::Us
-        {
-            self.act(true, Action::Remove(beside(path)));
+        if let UnitFile::Text(text) = &unit.beside {
+            self.act(identify(text) == Author::Us, Action::Remove(beside(path)));
         }
     }
 
@@ -331,6 +322,15 @@ impl SetupPlan {
             self.act(true, Action::UseContext(name, None));
         }
         self.act(true, Action::RemoveContext);
+    }
+}
+
+/// Returns why a file is not ours to change.
+fn why_kept(file: &UnitFile) -> Option<String> {
+    match file {
+        UnitFile::Text(text) if identify(text) == Author::User => Some("was edited".to_owned()),
+        UnitFile::Other(what) => Some(format!("is {what}")),
+        _ => None,
     }
 }
 
