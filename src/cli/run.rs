@@ -194,6 +194,7 @@ fn conclude(
     request: &Request,
 ) -> Result<Exit, Error> {
     let ended = match outcome.how {
+        _ if terminal::is_starting() => "Docker did not start".to_owned(),
         Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
         Some(how) => format!("rootless Docker was ended by {how}"),
         None => "rootless Docker was not started".to_owned(),

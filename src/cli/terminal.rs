@@ -2,13 +2,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::unistd::dup2_stderr;
 use serde_json::Value;
 
@@ -31,12 +32,17 @@ fn screen() -> MutexGuard<'static, Option<Screen>> {
 }
 
 struct Screen {
+    /// What was standard error.
     terminal: File,
+    /// The same without waiting: a terminal may be stopped (Ctrl-S), and the daemon must not.
+    prompt: File,
     log: PathBuf,
     /// The socket that docker clients connect to, if it is known.
     socket: Option<PathBuf>,
     /// Whether the last line waits for its end.
     is_open: bool,
+    /// Warnings during the start. They are for the log alone if it fails.
+    held: String,
     was_ready: bool,
     /// When the last step began: the start, or the stop.
     since: Instant,
@@ -48,8 +54,13 @@ pub struct Writer;
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(screen) = &mut *screen() {
-            screen.end_line();
-            screen.print(&String::from_utf8_lossy(bytes));
+            let line = String::from_utf8_lossy(bytes);
+            if screen.is_starting() {
+                screen.held += &line;
+            } else {
+                screen.end_line();
+                screen.print(&line);
+            }
         }
         Ok(bytes.len())
     }
@@ -66,8 +77,9 @@ pub fn open(environment: &Environment) {
         let log = log_path(environment).ok_or(io::ErrorKind::NotFound)?;
         let file = create_log(&log)?;
         let terminal = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let screen = Screen::new(terminal, log, file.try_clone()?)?;
         dup2_stderr(&file)?;
-        Ok(Screen::new(terminal, log, file))
+        Ok(screen)
     };
     *screen() = opened().ok();
 }
@@ -82,9 +94,14 @@ pub fn reopen(environment: &Environment) {
             return None;
         }
         let terminal = OpenOptions::new().write(true).open("/dev/tty").ok()?;
-        Some(Screen { was_ready: true, ..Screen::new(terminal, log, file) })
+        Some(Screen { was_ready: true, ..Screen::new(terminal, log, file).ok()? })
     };
     *screen() = opened();
+}
+
+/// Returns whether a person waits for the start.
+pub fn is_starting() -> bool {
+    screen().as_ref().is_some_and(Screen::is_starting)
 }
 
 /// Returns whether standard error is the log file.
@@ -131,6 +148,7 @@ pub fn tell(notice: Notice) {
     match notice {
         Notice::Up if screen.was_ready => screen.print("Docker is ready again.\n"),
         Notice::Up => screen.tell_ready(),
+        Notice::Reviving(_) | Notice::Restarting(_) => screen.print_held(),
         Notice::RestartingAll => screen.begin("\nStopping containers, to restart everything … "),
         Notice::Stopping => {
             screen.begin("\n");
@@ -159,23 +177,43 @@ fn tell_stopping(socket: Option<&Path>) {
 }
 
 impl Screen {
-    /// Takes what is there, and keeps `file`, which is at `log`, at its length.
-    fn new(terminal: File, log: PathBuf, file: File) -> Self {
+    /// Takes `terminal`, and keeps `file`, which is at `log`, at its length.
+    fn new(terminal: File, log: PathBuf, file: File) -> io::Result<Self> {
         let path = log.clone();
+        let prompt = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(format!("/proc/self/fd/{}", terminal.as_raw_fd()))
+            // After su(1), the terminal is still the other user's.
+            .or_else(|_| terminal.try_clone())?;
         thread::spawn(move || bound(&file, &path));
-        Self {
+        Ok(Self {
             terminal,
+            prompt,
             log,
             socket: None,
             is_open: false,
+            held: String::new(),
             was_ready: false,
             since: Instant::now(),
-        }
+        })
     }
 
     /// Prints `text`. Where nobody sees it, nothing is lost that the log does not have.
     fn print(&mut self, text: &str) {
-        let _ = self.terminal.write_all(text.as_bytes());
+        let _ = self.prompt.write_all(text.as_bytes());
+    }
+
+    fn is_starting(&self) -> bool {
+        self.is_open && !self.was_ready
+    }
+
+    fn print_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            self.end_line();
+            self.print(&held);
+        }
     }
 
     fn begin(&mut self, line: &str) {
@@ -198,6 +236,7 @@ impl Screen {
     }
 
     fn tell_ready(&mut self) {
+        self.print_held();
         self.was_ready = true;
         self.end("ready in {}\n\n");
         if let Some(socket) = &self.socket {
