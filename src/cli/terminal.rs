@@ -73,30 +73,12 @@ impl Write for Writer {
 /// Makes standard error the log file, and keeps the terminal for [`tell`]. Without a place for a log
 /// file all stays as it is.
 pub fn open(environment: &Environment) {
-    let opened = || -> io::Result<Screen> {
-        let log = log_path(environment).ok_or(io::ErrorKind::NotFound)?;
-        let file = create_log(&log)?;
-        let terminal = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        let screen = Screen::new(terminal, log, file.try_clone()?)?;
-        dup2_stderr(&file)?;
-        Ok(screen)
-    };
-    *screen() = opened().ok();
+    *screen() = Screen::open(environment).ok();
 }
 
 /// Finds the terminal again, after [`open`] was called by a program that this one has replaced.
 pub fn reopen(environment: &Environment) {
-    let opened = || -> Option<Screen> {
-        let log = log_path(environment)?;
-        let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
-        let [named, held] = [fs::metadata(&log).ok()?, file.metadata().ok()?];
-        if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
-            return None;
-        }
-        let terminal = OpenOptions::new().write(true).open("/dev/tty").ok()?;
-        Some(Screen { was_ready: true, ..Screen::new(terminal, log, file).ok()? })
-    };
-    *screen() = opened();
+    *screen() = Screen::reopen(environment).ok().flatten();
 }
 
 /// Returns whether a person waits for the start.
@@ -177,6 +159,26 @@ fn tell_stopping(socket: Option<&Path>) {
 }
 
 impl Screen {
+    fn open(environment: &Environment) -> io::Result<Self> {
+        let log = log_path(environment).ok_or(io::ErrorKind::NotFound)?;
+        let file = create_log(&log)?;
+        let terminal = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let screen = Self::new(terminal, log, file.try_clone()?)?;
+        dup2_stderr(&file)?;
+        Ok(screen)
+    }
+
+    fn reopen(environment: &Environment) -> io::Result<Option<Self>> {
+        let log = log_path(environment).ok_or(io::ErrorKind::NotFound)?;
+        let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let [named, held] = [fs::metadata(&log)?, file.metadata()?];
+        if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
+            return Ok(None);
+        }
+        let terminal = OpenOptions::new().write(true).open("/dev/tty")?;
+        Ok(Some(Self { was_ready: true, ..Self::new(terminal, log, file)? }))
+    }
+
     /// Takes `terminal`, and keeps `file`, which is at `log`, at its length.
     fn new(terminal: File, log: PathBuf, file: File) -> io::Result<Self> {
         let path = log.clone();
