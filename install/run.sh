@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the daemon of this checkout in the foreground and says how to reach it once it is ready.
+# Runs the daemon of this checkout in the foreground, and says how to reach it once it is ready.
 #
 #   run.sh [ARGUMENTS...]    the arguments go to `dockerd-rootless run`, and so on to dockerd
 #
@@ -87,9 +87,10 @@ main() {
     fix_host
     # What the user lacks is a runtime directory; the commands make one and name it in XDG_RUNTIME_DIR.
     fix=$(as_user "$binary" check --only runtime-dir --print-fix=user) || true
+    # In a terminal the program itself says how to reach it.
     # shellcheck disable=SC2016
     as_user sh -c "$fix"'
-        {
+        [ -t 2 ] || {
             until "$1" status; do kill -0 $$ || exit; sleep 0.2; done >/dev/null 2>&1
             echo "The daemon is ready. In another terminal, paste this line; then try: docker run --rm hello-world"
             echo "export DOCKER_HOST=unix://${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/docker.sock"
