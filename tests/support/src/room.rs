@@ -31,13 +31,25 @@ mount --rbind /mnt/users /run/user
 pub struct Room<'u> {
     user: &'u TestUser,
     keeper: Child,
+    /// Options of nsenter(1).
+    namespaces: &'static [&'static str],
 }
 
 impl<'u> Room<'u> {
     /// Makes a namespace and has root run the shell script `prepare` in it.
     pub fn new(owner: &'u TestUser, prepare: &str) -> Self {
+        Self::with(owner, prepare, &["--mount"])
+    }
+
+    /// The same with a network of its own, whose settings it may change.
+    pub fn apart(owner: &'u TestUser, prepare: &str) -> Self {
+        Self::with(owner, &format!("ip link set lo up\n{prepare}"), &["--mount", "--net"])
+    }
+
+    fn with(owner: &'u TestUser, prepare: &str, namespaces: &'static [&'static str]) -> Self {
         let mut keeper = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-ec"])
+            .args(namespaces)
+            .args(["--propagation", "private", "sh", "-ec"])
             .arg(format!("{prepare}\necho ready\nexec sleep infinity"))
             .env("LOCK", user::LOCK)
             .stdin(Stdio::null())
@@ -48,7 +60,7 @@ impl<'u> Room<'u> {
         BufReader::new(keeper.stdout.take().expect("a pipe"))
             .read_line(&mut line)
             .expect("read what the script says");
-        let room = Self { user: owner, keeper };
+        let room = Self { user: owner, keeper, namespaces };
         assert_eq!(line, "ready\n", "the script failed: {prepare}");
         room
     }
@@ -66,7 +78,7 @@ impl<'u> Room<'u> {
     pub fn root(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg("--mount")
+            .args(self.namespaces)
             .args(["--target", &self.keeper.id().to_string()])
             .arg("--")
             .arg(program);
