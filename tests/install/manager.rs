@@ -173,14 +173,3 @@ fn a_service_that_does_not_start_ends_in_its_own_code_and_is_not_enabled() {
     manager.stop();
     assert_nothing_left(&user);
 }
-
-#[test]
-fn root_is_refused() {
-    let user = TestUser::new();
-    let home = Home::new(&user);
-    for words in ["install", "upgrade", "uninstall"] {
-        let told = Told::by(Command::new(&home.program).arg(words));
-        assert_eq!(told.code, Some(1), "{told:?}");
-        assert!(told.stderr.contains("hint: "), "{told:?}");
-    }
-}

@@ -32,6 +32,8 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
     let open = user.home.join("open");
     user.make_dir(&open);
     command::run(user.command("chmod").arg("777").arg(&open));
+    let link = user.home.join("link");
+    command::run(user.command("ln").arg("-s").arg(&user.runtime_dir).arg(&link));
     let lock = user.home.join("containerd/lock");
     user.write(&lock, "");
     let held = File::open(&lock).expect("open the lock");
@@ -42,6 +44,9 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
         ("home", 4, "HOME=/nowhere".to_owned()),
         ("runtime-dir", 4, "XDG_RUNTIME_DIR=/tmp".to_owned()),
         ("runtime-dir", 4, format!("XDG_RUNTIME_DIR={}", open.display())),
+        ("runtime-dir", 4, format!("XDG_RUNTIME_DIR={}", link.display())),
+        ("runtime-dir", 4, "XDG_RUNTIME_DIR=/run".to_owned()),
+        ("runtime-dir", 4, "XDG_RUNTIME_DIR=/nowhere".to_owned()),
         ("runtime-dir", 4, "XDG_RUNTIME_DIR=relative".to_owned()),
         ("socket-path", 78, format!("XDG_RUNTIME_DIR={}", deep.display())),
         ("rootlesskit", 4, "PATH=/nowhere".to_owned()),
@@ -76,6 +81,7 @@ fn a_launch_that_is_refused_names_the_check_that_fails() {
                 wrong.push(format!("{variables}: {name} is not named by {words:?}: {launch:?}"));
             }
             if !(launch.stderr.starts_with("error: ") || launch.stderr.contains("\nerror: "))
+                || !launch.stderr.contains("\nhint: ")
                 || launch.code != Some(code)
             {
                 wrong.push(format!("{variables}: expected {code}: {launch:?}"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -230,18 +230,6 @@ fn results_are_on_standard_output_and_messages_on_standard_error() {
     assert!(loud.stderr.contains("DEBUG"), "{loud:?}");
     let table = told_of("");
     assert!(table.stdout.starts_with("ok    ") && table.stderr.is_empty(), "{table:?}");
-}
-
-#[test]
-fn root_is_refused() {
-    let user = TestUser::new();
-    let mut command = Command::new(Launcher::Run.install(&user));
-    for words in [&["check"][..], &["check", "--format", "json"], &["check", "--print-fix"]] {
-        let told = Told::by(command.args(words).env("HOME", "/nowhere"));
-        assert_eq!((told.code, told.stdout.as_str()), (Some(1), ""), "{words:?}: {told:?}");
-        assert!(told.stderr.starts_with("error: "), "{told:?}");
-        command = Command::new(Launcher::Run.install(&user));
-    }
 }
 
 #[test]
