@@ -122,7 +122,14 @@ fn a_cache_that_is_not_the_users_own_is_passed_over_in_silence_and_made_anew() {
 #[test]
 fn a_cache_that_cannot_be_written_does_no_harm() {
     let (bench, _) = bench_of_real_programs();
-    let honest = bench.tell("plan").stdout;
+    // The data root is below HOME.
+    let decided = |plan: &str| {
+        plan.lines()
+            .filter(|line| !line.contains("data root"))
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    let honest = decided(&bench.tell("plan").stdout);
     chmod(&bench.folder("closed"), 0o500);
     for place in [
         "XDG_CACHE_HOME=closed",
@@ -133,7 +140,7 @@ fn a_cache_that_cannot_be_written_does_no_harm() {
         let (variable, below) = place.split_once('=').expect("a variable");
         let told = told(bench.command("plan").env(variable, bench.path(below)));
         assert!(
-            told.code == Some(0) && told.stdout == honest && told.stderr.is_empty(),
+            told.code == Some(0) && decided(&told.stdout) == honest && told.stderr.is_empty(),
             "{place}: {told:?}"
         );
     }
@@ -197,7 +204,7 @@ fn the_plan_says_why_nothing_is_known_of_a_rootlesskit() {
     let bench = Bench::new();
     for (help, why) in [
         ("exit 3", "its answer is not understood"),
-        ("while echo x; do :; done", "its output has no end"),
+        ("while echo x; do :; done", "it printed more than 1 MiB"),
     ] {
         bench.stub("stubs/rootlesskit", &bench.rootlesskit(help));
         let plan = bench.tell("plan --format json").json();

@@ -116,7 +116,7 @@ fn colours_are_for_terminals_and_for_those_who_ask() {
         ("TERM=xterm CLICOLOR=0", false),
         ("TERM=dumb", false),
     ] {
-        let told = told(&mut typed(bench.program(&terminal, "dockerd-rootless"), variables));
+        let told = told(&mut typed(bench.program(&terminal, "dockerd-rootless -v"), variables));
         let right = told.stdout.contains("starting") && told.stdout.contains('\x1b') == colored;
         wrong.unless(right, || format!("on a terminal with {variables}: {told:?}"));
     }

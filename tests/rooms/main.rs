@@ -41,8 +41,16 @@ const PURE: &[(&str, &[&str])] = &[
 ];
 
 /// What a file that only thinks does not name.
-const IMPURE: [&str; 6] =
-    ["std::fs", "std::process", "std::net::Tcp", "std::net::Udp", "std::env", " nix::"];
+const IMPURE: [&str; 8] = [
+    "std::fs",
+    "std::process",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "env::var",
+    "env::current",
+    "env::args",
+    " nix::",
+];
 
 /// Returns the source files below `path`, or the file itself.
 fn sources(path: &Path) -> Vec<PathBuf> {
