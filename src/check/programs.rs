@@ -30,9 +30,9 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
         Answer::Known(facts) => (display(facts.version), None),
         Answer::Unknown(reason) => (String::new(), Some(reason)),
     };
-    let what = format!("rootlesskit{version}");
+    let what = format!("`{}`{version}", path.display());
     let finding = match &evidence.trials.rootlesskit {
-        Outcome::Works => Finding::ok(format!("{what} at `{}` starts", path.display())),
+        Outcome::Works => Finding::ok(format!("{what} starts")),
         Outcome::NotTried(why) => Finding::untried(format!("{what} was not tried: {why}")),
         Outcome::Fails(failure) => {
             let finding = Finding::failed_trial(format!("{what} fails: {}", gist(&failure.text)));

@@ -45,7 +45,8 @@ fn parse(text: &str) -> Vec<Range> {
         let (first, count) = (first.ok()?.into(), count.ok()?.into());
         (count > 0).then_some(Range { line: at + 1, owner, first, count })
     };
-    text.lines().enumerate().filter_map(range).collect()
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
+    lines.filter_map(range).collect()
 }
 
 /// Reads what getsubids(1) prints for `owner`, lines such as `0: u 100000 65536`.

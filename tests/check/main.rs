@@ -85,7 +85,7 @@ fn newuidmap_gets_its_power_back() {
     Scene::new(&user).fault("overlay /usr/bin; chmod 0755 /usr/bin/newuidmap").assert_mended_alone(
         "newuidmap",
         "fail",
-        "has no power to map ids",
+        "has no power to map IDs",
     );
 }
 
@@ -111,7 +111,7 @@ fn a_quota_of_no_user_namespaces_is_raised() {
     let story = Scene::new(&user)
         .on(Stage::Users)
         .fault("echo 0 >/proc/sys/user/max_user_namespaces")
-        .assert_mended_alone("user-namespaces", "fail", "no user namespace can be made");
+        .assert_mended_alone("user-namespaces", "fail", "no user namespace can be created");
     story.before.assert("user-namespace-quota", "fail", "`user.max_user_namespaces` is 0");
     story.assert_content(&["user-namespace-quota", "rootlesskit"]);
 }
@@ -154,7 +154,7 @@ fn a_socket_path_of_108_bytes_is_shortened() {
     Scene::new(&user).profile(of_length(108)).assert_mended_alone(
         "socket-path",
         "fail",
-        "has 108 bytes",
+        "108 bytes",
     );
 }
 

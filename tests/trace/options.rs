@@ -227,7 +227,7 @@ fn results_are_on_standard_output_and_messages_on_standard_error() {
         loud.json()["checks"].as_array().map(Vec::len)
     );
     assert_eq!(quiet.stderr, "");
-    assert!(loud.stderr.contains("DEBUG"), "{loud:?}");
+    assert!(loud.stderr.contains("debug: "), "{loud:?}");
     let table = told_of("");
     assert!(table.stdout.starts_with("ok    ") && table.stderr.is_empty(), "{table:?}");
 }
