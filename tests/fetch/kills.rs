@@ -1,7 +1,7 @@
 //! SIGKILL at every system call that changes a name: the old state or the new one, never a mixture, and the next run ends
 //! what was begun.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::release::{DOCKER, script};
@@ -40,38 +40,22 @@ fn tree(scene: &Scene) -> BTreeMap<PathBuf, String> {
     tree
 }
 
-/// The system calls that change what a name leads to.
-const CALLS: &[&str] = &[
-    "mkdir",
-    "rename",
-    "renameat",
-    "renameat2",
-    "rmdir",
-    "symlink",
-    "symlinkat",
-    "unlink",
-    "unlinkat",
-];
-
 /// Kills `fetch` with these words at each call, after `prepare`; at least `calls` times.
 fn kill_everywhere(scene: &Scene, prepare: fn(&Scene), words: &str, calls: usize) {
     let empty = tree(scene);
     prepare(scene);
     let (before, all_before) = (scene.version(), tree(scene));
-    scene.fetch(words).assert(0, "");
+    let traced = scene.traced(words);
+    assert!(traced.len() >= calls, "{traced:?}");
     let (after, all_after) = (scene.version(), tree(scene));
-    let mut killed = 0;
-    for call in CALLS {
-        // One link after the other is made by the same line.
-        let step = if *call == "symlink" { 4 } else { 1 };
-        for number in (1..).step_by(step) {
+    for call in BTreeSet::from_iter(&traced) {
+        // One link after the other is made, or removed, by the same line.
+        let count = traced.iter().filter(|traced| *traced == call).count();
+        for number in (1..=count).step_by(count.div_ceil(8)) {
             clear(scene, &empty);
             prepare(scene);
             assert_eq!(tree(scene), all_before, "{call} {number} of `{words}`");
-            if !scene.fetch_until(call, number, words) {
-                break;
-            }
-            killed += 1;
+            assert!(scene.fetch_until(call, number, words), "{call} {number} of `{words}`");
             // Fails by itself if it is a mixture.
             let between = scene.version();
             assert!(
@@ -86,7 +70,6 @@ fn kill_everywhere(scene: &Scene, prepare: fn(&Scene), words: &str, calls: usize
             }
         }
     }
-    assert!(killed >= calls, "only {killed} calls");
     clear(scene, &empty);
 }
 

@@ -97,6 +97,21 @@ impl Scene {
         finish(&mut command)
     }
 
+    /// The same with a list of the system calls of its main thread that change what a name leads to.
+    pub fn traced(&self, words: &str) -> Vec<String> {
+        let calls =
+            "mkdir,mkdirat,rename,renameat,renameat2,rmdir,symlink,symlinkat,unlink,unlinkat";
+        let list = self.user.home.join("tool/calls");
+        self.user.write(&list, "");
+        let mut command = self.user.brief_command("strace");
+        command.arg("-qq").arg("-o").arg(&list).args(["-e", &format!("trace={calls}")]);
+        command.arg(&self.program).arg("fetch").args(words.split_whitespace());
+        command.env("DOCKERD_ROOTLESS_MIRROR", self.mirror.url());
+        finish(&mut command).assert(0, "");
+        let lines = fs::read_to_string(&list).expect("a list");
+        lines.lines().filter_map(|line| Some(line.split_once('(')?.0.to_owned())).collect()
+    }
+
     /// The same until its main thread begins one of the system calls `call`, the one with this number; there it is killed.
     /// Says whether it came there.
     pub fn fetch_until(&self, call: &str, number: usize, words: &str) -> bool {
