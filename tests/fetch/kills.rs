@@ -43,6 +43,10 @@ fn tree(scene: &Scene) -> BTreeMap<PathBuf, String> {
 /// Kills `fetch` with these words at each call, after `prepare`; at least `calls` times.
 fn kill_everywhere(scene: &Scene, prepare: fn(&Scene), words: &str, calls: usize) {
     let empty = tree(scene);
+    // Once before it counts: directories above ours stay.
+    prepare(scene);
+    scene.fetch(words).assert(0, "");
+    clear(scene, &empty);
     prepare(scene);
     let (before, all_before) = (scene.version(), tree(scene));
     let traced = scene.traced(words);
