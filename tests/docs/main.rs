@@ -34,7 +34,7 @@ type Row = (&'static str, Way, &'static [(&'static str, &'static str)], &'static
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     ("dockerd-rootless --data-root", Foreground, &[("/big/disk", "$HOME/disk")], "a user has no disk of that name"),
-    ("dockerd-rootless run", Foreground, &[], "a daemon"),
+    ("dockerd-rootless run", Foreground, &[("/big/disk", "$HOME/disk")], "a user has no disk of that name"),
     ("dockerd-rootless status", Beside, &[], "asks a daemon"),
     ("dockerd-rootless restart", Beside, &[], "asks a daemon"),
     ("dockerd-rootless nsenter", Beside, &[], "needs its namespaces"),
@@ -111,6 +111,7 @@ impl<'u> Reader<'u> {
         match way {
             Foreground => {
                 self.stop();
+                let _ = self.paste("dockerd-rootless uninstall");
                 let home = self.user.home.display().to_string();
                 let words = shlex::split(&line.replace("$HOME", &home)).expect(&place);
                 let mut daemon = Launch::new(self.user, Launcher::Run).args(&words[1..]).ready();

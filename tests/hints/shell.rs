@@ -31,8 +31,6 @@ pub enum Then {
     Answers,
     /// It is advice, for the user has to decide, or a command that advises; it names this.
     Advice(&'static [&'static str]),
-    /// There is no hint: the message says all.
-    Said,
 }
 
 /// Lets the user become root without a password, by su and by a sudo that is none; what `hide` takes away,
@@ -48,6 +46,9 @@ for package; do
     case $package in -*) continue ;; esac
     dpkg -L "$package" | while read -r file; do [ ! -f "/mnt/hidden$file" ] || cp -a "/mnt/hidden$file" "$file"; done
 done
+# Links of update-alternatives belong to no package.
+cd /mnt/hidden
+find . -type l -exec cp -a --parents {} / \;
 END
 chmod 755 /usr/bin/sudo /usr/bin/apt-get
 hide() {
@@ -111,7 +112,6 @@ fn follow(mistake: &Mistake) -> Result<(), String> {
     let wait = "dockerd-rootless status --wait=30 || { kill $pid; wait $pid; exit 99; }";
     let stop = "kill $pid; wait $pid";
     match (mistake.then, hint, command) {
-        (Then::Said, None, _) => Ok(()),
         (Then::Advice(names), Some(hint), command) => {
             let answer = command.map(|command| (paste(&[&command]), command));
             let text = format!("{hint} {}", answer.as_ref().map_or("", |(told, _)| &told.stdout));
@@ -145,9 +145,9 @@ fn ended_well(command: &str, told: &Told) -> Result<(), String> {
     }
 }
 
-/// Returns the command in a hint: all of it, or what stands behind a colon.
+/// Returns the command in a hint: all of it, or what stands behind its last colon.
 fn command_in(hint: &str) -> Option<String> {
-    let behind = hint.split_once(": ").map(|(_, behind)| behind.trim_end_matches(')'));
+    let behind = hint.rsplit_once(": ").map(|(_, behind)| behind.trim_end_matches(')'));
     [Some(hint), behind].into_iter().flatten().find(|text| is_command(text)).map(str::to_owned)
 }
 
