@@ -20,14 +20,12 @@ use crate::setup::manager::{LATER, SOON, UserManager};
 use crate::setup::purge;
 use crate::setup::units::{SERVICE, SOCKET};
 use crate::supervise;
+use crate::sys::wait::MOMENT;
 use crate::sys::{files, process};
 
 /// How long a user manager may take to come, and a daemon whose unit is there to answer.
 const MANAGER: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(60);
-
-/// How long to wait before looking again.
-const MOMENT: Duration = Duration::from_millis(20);
 
 /// What is said of a daemon whose unit is there and that does not answer.
 const SILENT: &str = "its socket does not answer";

@@ -13,7 +13,7 @@ use crate::setup::facts::SetupFacts;
 use crate::setup::manager::LATER;
 use crate::setup::quoted;
 use crate::supervise;
-use crate::sys::{elevate, process};
+use crate::sys::{elevate, process, processes};
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are the
 /// user's.
@@ -109,8 +109,7 @@ fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
 
 /// Returns a process whose root, or a file that it has open, is in `root`, as far as we may know.
 fn user_of(root: &Path) -> Option<u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids = processes::all().into_iter().map(|process| process.identity.pid);
     pids.find(|pid| {
         let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         let mut files = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());

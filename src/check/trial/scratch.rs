@@ -6,12 +6,16 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::sys::signal::Signal;
+use nix::unistd::{AccessFlags, access};
 
 use crate::facts::look;
 use crate::stage::launch;
+use crate::sys::lock::{Lock, Refusal};
+use crate::sys::processes::{self, Process};
+use crate::sys::wait::MOMENT;
 
 /// How the names of such directories begin. It is short: rootlesskit's sockets in it must not have
 /// longer paths than those of a real launch.
@@ -23,7 +27,7 @@ const ATTEMPTS: u8 = 16;
 /// A directory of ours, locked while it is in use, removed with the value.
 pub struct Scratch {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Scratch {
@@ -37,14 +41,19 @@ impl Scratch {
     pub fn new(path: &Path) -> io::Result<Self> {
         path.ancestors().skip(1).for_each(sweep);
         for _ in 0..ATTEMPTS {
-            DirBuilder::new().mode(0o700).create(path)?;
-            match lock(path) {
+            match DirBuilder::new().mode(0o700).create(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            // Only a check that began at the same time, and took it for a dead one's, can hold the
+            // lock; it removes the directory.
+            match Lock::take_at(path, |path| File::open(path)) {
                 Ok(lock) => return Ok(Self { path: path.to_owned(), _lock: lock }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
+                Err(Refusal::Failed(error)) if error.kind() != io::ErrorKind::NotFound => {
                     let _ = fs::remove_dir(path);
                     return Err(error);
                 }
+                Err(_) => thread::sleep(MOMENT),
             }
         }
         Err(io::Error::other("other checks remove it again and again"))
@@ -55,17 +64,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         remove(&self.path);
     }
-}
-
-/// Locks a directory just made. It is not found if another check that began at the same time took
-/// it for a dead one's and removed it.
-fn lock(path: &Path) -> io::Result<File> {
-    let directory = File::open(path)?;
-    // Only such a check can hold the lock, and not for long.
-    directory.lock()?;
-    let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let is_there = identity(fs::symlink_metadata(path)?) == identity(directory.metadata()?);
-    is_there.then_some(directory).ok_or(io::ErrorKind::NotFound.into())
 }
 
 /// Removes the directories of dead checks in `parent`, if we can write there: those with such a
@@ -95,15 +93,12 @@ fn sweep(parent: &Path) {
 /// for its owner.
 fn remove(path: &Path) {
     let variable = [b"TMPDIR=", path.as_os_str().as_bytes()].concat();
-    let is_trials = |pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|own| own == variable)
+    let is_trials = |process: &Process| {
+        let environment = fs::read(format!("/proc/{}/environ", process.identity.pid));
+        environment.unwrap_or_default().split(|byte| *byte == 0).any(|own| own == variable)
     };
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for pid in pids.filter(is_trials) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
+    let left: Vec<Process> = processes::all().into_iter().filter(is_trials).collect();
+    processes::signal_all(&left, Signal::SIGKILL);
     for attempt in ["a", "b"] {
         let inner = path.join(attempt).join("work/work");
         let _ = fs::set_permissions(inner, fs::Permissions::from_mode(0o700));
