@@ -159,7 +159,7 @@ fn a_service_that_does_not_start_ends_in_its_own_code_and_is_not_enabled() {
     let user = TestUser::new();
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
-    user.write(&user.home.join(".config/docker/daemon.json"), "{\"no-such-option\": 1}");
+    user.write(&user.home.join(".config/docker/daemon.json"), "{,}");
     let told = home.tell("install --force");
     assert_eq!(told.code, Some(78), "{told:?}\n{}", manager.log());
     assert!(told.stderr.contains("could not start docker.service"), "{told:?}");
