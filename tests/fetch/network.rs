@@ -401,7 +401,7 @@ fn a_terminal_sees_how_far_it_is() {
     assert!(process.wait().expect("ended").success(), "{seen}");
     assert!(seen.contains("#100.0%\r\n") || seen.contains("# 100.0%\r\n"), "{seen}");
     // What we say begins a line.
-    let ours: Vec<_> = seen.lines().filter(|line| line.contains("WARN")).collect();
+    let ours: Vec<_> = seen.lines().filter(|line| line.contains("warning: ")).collect();
     assert!(!ours.is_empty() && !ours.iter().any(|line| line.contains('#')), "{seen}");
     assert_eq!(scene.version().as_deref(), Some(NEW));
 }
