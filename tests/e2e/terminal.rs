@@ -88,7 +88,7 @@ fn a_start_is_one_line_with_an_address_to_paste_and_ctrl_c_stops_it() {
     // The next start has a log of its own.
     let terminal = Terminal::run(&user, "--storage-driver=devicemapper");
     let (code, screen) = terminal.end();
-    assert_eq!(code, Some(1), "{screen}");
+    assert_eq!(code, Some(4), "{screen}");
     assert!(screen.contains(&format!("failed (log: {})\n", log.display())), "{screen}");
     let cause =
         "dockerd: failed to start daemon: error initializing graphdriver: driver not supported";
