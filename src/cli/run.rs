@@ -209,6 +209,7 @@ fn conclude(
             Some(refusal) => return Err(refusal),
             None => Error::new(exit, ended),
         },
+        Verdict::Failed(_) if refuses_config(&outcome.log) => Error::new(Exit::Config, ended),
         // Codes with a meaning of ours must not be dockerd's: 2 is that of its panic.
         Verdict::Failed(Exit::Daemon(2..=6 | 78)) => failed(&ended),
         Verdict::Failed(exit) => Error::new(exit, ended),
@@ -239,30 +240,36 @@ fn with_last_words(
     request: &Request,
 ) -> Error {
     let known = crate::check::known_failure(log, data_root).filter(|_| faults.is_empty());
-    let said: Vec<String> = if terminal::tell_failed() {
-        fatal_line(log).map(|line| format!("dockerd: {line}")).into_iter().collect()
-    } else if known.is_some() {
-        Vec::new()
-    } else {
-        log.iter().map(|line| format!("the daemon said: {line}")).collect()
+    let in_terminal = terminal::tell_failed();
+    let error = match fatal_line(log).filter(|_| in_terminal || known.is_none()) {
+        Some(line) => error.because(&io::Error::other(line)),
+        None => error,
     };
-    let error = said.into_iter().fold(error, |error, line| error.because(&io::Error::other(line)));
     match known {
         Some((why, hint)) => error.because(&io::Error::other(why)).hint(hint),
+        None if faults.is_empty() && refuses_config(log) => error.hint(
+            "correct daemon.json, of which dockerd reads a copy: ${EDITOR:-vi} ~/.config/docker/daemon.json",
+        ),
         None => check::explained(error, faults, request),
     }
 }
 
+/// Returns whether dockerd says that it refuses its configuration file, as all versions do.
+fn refuses_config(log: &[String]) -> bool {
+    log.iter().any(|line| line.contains("unable to configure the Docker daemon with file"))
+}
+
 /// Returns the line with which dockerd, or rootlesskit, gave up: the last that is neither of their
 /// logs nor of ours.
-fn fatal_line(log: &[String]) -> Option<&String> {
+fn fatal_line(log: &[String]) -> Option<String> {
     let is_log = |line: &str| {
         line.starts_with("time=")
             || line.contains("[rootlesskit:")
             || line.starts_with("See '")
             || line.starts_with(|first: char| first.is_ascii_digit())
     };
-    log.iter().rfind(|line| !is_log(line)).or(log.last())
+    let fatal = log.iter().rfind(|line| !is_log(line)).map(|line| format!("dockerd: {line}"));
+    fatal.or_else(|| log.last().cloned())
 }
 
 /// Returns what is started, for a person.

@@ -198,7 +198,8 @@ impl Keeper<'_> {
     fn start_engine(&mut self, engine: &Engine) -> io::Result<()> {
         let directory = engine.config_file.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        files::write_whole(&engine.config_file, engine.config.as_bytes())?;
+        // Only the containerd that starts next reads it.
+        fs::write(&engine.config_file, &engine.config)?;
         let _ = fs::remove_file(&engine.socket);
         let pid = self.start(&engine.command, Sibling::Engine)?;
         let pid_file = directory.join("containerd.pid");

@@ -477,7 +477,7 @@ impl<'a> Supervisor<'a> {
                 self.stop_asking();
                 self.launch.daemon = None;
                 self.death = match how {
-                    How::Code(0) => "dockerd ended with exit code 0, and not because of us".into(),
+                    How::Code(0) => "dockerd exited without being asked (exit code 0)".into(),
                     How::Code(_) => format!("dockerd ended with {how}"),
                     How::Signal(_) => format!("dockerd was ended by {how}"),
                 };

@@ -63,7 +63,7 @@ fn f51_dockerd_is_asked_to_end() {
     play(
         51,
         "SIGTERM to dockerd from another program",
-        |user| replaced(user, Signal::SIGTERM, "dockerd ended in order, and not because of us"),
+        |user| replaced(user, Signal::SIGTERM, "dockerd exited without being asked (exit code 0)"),
         Some(|user| signalled_upstream(user, Part::Dockerd, Signal::SIGTERM)),
     );
 }

@@ -155,7 +155,7 @@ fn f13_a_full_data_root() {
             // A check finds the cause too.
             assert_eq!(code, Some(4), "{log}");
             let said = log.lines().any(|line| {
-                line.contains("the daemon said: ") && line.contains("no space left on device")
+                line.contains("cause: dockerd: ") && line.contains("no space left on device")
             });
             assert!(said, "{log}");
             assert_eq!(log.matches("msg=\"Starting up\"").count(), 1, "{log}");
@@ -509,7 +509,7 @@ fn f64_an_empty_program() {
             let moment = busy.kill(Part::Dockerd);
             // For execvp(3) it is a script without a word, which ends well.
             let detected =
-                busy.until_said("dockerd ended with exit code 0, and not because of us", moment);
+                busy.until_said("dockerd exited without being asked (exit code 0)", moment);
             become_link(&good);
             let recovered = busy.until_answers(moment);
             assert_eq!(busy.status()["restarts"], 0);

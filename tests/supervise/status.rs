@@ -213,7 +213,7 @@ fn programs_that_were_replaced_on_disk_need_a_restart() {
     let (code, told) = status(&user);
     assert_eq!((code, &told["restart_needed"]), (Some(0), &json!(true)));
     let (_, shown) = text(&user);
-    assert!(shown.contains("\nrestart needed  the programs on disk are newer"), "{shown}");
+    assert!(shown.contains("note        programs on disk are newer"), "{shown}");
 
     kill_dockerd(&user);
     wait_status(&user, "the new one runs", |told| {
