@@ -44,6 +44,7 @@ struct Screen {
     /// Warnings during the start. They are for the log alone if it fails.
     held: String,
     was_ready: bool,
+    is_stopping: bool,
     /// When the last step began: the start, or the stop.
     since: Instant,
 }
@@ -128,11 +129,14 @@ pub fn tell_failed() -> bool {
 pub fn tell(notice: Notice) {
     let Some(screen) = &mut *screen() else { return };
     match notice {
+        // It was asked to stop before it was ready.
+        Notice::Up if screen.is_stopping => {}
         Notice::Up if screen.was_ready => screen.print("Docker is ready again.\n"),
         Notice::Up => screen.tell_ready(),
         Notice::Reviving(_) | Notice::Restarting(_) => screen.print_held(),
         Notice::RestartingAll => screen.begin("\nStopping containers, to restart everything … "),
         Notice::Stopping => {
+            screen.is_stopping = true;
             screen.begin("\n");
             // dockerd answers in its own time, and nothing must wait for that here.
             let socket = screen.socket.clone();
@@ -197,6 +201,7 @@ impl Screen {
             is_open: false,
             held: String::new(),
             was_ready: false,
+            is_stopping: false,
             since: Instant::now(),
         })
     }

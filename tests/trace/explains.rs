@@ -151,7 +151,7 @@ fn a_daemon_that_fails_is_explained_by_the_check_that_fails() {
 fn a_daemon_that_fails_for_reasons_of_its_own_is_not_explained_wrongly() {
     let user = TestUser::new();
     let mut command = user.brief_command(Launcher::Run.install(&user));
-    let told = Told::by(command.arg("--log-level=nonsense"));
+    let told = Told::by(command.args(["--", "--log-level=nonsense"]));
     assert_eq!(told.code, Some(1), "{told:?}");
     assert!(told.stderr.contains("hint: no check explains this"), "{told:?}");
     assert!(!told.stderr.contains("cause: check"), "{told:?}");

@@ -127,7 +127,7 @@ fn control_c_on_a_terminal_reaches_the_daemon_once() {
     let mut child = user
         .command("script")
         .args(["--quiet", "--return", "--flush", "--command"])
-        .arg(format!("exec {}", Launcher::Run.install(&user).display()))
+        .arg(format!("exec {} -v", Launcher::Run.install(&user).display()))
         .arg(&log)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

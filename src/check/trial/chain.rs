@@ -102,11 +102,13 @@ fn complaint(Ran { status, text, killed }: &Ran) -> String {
         (None, Some(code)) => format!("it ended with exit code {code}"),
         (None, None) => format!("it was ended by {status}"),
     };
-    let is_news = |line: &&str| {
+    let is_news = |line: &String| {
         !line.is_empty() && !line.contains("level=warning") && !line.contains("level=debug")
     };
-    let short = |line: &str| line.chars().take(LINE_MAX).collect::<String>();
-    let lines: Vec<String> = text.lines().map(str::trim).filter(is_news).map(short).collect();
+    let short = |line: &str| -> String {
+        line.trim().chars().filter(|c| !c.is_control()).take(LINE_MAX).collect()
+    };
+    let lines: Vec<String> = text.lines().map(short).filter(is_news).collect();
     let last = lines[lines.len().saturating_sub(3)..].join("; ");
     if last.is_empty() { end } else { format!("{last} ({end})") }
 }
