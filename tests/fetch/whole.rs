@@ -99,15 +99,15 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     assert_eq!(main(), first);
     assert_eq!(begin(), began);
     docker.run("rm -f busy");
-    login(user, "dockerd-rootless upgrade").assert(0, "restart docker.service");
+    login(user, "dockerd-rootless upgrade").assert(0, "Restarted docker.service");
     assert!(running(user).contains(&format!("/versions/{NEW}-")), "{}", running(user));
     login(user, "dockerd-rootless fetch --rollback").assert(0, OLD);
-    login(user, "dockerd-rootless upgrade").assert(0, "restart docker.service");
+    login(user, "dockerd-rootless upgrade").assert(0, "Restarted docker.service");
     assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
 
     login(user, "dockerd-rootless fetch --remove").assert(5, "uninstall --remove-binaries");
     login(user, "dockerd-rootless uninstall --purge-data --yes --remove-binaries")
-        .assert(0, "rootless Docker is uninstalled");
+        .assert(0, "Rootless Docker is uninstalled");
     assert!(!bin.join("docker").exists());
     assert!(!user.home.join(".local/share/dockerd-rootless").exists());
     assert!(!user.home.join(".local/share/docker").exists());
