@@ -105,9 +105,9 @@ impl Examination {
         let files = Instant::now();
         let trials = trial::run(&settings, environment, &host, &survey);
         let timings = vec![
-            format!("asking programs {:?}", programs - start),
-            format!("reading files {:?}", files - programs),
-            format!("trying {:?}", files.elapsed()),
+            format!("asking programs {:.3} s", (programs - start).as_secs_f64()),
+            format!("reading files {:.3} s", (files - programs).as_secs_f64()),
+            format!("trying {:.3} s", files.elapsed().as_secs_f64()),
         ];
         Ok(Self { settings, host, survey, trials, timings })
     }
@@ -141,7 +141,7 @@ pub fn run(
     let start = Instant::now();
     let mut found = check::run(&evidence);
     let mut timings = examination.timings.clone();
-    timings.push(format!("judging {:?}", start.elapsed()));
+    timings.push(format!("judging {:.3} s", start.elapsed().as_secs_f64()));
     found.retain(|found| match options.only.is_empty() {
         true => !skip.contains(&found.id),
         false => only.contains(&found.id),
