@@ -143,7 +143,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Says what is to be done, or with `is_done` what was.
+    /// Says what will be done, or with `is_done` what was.
     pub fn explain(&self, is_done: bool) -> String {
         let (verb, object) = match self {
             Self::Clean(_) => ("delete", "what an interrupted run left".to_owned()),

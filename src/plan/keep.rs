@@ -83,7 +83,7 @@ impl Keep {
             }
             Switch::Auto => match why_not(host, explicit, is_foreign, swarm) {
                 Some(why_not) => (false, why_not.to_owned()),
-                None => (true, "containers go on running while dockerd is replaced".to_owned()),
+                None => (true, "containers keep running while dockerd is replaced".to_owned()),
             },
         };
         let is_read = json.is_read();

@@ -190,7 +190,7 @@ settings! {
         "Every how many seconds the daemon is asked how it is.";
     keep_containers: Switch = "supervise.keep-containers", ["DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS"],
         Switch::Auto, "auto: true, unless live-restore is stated to be false, a swarm exists, or containerd is stated to be another's",
-        "Whether containers go on running while dockerd is replaced (dockerd's live-restore).";
+        "Whether containers keep running while dockerd is replaced (dockerd's live-restore).";
     on_hang: OnHang = "supervise.on-hang", ["DOCKERD_ROOTLESS_SUPERVISE_ON_HANG"],
         OnHang::Restart, "restart",
         "What follows when dockerd answers no request and does nothing at all for 30 seconds: dockerd alone is restarted, or it is only reported.";

@@ -228,8 +228,8 @@ impl Passing {
     fn tell_dropped(&mut self) {
         let notice = match std::mem::take(&mut self.dropped) {
             0 => return,
-            1 => "1 line was dropped, because nobody read it\n".to_owned(),
-            count => format!("{count} lines were dropped, because nobody read them\n"),
+            1 => "1 line was dropped: it was not read in time\n".to_owned(),
+            count => format!("{count} lines were dropped: they were not read in time\n"),
         };
         self.waiting.extend(notice.as_bytes());
     }
