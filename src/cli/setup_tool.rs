@@ -126,7 +126,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
     } else {
         let line = setup::start_by_hand(&facts, &request.args);
         say(format_args!(
-            "systemd not detected, dockerd-rootless needs to be started manually:\n\nPATH={bin}:/usr/sbin:/sbin:$PATH {line}\n"
+            "systemd not detected, dockerd-rootless needs to be started manually:\n\n{line}\n"
         ));
     }
     if facts.client.contexts.contains_key(CONTEXT) {

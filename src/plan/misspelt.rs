@@ -9,10 +9,10 @@ use crate::settings::DockerdArgs;
 
 /// Flags that `dockerd --help` hides, of all versions; `=` marks those with a value.
 #[rustfmt::skip]
-const HIDDEN: [&str; 19] = [
+const HIDDEN: [&str; 20] = [
     "allow-nondistributable-artifacts=", "api-cors-header=", "cluster-advertise=", "cluster-store=", "cluster-store-opt=",
     "deprecated-key-path=", "disable-legacy-registry", "experimental", "g=", "graph=", "h", "help", "min-api-version=",
-    "network-diagnostic-port=", "oom-score-adjust=", "restart", "rootless", "v", "version",
+    "network-diagnostic-port=", "oom-score-adjust=", "r", "restart", "rootless", "v", "version",
 ];
 
 /// Refuses the first of `args` that this dockerd does not take (exit 2), if its flags are known.

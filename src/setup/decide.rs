@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
@@ -351,11 +352,13 @@ pub fn host(facts: &SetupFacts) -> String {
     format!("unix://{}", facts.home.runtime_dir.join("docker.sock").display())
 }
 
-/// Returns the line that starts the daemon without systemd.
+/// Returns the line that starts the daemon without systemd. A shell need not have the program's directory in
+/// its PATH yet, and the other programs may lie there, too.
 pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
-    let program = [facts.home.program.clone().into_os_string()].into_iter();
-    let line: Vec<_> = program.chain(args.iter().map(Into::into)).collect();
-    words::join(&line).to_string_lossy().into_owned()
+    let program = &facts.home.program;
+    let line: Vec<_> = iter::once(program.into()).chain(args.iter().map(Into::into)).collect();
+    let directory = quoted(program.parent().unwrap_or(Path::new("/")));
+    format!("PATH={directory}:\"$PATH\" {}", words::join(&line).to_string_lossy())
 }
 
 /// Returns root's command that keeps the user manager.

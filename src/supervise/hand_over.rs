@@ -107,7 +107,8 @@ impl Supervisor<'_> {
     /// on with.
     fn legacy(&self, log: RawFd) -> Option<Legacy> {
         let launch = &self.launch;
-        if self.machine.state != State::Ready || launch.healing.is_some() {
+        let has_engine = launch.engine.is_none_or(processes::is_there);
+        if self.machine.state != State::Ready || launch.healing.is_some() || !has_engine {
             return None;
         }
         Some(Legacy {
@@ -158,6 +159,10 @@ impl Supervisor<'_> {
                     self.raise(Event::HelperDied);
                 }
             }
+        }
+        if legacy.engine.is_some_and(|engine| !processes::is_there(engine)) {
+            self.launch.engine = None;
+            self.raise(Event::EngineEnded);
         }
         self.keep_places();
         self.watch_places();

@@ -80,11 +80,12 @@ pub async fn retire(pid: u32, process: &OwnedFd, path: &Path, listeners: &[Owned
     while !processes::is_stopped(pid) && Instant::now() < deadline {
         sleep(LOOK).await;
     }
-    // A client may have started a container and left since the daemon was asked.
+    // A client may have started a container and left since the daemon was asked. Who waits is looked at last,
+    // so that as few clients as can be come after that.
     let is_free = processes::is_stopped(pid)
+        && !processes::descendants().iter().any(ports::is_shim)
         && !has_clients(pid, process, path)
-        && !unix_sockets::has_waiting(listeners)
-        && !processes::descendants().iter().any(ports::is_shim);
+        && !unix_sockets::has_waiting(listeners);
     let ends = is_free && processes::signal(process, Signal::SIGTERM).is_ok();
     let _ = processes::signal(process, Signal::SIGCONT);
     ends

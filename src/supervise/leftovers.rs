@@ -226,9 +226,14 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_n
     if exec_root != runtime_dir.join("docker") || !(is_new || is_dockerds(exec_root)) {
         return;
     }
-    if let Some(directory) = Directory::open(exec_root) {
+    // What is mounted there is not the daemon's.
+    let Some(runtime) = Directory::open(runtime_dir) else { return };
+    let is_same = |directory: &Directory| directory.device == runtime.device;
+    if let Some(directory) = Directory::open(exec_root).filter(is_same) {
         EXEC_ROOT.iter().for_each(|name| directory.remove(name));
-        if let Some(containerd) = Directory::open(&directory.place.join("containerd")) {
+        if let Some(containerd) =
+            Directory::open(&directory.place.join("containerd")).filter(is_same)
+        {
             CONTAINERD.iter().for_each(|name| containerd.remove(name));
             // The pipes of containers, each in a directory that has the container's name.
             for entry in fs::read_dir(&containerd.place).into_iter().flatten().flatten() {

@@ -40,8 +40,9 @@ const KEPT: usize = 16 * 1024;
 /// How long the daemon waits for a reader before lines are dropped, as it would wait without us.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the last lines may take to be read.
-const FLUSH: Duration = Duration::from_secs(2);
+/// How long the reader of the last lines may pause, and how long it may take in all.
+const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_ALL: Duration = Duration::from_secs(5);
 
 /// When to try again to write to what seems to take something and does not.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -160,11 +161,13 @@ impl Passing {
         }
         self.take_rest();
         let closed = Instant::now();
-        while let Some(left) =
-            FLUSH.checked_sub(closed.elapsed()).filter(|_| !self.waiting.is_empty())
-        {
-            if ready([Some((self.target.as_fd(), PollFlags::POLLOUT))], Some(left))[0] {
-                self.give();
+        let mut read = closed;
+        while !self.waiting.is_empty() && closed.elapsed() < FLUSH_ALL {
+            let Some(left) = FLUSH.checked_sub(read.elapsed()) else { break };
+            if ready([Some((self.target.as_fd(), PollFlags::POLLOUT))], Some(left))[0]
+                && self.give()
+            {
+                read = Instant::now();
             }
         }
         self.daemon

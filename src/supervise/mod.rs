@@ -327,10 +327,17 @@ impl<'a> Supervisor<'a> {
     /// Receives signals, what the processes below us tell, and what users ask for.
     fn listen(&mut self) -> Result<(), Error> {
         hold_signals()?;
-        self.tasks.stop();
-        self.receive_signals().map_err(failed("cannot receive signals"))?;
         let receiver = notify::Receiver::bind(&self.task.run_dir.notify());
         let receiver = receiver.map_err(failed("cannot receive messages"))?;
+        let requests = control::listen(&self.task.run_dir.control(), self.tasks.sender());
+        let requests = requests.map_err(failed("cannot receive requests"))?;
+        // Until here, what listened before goes on: without its watchdog, the service manager ends us.
+        self.tasks.stop();
+        if sd_notify::watchdog_enabled().is_some() {
+            self.feed_watchdog();
+        }
+        self.receive_signals().map_err(failed("cannot receive signals"))?;
+        self.tasks.spawn(requests);
         let sender = self.tasks.sender();
         self.tasks.spawn(async move {
             loop {
@@ -340,11 +347,6 @@ impl<'a> Supervisor<'a> {
                 }
             }
         });
-        let requests = control::listen(&self.task.run_dir.control(), self.tasks.sender());
-        self.tasks.spawn(requests.map_err(failed("cannot receive requests"))?);
-        if sd_notify::watchdog_enabled().is_some() {
-            self.feed_watchdog();
-        }
         Ok(())
     }
 

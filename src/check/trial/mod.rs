@@ -78,7 +78,7 @@ pub fn run(
         data_root_writable: is_usable(&survey.data_root.base),
         data_root_free: free(&survey.data_root.base),
         runtime_dir_free: runtime_dir.and_then(|(path, _)| free(path)),
-        validate: validate(settings, host),
+        validate: validate(settings, environment, host),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
         fuse_overlayfs: which::which_in("fuse-overlayfs", Some(search_path), "/").ok(),
     }
@@ -146,7 +146,7 @@ fn free(path: &Path) -> Option<u64> {
 
 /// Asks dockerd whether it accepts its configuration file beside its arguments; versions before 23
 /// cannot tell.
-fn validate(settings: &Settings, host: &HostFacts) -> Outcome {
+fn validate(settings: &Settings, environment: &Environment, host: &HostFacts) -> Outcome {
     let session = &host.session;
     match &host.tools.dockerd {
         Tool::Found { path, answer: Answer::Known(facts) }
@@ -154,7 +154,15 @@ fn validate(settings: &Settings, host: &HostFacts) -> Outcome {
         {
             let mut command = Command::new(path);
             command.args(settings.args().0).arg("--validate");
-            succeeds(command.arg("--config-file").arg(&session.places.daemon_json))
+            command.arg("--config-file").arg(&session.places.daemon_json);
+            // It also looks for docker-proxy, as it will when it starts.
+            command.env("PATH", places::search_path(environment).0);
+            match process::brief(&mut command) {
+                Ok((status, _)) if status.success() => Outcome::Works,
+                Ok((_, text)) => Outcome::fails(text.trim()),
+                // It may only be slow.
+                Err(error) => Outcome::NotTried(error.to_string()),
+            }
         }
         _ => Outcome::default(),
     }
