@@ -43,6 +43,7 @@ const ROWS: &[Row] = &[
     ("dockerd-rootless fetch", Parsed, &[("dockerd", "env DOCKERD_ROOTLESS_MIRROR=http://127.0.0.1:9 dockerd")],
         "there is no network; the suite `fetch` has a server of its own"),
     ("curl -fsSL", Elsewhere, &[], "there is no network; the suite `fetch` pipes the script from a server of its own"),
+    ("dockerd-rootless check -- --data-root", Parsed, &[("/big/disk", "$HOME/disk")], "a user has no disk of that name"),
     ("dockerd-rootless check --strict", Parsed, &[], "exits with 4 where the host has warnings"),
     ("dockerd-rootless check --print-fix=root | sudo", Elsewhere, &[],
         "changes the host; the suite `check` runs the fixes in namespaces"),
