@@ -9,12 +9,15 @@ use std::net::IpAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tracing::{info, warn};
 
 use crate::environment::Environment;
@@ -29,6 +32,9 @@ const TARBALL_MAX: u64 = 1 << 30;
 
 /// The largest list of sums or index of a directory in bytes.
 const TEXT_MAX: u64 = 4 << 20;
+
+/// How many bytes a second have to come, as curl's `--speed-limit` has it.
+const SPEED_MIN: u64 = 1024;
 
 /// What is sent as the name of the program.
 const AGENT: &str = concat!("dockerd-rootless/", env!("CARGO_PKG_VERSION"));
@@ -246,14 +252,17 @@ impl Client {
         };
         let mut command = self.command(program, url, offset, has_bar);
         let output = file.try_clone().map_err(Failure::of_disk)?;
-        let (status, said) = run(&mut command, url, output, limit, has_bar).map_err(|error| {
+        // curl does this itself; in this time wget's own deadlines have passed.
+        let window = (!self.is_curl).then(|| Duration::from_secs(u64::from(self.timeout) * 2));
+        let ran = run(&mut command, url, output, limit, has_bar, window);
+        let (status, said) = ran.map_err(|error| {
             let why = format!("`{}` cannot be run: {error}", program.display());
             Failure { why, hint: "install curl", ..Failure::default() }
         })?;
         if status.success() {
             return Ok(());
         }
-        let failure = self.judge(status, &said, file);
+        let failure = self.judge(status, &said, file, limit);
         if failure.why.contains("range") {
             file.set_len(0).map_err(Failure::of_disk)?;
         }
@@ -273,7 +282,8 @@ impl Client {
             };
             command.args(["-q", "--globoff", "--tlsv1.2", "--fail", "--location"]);
             command.args(["--proto", first, "--proto-redir", redirect, "--max-redirs", "5"]);
-            command.args(["--connect-timeout", "10", "--speed-limit", "1024"]);
+            command.args(["--connect-timeout", "10", "--speed-limit"]);
+            command.arg(SPEED_MIN.to_string());
             command.args(["--speed-time", &timeout, "--user-agent", AGENT, "--config", "-"]);
             command.args(if has_bar {
                 ["--progress-bar"].as_slice()
@@ -289,7 +299,13 @@ impl Client {
             ["--cacert", "--capath"]
         } else {
             let redirects = if self.any_http { "5" } else { "0" };
-            command.args(["--no-config", "--no-verbose", "--tries=1", "--input-file=-"]);
+            command.args([
+                "--no-config",
+                "--no-hsts",
+                "--no-verbose",
+                "--tries=1",
+                "--input-file=-",
+            ]);
             command.args([
                 "--output-document=-",
                 "--secure-protocol=TLSv1_2",
@@ -311,16 +327,27 @@ impl Client {
     }
 
     /// Says what went wrong by the exit codes of curl and wget, and by the server's answer.
-    fn judge(&self, status: ExitStatus, said: &str, file: &mut File) -> Failure {
+    fn judge(&self, status: ExitStatus, said: &str, file: &mut File, limit: u64) -> Failure {
         let last = said.lines().rfind(|line| line.contains(':')).unwrap_or("it failed");
         let last = last.rsplit_once(") ").map_or(last, |(_, message)| message);
         let new = |why: &str, hint| Failure { why: why.to_owned(), hint, ..Failure::default() };
         let passing = |why: &str| Failure { may_pass: true, ..new(why, NETWORK) };
         let hostile = |why: &str| Failure { exit: Some(Exit::Integrity), ..new(why, ELSEWHERE) };
-        match (self.is_curl, status.code(), server_status(said)) {
+        let slow = || passing(&format!("next to nothing came for {} s", self.timeout));
+        // Some versions of curl end with 56 where the documented code is 22.
+        let has_answer =
+            matches!((self.is_curl, status.code()), (true, Some(22 | 56)) | (_, Some(8)));
+        let answer = server_status(said).filter(|_| has_answer);
+        match (self.is_curl, status.code(), answer) {
             (_, None, _) if status.signal() == Some(Signal::SIGXFSZ as i32) => {
+                // The user's own limit may be lower.
+                if file.metadata().is_ok_and(|file| file.len() < limit) {
+                    return Failure::of_disk(Errno::EFBIG.into());
+                }
+                let _ = file.set_len(0);
                 hostile("it is larger than any such file")
             }
+            (false, None, _) if status.signal() == Some(Signal::SIGKILL as i32) => slow(),
             (true, Some(1), _) => hostile("the server redirects to an address that is not https"),
             (false, Some(8), None) => hostile("the server redirects, which takes curl to follow"),
             (true, Some(47), _) => new("the server redirects more than 5 times", ELSEWHERE),
@@ -342,7 +369,7 @@ impl Client {
             (true, Some(5), _) => passing("the name of the proxy cannot be resolved"),
             (true, Some(6), _) => passing("the name of the server cannot be resolved"),
             (true, Some(7), _) => passing("no connection is possible"),
-            (true, Some(28), _) => passing(&format!("next to nothing came for {} s", self.timeout)),
+            (true, Some(28), _) => slow(),
             (true, Some(18 | 52 | 56), _) | (false, Some(4), _) => {
                 passing("the connection broke off")
             }
@@ -352,46 +379,81 @@ impl Client {
 }
 
 /// Runs `command` with `url` on its input, and returns how it ended and what it said. In a terminal
-/// its progress bar is shown, and only that.
+/// its progress bar is shown, and only that. With a `window`, too little in so much time ends it.
 fn run(
     command: &mut Command,
     url: &Url,
     output: File,
     limit: u64,
     has_bar: bool,
+    window: Option<Duration>,
 ) -> io::Result<(ExitStatus, String)> {
     let is_curl = command.get_program().as_encoded_bytes().ends_with(b"curl");
-    let bound = move || Ok(setrlimit(Resource::RLIMIT_FSIZE, limit, limit)?);
-    // SAFETY: between fork and exec only a system call is made.
+    let bound = move || {
+        let (_, most) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        Ok(setrlimit(Resource::RLIMIT_FSIZE, limit.min(most), limit.min(most))?)
+    };
+    // SAFETY: between fork and exec only system calls are made.
     unsafe { process::tie(command).pre_exec(bound) };
+    let growing = output.try_clone()?;
     let command = command.env("LC_ALL", "C").stdin(Stdio::piped()).stdout(output);
     let mut child = command.stderr(Stdio::piped()).spawn()?;
     let line = if is_curl { format!("url = \"{}\"\n", url.0) } else { format!("{}\n", url.0) };
     // A program that ends at once reads nothing, and says why.
     let _ = child.stdin.take().map(|mut input| input.write_all(line.as_bytes()));
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        let mut piece = Vec::new();
-        // Each state of the bar begins with a carriage return; a message is a line.
-        for byte in BufReader::new(stderr).bytes().chain([Ok(b'\n')]) {
-            let byte = byte?;
-            if byte == b'\r' || byte == b'\n' {
-                if has_bar && !piece.starts_with(b"curl: ") {
-                    let _ = io::stderr().write_all(&piece);
-                }
-                said.append(&mut piece);
-            }
-            piece.push(byte);
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let said = thread::scope(|scope| {
+        let (_ended, ending) = mpsc::channel::<()>();
+        if let Some(window) = window {
+            scope.spawn(move || watch(pid, &growing, window, &ending));
         }
-    }
+        child.stderr.take().map_or(Ok(Vec::new()), |stderr| listen(stderr, has_bar))
+    })?;
     Ok((child.wait()?, String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// Finds the server's answer in a message: `returned error: 404` or `ERROR 404: Not Found`.
+/// Returns all that a program says, and shows its progress bar.
+fn listen(stderr: impl Read, has_bar: bool) -> io::Result<Vec<u8>> {
+    let (mut said, mut piece) = (Vec::new(), Vec::new());
+    // Each state of the bar begins with a carriage return; a message is a line.
+    for byte in BufReader::new(stderr).bytes().chain([Ok(b'\n')]) {
+        let byte = byte?;
+        if byte == b'\r' || byte == b'\n' {
+            if has_bar && !piece.starts_with(b"curl: ") {
+                let _ = io::stderr().write_all(&piece);
+            }
+            said.append(&mut piece);
+        }
+        piece.push(byte);
+    }
+    Ok(said)
+}
+
+/// Kills the child `pid`, which nobody has waited for yet, when `file` grows too slowly in a
+/// `window`; returns when the other end of `ending` is gone.
+fn watch(pid: Pid, file: &File, window: Duration, ending: &Receiver<()>) {
+    let mut before = 0;
+    while ending.recv_timeout(window) == Err(RecvTimeoutError::Timeout) {
+        let now = file.metadata().map_or(0, |file| file.len());
+        if now.saturating_sub(before) < SPEED_MIN * window.as_secs() {
+            let _ = kill(pid, Signal::SIGKILL);
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Finds the server's answer in a message: `returned error: 404`, `ERROR 404: Not Found`, or
+/// `HTTP ERROR response 404` of wget2.
 fn server_status(said: &str) -> Option<u16> {
     let said = said.to_ascii_lowercase();
     let mut after = said.split("error").skip(1);
-    after.find_map(|rest| rest.trim_start_matches([':', ' ']).get(..3)?.parse().ok())
+    after.find_map(|rest| {
+        let rest = rest.trim_start_matches([':', ' ']);
+        let rest = rest.strip_prefix("response ").unwrap_or(rest);
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok().filter(|code| (100..=599).contains(code))
+    })
 }
 
 #[cfg(test)]
@@ -456,8 +518,58 @@ mod tests {
             ("http://127.0.0.1/x:\n2026-11-27 12:34:04 ERROR 503: Odd.", Some(503)),
             ("curl: (56) Recv failure: Connection reset by peer", None),
             ("0 redirections exceeded.", None),
+            ("HTTP ERROR response 404  [https://a.example/x]", Some(404)),
+            ("error:14094410:SSL routines:ssl3_read_bytes:handshake failure", None),
+            ("error:99: odd; returned error: 416", Some(416)),
         ] {
             assert_eq!(server_status(said), status, "{said}");
         }
+    }
+
+    /// Runs a shell as if it were wget, and returns why it failed and how much is left.
+    fn ran_by_shell(script: &str, limit: u64, window: Option<Duration>) -> (Failure, u64) {
+        let client = Client {
+            program: None,
+            is_curl: false,
+            any_http: false,
+            timeout: 1,
+            certificates: [None, None],
+        };
+        let mut file = tempfile::tempfile().expect("a file");
+        let mut shell = Command::new("sh");
+        let output = file.try_clone().expect("a copy");
+        let shell = shell.args(["-c", script]);
+        let ran = run(shell, &url("https://a.example/"), output, limit, false, window);
+        let (status, said) = ran.expect("run");
+        let failure = client.judge(status, &said, &mut file, TEXT_MAX);
+        (failure, file.metadata().expect("a file").len())
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_does_not_stay() {
+        let script = "exec head -c 5000000 /dev/zero";
+        let (failure, left) = ran_by_shell(script, TEXT_MAX, None);
+        assert_eq!((failure.exit, left), (Some(Exit::Integrity), 0), "{failure:?}");
+    }
+
+    #[test]
+    fn a_lower_limit_of_the_user_is_kept_and_not_blamed_on_the_server() {
+        let (failure, _) = ran_by_shell("exec head -c 5000000 /dev/zero", 1 << 16, None);
+        assert!(failure.disk.is_some(), "{failure:?}");
+    }
+
+    #[test]
+    fn a_download_that_drips_ends() {
+        let window = Some(Duration::from_secs(1));
+        let (failure, _) = ran_by_shell("echo drop; exec sleep 60", TEXT_MAX, window);
+        assert!(failure.may_pass && failure.why.contains("next to nothing"), "{failure:?}");
+    }
+
+    #[test]
+    fn only_a_program_that_says_so_has_an_answer_of_the_server() {
+        let (failure, _) = ran_by_shell("echo ERROR 404: Odd. >&2; exit 8", TEXT_MAX, None);
+        assert!(failure.is_absent, "{failure:?}");
+        let (failure, _) = ran_by_shell("echo ERROR 404: Odd. >&2; exit 7", TEXT_MAX, None);
+        assert!(!failure.is_absent, "{failure:?}");
     }
 }
