@@ -52,7 +52,12 @@ pub fn run(
         ));
     }
     // Last, since deleting the data needs rootlesskit.
-    let has_programs = !fetch::remove(&facts.home.environment, true)?.is_empty();
+    let has_programs = match fetch::remove(&facts.home.environment, true) {
+        Ok(programs) => !programs.is_empty(),
+        Err(error) if options.remove_binaries => return Err(error),
+        // What cannot be removed now is kept, which is what is asked for.
+        Err(_) => true,
+    };
     if has_programs && options.remove_binaries {
         plan.actions.push(Action::RemovePrograms);
     } else if has_programs {

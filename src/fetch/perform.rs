@@ -40,6 +40,7 @@ impl Places {
     /// Looks at what is installed in `bin_dir`, unless the state says where the links are.
     pub fn look(&self, bin_dir: Option<&Path>) -> Result<Facts, Error> {
         let store = &self.store;
+        store.refuse_earlier()?;
         let state = store.read_state()?;
         let known = state.as_ref().map(|state| state.bin_dir.clone());
         let bin_dir = bin_dir.map(Path::to_owned).or(known).unwrap_or_default();

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Exit};
-use crate::fetch::all_names;
 use crate::fetch::archive::{Sums, sum_of};
 use crate::fetch::checksum::Sum;
 use crate::fetch::plan::{ASIDE, BEFORE, Ready, State, There};
+use crate::fetch::{OWN, all_names};
 use crate::sys::files;
 use crate::words;
 
@@ -57,6 +57,33 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(refuse(&error)),
         }
+    }
+
+    /// Refuses what an earlier build made, whose manifests are text: it alone can put back the
+    /// programs that it keeps in its sets.
+    pub fn refuse_earlier(&self) -> Result<(), Error> {
+        let entries = fs::read_dir(self.root.join("versions")).into_iter().flatten().flatten();
+        let is_earlier = |set: &PathBuf| {
+            let manifest = files::read_regular(&set.join("manifest"), FILE_MAX).ok().flatten();
+            let is_text = manifest.is_some_and(|text| text.starts_with(b"# dockerd-rootless set"));
+            is_text || set.join(".restore").symlink_metadata().is_ok()
+        };
+        let sets: Vec<_> = entries.map(|entry| entry.path()).filter(is_earlier).collect();
+        let Some(first) = sets.first() else {
+            return Ok(());
+        };
+        let program = sets.iter().map(|set| set.join(OWN)).find(|program| program.is_file());
+        let hint = match program {
+            Some(program) => {
+                format!("{} fetch --remove", words::quote(program.as_os_str()).display())
+            }
+            None => format!("ls -lA {}", words::quote(first.as_os_str()).display()),
+        };
+        let what = format!(
+            "`{}` was made by an earlier dockerd-rootless, which alone can remove it",
+            self.root.display()
+        );
+        Err(Error::new(Exit::Failed, what).hint(hint))
     }
 
     /// Writes what is about to be done outside.
@@ -407,6 +434,23 @@ mod tests {
         left.sort();
         assert_eq!(left, ["link", "odd", "photos"]);
         assert!(directory.path().join("elsewhere/dockerd").exists());
+    }
+
+    #[test]
+    fn what_an_earlier_build_made_is_refused() {
+        for (file, text) in [("manifest", "# dockerd-rootless set 1\n"), (".restore/dockerd", "")] {
+            let directory = tempfile::tempdir().expect("a directory");
+            let store = Store { root: directory.path().to_owned() };
+            assert!(store.refuse_earlier().is_ok());
+            let path = store.set("adopted-00").join(file);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, text).expect("a file");
+            let error = store.refuse_earlier().expect_err("refused");
+            assert!(error.render().contains("hint: ls -lA "), "{}", error.render());
+            fs::write(store.set("adopted-00").join(OWN), "").expect("a file");
+            let error = store.refuse_earlier().expect_err("refused").render();
+            assert!(error.contains("adopted-00/dockerd-rootless fetch --remove"), "{error}");
+        }
     }
 
     #[test]
