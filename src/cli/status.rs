@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fs, io, thread};
+use std::{fs, io};
 
-use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
 use crate::check::survey;
@@ -20,10 +18,7 @@ use crate::facts::{Lock, look, places};
 use crate::plan;
 use crate::settings::Settings;
 use crate::supervise::{self, Status};
-use crate::sys::processes;
-
-/// How long a file system may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+use crate::sys::{files, processes};
 
 /// The state of a daemon that runs without a supervisor.
 const UNSUPERVISED: &str = "running";
@@ -180,7 +175,7 @@ fn add_answers(report: &mut Value, socket: &Path) {
     report["storage_driver"] = info["Driver"].clone();
     report["image_store"] = json!(if store { "containerd" } else { "dockerd" });
     report["data_root"] = info["DockerRootDir"].clone();
-    report["disk"] = json!(info["DockerRootDir"].as_str().and_then(|path| disk(path.into())));
+    report["disk"] = json!(info["DockerRootDir"].as_str().and_then(|path| disk(Path::new(path))));
     report["containers_running"] = info["ContainersRunning"].clone();
     report["cgroup_version"] = info["CgroupVersion"].clone();
     report["limits"] = limits.map(|(option, _)| *option).collect();
@@ -363,10 +358,8 @@ fn service(environment: &Environment, supervisor: u32) -> Option<Value> {
 }
 
 /// Returns how full the file system of `path` is, in bytes, if it answers.
-fn disk(path: PathBuf) -> Option<Value> {
-    let (answer, asked) = mpsc::channel();
-    thread::spawn(move || answer.send(statvfs(&path)));
-    let found = asked.recv_timeout(PATIENCE).ok()?.ok()?;
+fn disk(path: &Path) -> Option<Value> {
+    let found = files::file_system(path)?;
     let size = found.fragment_size();
     let [total, free] = [found.blocks(), found.blocks_free()].map(|blocks| blocks * size);
     Some(json!({"used": total.saturating_sub(free), "total": total}))

@@ -5,14 +5,29 @@ use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::sys::statvfs::{Statvfs, statvfs};
 
 use crate::error::{Error, Exit};
 use crate::words::quoted;
 
 /// The largest configuration file in bytes.
 const CONFIG_MAX: u64 = 64 * 1024;
+
+/// How long a file system may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Returns how full the file system of `path` is, if it answers: that of a lost server does not.
+pub fn file_system(path: &Path) -> Option<Statvfs> {
+    let path = path.to_owned();
+    let (answer, asked) = mpsc::channel();
+    thread::spawn(move || answer.send(statvfs(&path)));
+    asked.recv_timeout(PATIENCE).ok()?.ok()
+}
 
 /// Returns the text of the configuration file `path`, `None` if there is none (exit 78 if it is bad).
 ///

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::check::survey::Survey;
 use crate::check::trial::scratch::Scratch;
-use crate::check::trial::{inside, is_usable};
+use crate::check::trial::{HeldSignals, inside, is_usable};
 use crate::check::trials::{Inside, Outcome};
 use crate::environment::Environment;
 use crate::error::Error;
@@ -57,17 +57,20 @@ impl<'a> Chain<'a> {
             Err(error) => return (Outcome::NotTried(error.to_string()), None),
             Ok(trial) => trial,
         };
+        let held = HeldSignals::hold();
         let begin = SystemTime::now();
-        match self.attempt(&trial.rootlesskit, &trial.args, &trial.search_path) {
-            Ok(inside) => (Outcome::Works, Some(inside)),
-            Err(outcome) => {
-                launch::remove_bind_directories(begin);
-                let mut args = trial.inside.clone();
-                args.insert(1, inside::ALONE.into());
-                let alone = self.attempt(self.own_path, &args, &trial.search_path);
-                (outcome, alone.ok())
-            }
-        }
+        let outcome = match self.attempt(&trial.rootlesskit, &trial.args, &trial.search_path) {
+            Ok(inside) => return (Outcome::Works, Some(inside)),
+            Err(outcome) => outcome,
+        };
+        launch::remove_bind_directories(begin);
+        // A signal that came meanwhile ends us here.
+        drop(held);
+        let _held = HeldSignals::hold();
+        let mut args = trial.inside.clone();
+        args.insert(1, inside::ALONE.into());
+        let alone = self.attempt(self.own_path, &args, &trial.search_path);
+        (outcome, alone.ok())
     }
 
     fn attempt(&self, program: &Path, args: &[OsString], path: &OsStr) -> Result<Inside, Outcome> {

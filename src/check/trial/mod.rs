@@ -8,6 +8,7 @@ pub mod userns;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -15,7 +16,6 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::check::survey::Survey;
@@ -24,7 +24,7 @@ use crate::environment::Environment;
 use crate::facts::places;
 use crate::facts::{Answer, DaemonJson, HostFacts, Tool};
 use crate::settings::Settings;
-use crate::sys::{process, unix_sockets};
+use crate::sys::{files, process, unix_sockets};
 use chain::Chain;
 use userns::Ids;
 
@@ -38,16 +38,21 @@ pub fn run(
     host: &HostFacts,
     survey: &Survey,
 ) -> Trials {
-    let _held = HeldSignals::hold();
     let (search_path, _) = places::search_path(environment);
     let chain = Chain::new(settings, environment, host, survey);
-    let (chain, [uids, gids], namespace) = thread::scope(|scope| {
-        let chain = scope.spawn(|| chain.run());
-        let ids = ["newuidmap", "newgidmap"].map(|name| Ids::look(name, &search_path, survey));
-        let namespace = userns::try_namespace(|pid| ids.each_ref().map(|ids| ids.map(pid)));
-        (chain.join(), ids, namespace)
+    let (rootlesskit, inside, [uids, gids], namespace) = thread::scope(|scope| {
+        // The other thread never receives these signals: this one decides when they end us.
+        let held = HeldSignals::hold();
+        let mapped = scope.spawn(|| {
+            let ids = ["newuidmap", "newgidmap"].map(|name| Ids::look(name, &search_path, survey));
+            let namespace = userns::try_namespace(|pid| ids.each_ref().map(|ids| ids.map(pid)));
+            (ids, namespace)
+        });
+        drop(held);
+        let (rootlesskit, inside) = chain.run();
+        let (ids, namespace) = mapped.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (rootlesskit, inside, ids, namespace)
     });
-    let (rootlesskit, inside) = chain.unwrap_or_default();
     let none = || Outcome::NotTried(userns::NONE.to_owned());
     let (user_namespace, mapped) =
         namespace.unwrap_or_else(|error| (Outcome::NotTried(error.to_string()), None));
@@ -137,9 +142,9 @@ fn rootful_socket(survey: &Survey) -> Option<RootfulSocket> {
     })
 }
 
-/// Returns the free bytes at `path`, 0 if there is no free inode.
+/// Returns the free bytes at `path`, 0 if there is no free inode, if its file system answers.
 fn free(path: &Path) -> Option<u64> {
-    let found = statvfs(path).ok()?;
+    let found = files::file_system(path)?;
     let has_inodes = found.files() == 0 || found.files_available() > 0;
     Some(if has_inodes { found.blocks_available() * found.fragment_size() } else { 0 })
 }
