@@ -175,8 +175,7 @@ impl Screen {
     fn reopen(environment: &Environment) -> io::Result<Option<Self>> {
         let log = log_path(environment).ok_or(io::ErrorKind::NotFound)?;
         let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        let [named, held] = [fs::metadata(&log)?, file.metadata()?];
-        if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
+        if !is_at(&file, &log)? {
             return Ok(None);
         }
         let terminal = OpenOptions::new().write(true).open("/dev/tty")?;
@@ -280,12 +279,29 @@ fn previous(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
-/// Keeps the log file at its length. Who writes to it has it open: it is copied and emptied.
+/// Returns whether `path` is still the name of `file`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let [named, held] = [fs::metadata(path)?, file.metadata()?];
+    Ok((named.dev(), named.ino()) == (held.dev(), held.ino()))
+}
+
+/// Copies the log file to the previous one. That may be the log of another daemon, which this one
+/// renamed: its name is taken, and its text is left alone.
+fn keep(file: &File, path: &Path) -> io::Result<()> {
+    match fs::remove_file(previous(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::copy(format!("/proc/self/fd/{}", file.as_raw_fd()), previous(path)).map(drop)
+}
+
+/// Keeps the log file at its length. Who writes to it has it open: it is copied and emptied. One that
+/// another daemon renamed is only emptied.
 fn bound(file: &File, path: &Path) {
     loop {
         thread::sleep(LOOK);
         let is_long = file.metadata().is_ok_and(|found| found.len() > LOG_MAX);
-        if is_long && fs::copy(path, previous(path)).is_ok() {
+        if is_long && (!is_at(file, path).unwrap_or(false) || keep(file, path).is_ok()) {
             let _ = file.set_len(0);
         }
     }
