@@ -73,11 +73,11 @@ make_reachable() {
 fix_host() {
     ! fix=$(as_user "$binary" check --only "$NEEDED" --print-fix=root) || return 0
     [ -n "$fix" ] || return 0
-    is_root && ! echo "$fix" | grep -Evqx "$KNOWN" || {
+    if ! is_root || echo "$fix" | grep -Evqx "$KNOWN"; then
         say "as root, run these commands; then again: make run"
         echo "$fix"
         exit 4
-    }
+    fi
     say "fixes this host for $user:"
     echo "$fix" | sh -eux
 }
