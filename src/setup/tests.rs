@@ -338,7 +338,10 @@ fn what_can_be_installed_depends_on_the_user_manager() {
     }
     facts.manager = Manager::Absent;
     let plan = install(&facts);
-    assert!(plan.notes[0].ends_with("To start it: /home/u/bin/dockerd-rootless"), "{plan:?}");
+    assert!(
+        plan.notes[0].ends_with(r#": PATH=/home/u/bin:"$PATH" /home/u/bin/dockerd-rootless"#),
+        "{plan:?}"
+    );
     assert!(explained(&plan).iter().all(|what| what.contains("context")));
     facts.service = installed().service;
     let plan = uninstall(&facts);
