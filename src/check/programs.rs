@@ -7,11 +7,11 @@ use crate::check::finding::{Evidence, Finding, Id};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
-use crate::facts::{Answer, Tool, Version};
+use crate::facts::{Tool, Version};
 
 /// `rootlesskit`: it is there, and runs a command in namespaces as the plan has them.
 pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
-    let Tool::Found { path, answer } = &evidence.host.tools.rootlesskit else {
+    let Some(path) = evidence.host.tools.rootlesskit.path() else {
         let named = evidence.settings.rootlesskit_binary.value.as_deref();
         let not_executable = matches!(evidence.host.tools.rootlesskit, Tool::NotExecutable(_));
         return missing(
@@ -26,9 +26,9 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
         return Finding::problem(format!("rootlesskit.flags cannot be used: {fault}"))
             .tell("`dockerd-rootless config explain rootlesskit.flags` shows what sets them");
     }
-    let (version, silent) = match answer {
-        Answer::Known(facts) => (display(facts.version), None),
-        Answer::Unknown(reason) => (String::new(), Some(reason)),
+    let (version, silent) = match &evidence.host.tools.rootlesskit {
+        Tool::Unknown { why, .. } => (String::new(), Some(why)),
+        tool => (display(tool.known().and_then(|facts| facts.version)), None),
     };
     let what = format!("`{}`{version}", path.display());
     let finding = match &evidence.trials.rootlesskit {
@@ -48,11 +48,11 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
 /// `dockerd`.
 pub fn dockerd(evidence: &Evidence<'_>) -> Finding {
     match &evidence.host.tools.dockerd {
-        Tool::Found { path, answer: Answer::Known(facts) } => {
+        Tool::Found { path, facts } => {
             Finding::ok(format!("dockerd{} at `{}`", display(facts.version), path.display()))
         }
-        Tool::Found { path, answer: Answer::Unknown(reason) } => {
-            Finding::skip(format!("`{}` does not tell its options: {reason}", path.display()))
+        Tool::Unknown { path, why } => {
+            Finding::skip(format!("`{}` does not tell its options: {why}", path.display()))
         }
         tool => {
             let named = Some(evidence.settings.daemon_binary.value.as_os_str());

@@ -10,13 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 use tracing::{debug, warn};
 
 use crate::environment::Environment;
-use crate::facts::Answer;
 use crate::sys::files;
 use crate::sys::process::Running;
 
@@ -58,10 +55,10 @@ impl Identity {
 /// The kept answers.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
-    /// The version of this program that wrote them: another may read other facts.
+    /// The version of this program that wrote them: another may ask in other ways.
     writer: String,
-    /// By program and question, since a question is asked only where its answer is needed.
-    answers: BTreeMap<String, (Identity, Box<RawValue>)>,
+    /// By program and question.
+    answers: BTreeMap<String, (Identity, String)>,
 }
 
 /// The programs' answers, of this launch and of earlier ones.
@@ -73,17 +70,19 @@ pub struct ProbeCache {
 }
 
 /// A question that was put to a program.
-pub enum Question<T> {
+pub struct Question {
+    /// The program and the question: its answer is kept under this.
+    what: String,
+    /// The program's file, if its answer can be kept.
+    identity: Option<Identity>,
+    state: State,
+}
+
+enum State {
     /// Its answer was kept, or it cannot be asked.
-    Settled(Answer<T>),
+    Settled(Result<String, String>),
     /// It is being answered.
-    Asked {
-        /// The program and the question.
-        what: String,
-        /// What to keep the answer under, if it can be kept.
-        key: Option<(String, Identity)>,
-        process: io::Result<Running>,
-    },
+    Asked(io::Result<Running>),
 }
 
 impl ProbeCache {
@@ -95,68 +94,56 @@ impl ProbeCache {
     }
 
     /// Begins to ask the program `path`; several programs answer at the same time.
-    pub fn ask<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
+    pub fn ask(&self, path: &Path, question: &str) -> Question {
         // A program that may be run but not read is asked each time.
-        self.ask_identified(path, Identity::of(path).unwrap_or_default(), question)
+        let identity = Identity::of(path).unwrap_or_default();
+        let what = format!("{} {question}", path.display());
+        if let Some((kept, text)) = self.kept.answers.get(&what)
+            && identity.as_ref() == Some(kept)
+        {
+            return Question { what, identity, state: State::Settled(Ok(text.clone())) };
+        }
+        debug!("asking {what}");
+        let mut command = Command::new(path);
+        command.arg(question).env("PATH", &self.search_path);
+        let state = State::Asked(Running::ask(&mut command, DEADLINE));
+        Question { what, identity, state }
     }
 
     /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
     /// business, and one that stands in for a daemon may well start it.
-    pub fn ask_binary<T: DeserializeOwned>(&self, path: &Path, question: &str) -> Question<T> {
+    pub fn ask_binary(&self, path: &Path, question: &str) -> Question {
         let why_not = match Identity::of(path) {
-            Ok(identity @ Some(_)) => return self.ask_identified(path, identity, question),
+            Ok(Some(_)) => return self.ask(path, question),
             Ok(None) => "it is a script, which is not asked".to_owned(),
             Err(error) => format!("its file cannot be read: {error}"),
         };
-        Question::Settled(Answer::Unknown(why_not))
+        Question { what: String::new(), identity: None, state: State::Settled(Err(why_not)) }
     }
 
-    fn ask_identified<T: DeserializeOwned>(
-        &self,
-        path: &Path,
-        identity: Option<Identity>,
-        question: &str,
-    ) -> Question<T> {
-        let key = path.to_str().map(|path| format!("{path} {question}")).zip(identity);
-        if let Some((key, identity)) = &key
-            && let Some((kept, facts)) = self.kept.answers.get(key)
-            && kept == identity
-            && let Ok(facts) = serde_json::from_str(facts.get())
-        {
-            return Question::Settled(Answer::Known(facts));
-        }
-        let what = format!("{} {question}", path.display());
-        debug!("asking {what}");
-        let mut command = Command::new(path);
-        command.arg(question).env("PATH", &self.search_path);
-        Question::Asked { what, key, process: Running::ask(&mut command, DEADLINE) }
-    }
-
-    /// Returns what the program answered, as `parse` understands it.
-    pub fn answer<T: Serialize>(
+    /// Returns what the program answered, as `parse` understands it, or why that is not known.
+    pub fn answer<T>(
         &mut self,
-        question: Question<T>,
+        question: Question,
         parse: impl Fn(&str) -> Option<T>,
-    ) -> Answer<T> {
-        let (what, key, process) = match question {
-            Question::Settled(answer) => return answer,
-            Question::Asked { what, key, process } => (what, key, process),
-        };
-        let text = match process.and_then(Running::answer) {
-            Ok(text) => text,
-            Err(error) => {
-                warn!("`{what}` does not tell what the program can do: {error}");
-                return Answer::Unknown(error.to_string());
+    ) -> Result<T, String> {
+        let (text, is_new) = match question.state {
+            State::Settled(answer) => (answer?, false),
+            State::Asked(process) => {
+                let text = process.and_then(Running::answer).map_err(|error| {
+                    let what = &question.what;
+                    warn!("`{what}` does not tell what the program can do: {error}");
+                    error.to_string()
+                });
+                (text?, true)
             }
         };
-        let Some(facts) = parse(&text) else {
-            return Answer::Unknown("its answer is not understood".to_owned());
-        };
-        if let (Some((key, identity)), Ok(raw)) = (key, to_raw_value(&facts)) {
-            self.kept.answers.insert(key, (identity, raw));
+        let facts = parse(&text).ok_or("its answer is not understood")?;
+        if let Some(identity) = question.identity.filter(|_| is_new) {
+            self.kept.answers.insert(question.what, (identity, text));
             self.is_changed = true;
         }
-        Answer::Known(facts)
+        Ok(facts)
     }
 
     /// Keeps what was learnt. A home that cannot be written only costs time at the next launch.

@@ -1,30 +1,16 @@
 //! The daemon's own configuration file, as far as it decides what may stand on the command line:
 //! dockerd refuses a directive that is given in both places.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// What `daemon.json` holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DaemonJson {
     /// There is none.
     Absent,
     /// It cannot be read or understood, and why; dockerd will say more.
     Unknown(String),
-    /// The keys at its top and one level below: dockerd compares both with its flags.
-    Keys {
-        /// All keys.
-        set: BTreeSet<String>,
-        /// The keys that are literally `false`, such as `iptables`.
-        off: BTreeSet<String>,
-        /// The keys at the top that hold text, such as `data-root`.
-        texts: BTreeMap<String, String>,
-        /// The keys at the top that hold a whole number, such as `shutdown-timeout`.
-        numbers: BTreeMap<String, i64>,
-    },
+    Read(Map<String, Value>),
 }
 
 impl DaemonJson {
@@ -34,69 +20,51 @@ impl DaemonJson {
         if text.is_empty() {
             return Self::Absent;
         }
-        let object: Map<String, Value> = match serde_json::from_str(text) {
-            Ok(object) => object,
-            Err(error) => return Self::Unknown(error.to_string()),
-        };
-        let nested = object.values().filter_map(Value::as_object).flatten();
-        let all: Vec<(&String, &Value)> = object.iter().chain(nested).collect();
-        let text_of =
-            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-        Self::Keys {
-            set: all.iter().map(|(key, _)| (*key).clone()).collect(),
-            off: all
-                .iter()
-                .filter(|(_, value)| **value == false)
-                .map(|(key, _)| (*key).clone())
-                .collect(),
-            texts: object.iter().filter_map(text_of).collect(),
-            numbers: object
-                .iter()
-                .filter_map(|(key, value)| Some((key.clone(), value.as_i64()?)))
-                .collect(),
-        }
+        serde_json::from_str(text).map_or_else(|error| Self::Unknown(error.to_string()), Self::Read)
     }
 
-    /// Whether the file sets `key`, or may set it for all we know.
-    pub fn may_set(&self, key: &str) -> bool {
-        match self {
-            Self::Absent => false,
-            Self::Unknown(_) => true,
-            Self::Keys { set, .. } => set.contains(key),
-        }
-    }
-
-    /// Whether what the file says is known.
+    /// Says whether what the file says is known.
     pub fn is_read(&self) -> bool {
         !matches!(self, Self::Unknown(_))
     }
 
-    /// Whether the file says `false` to `key`.
+    /// Says whether the file sets `key`, or may set it for all we know.
+    pub fn may_set(&self, key: &str) -> bool {
+        !self.is_read() || self.any(key).is_some()
+    }
+
+    /// Says whether the file says `false` to `key`.
     pub fn turns_off(&self, key: &str) -> bool {
-        matches!(self, Self::Keys { off, .. } if off.contains(key))
+        self.switch(key) == Some(false)
     }
 
-    /// What the file says of `key`, which is a switch.
+    /// Returns what the file says of `key`, which is a switch: on unless it is literally `false`.
     pub fn switch(&self, key: &str) -> Option<bool> {
-        matches!(self, Self::Keys { set, .. } if set.contains(key)).then(|| !self.turns_off(key))
+        self.any(key).map(|value| *value != false)
     }
 
-    /// The text that the file gives to `key`.
+    /// Returns the text that the file gives to `key`.
     pub fn text(&self, key: &str) -> Option<&str> {
+        self.top()?.get(key)?.as_str()
+    }
+
+    /// Returns the whole number that the file gives to `key`.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        self.top()?.get(key)?.as_i64()
+    }
+
+    fn top(&self) -> Option<&Map<String, Value>> {
         match self {
-            Self::Keys { texts, .. } => texts.get(key).map(String::as_str),
+            Self::Read(top) => Some(top),
             Self::Absent | Self::Unknown(_) => None,
         }
     }
-}
 
-impl DaemonJson {
-    /// The whole number that the file gives to `key`.
-    pub fn number(&self, key: &str) -> Option<i64> {
-        match self {
-            Self::Keys { numbers, .. } => numbers.get(key).copied(),
-            Self::Absent | Self::Unknown(_) => None,
-        }
+    /// Finds `key` at the top or one level below: dockerd compares both with its flags.
+    fn any(&self, key: &str) -> Option<&Value> {
+        let top = self.top()?;
+        let mut nested = top.values().filter_map(|value| value.as_object()?.get(key));
+        top.get(key).or_else(|| nested.next())
     }
 }
 

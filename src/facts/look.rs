@@ -1,10 +1,11 @@
 //! Looks at the session: who runs us, and what lies in the places that a launch will use. Nothing
 //! is changed by looking.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -129,8 +130,10 @@ pub fn session(
     let precious: Vec<&Path> = home.into_iter().chain(own).collect();
     let (state_path, state_dir) = look_at_state_dir(&places.state_dir, person.uid, &precious);
     let daemon_name = Path::new(&settings.daemon_binary.value).file_name().unwrap_or_default();
+    let has_rootlesskit = state_dir.lock != Lock::Free;
     let pid_file = |path: PathBuf, programs: &[&OsStr]| {
-        look_at_pid_file(path, &places.runtime_dir, person.uid, programs)
+        let judge = |pid| judge_pid(pid, person.uid, programs, has_rootlesskit);
+        look_at_pid_file(path, &places.runtime_dir, judge)
     };
     Ok(Session {
         state_dir,
@@ -191,8 +194,8 @@ fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> (PathBuf, S
     let mut directory = directory(&path);
     let mut foreign = Vec::new();
     if matches!(directory, Directory::Present { owner, .. } if owner == uid) {
-        match read_entries(&path, uid) {
-            Ok(entries) => foreign = StateDir::foreign(&entries),
+        match read_entries(&path) {
+            Ok((names, has_lock)) => foreign = StateDir::foreign(&names, has_lock),
             Err(error) => directory = Directory::Unknown(error.to_string()),
         }
     }
@@ -213,42 +216,12 @@ fn real(path: &Path) -> PathBuf {
     path.strip_prefix(ancestor).map_or(real.clone(), |rest| real.join(rest))
 }
 
-/// The names in a state directory and their kinds.
-fn read_entries(path: &Path, uid: u32) -> io::Result<Vec<(OsString, char)>> {
-    fs::read_dir(path)?
-        .map(|entry| {
-            let entry = entry?;
-            Ok((entry.file_name(), kind(&entry, uid)))
-        })
-        .collect()
-}
-
-/// The kind of an entry as `find -type` has it, `?` for what rootlesskit would not make: files of
-/// others, a lock that holds something, a directory that holds anything but sockets.
-fn kind(entry: &DirEntry, uid: u32) -> char {
-    let Ok(metadata) = fs::symlink_metadata(entry.path()) else {
-        return '?';
-    };
-    let (kind, name) = (metadata.file_type(), entry.file_name());
-    if metadata.uid() != uid {
-        '?'
-    } else if kind.is_file() && (name != "lock" || metadata.len() == 0) {
-        'f'
-    } else if kind.is_socket() {
-        's'
-    } else if kind.is_fifo() {
-        'p'
-    } else if kind.is_dir() && name == "gvisortapvsock" && holds_sockets_only(&entry.path()) {
-        'd'
-    } else {
-        '?'
-    }
-}
-
-fn holds_sockets_only(path: &Path) -> bool {
-    let is_socket = |entry: io::Result<DirEntry>| entry?.file_type().map(|kind| kind.is_socket());
-    fs::read_dir(path)
-        .is_ok_and(|mut entries| entries.all(|entry| is_socket(entry).unwrap_or(false)))
+/// Reads the names in a state directory, and whether rootlesskit's lock is among them.
+fn read_entries(path: &Path) -> io::Result<(Vec<OsString>, bool)> {
+    let names =
+        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+    let lock = fs::symlink_metadata(path.join("lock"));
+    Ok((names, lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0)))
 }
 
 /// Whether a process holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock
@@ -278,7 +251,7 @@ pub fn lock(path: &Path) -> Lock {
 
 /// Looks at a pid file and at the process that it names. An empty one names none, and is in a daemon's
 /// way as well.
-fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&OsStr]) -> PidFile {
+fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, judge: impl Fn(u32) -> PidState) -> PidFile {
     let text = files::read_regular(&path, PID_FILE_MAX)
         .map(|bytes| bytes.and_then(|bytes| String::from_utf8(bytes).ok()));
     let state = match text.as_ref().map(|text| text.as_deref().map(str::trim)) {
@@ -287,7 +260,7 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&Os
         Ok(Some("")) => PidState::Stale("it is empty".to_owned()),
         Ok(Some(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             match digits.parse() {
-                Ok(pid) => judge_pid(pid, uid, programs),
+                Ok(pid) => judge(pid),
                 Err(_) => PidState::Stale(format!("no process {digits} exists")),
             }
         }
@@ -300,11 +273,11 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, uid: u32, programs: &[&Os
     PidFile { is_daemons: is_named && is_below() == Some(true), path, state }
 }
 
-/// Judges the process `pid`. One whose rootlesskit is gone is about to end, and has a moment for that.
-fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr]) -> PidState {
+/// Judges the process `pid`. One without its rootlesskit is about to end, and has a moment for that.
+fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr], has_rootlesskit: bool) -> PidState {
     let judge = || PidState::judge(pid, process(pid), uid, programs);
     match (judge(), processes::read(pid)) {
-        (PidState::Running(_), Some(found)) if is_headless(pid) => {
+        (PidState::Running(_), Some(found)) if !has_rootlesskit => {
             processes::wait_for_end(&[found.identity], FALL);
             judge()
         }
@@ -312,45 +285,16 @@ fn judge_pid(pid: u32, uid: u32, programs: &[&OsStr]) -> PidState {
     }
 }
 
-/// Whether rootlesskit is gone, in whose namespaces the process `pid` is.
-fn is_headless(pid: u32) -> bool {
-    let namespace = |pid: u32| {
-        let found = fs::metadata(format!("/proc/{pid}/ns/user"));
-        found.ok().map(|found| found.ino())
-    };
-    let inside = namespace(pid);
-    if inside.is_none() || inside == user_namespace().ok() {
-        return false;
-    }
-    let mut first = pid;
-    while namespace(first) == inside {
-        let Some(process) = processes::read(first) else {
-            return true;
-        };
-        first = process.parent;
-    }
-    let is_rootlesskit =
-        |process: Process| !process.zombie && process.program.ends_with("rootlesskit");
-    !process(first).is_some_and(is_rootlesskit)
-}
-
-/// The process `pid`, as `/proc` names it.
+/// Reads the process `pid`. The name of its program says more than the kernel's 15 bytes, but is for the
+/// owner only.
 fn process(pid: u32) -> Option<Process> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| {
-        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
-    };
-    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let program =
-        program.and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    let found = processes::read(pid)?;
+    let program = processes::program(pid);
+    let name = program.as_deref().and_then(Path::file_name).map(OsStr::to_string_lossy);
     Some(Process {
-        // The name of the file says more than the kernel's 15 bytes, but is for the owner only.
-        program: program.map_or_else(
-            || field("Name:").unwrap_or_default().to_owned(),
-            |name| name.trim_end_matches(" (deleted)").to_owned(),
-        ),
-        uid: field("Uid:")?.parse().ok()?,
-        zombie: matches!(field("State:")?, "Z" | "X"),
+        program: name.map_or(found.name, Cow::into_owned),
+        uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
+        zombie: found.zombie,
     })
 }
 
@@ -369,7 +313,7 @@ fn read_daemon_json(path: &Path) -> DaemonJson {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -400,64 +344,41 @@ mod tests {
             ("run/out/docker.pid", "4294967295", gone(), false),
             ("home/thesis.txt", "my thesis", PidState::NoPid, false),
         ];
+        let judge = |pid| judge_pid(pid, uid(), &[OsStr::new("dockerd")], true);
         for (name, text, state, is_daemons) in cases {
             let path = at(name);
             fs::write(&path, text).expect("a file");
-            let found = look_at_pid_file(path.clone(), &run, uid(), &[OsStr::new("dockerd")]);
+            let found = look_at_pid_file(path.clone(), &run, judge);
             let expected = PidFile { path, state, is_daemons };
             assert_eq!(found, expected, "{name}: {text}");
         }
-        let missing = look_at_pid_file(run.join("missing"), &run, uid(), &[]);
+        let missing = look_at_pid_file(run.join("missing"), &run, judge);
         assert_eq!(missing.state, PidState::Absent);
-    }
-
-    /// The shell `outer`, which runs the shell `inner` in a user namespace, until its input ends; and the
-    /// PID of that.
-    fn with_namespace(outer: &Path, inner: &Path) -> (Child, u32) {
-        let script = "unshare --user \"$0\" -c 'echo $$; read line'; true";
-        let mut parent = Command::new(outer)
-            .args(["-c", script])
-            .arg(inner)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        let mut line = String::new();
-        let output = parent.stdout.take().expect("a pipe");
-        io::BufRead::read_line(&mut io::BufReader::new(output), &mut line).expect("a PID");
-        (parent, line.trim().parse().expect("a PID"))
     }
 
     #[test]
     fn a_daemon_without_its_rootlesskit_is_waited_for() {
-        let possible = Command::new("unshare").args(["--user", "true"]).status();
-        assert!(possible.is_ok_and(|status| status.success()), "unshare --user");
         let directory = tempfile::tempdir().expect("a directory");
-        let shell = |name: &str| {
-            let program = directory.path().join(name);
-            // By another process: what a parallel test forks may hold our descriptor of the copy.
-            let copied = Command::new("cp").arg("/bin/sh").arg(&program).status();
-            assert!(copied.is_ok_and(|status| status.success()));
-            program
-        };
-        let dockerd = shell("dockerd");
-        for (name, is_ending) in [("docker-rootlesskit", false), ("another", true)] {
-            let (mut parent, inner) = with_namespace(&shell(name), &dockerd);
-            assert_eq!(is_headless(inner), is_ending, "{name}");
-            assert!(!is_headless(parent.id()), "it is in our namespace");
-            let state = std::thread::scope(|scope| {
-                let judged = scope.spawn(|| judge_pid(inner, uid(), &[OsStr::new("dockerd")]));
-                // The other one is judged at once, and needs no end.
-                if is_ending {
-                    let inner = nix::unistd::Pid::from_raw(inner.cast_signed());
-                    nix::sys::signal::kill(inner, nix::sys::signal::SIGKILL).expect("it is there");
-                }
-                judged.join().expect("no panic")
-            });
-            assert_eq!(state == PidState::Running(inner), !is_ending, "{state:?}");
-            drop(parent.stdin.take());
-            parent.wait().expect("our child");
-        }
+        let program = directory.path().join("dockerd");
+        // By another process: what a parallel test forks may hold our descriptor of the copy.
+        let copied = Command::new("cp").arg("/bin/sh").arg(&program).status();
+        assert!(copied.is_ok_and(|status| status.success()));
+        let mut dockerd = Command::new(&program)
+            .args(["-c", "read line; true"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let pid = dockerd.id();
+        let judge =
+            |has_rootlesskit| judge_pid(pid, uid(), &[OsStr::new("dockerd")], has_rootlesskit);
+        assert_eq!(judge(true), PidState::Running(pid));
+        let orphaned = std::thread::scope(|scope| {
+            let judged = scope.spawn(|| judge(false));
+            dockerd.kill().expect("it is there");
+            judged.join().expect("no panic")
+        });
+        assert_eq!(orphaned, PidState::Stale(format!("process {pid} has ended")));
+        dockerd.wait().expect("our child");
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub use session::{
 };
 pub use survey::{DockerClient, Mount, Mounts, unescaped};
 pub use tools::{
-    Answer, DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version,
-    parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
+    DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version, parse_dockerd_flags,
+    parse_pasta_version, parse_slirp4netns_netns_type,
 };
 
 use std::path::PathBuf;

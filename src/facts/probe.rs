@@ -11,8 +11,8 @@ use crate::facts::ask::{ProbeCache, Question};
 use crate::facts::look;
 use crate::facts::places;
 use crate::facts::{
-    Answer, DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Tool,
-    Tools, Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
+    DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools,
+    Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 use crate::settings::Settings;
 
@@ -88,73 +88,72 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let find_named = |name: &str| find(OsStr::new(name));
     let mut cache = ProbeCache::open(environment, search_path.clone(), look::uid());
 
-    let rootlesskit = match &settings.rootlesskit_binary.value {
-        Some(name) => find(name),
-        None => find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
-    };
+    let named = settings.rootlesskit_binary.value.as_deref();
+    let rootlesskit = named.map_or_else(
+        || find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
+        find,
+    );
     let dockerd = find(&settings.daemon_binary.value);
     let slirp4netns = find_named("slirp4netns");
     let pasta = find_named("pasta");
+    let report = depth != ProbeDepth::Launch;
+    let ask = |path: &Option<PathBuf>| path.as_deref().map(|path| cache.ask(path, "--help"));
+    let ask_version = |path: &Option<PathBuf>, is_wanted: bool| {
+        let path = path.as_deref().filter(|_| is_wanted)?;
+        Some(cache.ask_binary(path, "--version"))
+    };
     // dockerd takes the longest: it is asked first.
-    let flags = dockerd.as_deref().map(|path| cache.ask_binary::<Vec<String>>(path, "--help"));
-    let help = rootlesskit.as_deref().map(|path| cache.ask::<RootlesskitFacts>(path, "--help"));
-    let netns_type = slirp4netns.as_deref().map(|path| cache.ask::<bool>(path, "--help"));
+    let flags = dockerd.as_deref().map(|path| cache.ask_binary(path, "--help"));
+    let help = ask(&rootlesskit);
+    let netns_type = ask(&slirp4netns);
+    let slirp4netns_version = ask_version(&slirp4netns, report);
+    let pasta_version =
+        pasta.as_deref().filter(|_| report).map(|path| cache.ask(path, "--version"));
     let help = help.map(|question| cache.answer(question, RootlesskitFacts::parse));
     let never_detaches =
-        matches!(&help, Some(Answer::Known(facts)) if !facts.flags.contains_key("detach-netns"));
-    let report = depth != ProbeDepth::Launch;
-    let version_of = |path: &Option<PathBuf>, wanted: bool| {
-        path.as_deref()
-            .filter(|_| wanted)
-            .map(|path| cache.ask_binary::<Version>(path, "--version"))
-    };
-    let dockerd_version = version_of(&dockerd, report || !never_detaches);
-    let slirp4netns_version = version_of(&slirp4netns, report);
-    let pasta_version =
-        pasta.as_deref().filter(|_| report).map(|path| cache.ask::<String>(path, "--version"));
+        matches!(&help, Some(Ok(facts)) if !facts.flags.contains_key("detach-netns"));
+    let is_wanted = report || !never_detaches;
+    let dockerd_version = dockerd.as_deref().filter(|_| is_wanted);
+    let dockerd_version = dockerd_version.map(|path| cache.ask_binary(path, "--version"));
 
     let flags = flags.map(|question| cache.answer(question, parse_dockerd_flags));
     let netns_type =
         netns_type.map(|question| cache.answer(question, parse_slirp4netns_netns_type));
-    let mut version =
-        |question: Option<Question<Version>>| cache.answer(question?, Version::find).known();
-    let (dockerd_version, slirp4netns_version) =
-        (version(dockerd_version), version(slirp4netns_version));
+    let mut version = |question: Option<Question>| cache.answer(question?, Version::find).ok();
+    let dockerd_facts = |flags| DockerdFacts { version: version(dockerd_version), flags };
+    let dockerd_answer = flags.map(|answer| answer.map(dockerd_facts));
+    let slirp4netns_facts =
+        |netns_type| Slirp4netnsFacts { version: version(slirp4netns_version), netns_type };
+    let slirp4netns_answer = netns_type.map(|answer| answer.map(slirp4netns_facts));
     let tools = Tools {
-        rootlesskit: named_tool(
-            settings.rootlesskit_binary.value.as_deref(),
-            Tool::new(rootlesskit, help),
-        ),
+        rootlesskit: named_tool(named, Tool::new(rootlesskit, help)),
         dockerd: named_tool(
             Some(&settings.daemon_binary.value),
-            Tool::new(
-                dockerd,
-                flags.map(|answer| {
-                    answer.map(|flags| DockerdFacts { version: dockerd_version, flags })
-                }),
-            ),
+            Tool::new(dockerd, dockerd_answer),
         ),
-        slirp4netns: Tool::new(
-            slirp4netns,
-            netns_type.map(|answer| {
-                answer
-                    .map(|netns_type| Slirp4netnsFacts { version: slirp4netns_version, netns_type })
-            }),
-        ),
-        pasta,
+        slirp4netns: Tool::new(slirp4netns, slirp4netns_answer),
         pasta_version: pasta_version
-            .and_then(|question| cache.answer(question, parse_pasta_version).known()),
-        containerd: find_named("containerd"),
-        vpnkit: find_named("vpnkit"),
-        lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
-        iptables: find_named("iptables").and_then(|path| path.canonicalize().ok()),
-        iptables_legacy: find_named("iptables-legacy"),
-        ip6tables_legacy: find_named("ip6tables-legacy"),
+            .and_then(|question| cache.answer(question, parse_pasta_version).ok()),
+        pasta,
+        ..unasked(find_named)
     };
     if depth != ProbeDepth::Traceless {
         cache.keep();
     }
     tools
+}
+
+/// Looks up the programs that are not asked.
+fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
+    Tools {
+        containerd: find("containerd"),
+        vpnkit: find("vpnkit"),
+        lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
+        iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
+        iptables_legacy: find("iptables-legacy"),
+        ip6tables_legacy: find("ip6tables-legacy"),
+        ..Tools::default()
+    }
 }
 
 /// `tool`, unless nothing was found because what is `named` by its path cannot be executed.

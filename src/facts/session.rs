@@ -176,34 +176,27 @@ fn is_program(running: &str, name: &OsStr) -> bool {
 }
 
 impl StateDir {
-    /// What rootlesskit makes in its state directory, from 0.14 to 3.1: names and kinds, a
-    /// `d`irectory, regular `f`ile, `p`ipe or `s`ocket. Its lock goes last.
-    pub const ENTRIES: [(&str, char); 11] = [
-        ("child_pid", 'f'),
-        ("netns", 'f'),
-        ("resolv.conf", 'f'),
-        ("hosts", 'f'),
-        ("api.sock", 's'),
-        (".bp.sock", 's'),
-        (".s4nn.sock", 's'),
-        ("vpnkit-ethernet.sock", 's'),
-        (".bp-ready.pipe", 'p'),
-        ("gvisortapvsock", 'd'),
-        ("lock", 'f'),
+    /// What rootlesskit makes in its state directory, from 0.14 to 3.1. Its lock goes last.
+    pub const ENTRIES: [&str; 11] = [
+        "child_pid",
+        "netns",
+        "resolv.conf",
+        "hosts",
+        "api.sock",
+        ".bp.sock",
+        ".s4nn.sock",
+        "vpnkit-ethernet.sock",
+        ".bp-ready.pipe",
+        "gvisortapvsock",
+        "lock",
     ];
 
-    /// Whether rootlesskit makes an entry of this name and kind in its state directory.
-    pub fn is_rootlesskits(name: &OsStr, kind: char) -> bool {
-        Self::ENTRIES.iter().any(|(own, own_kind)| name == *own && kind == *own_kind)
-    }
-
-    /// The names among `entries` that are not rootlesskit's. Its lock comes first and goes last,
-    /// so that without one nothing here is its own: a lone `hosts` is a file of the user's.
-    pub fn foreign(entries: &[(OsString, char)]) -> Vec<OsString> {
-        let locked = entries.iter().any(|(name, kind)| name == "lock" && *kind == 'f');
-        let foreign =
-            entries.iter().filter(|(name, kind)| !locked || !Self::is_rootlesskits(name, *kind));
-        foreign.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    /// Returns the `names` that are not rootlesskit's. Its lock comes first and goes last, so that
+    /// without one nothing here is its own: a lone `hosts` is a file of the user's.
+    pub fn foreign(names: &[OsString], has_lock: bool) -> Vec<OsString> {
+        let is_own = |name: &&OsString| has_lock && Self::ENTRIES.iter().any(|own| *name == own);
+        let foreign = names.iter().filter(|name| !is_own(name)).cloned();
+        foreign.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -256,25 +249,18 @@ mod tests {
         }
     }
 
-    #[rustfmt::skip]
     #[test]
     fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
-        type Case = (&'static [(&'static str, char)], &'static [&'static str]);
-        let cases: &[Case] = &[
-            (&[], &[]),
-            (&[("lock", 'f')], &[]),
-            (&[("lock", 'f'), ("child_pid", 'f'), ("api.sock", 's'), (".bp.sock", 's'), (".bp-ready.pipe", 'p')], &[]),
-            (&[("lock", 'f'), ("netns", 'f'), ("gvisortapvsock", 'd'), ("resolv.conf", 'f'), ("hosts", 'f')], &[]),
-            (&[("hosts", 'f')], &["hosts"]),
-            (&[("lock", 'd'), ("hosts", 'f')], &["hosts", "lock"]),
-            (&[("lock", 'f'), ("thesis.tex", 'f')], &["thesis.tex"]),
-            (&[("lock", 'f'), ("api.sock", 'f')], &["api.sock"]),
-            (&[("lock", 'f'), ("child_pid", 'l')], &["child_pid"]),
+        let cases: [(&[&str], bool, &[&str]); 5] = [
+            (&[], false, &[]),
+            (&["lock", "child_pid", "api.sock", ".bp-ready.pipe", "gvisortapvsock"], true, &[]),
+            (&["hosts"], false, &["hosts"]),
+            (&["lock", "hosts"], false, &["hosts", "lock"]),
+            (&["lock", "thesis.tex"], true, &["thesis.tex"]),
         ];
-        for (entries, foreign) in cases {
-            let entries: Vec<(OsString, char)> =
-                entries.iter().map(|(name, kind)| (name.into(), *kind)).collect();
-            assert_eq!(StateDir::foreign(&entries), *foreign, "{entries:?}");
+        for (names, has_lock, foreign) in cases {
+            let names: Vec<OsString> = names.iter().map(OsString::from).collect();
+            assert_eq!(StateDir::foreign(&names, has_lock), foreign, "{names:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{RootlesskitFlags, Settings};
 
 /// The programs by role.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tools {
     /// `docker-rootlesskit` or `rootlesskit`.
     pub rootlesskit: Tool<RootlesskitFacts>,
@@ -37,66 +37,46 @@ impl Tools {
 }
 
 /// A program: absent, or found and asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tool<T> {
+    #[default]
     Absent,
     /// What is named is there, and is no program, or not for us.
     NotExecutable(PathBuf),
     Found {
         path: PathBuf,
-        answer: Answer<T>,
+        facts: T,
+    },
+    /// It cannot be asked, which is not absent.
+    Unknown {
+        path: PathBuf,
+        why: String,
     },
 }
 
-/// What a program said of itself. One that cannot be asked is unknown, which is not absent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer<T> {
-    Known(T),
-    /// Why it is not known.
-    Unknown(String),
-}
-
-impl<T> Answer<T> {
-    /// The answer with its facts changed by `change`.
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
-        match self {
-            Self::Known(facts) => Answer::Known(change(facts)),
-            Self::Unknown(reason) => Answer::Unknown(reason),
-        }
-    }
-
-    /// The facts, if it answered.
-    pub fn known(self) -> Option<T> {
-        match self {
-            Self::Known(facts) => Some(facts),
-            Self::Unknown(_) => None,
-        }
-    }
-}
-
 impl<T> Tool<T> {
-    /// The program at `path`, if there is one, with its answer.
-    pub fn new(path: Option<PathBuf>, answer: Option<Answer<T>>) -> Self {
+    /// Returns the program at `path`, if there is one, with its answer.
+    pub fn new(path: Option<PathBuf>, answer: Option<Result<T, String>>) -> Self {
         match path.zip(answer) {
             None => Self::Absent,
-            Some((path, answer)) => Self::Found { path, answer },
+            Some((path, Ok(facts))) => Self::Found { path, facts },
+            Some((path, Err(why))) => Self::Unknown { path, why },
         }
     }
 
-    /// Where the program is.
+    /// Returns where the program is.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Absent | Self::NotExecutable(_) => None,
-            Self::Found { path, .. } => Some(path),
+            Self::Found { path, .. } | Self::Unknown { path, .. } => Some(path),
         }
     }
 
-    /// What is known of it.
+    /// Returns what is known of it.
     pub fn known(&self) -> Option<&T> {
         match self {
-            Self::Found { answer: Answer::Known(facts), .. } => Some(facts),
+            Self::Found { facts, .. } => Some(facts),
             _ => None,
         }
     }
@@ -126,7 +106,7 @@ impl fmt::Display for Version {
 }
 
 /// What `rootlesskit --help` says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RootlesskitFacts {
     pub version: Option<Version>,
     /// Its flags without dashes, and whether each takes a value.

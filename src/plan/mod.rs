@@ -399,7 +399,7 @@ fn required_program<'a, T>(
         if program == "dockerd" { ("daemon", "docker.io") } else { (program, program) };
     let explain = format!("dockerd-rootless config explain {section}.binary");
     let error = match (tool, named.filter(|name| *name != program)) {
-        (Tool::Found { path, .. }, _) => return Ok(path),
+        (Tool::Found { path, .. } | Tool::Unknown { path, .. }, _) => return Ok(path),
         (Tool::NotExecutable(path), _) => {
             let what = format!("`{}` cannot be executed", path.display());
             Error::new(Exit::CannotRun, what).hint(explain)

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::error::Warning;
-use crate::facts::{Answer, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version};
+use crate::facts::{RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version};
 use crate::plan::refusal::{Fault, Refusal};
 use crate::plan::{Reason, number};
 use crate::settings::{
@@ -366,20 +366,15 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Refusal> {
 
 /// Says why slirp4netns can be used, or why not.
 fn judge_slirp4netns(tool: &Tool<Slirp4netnsFacts>, is_known: bool) -> Result<String, String> {
-    let Tool::Found { path, answer } = tool else {
-        return Err("no slirp4netns in PATH".to_owned());
-    };
-    let path = path.display();
-    match answer {
+    let path = tool.path().ok_or("no slirp4netns in PATH")?.display();
+    match tool {
         _ if !is_known => Err(format!("this rootlesskit does not know slirp4netns ({path})")),
-        Answer::Known(facts) if facts.netns_type => {
+        Tool::Found { facts, .. } if facts.netns_type => {
             let version = facts.version.map_or_else(String::new, |version| format!(" {version}"));
             Ok(format!("slirp4netns{version} at {path} has --netns-type"))
         }
-        Answer::Known(_) => {
-            Err(format!("slirp4netns at {path} is older than 0.4.0: it has no --netns-type"))
-        }
-        Answer::Unknown(reason) => Err(format!("slirp4netns at {path} cannot be asked: {reason}")),
+        Tool::Unknown { why, .. } => Err(format!("slirp4netns at {path} cannot be asked: {why}")),
+        _ => Err(format!("slirp4netns at {path} is older than 0.4.0: it has no --netns-type")),
     }
 }
 

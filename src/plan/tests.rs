@@ -8,13 +8,13 @@ use crate::settings::Layer;
 /// The same with what Docker's own repository has: rootlesskit 3.0.1, dockerd 29.5.2.
 fn docker_29_5() -> HostFacts {
     let mut host = debian_12();
-    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut host.tools.rootlesskit {
+    if let Tool::Found { facts, .. } = &mut host.tools.rootlesskit {
         facts.version = Some(Version(3, 0, 1));
         facts.flags.insert("detach-netns".to_owned(), false);
         facts.network_drivers.extend(["none", "pasta", "gvisor-tap-vsock"].map(str::to_owned));
         facts.port_drivers.extend(["implicit", "gvisor-tap-vsock"].map(str::to_owned));
     }
-    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut host.tools.dockerd {
+    if let Tool::Found { facts, .. } = &mut host.tools.dockerd {
         facts.version = Some(Version(29, 5, 2));
         facts.flags.insert(0, "default-network-opt".to_owned());
     }
@@ -113,7 +113,7 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     );
 
     let mut older = docker_29_5();
-    if let Tool::Found { answer: Answer::Known(facts), .. } = &mut older.tools.dockerd {
+    if let Tool::Found { facts, .. } = &mut older.tools.dockerd {
         facts.version = Some(Version(29, 4, 3));
     }
     // A supervisor would start it again and again; upstream's script starts it once.
@@ -123,7 +123,7 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     assert!(plan(&older, &["network.detach-netns=true"], "").is_ok());
     let mut unknown = docker_29_5();
     unknown.tools.dockerd =
-        Tool::Found { path: "/x/dockerd".into(), answer: Answer::Unknown("it is a script".into()) };
+        Tool::Unknown { path: "/x/dockerd".into(), why: "it is a script".into() };
     for (host, why) in [
         (debian_12(), "false: this rootlesskit has no --detach-netns"),
         (older, "false: dockerd 29.4.3 is older than 29.5.0"),
@@ -145,13 +145,11 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
     let mut old = with_pasta(docker_29_5());
     old.tools.slirp4netns = Tool::Found {
         path: "/old/slirp4netns".into(),
-        answer: Answer::Known(Slirp4netnsFacts { version: None, netns_type: false }),
+        facts: Slirp4netnsFacts { version: None, netns_type: false },
     };
     let mut mute = with_pasta(docker_29_5());
-    mute.tools.slirp4netns = Tool::Found {
-        path: "/s/slirp4netns".into(),
-        answer: Answer::Unknown("it did not answer".into()),
-    };
+    mute.tools.slirp4netns =
+        Tool::Unknown { path: "/s/slirp4netns".into(), why: "it did not answer".into() };
     let mut nothing = docker_29_5();
     nothing.tools.slirp4netns = Tool::Absent;
     let mut vpnkit = with_pasta(debian_12());
@@ -196,10 +194,8 @@ fn lxc_user_nic_is_accepted_with_the_mtu_of_its_bridge() {
 #[test]
 fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says_with_a_warning() {
     let mut host = debian_12();
-    host.tools.rootlesskit = Tool::Found {
-        path: "/x/rootlesskit".into(),
-        answer: Answer::Unknown("it did not answer".into()),
-    };
+    host.tools.rootlesskit =
+        Tool::Unknown { path: "/x/rootlesskit".into(), why: "it did not answer".into() };
     let plan = plan(&host, &["network.driver=new-driver"], "").unwrap();
     assert!(rootlesskit_line(&plan).contains("--net=new-driver --mtu=1500"));
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);

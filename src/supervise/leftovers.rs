@@ -220,7 +220,7 @@ fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
 /// which `is_new` vouches: a runtime directory in a home may have the user's own `docker` in it.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
     if let Some(directory) = Directory::open(state_dir) {
-        StateDir::ENTRIES.iter().for_each(|(name, _)| directory.remove(name));
+        StateDir::ENTRIES.iter().for_each(|name| directory.remove(name));
         tell(state_dir, fs::remove_dir(state_dir));
     }
     if exec_root != runtime_dir.join("docker") || !(is_new || is_dockerds(exec_root)) {

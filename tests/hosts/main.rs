@@ -20,8 +20,8 @@ use dockerd_rootless::check::trials::Outcome;
 use dockerd_rootless::check::{self, CHECKS, Found, Status};
 use dockerd_rootless::cli::output::{self, CheckStyle};
 use dockerd_rootless::facts::{
-    Answer, DaemonJson, Directory, DockerdFacts, HostFacts, Lock, RootlesskitFacts,
-    Slirp4netnsFacts, Tool, Version,
+    DaemonJson, Directory, DockerdFacts, HostFacts, Lock, RootlesskitFacts, Slirp4netnsFacts, Tool,
+    Version,
 };
 use dockerd_rootless::plan::Trial;
 use dockerd_rootless::settings::{Layer, Settings};
@@ -155,7 +155,7 @@ fn change<T>(
     let debian = tool.path().map(Path::to_owned);
     *tool = stated.map_or(Tool::Absent, |program| Tool::Found {
         path: program.path.or(debian).expect("a path"),
-        answer: Answer::Known(facts(Version::find(&program.version).expect("a version"))),
+        facts: facts(Version::find(&program.version).expect("a version")),
     });
 }
 

@@ -94,8 +94,7 @@ impl Sample {
 
 /// Returns the facts of a launch: rootlesskit 1.1.0, dockerd 20.10.24.
 fn debian_12() -> HostFacts {
-    let found =
-        |path: &str, version| Tool::Found { path: path.into(), answer: Answer::Known(version) };
+    let found = |path: &str, version| Tool::Found { path: path.into(), facts: version };
     let names = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     HostFacts {
         exposed: Vec::new(),
@@ -111,26 +110,20 @@ fn debian_12() -> HostFacts {
             ),
             dockerd: Tool::Found {
                 path: "/usr/sbin/dockerd".into(),
-                answer: Answer::Known(DockerdFacts {
+                facts: DockerdFacts {
                     version: Some(Version(20, 10, 24)),
                     flags: names("exec-root host mtu"),
-                }),
+                },
             },
             containerd: Some("/usr/bin/containerd".into()),
             slirp4netns: Tool::Found {
                 path: "/usr/bin/slirp4netns".into(),
-                answer: Answer::Known(Slirp4netnsFacts {
-                    version: Some(Version(1, 2, 0)),
-                    netns_type: true,
-                }),
+                facts: Slirp4netnsFacts { version: Some(Version(1, 2, 0)), netns_type: true },
             },
-            pasta: None,
-            pasta_version: None,
-            vpnkit: None,
-            lxc_user_nic: None,
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
             iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
+            ..Tools::default()
         },
         session: Session {
             person: Person {

@@ -22,7 +22,7 @@ use crate::check::survey::Survey;
 use crate::check::trials::{Failure, Outcome, RootfulSocket, Trials};
 use crate::environment::Environment;
 use crate::facts::places;
-use crate::facts::{Answer, DaemonJson, HostFacts, Tool};
+use crate::facts::{DaemonJson, HostFacts, Tool};
 use crate::settings::Settings;
 use crate::sys::{files, process, unix_sockets};
 use chain::Chain;
@@ -154,7 +154,7 @@ fn free(path: &Path) -> Option<u64> {
 fn validate(settings: &Settings, environment: &Environment, host: &HostFacts) -> Outcome {
     let session = &host.session;
     match &host.tools.dockerd {
-        Tool::Found { path, answer: Answer::Known(facts) }
+        Tool::Found { path, facts }
             if session.daemon_json != DaemonJson::Absent && facts.has_flag("validate") =>
         {
             let mut command = Command::new(path);
