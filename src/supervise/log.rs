@@ -1,19 +1,20 @@
 //! Passes on what the daemon writes and what we say to standard error, and remembers the daemon's
-//! last lines. A reader that is merely slow loses nothing; one that does not read holds nothing up
-//! for long.
+//! last lines. One thread reads and another writes: a reader that is merely slow loses nothing, and
+//! one that does not read holds nothing up for long.
 
 use std::collections::VecDeque;
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sys::stderr::{self, Target};
+use crate::sys::stderr;
 
 /// How many lines are remembered, and how much of each.
 const LINES: usize = 20;
@@ -22,43 +23,31 @@ const LINE_MAX: usize = 500;
 /// A line without an end is passed on in parts of so many bytes.
 const LINE_PART: usize = 32 * 1024;
 
-/// How much a pipe holds, in bytes, and how much it takes at once if it takes anything (pipe(7)).
+/// How many bytes a pipe holds.
 const PIPE: usize = 64 * 1024;
-const PART: usize = 4096;
 
-/// How much may wait to be read with a line of the daemon's, and with one of ours: we say little,
-/// and it matters.
+/// How much may wait with a line of the daemon's, and with one of ours: we say little, and it matters.
 const DAEMON_MAX: usize = 256 * 1024;
 const OWN_MAX: usize = DAEMON_MAX + PIPE;
-
-/// How much may wait before the daemon has to wait. A full pipe has room beyond that.
-const FULL: usize = DAEMON_MAX - 2 * PIPE;
-
-/// When nothing waits, no more memory than this is kept.
-const KEPT: usize = 16 * 1024;
 
 /// How long the daemon waits for a reader before lines are dropped, as it would wait without us.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the reader of the last lines may pause, and how long it may take in all.
-const FLUSH: Duration = Duration::from_secs(1);
-const FLUSH_ALL: Duration = Duration::from_secs(5);
+/// How long the last lines may take.
+const FLUSH: Duration = Duration::from_secs(2);
 
-/// When to try again to write to what seems to take something and does not.
-const AGAIN: Duration = Duration::from_millis(20);
-
-type Lines = Arc<Mutex<VecDeque<String>>>;
+/// When to try again where there is no room.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// The log of the daemon, and of ours as long as this is.
 pub struct Log {
-    last: Lines,
-    /// The end of our messages: the thread stops when it is closed.
-    own: Option<PipeWriter>,
-    thread: Option<JoinHandle<PipeReader>>,
+    last: Arc<Mutex<VecDeque<String>>>,
+    /// What waits, the thread that reads, and what ends that when it is closed.
+    running: Option<(Arc<Queue>, JoinHandle<PipeReader>, PipeWriter)>,
 }
 
 impl Log {
-    /// Starts a thread that passes on what is written to the returned pipe, and our own messages.
+    /// Starts to pass on what is written to the returned pipe, and our own messages.
     pub fn start() -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         Ok((Self::resume(reader)?, writer))
@@ -66,29 +55,32 @@ impl Log {
 
     /// Does the same for a pipe that is there already, of which `reader` is an end.
     pub fn resume(reader: PipeReader) -> io::Result<Self> {
-        let log = Self::begin(reader, Target::new(io::stderr().as_fd())?)?;
-        stderr::redirect(log.own.as_ref().and_then(|own| own.try_clone().ok()));
+        let (log, queue) = Self::begin(reader, io::stderr().as_fd().try_clone_to_owned()?)?;
+        stderr::redirect(Some(Box::new(move |message| {
+            if !queue.push(message, OWN_MAX) {
+                queue.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        })));
         Ok(log)
     }
 
-    fn begin(daemon: PipeReader, target: Target) -> io::Result<Self> {
-        let (own, writer) = io::pipe()?;
-        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let last = Lines::default();
-        let passing = Passing {
-            daemon,
-            own,
-            target,
-            last: last.clone(),
-            begun: Vec::new(),
-            waiting: VecDeque::new(),
-            dropped: 0,
-        };
-        let thread = thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(192 * 1024)
-            .spawn(move || passing.work())?;
-        Ok(Self { last, own: Some(writer), thread: Some(thread) })
+    fn begin(daemon: PipeReader, target: OwnedFd) -> io::Result<(Self, Arc<Queue>)> {
+        let (stop, stopper) = io::pipe()?;
+        let (sender, parts) = mpsc::channel::<Vec<u8>>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let queue = Arc::new(Queue { sender, waiting: waiting.clone(), dropped: 0.into() });
+        let last = Arc::default();
+        let thread = || thread::Builder::new().name("log".to_owned());
+        thread().spawn(move || {
+            let target = File::from(target);
+            for part in parts {
+                write(&target, &part);
+                waiting.fetch_sub(part.len(), Ordering::Relaxed);
+            }
+        })?;
+        let (pushed, remembered) = (queue.clone(), Arc::clone(&last));
+        let reading = thread().spawn(move || read(daemon, &stop, &pushed, &remembered))?;
+        Ok((Self { last, running: Some((queue.clone(), reading, stopper)) }, queue))
     }
 
     /// Returns the last lines so far. Behind a [`stop`](Self::stop), all that the daemon has
@@ -98,14 +90,19 @@ impl Log {
     }
 
     /// Passes on what has been written so far, also a line without an end, and stops. Our messages
-    /// go directly to standard error from then on. The returned end of the pipe is for
-    /// [`resume`](Self::resume), here or in another program: what is written meanwhile waits in the
-    /// pipe.
+    /// go directly to standard error from then on. What is written meanwhile waits in the pipe, whose
+    /// end is returned for [`resume`](Self::resume), here or in another program.
     pub fn stop(&mut self) -> Option<PipeReader> {
-        let thread = self.thread.take()?;
+        let (queue, thread, stopper) = self.running.take()?;
         stderr::redirect(None);
-        self.own = None;
-        thread.join().ok()
+        drop(stopper);
+        let daemon = thread.join().ok();
+        queue.push(&[], usize::MAX);
+        let deadline = Instant::now() + FLUSH;
+        while queue.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+            thread::sleep(AGAIN);
+        }
+        daemon
     }
 }
 
@@ -115,162 +112,96 @@ impl Drop for Log {
     }
 }
 
-/// What the thread has.
-struct Passing {
-    daemon: PipeReader,
-    own: PipeReader,
-    target: Target,
-    last: Lines,
-    /// A line of the daemon's that has no end yet.
-    begun: Vec<u8>,
-    waiting: VecDeque<u8>,
+/// What waits to be written.
+struct Queue {
+    sender: Sender<Vec<u8>>,
+    /// How many bytes wait.
+    waiting: Arc<AtomicUsize>,
     /// How many lines found no room since the last that did.
-    dropped: usize,
+    dropped: AtomicUsize,
 }
 
-impl Passing {
-    fn work(mut self) -> PipeReader {
-        let mut has_writers = true;
-        // When something was read, or nothing waited.
-        let mut read = Instant::now();
-        loop {
-            if self.waiting.is_empty() {
-                read = Instant::now();
-            }
-            let patience = PATIENCE.checked_sub(read.elapsed());
-            let patience = patience.filter(|_| self.waiting.len() >= FULL);
-            let takes = has_writers && patience.is_none();
-            let gives = !self.waiting.is_empty();
-            let [has_own, has_input, has_room] = ready(
-                [
-                    Some((self.own.as_fd(), PollFlags::POLLIN)),
-                    takes.then_some((self.daemon.as_fd(), PollFlags::POLLIN)),
-                    gives.then_some((self.target.as_fd(), PollFlags::POLLOUT)),
-                ],
-                patience,
-            );
-            if has_room && self.give() {
-                read = Instant::now();
-            }
-            if has_input {
-                has_writers = self.take() > 0;
-            }
-            if has_own && !self.take_own() {
-                break;
-            }
+impl Queue {
+    /// Has `lines` wait, unless more than `max` bytes would wait then. Returns whether they do.
+    fn push(&self, lines: &[u8], max: usize) -> bool {
+        if self.waiting.load(Ordering::Relaxed) + lines.len() > max {
+            return false;
         }
-        self.take_rest();
-        let closed = Instant::now();
-        let mut read = closed;
-        while !self.waiting.is_empty() && closed.elapsed() < FLUSH_ALL {
-            let Some(left) = FLUSH.checked_sub(read.elapsed()) else { break };
-            if ready([Some((self.target.as_fd(), PollFlags::POLLOUT))], Some(left))[0]
-                && self.give()
-            {
-                read = Instant::now();
-            }
-        }
-        self.daemon
-    }
-
-    /// Takes what the daemon has written, and returns how much: 0 at its end.
-    fn take(&mut self) -> usize {
-        let mut bytes = [0; PART];
-        let count = self.daemon.read(&mut bytes).unwrap_or(0);
-        for part in bytes[..count].split_inclusive(|byte| *byte == b'\n') {
-            self.begun.extend(part);
-            if self.begun.ends_with(b"\n") || self.begun.len() >= LINE_PART {
-                self.end_line();
-            }
-        }
-        count
-    }
-
-    /// Takes what the daemon has written until now.
-    fn take_rest(&mut self) {
-        let mut rest = PIPE;
-        while rest > 0
-            && ready([Some((self.daemon.as_fd(), PollFlags::POLLIN))], Some(Duration::ZERO))[0]
-        {
-            match self.take() {
-                0 => break,
-                count => rest = rest.saturating_sub(count),
-            }
-        }
-        if !self.begun.is_empty() {
-            self.end_line();
-        }
-    }
-
-    fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.begun);
-        self.push(&line, DAEMON_MAX);
-        if let Ok(mut lines) = self.last.lock() {
-            remember(&mut lines, &line);
-        }
-    }
-
-    /// Takes our messages, each of them whole; `false` when no more can come.
-    fn take_own(&mut self) -> bool {
-        let mut bytes = [0; PIPE];
-        let count = self.own.read(&mut bytes).unwrap_or(0);
-        self.push(&bytes[..count], OWN_MAX);
-        count > 0
-    }
-
-    /// Has `lines` wait, unless more than `max` bytes would wait then.
-    fn push(&mut self, lines: &[u8], max: usize) {
-        if self.waiting.len() + lines.len() > max {
-            self.dropped += lines.split_inclusive(|byte| *byte == b'\n').count();
-            return;
-        }
-        self.tell_dropped();
-        self.waiting.extend(lines);
-    }
-
-    fn tell_dropped(&mut self) {
-        let notice = match std::mem::take(&mut self.dropped) {
-            0 => return,
+        let notice = match self.dropped.swap(0, Ordering::Relaxed) {
+            0 => String::new(),
             1 => "1 line was dropped: it was not read in time\n".to_owned(),
             count => format!("{count} lines were dropped: they were not read in time\n"),
         };
-        self.waiting.extend(notice.as_bytes());
-    }
-
-    /// Writes some of what waits, and says whether any was taken. Without a reader, nothing waits
-    /// any longer.
-    fn give(&mut self) -> bool {
-        let (front, _) = self.waiting.as_slices();
-        match self.target.write(&front[..front.len().min(PART)]) {
-            Ok(count) => drop(self.waiting.drain(..count)),
-            Err(Errno::EAGAIN | Errno::EINTR) => {
-                thread::sleep(AGAIN);
-                return false;
-            }
-            Err(_) => self.waiting.clear(),
-        }
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to(KEPT);
-            self.tell_dropped();
-        }
-        true
+        let part = [notice.as_bytes(), lines].concat();
+        self.waiting.fetch_add(part.len(), Ordering::Relaxed);
+        self.sender.send(part).is_ok()
     }
 }
 
-/// Waits until something happens to one of `sources`, and says to which.
-fn ready<const N: usize>(
-    sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
-    time: Option<Duration>,
-) -> [bool; N] {
-    let wanted = sources.iter().flatten();
-    let mut polled: Vec<_> = wanted.map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
-    // Part of a millisecond counts as a whole one, so that it is not waited for again and again.
-    let time = time.map(|time| time + Duration::from_micros(999));
-    let timeout = time.and_then(|time| PollTimeout::try_from(time).ok());
-    // An error other than EINTR would come again and again, and the look costs little.
-    let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
-    let mut happened = polled.iter().map(|polled| polled.any().unwrap_or(false));
-    sources.map(|source| source.is_some() && happened.next().unwrap_or(false))
+/// Reads what the daemon writes until `stop` is closed, and what it has written by then.
+fn read(
+    mut daemon: PipeReader,
+    stop: &PipeReader,
+    queue: &Queue,
+    last: &Mutex<VecDeque<String>>,
+) -> PipeReader {
+    let mut bytes = [0; 4096];
+    let mut line = Vec::new();
+    let mut pushed = Instant::now();
+    let mut end_line = |line: &mut Vec<u8>| {
+        if let Ok(mut last) = last.lock() {
+            remember(&mut last, line);
+        }
+        while !queue.push(line, DAEMON_MAX) {
+            if pushed.elapsed() >= PATIENCE {
+                queue.dropped.fetch_add(1, Ordering::Relaxed);
+                return line.clear();
+            }
+            thread::sleep(AGAIN);
+        }
+        pushed = Instant::now();
+        line.clear();
+    };
+    let mut rest = PIPE;
+    while rest > 0 {
+        let mut polled =
+            [daemon.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let _ = poll(&mut polled, PollTimeout::NONE);
+        let [has_input, stops] = polled.map(|polled| polled.any() == Some(true));
+        let count = if has_input { daemon.read(&mut bytes).unwrap_or(0) } else { 0 };
+        if count == 0 && (has_input || stops) {
+            break;
+        }
+        if stops {
+            rest = rest.saturating_sub(count);
+        }
+        for part in bytes[..count].split_inclusive(|byte| *byte == b'\n') {
+            line.extend(part);
+            if line.ends_with(b"\n") || line.len() >= LINE_PART {
+                end_line(&mut line);
+            }
+        }
+    }
+    if !line.is_empty() {
+        end_line(&mut line);
+    }
+    daemon
+}
+
+/// Writes `part`, however long that takes. Without a reader it is lost.
+fn write(mut target: &File, mut part: &[u8]) {
+    while !part.is_empty() {
+        match target.write(part) {
+            Ok(count @ 1..) => part = &part[count..],
+            // Another program may have made it non-blocking.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                thread::sleep(AGAIN);
+            }
+            _ => return,
+        }
+    }
 }
 
 /// Remembers a line. Of a panic the calls count, and not the files behind tabs that they are in:
@@ -297,8 +228,8 @@ mod tests {
     /// A log, the pipe that it reads, and what it writes to, as the one who reads has it.
     fn begin(target: &OwnedFd) -> (Log, PipeWriter) {
         let (reader, writer) = io::pipe().expect("a pipe");
-        let target = Target::new(target.as_fd()).expect("a target");
-        (Log::begin(reader, target).expect("a log"), writer)
+        let target = target.try_clone().expect("a target");
+        (Log::begin(reader, target).expect("a log").0, writer)
     }
 
     fn pipe() -> (OwnedFd, OwnedFd) {
@@ -359,8 +290,8 @@ mod tests {
             let (mut log, mut daemon) = begin(&writer);
             drop(writer);
             daemon.write_all(lines(DAEMON).as_bytes()).expect("write");
-            let own = log.own.as_mut().expect("it runs");
-            own.write_all(&b"ours\n".repeat(OWN)).expect("write");
+            let (queue, ..) = log.running.as_ref().expect("it runs");
+            assert!(queue.push(&b"ours\n".repeat(OWN), OWN_MAX));
             let begin = Instant::now();
             drop(log.stop());
             assert!(begin.elapsed() < FLUSH * 2, "{:?}", begin.elapsed());
@@ -369,7 +300,10 @@ mod tests {
             assert_eq!(last.last().map(String::as_str), Some("line 199999"));
             drop(log);
             let got = read_all(reader);
-            assert!(lines(DAEMON).starts_with(&got), "in order, without a gap");
+            let is_daemons = |line: &&str| line.starts_with("line ");
+            let of_daemon: Vec<_> = got.lines().filter(is_daemons).collect();
+            assert!(lines(DAEMON).starts_with(&of_daemon.join("\n")), "in order, without a gap");
+            assert_eq!(got.lines().filter(|line| *line == "ours").count(), OWN);
         }
     }
 
@@ -402,8 +336,9 @@ mod tests {
         assert_eq!(log.last(), ["one", "tw"]);
         assert!(log.stop().is_none());
         daemon.write_all(b"o\nthree\n").expect("write");
-        let target = Target::new(writer.as_fd()).expect("a target");
-        let mut log = Log::begin(rest, target).expect("a log");
+        let target = writer.try_clone().expect("a target");
+        let (mut log, queue) = Log::begin(rest, target).expect("a log");
+        drop(queue);
         drop((daemon, writer));
         drop(log.stop());
         assert_eq!(log.last(), ["o", "three"]);
