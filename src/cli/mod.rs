@@ -2,7 +2,6 @@
 
 mod check;
 mod config;
-mod docker;
 mod drop_in;
 mod fetch;
 mod install;

@@ -8,7 +8,6 @@ use std::{fs, io};
 use serde_json::{Value, json};
 
 use crate::check::survey;
-use crate::cli::docker;
 use crate::cli::messages::Messages;
 use crate::cli::output::{Format, print, print_json};
 use crate::cli::sources::{config_paths, layers};
@@ -167,7 +166,7 @@ fn add_client(report: &mut Value, environment: &Environment) {
 
 /// Adds what dockerd alone knows, as far as it answers.
 fn add_answers(report: &mut Value, socket: &Path) {
-    let Ok(info) = docker::ask(socket, "/info") else { return };
+    let Ok(info) = supervise::query(socket, "/info") else { return };
     let store = info["DriverStatus"].to_string().contains("io.containerd.snapshotter");
     let limits =
         LIMITS.iter().filter(|(_, key)| info["CgroupDriver"] != "none" && info[*key] == true);
@@ -179,11 +178,11 @@ fn add_answers(report: &mut Value, socket: &Path) {
     report["containers_running"] = info["ContainersRunning"].clone();
     report["cgroup_version"] = info["CgroupVersion"].clone();
     report["limits"] = limits.map(|(option, _)| *option).collect();
-    if let Ok(bridge) = docker::ask(socket, "/networks/bridge") {
+    if let Ok(bridge) = supervise::query(socket, "/networks/bridge") {
         let mtu = bridge["Options"]["com.docker.network.driver.mtu"].as_str();
         report["container_mtu"] = json!(mtu.and_then(|mtu| mtu.parse().ok()).unwrap_or(1500));
     }
-    if let Ok(Value::Array(containers)) = docker::ask(socket, "/containers/json") {
+    if let Ok(Value::Array(containers)) = supervise::query(socket, "/containers/json") {
         report["ports"] = json!(containers.iter().flat_map(published).collect::<BTreeSet<_>>());
     }
 }

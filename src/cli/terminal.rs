@@ -13,9 +13,8 @@ use nix::libc;
 use nix::unistd::dup2_stderr;
 use serde_json::Value;
 
-use crate::cli::docker;
 use crate::environment::Environment;
-use crate::supervise::Notice;
+use crate::supervise::{self, Notice};
 use crate::words;
 
 /// How much the log file holds before it becomes the previous one.
@@ -148,7 +147,7 @@ pub fn tell(notice: Notice) {
 
 /// Says how many containers are stopped.
 fn tell_stopping(socket: Option<&Path>) {
-    let listed = socket.and_then(|socket| docker::ask(socket, "/containers/json").ok());
+    let listed = socket.and_then(|socket| supervise::query(socket, "/containers/json").ok());
     let count = listed.as_ref().and_then(Value::as_array).map(Vec::len);
     let what = match count {
         None | Some(0) => "Stopping".to_owned(),

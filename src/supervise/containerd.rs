@@ -1,23 +1,17 @@
-//! containerd in namespaces that stay: how it starts, whether it answers, and what it has forgotten.
+//! containerd in namespaces that stay: how it starts, and what it has forgotten.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::stage::orders::Order;
-use crate::supervise::health::{self, Forgotten};
-use crate::supervise::progress::{self, Silence};
 use crate::supervise::{
-    ASK_AGAIN, Event, State, Supervisor, Why, leftovers, notices, ports, wait, wait_on,
+    ASK_AGAIN, Event, State, Supervisor, Why, health, leftovers, ports, wait, wait_on,
 };
-use crate::sys::processes::{self, Identity, Process};
-use crate::sys::unix_sockets;
+use crate::sys::processes::{self, Process};
 
 /// How often dockerd is asked what a new containerd does not know, a second later each time.
 const FORGOTTEN_ROUNDS: u32 = 4;
@@ -34,12 +28,6 @@ impl Supervisor<'_> {
         if let Some(engine) = &self.running.keep.engine {
             self.order(&Order::Engine(engine.clone()));
         }
-    }
-
-    /// Returns containerd, and where it listens as it sees it.
-    pub(super) fn engine(&self) -> Option<(Identity, PathBuf)> {
-        let socket = self.running.keep.engine.as_ref()?.socket.clone();
-        Some((self.launch.engine?, socket))
     }
 
     /// Whether another dockerd could reach containerd and so the containers: its socket may have lost
@@ -64,26 +52,6 @@ impl Supervisor<'_> {
         self.write_status();
     }
 
-    /// Takes what containerd does instead of an answer. No container runs through it: it is left
-    /// alone.
-    pub(super) fn judge_engine(&mut self, silence: Option<Silence>) {
-        let what = silence.map(|silence| notices::explain(silence, "containerd"));
-        if self.problems.get("containerd") == what.as_ref() {
-            return;
-        }
-        match what {
-            None => {
-                info!("containerd answers again");
-                self.problems.remove("containerd");
-            }
-            Some(what) => {
-                warn!("{what}");
-                self.problems.insert("containerd", what);
-            }
-        }
-        self.write_status();
-    }
-
     /// Asks dockerd which of its containers containerd does not know any more.
     fn look_for_forgotten(&mut self) {
         let Some(api) = self.api_path() else {
@@ -98,9 +66,9 @@ impl Supervisor<'_> {
                     debug!("dockerd does not say what containerd has forgotten: {error}");
                     Vec::new()
                 });
-                let is_found = !forgotten.is_empty();
+                let is_last = !forgotten.is_empty();
                 sender.send(move |it| it.end_orphans(&forgotten));
-                if is_found {
+                if is_last {
                     return;
                 }
             }
@@ -109,11 +77,11 @@ impl Supervisor<'_> {
 
     /// Ends containers whose shim is gone, and those that are `forgotten`. Nothing can reach them any
     /// more: containerd does not know them, and dockerd will say that they have ended.
-    pub(super) fn end_orphans(&mut self, forgotten: &[Forgotten]) {
+    pub(super) fn end_orphans(&mut self, forgotten: &[(String, u32)]) {
         let Some(keeper) = self.launch.keeper else {
             return;
         };
-        let pids: Vec<u32> = forgotten.iter().map(|container| container.pid).collect();
+        let (ids, pids): (Vec<_>, Vec<_>) = forgotten.iter().cloned().unzip();
         let orphans = leftovers::orphans(keeper.pid, &self.running.places.data_root, &pids);
         if orphans.is_empty() {
             return;
@@ -127,7 +95,6 @@ impl Supervisor<'_> {
         let can_end = |orphan: &Process| leftovers::can_end_in_order(orphan, exec_root);
         let (waits, rest): (Vec<_>, Vec<_>) = orphans.into_iter().partition(can_end);
         processes::signal_all(&rest, Signal::SIGKILL);
-        let ids: Vec<String> = forgotten.iter().map(|one| one.id.clone()).collect();
         let ended = async move {
             let all = async {
                 for process in &waits {
@@ -153,26 +120,4 @@ impl Supervisor<'_> {
 pub(super) fn seen_by(pid: u32, path: &Path) -> PathBuf {
     let inside = path.strip_prefix("/").unwrap_or(path);
     Path::new("/proc").join(pid.to_string()).join("root").join(inside)
-}
-
-/// The beginning of a connection by HTTP/2 (RFC 9113), to which a server says the like.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-/// Asks containerd, the process `engine`, at `socket` as it sees it, until it answers. `tell` hears
-/// what it does instead every [`progress::LOOK`].
-pub(super) async fn await_answer(engine: Identity, socket: &Path, tell: impl Fn(Silence)) {
-    let mut watch = progress::Watch::new(engine);
-    let socket = seen_by(engine.pid, socket);
-    while !matches!(timeout(progress::LOOK, greet(&socket)).await, Ok(Ok(()))) {
-        tell(watch.look());
-        wait::sleep(ASK_AGAIN).await;
-    }
-}
-
-/// Connects to a server of gRPC, and waits for the head of its first frame.
-async fn greet(socket: &Path) -> io::Result<()> {
-    let connection = std::os::unix::net::UnixStream::from(unix_sockets::connect(socket)?);
-    let mut stream = UnixStream::from_std(connection)?;
-    stream.write_all(PREFACE).await?;
-    stream.read_exact(&mut [0; 9]).await.map(drop)
 }

@@ -3,30 +3,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send};
 use serde_json::Value;
-use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::supervise::UNLIMITED;
 use crate::supervise::progress::{self, Silence};
 use crate::sys::processes::Identity;
 use crate::sys::unix_sockets;
-use crate::sys::wait::{sleep, wait_on};
+use crate::sys::wait::sleep;
 
-/// How long a command waits for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before a request that failed is made again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a daemon that is asked for all its containers may take in all.
-const PATIENCE_WITH_CONTAINERS: Duration = Duration::from_secs(2);
+/// The same for a command that has more to print, for all containers in turn, and for rootlesskit.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// How long dockerd may take to read a configuration that turns live-restore off.
 const PATIENCE_WITH_RELOAD: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ const PATIENCE_WITH_RELOAD: Duration = Duration::from_secs(5);
 const STOP_TIMEOUT: i64 = 10;
 
 /// The most that an answer may hold, in bytes.
-const ANSWER_MAX: usize = 8 * 1024 * 1024;
+const ANSWER_MAX: u64 = 8 * 1024 * 1024;
 
 /// `{"status":["running","paused","restarting"]}`.
 const BUSY: &str = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
@@ -66,14 +66,6 @@ pub type Published = (String, u16);
 /// The ports that rootlesskit forwards, by its own numbers.
 pub type Forwarded = BTreeMap<u64, Published>;
 
-/// A running container that containerd has forgotten.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forgotten {
-    pub id: String,
-    /// Its first process, as dockerd sees it.
-    pub pid: u32,
-}
-
 /// How long the running containers may take to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopTimes {
@@ -90,7 +82,7 @@ pub enum StopTimes {
 pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence)) {
     let mut watch = progress::Watch::new(daemon);
     let asked = async {
-        while Exchange::begin(Target::Daemon(socket), "GET", "/_ping").await.is_err() {
+        while Answer::begin(Target::Daemon(socket), "GET", "/_ping").await.is_err() {
             sleep(AGAIN).await;
         }
     };
@@ -131,40 +123,38 @@ pub async fn stop_timeouts(socket: &Path) -> Option<StopTimes> {
     let asked = async {
         let mut times = Vec::new();
         for container in list(socket).await.ok()? {
-            let inspected = inspect(socket, &container).await.ok()?;
-            let config = inspected["Config"].as_object()?;
-            let time = config.get("StopTimeout").and_then(Value::as_i64);
+            let time = inspect(socket, &container).await.ok()?["Config"]["StopTimeout"].as_i64();
             times.push(time.unwrap_or(STOP_TIMEOUT));
         }
         Some(longest(&times))
     };
-    timeout(PATIENCE_WITH_CONTAINERS, asked).await.ok()?
+    timeout(BRIEFLY, asked).await.ok()?
 }
 
 /// Finds the longest of these times in seconds. Less than none is for ever.
 fn longest(times: &[i64]) -> StopTimes {
-    let known: Option<Vec<u64>> = times.iter().map(|time| u64::try_from(*time).ok()).collect();
-    match known.map(|times| times.into_iter().max()) {
-        None => StopTimes::Unlimited,
-        Some(None) => StopTimes::None,
-        Some(Some(most)) => StopTimes::Longest(Duration::from_secs(most).min(UNLIMITED)),
+    match times.iter().map(|time| u64::try_from(*time)).max_by_key(|time| time.unwrap_or(u64::MAX))
+    {
+        None => StopTimes::None,
+        Some(Err(_)) => StopTimes::Unlimited,
+        Some(Ok(most)) => StopTimes::Longest(Duration::from_secs(most).min(UNLIMITED)),
     }
 }
 
-/// Finds the running containers whose tasks containerd has forgotten: dockerd says so when it is
-/// asked for their processes. Where runc has no cgroups it fails to list them in another way.
-pub async fn forgotten(socket: &Path) -> io::Result<Vec<Forgotten>> {
+/// Finds the running containers whose tasks containerd has forgotten, with their first processes:
+/// dockerd says so when it is asked for their processes. Where runc has no cgroups it fails to list
+/// them in another way.
+pub async fn forgotten(socket: &Path) -> io::Result<Vec<(String, u32)>> {
     let mut forgotten = Vec::new();
     for container in list(socket).await? {
         let path = format!("/containers/{}/top", id_of(&container));
-        let asked = ask(Target::Daemon(socket), "GET", &path);
-        let (status, said) = timeout(PATIENCE, asked).await??;
+        let (status, said) = timeout(PATIENCE, ask(Target::Daemon(socket), "GET", &path)).await??;
         if status != 404 || !String::from_utf8_lossy(&said).contains("task") {
             continue;
         }
         let pid = inspect(socket, &container).await?["State"]["Pid"].as_u64();
         if let Some(pid @ 1..) = pid.and_then(|pid| u32::try_from(pid).ok()) {
-            forgotten.push(Forgotten { id: id_of(&container).to_owned(), pid });
+            forgotten.push((id_of(&container).to_owned(), pid));
         }
     }
     Ok(forgotten)
@@ -190,9 +180,8 @@ pub async fn settle(socket: &Path) -> io::Result<()> {
 /// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
 /// connection.
 pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<()> {
-    let (_, mut events) = Exchange::begin(Target::Daemon(socket), "GET", EVENTS).await?;
-    while events.receive().await? > 0 {
-        events.received.clear();
+    let mut events = Answer::begin(Target::Daemon(socket), "GET", EVENTS).await?;
+    while events.body.read_until(b'\n', &mut Vec::new()).await? > 0 {
         changed();
     }
     Ok(())
@@ -201,30 +190,35 @@ pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<(
 /// Asks whether any container runs, is paused or restarts. A daemon that does not say counts as
 /// busy.
 pub async fn is_busy(socket: PathBuf) -> bool {
-    let asked = timeout(PATIENCE, get(Target::Daemon(&socket), BUSY)).await;
-    let listed = asked.ok().and_then(Result::ok);
+    let listed = timeout(PATIENCE, get(Target::Daemon(&socket), BUSY)).await.ok();
+    let listed = listed.and_then(Result::ok);
     listed.as_ref().and_then(Value::as_array).is_none_or(|containers| !containers.is_empty())
 }
 
 /// Does the same for a command, which has no event loop.
 pub fn runs_containers(socket: &Path) -> bool {
-    block_on(is_busy(socket.to_owned())).unwrap_or(true)
+    block_on(PATIENCE, async { Ok(is_busy(socket.to_owned()).await) }).unwrap_or(true)
 }
 
-/// Says whether a daemon answers at `socket`, for a command, which has no event loop.
+/// Says whether a daemon answers at `socket`, for a command.
 pub fn answers(socket: &Path) -> bool {
-    let ping = async { timeout(PATIENCE, ask(Target::Daemon(socket), "GET", "/_ping")).await };
-    matches!(block_on(ping), Some(Ok(Ok((200, _)))))
+    let ping = block_on(PATIENCE, ask(Target::Daemon(socket), "GET", "/_ping"));
+    matches!(ping, Ok((200, _)))
 }
 
-fn block_on<T>(what: impl Future<Output = T>) -> Option<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.ok().map(|runtime| runtime.block_on(what))
+/// Asks the daemon at `socket` for `path`, such as `/info`, for a command.
+pub fn query(socket: &Path, path: &str) -> io::Result<Value> {
+    block_on(BRIEFLY, get(Target::Daemon(socket), path))
+}
+
+fn block_on<T>(time: Duration, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { timeout(time, what).await? })
 }
 
 /// Asks rootlesskit, whose API is at `socket`, for the ports that it forwards.
 pub async fn forwarded(socket: &Path) -> io::Result<Forwarded> {
-    let asked = timeout(PATIENCE_WITH_CONTAINERS, get(Target::Other(socket), "/v1/ports"));
+    let asked = timeout(BRIEFLY, get(Target::Other(socket), "/v1/ports"));
     match asked.await?? {
         Value::Array(ports) => Ok(ports.iter().filter_map(forwarded_port).collect()),
         _ => Err(io::Error::other("it lists no ports")),
@@ -243,7 +237,7 @@ fn forwarded_port(port: &Value) -> Option<(u64, Published)> {
 pub async fn forget_port(socket: &Path, id: u64) -> io::Result<()> {
     let path = format!("/v1/ports/{id}");
     let asked = ask(Target::Other(socket), "DELETE", &path);
-    match timeout(PATIENCE_WITH_CONTAINERS, asked).await?? {
+    match timeout(BRIEFLY, asked).await?? {
         (200..300, _) => Ok(()),
         (status, _) => Err(io::Error::other(format!("it answers {status}"))),
     }
@@ -290,63 +284,41 @@ async fn get(target: Target<'_>, path: &str) -> io::Result<Value> {
 
 /// Returns the status and the body of any answer.
 async fn ask(target: Target<'_>, method: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
-    let (status, mut answer) = Exchange::begin(target, method, path).await?;
-    while answer.receive().await? > 0 {}
-    Ok((status, answer.received))
+    let mut answer = Answer::begin(target, method, path).await?;
+    let mut body = Vec::new();
+    answer.body.read_to_end(&mut body).await?;
+    Ok((answer.status, body))
 }
 
-/// A connection with one request in HTTP/1.0: its end is the end of the answer.
-struct Exchange {
-    socket: AsyncFd<OwnedFd>,
-    received: Vec<u8>,
+/// An answer by HTTP/1.0 whose head has arrived: its connection is for this one alone.
+struct Answer {
+    status: u16,
+    body: BufReader<Take<UnixStream>>,
     _own: Option<Own>,
 }
 
-impl Exchange {
-    /// Sends a request, and waits for the head of the answer, whose status it returns.
-    async fn begin(target: Target<'_>, method: &str, path: &str) -> io::Result<(u16, Self)> {
+impl Answer {
+    /// Sends a request, and waits for the head of the answer.
+    async fn begin(target: Target<'_>, method: &str, path: &str) -> io::Result<Self> {
         let (socket, own) = match target {
             Target::Daemon(socket) => (socket, Some(Own::count())),
             Target::Other(socket) => (socket, None),
         };
-        let socket = wait_on(unix_sockets::connect(socket)?)?;
+        let stream = net::UnixStream::from(unix_sockets::connect(socket)?);
+        let mut stream = UnixStream::from_std(stream)?;
         let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
-        // It is small and the first thing on its connection: there is room for it.
-        send(socket.get_ref().as_raw_fd(), request.as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
-        let mut exchange = Self { socket, received: Vec::new(), _own: own };
-        loop {
-            if let Some((status, length)) = head(&exchange.received) {
-                exchange.received.drain(..length);
-                return Ok((status, exchange));
-            }
-            if exchange.receive().await? == 0 {
+        stream.write_all(request.as_bytes()).await?;
+        let mut body = BufReader::new(stream.take(ANSWER_MAX));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if body.read_line(&mut head).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { status, body, _own: own })
     }
-
-    /// Waits for more of the answer, and returns how much came: 0 at its end.
-    async fn receive(&mut self) -> io::Result<usize> {
-        let mut bytes = [0; 4096];
-        loop {
-            let mut guard = self.socket.readable().await?;
-            let read = |fd: &AsyncFd<OwnedFd>| Ok(nix::unistd::read(fd.get_ref(), &mut bytes)?);
-            let Ok(count) = guard.try_io(read) else { continue };
-            let count = count?;
-            self.received.extend(&bytes[..count]);
-            return match self.received.len() {
-                0..=ANSWER_MAX => Ok(count),
-                _ => Err(io::Error::other("the answer is too long")),
-            };
-        }
-    }
-}
-
-/// Reads the status of an answer whose head is complete, and the length of that head.
-fn head(bytes: &[u8]) -> Option<(u16, usize)> {
-    let end = bytes.windows(4).position(|part| part == b"\r\n\r\n")?;
-    let status = std::str::from_utf8(&bytes[..end]).ok()?.split(' ').nth(1)?;
-    Some((status.parse().ok()?, end + 4))
 }
 
 /// A connection of ours to the daemon, as long as it is open.
@@ -368,6 +340,9 @@ impl Drop for Own {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::thread;
+
     use super::*;
     use serde_json::json;
 
@@ -390,11 +365,30 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_a_head_when_all_of_it_is_there() {
-        let good = b"HTTP/1.0 404 Not Found\r\nServer: x\r\n\r\nbody";
-        assert_eq!(head(good), Some((404, good.len() - 4)));
-        for bad in [&good[..30], b"", b"\r\n\r\n", b"HTTP/1.0 many\r\n\r\n"] {
-            assert_eq!(head(bad), None);
+    fn only_what_has_a_whole_head_is_an_answer() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("docker.sock");
+        let listener = net::UnixListener::bind(&path).expect("a socket");
+        for (said, expected) in [
+            ("HTTP/1.0 200 OK\r\nServer: x\r\n\r\n[7]", Some(json!([7]))),
+            ("HTTP/1.0 404 Not Found\r\n\r\n[7]", None),
+            ("HTTP/1.0 200 OK\r\nServer", None),
+            ("HTTP/1.0 200 OK\r\n\r\n[7", None),
+            ("HTTP/1.0 many\r\n\r\n", None),
+            ("\r\n\r\n", None),
+            ("", None),
+        ] {
+            let asked = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut stream, _) = listener.accept().expect("a client");
+                    let mut request = [0; 256];
+                    let count = stream.read(&mut request).expect("a request");
+                    assert!(request[..count].starts_with(b"GET /info HTTP/1.0\r\n"));
+                    stream.write_all(said.as_bytes()).expect("it reads");
+                });
+                query(&path, "/info").ok()
+            });
+            assert_eq!(asked, expected, "{said}");
         }
     }
 

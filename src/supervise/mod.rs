@@ -48,7 +48,7 @@ use crate::sys::wait::{self, MOMENT, wait_on};
 use crate::sys::{process, sockets};
 pub use control::{Wish, ask as request, refresh};
 pub use hand_over::{Legacy, TAKE_OVER, resume};
-pub use health::{answers, runs_containers};
+pub use health::{answers, query, runs_containers};
 use helper::Helper;
 pub use leftovers::is_container;
 use machine::{Ask, Death, Effect, Event, Limit, Machine, State, Then, Why};

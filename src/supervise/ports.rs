@@ -323,34 +323,28 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Tells of a part that is stopped: nothing gets through it.
+    /// Tells of a part that is stopped.
     pub(super) fn look_at_parts(&mut self) {
         let launch = &self.launch;
         let (ports, network) = ("published ports do not answer", "containers have no network");
         let parts = [
             ("rootlesskit", launch.rootlesskit, ports),
-            ("rootlesskit's child", launch.child.map(|child| child.pid), ports),
-            (
-                "the keeper",
-                launch.keeper.map(|keeper| keeper.pid),
-                "nothing that ends starts again",
-            ),
+            ("rootlesskit's child", launch.child.map(|one| one.pid), ports),
+            ("the keeper", launch.keeper.map(|one| one.pid), "nothing that ends starts again"),
+            ("containerd", launch.engine.map(|one| one.pid), "no container starts or stops"),
             ("the network helper", launch.helper.as_ref().map(|one| one.identity.pid), network),
         ];
         let before = self.problems.len();
         let mut has_changed = false;
         for (name, pid, means) in parts {
-            let stopped = pid.filter(|pid| processes::is_stopped(*pid));
-            let what =
-                stopped.map(|pid| format!("{name} is stopped, and {means}: kill -CONT {pid}"));
-            match what {
-                None => drop(self.problems.remove(name)),
-                Some(what) if self.problems.contains_key(name) => drop(what),
-                Some(what) => {
-                    warn!("{what}");
-                    self.problems.insert(name, what);
-                    has_changed = true;
-                }
+            let Some(pid) = pid else { continue };
+            if !processes::is_stopped(pid) {
+                self.problems.remove(name);
+            } else if !self.problems.contains_key(name) {
+                let what = format!("{name} is stopped, and {means}: kill -CONT {pid}");
+                warn!("{what}");
+                self.problems.insert(name, what);
+                has_changed = true;
             }
         }
         if has_changed || self.problems.len() != before {

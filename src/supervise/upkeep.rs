@@ -16,34 +16,23 @@ use crate::supervise::{
 };
 use crate::sys::{process, processes};
 
-/// After how many questions to dockerd containerd is asked one.
-const ENGINE_ROUNDS: u32 = 4;
-
 /// A daemon that did well for so long and dies has a failure of its own, not the last one again.
 const SETTLED: Duration = Duration::from_secs(60);
 
 impl Supervisor<'_> {
-    /// Starts to ask dockerd and containerd whether they are well.
+    /// Starts to ask dockerd whether it is well.
     pub(super) fn look_after(&mut self) {
         self.stop_asking();
         let (Some(api), Some((daemon, _))) = (self.api_path(), &self.launch.daemon) else {
             return;
         };
-        let (daemon, interval, engine) = (*daemon, self.task.probe, self.engine());
+        let (daemon, interval) = (*daemon, self.task.probe);
         let sender = self.launch.asking.sender();
         self.launch.asking.spawn(async move {
-            for round in 0_u32.. {
+            loop {
                 let silent = |silence| sender.send(move |it| it.judge(Some(silence)));
                 health::await_answer(&api, daemon, silent).await;
                 sender.send(|it| it.judge(None));
-                // It wakes more often for the one question than dockerd for the other.
-                if let Some((identity, socket)) = &engine
-                    && round.is_multiple_of(ENGINE_ROUNDS)
-                {
-                    let silent = |silence| sender.send(move |it| it.judge_engine(Some(silence)));
-                    containerd::await_answer(*identity, socket, silent).await;
-                    sender.send(|it| it.judge_engine(None));
-                }
                 wait::sleep(interval).await;
             }
         });
