@@ -1,15 +1,16 @@
-//! Clears up behind a daemon that was killed: containers and shims in namespaces that nobody can
+//! Clears up behind a daemon that was killed: containers and shims in namespaces that no program can
 //! reach any more, and files in the runtime directory. Only what is provably a dead daemon's goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -22,37 +23,37 @@ use crate::sys::files;
 use crate::sys::processes::{self, Process};
 
 /// What dockerd leaves in its directory.
-const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
+const EXEC_ROOT: [&str; 6] =
+    ["libnetwork", "netns", "runtime-runc", "plugins", "swarm", "metrics.sock"];
 
-/// What its containerd leaves in a directory in there.
-const CONTAINERD: [&str; 3] = ["daemon", "containerd.pid", "containerd.sock"];
+/// What its containerd leaves in a directory in there. By the last, the directory is known.
+const CONTAINERD: [&str; 6] = [
+    "daemon",
+    "containerd.sock",
+    "containerd.sock.ttrpc",
+    "containerd-debug.sock",
+    "containerd.pid",
+    CONFIGURATION,
+];
+const CONFIGURATION: &str = "containerd.toml";
 
-/// The programs of a daemon that lives. rootlesskit starts itself again as `/proc/self/exe`.
+/// The programs of a daemon that lives, by the kernel's names of at most 15 bytes. rootlesskit starts
+/// itself again as `/proc/self/exe`.
 const HEADS: [&str; 6] =
-    ["dockerd", "containerd", "rootlesskit", "docker-rootlesskit", "exe", "dockerd-rootless"];
+    ["dockerd", "containerd", "rootlesskit", "docker-rootless", "exe", "dockerd-rootles"];
 
 /// How long the programs of a daemon that was killed may take to be gone.
 const FALL: Duration = Duration::from_secs(2);
 
-/// How dockerd names a dump: `goroutine-stacks-TIME.log` (moby, `pkg/stack`), with a time of these
-/// characters.
-const DUMP: (&str, &str, &str) = ("goroutine-stacks-", "0123456789-+TZ", ".log");
-
-/// A process that has not ended, and its role in the daemon whose leftovers are looked for.
+/// A process in a user namespace below ours.
 struct Seen {
     process: Process,
-    /// The inode of its user namespace, if we may know it.
-    namespace: Option<u64>,
-    role: Role,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Its root is on a container's file system below the data root.
-    Container,
-    /// It is a shim of the containerd in the exec root.
-    Shim,
-    Other,
+    /// The inode of the outermost of its user namespaces below ours.
+    namespace: u64,
+    /// Whether its root is on a container's file system below the data root.
+    is_container: bool,
+    /// Whether it is a shim of the containerd in the exec root.
+    is_shim: bool,
 }
 
 /// Kills what runs in the user namespaces of dead daemons: namespaces of ours with a container of
@@ -61,8 +62,7 @@ enum Role {
 /// names the program (exit 5).
 pub fn kill_orphans(data_root: &Path, exec_root: &Path) -> Result<(), Error> {
     let data_roots = both_names(data_root);
-    let own = namespace_of("self");
-    let look = || judge(&look(&data_roots, exec_root, own), own);
+    let look = || judge(look(&data_roots, exec_root));
     let found = look().or_else(|heads| {
         // Where a supervisor was just killed, the kernel is still ending what depends on it.
         let heads_now: Vec<_> = heads.iter().map(|head| head.identity).collect();
@@ -90,76 +90,56 @@ fn both_names(data_root: &Path) -> Vec<PathBuf> {
     [data_root.to_owned()].into_iter().chain(data_root.canonicalize().ok()).collect()
 }
 
-/// Finds the processes of the host that have not ended. Only those in other namespaces of ours have
-/// roles.
-fn look(data_roots: &[PathBuf], exec_root: &Path, own: Option<u64>) -> Vec<Seen> {
+/// Finds the processes in other namespaces of ours that have not ended.
+fn look(data_roots: &[PathBuf], exec_root: &Path) -> Vec<Seen> {
     let see = |process: Process| {
         let pid = process.identity.pid;
-        let namespace = namespace_of(&pid.to_string()).filter(|_| !process.zombie);
-        let is_of_ours = |inode| Some(inode) != own && owner_of(pid, inode) == Some(uid());
-        let role = match namespace {
-            Some(inode) if !is_of_ours(inode) => Role::Other,
-            Some(_) if is_shim(pid, exec_root) => Role::Shim,
-            Some(_) if is_container(pid, data_roots) => Role::Container,
-            _ => Role::Other,
-        };
-        Seen { process, namespace, role }
+        let namespace = namespace_below_ours(pid).ok()??;
+        let (is_container, is_shim) = (is_container(pid, data_roots), is_shim(pid, exec_root));
+        Some(Seen { process, namespace, is_container, is_shim })
     };
-    processes::all().into_iter().filter(|process| !process.zombie).map(see).collect()
+    processes::all().into_iter().filter(|process| !process.zombie).filter_map(see).collect()
 }
 
 /// Finds the processes to kill, or those that show that a daemon lives; a daemon in a container
-/// does not. `own` is our user namespace.
-fn judge(seen: &[Seen], own: Option<u64>) -> Result<Vec<Process>, Vec<Process>> {
-    let is_in = |one: &Seen, namespaces: &BTreeSet<u64>| {
-        one.namespace.is_some_and(|inode| namespaces.contains(&inode))
-    };
-    let with_role = seen.iter().filter(|one| one.role != Role::Other);
-    let orphaned: BTreeSet<u64> = with_role.filter_map(|one| one.namespace).collect();
-    // A program in a container may have made a namespace of its own, in that of the daemon.
-    let mut near = orphaned.clone();
-    let mut parents = BTreeSet::new();
+/// does not.
+fn judge(seen: Vec<Seen>) -> Result<Vec<Process>, Vec<Process>> {
+    let is_daemons = |one: &&Seen| one.is_container || one.is_shim;
+    let namespaces: BTreeSet<u64> =
+        seen.iter().filter(is_daemons).map(|one| one.namespace).collect();
+    let inside = seen.into_iter().filter(|one| namespaces.contains(&one.namespace));
+    let is_head = |one: &Seen| !one.is_container && HEADS.contains(&one.process.name.as_str());
+    let (heads, orphans): (Vec<_>, Vec<_>) = inside.partition(is_head);
+    let processes = |found: Vec<Seen>| found.into_iter().map(|one| one.process).collect();
+    if heads.is_empty() { Ok(processes(orphans)) } else { Err(processes(heads)) }
+}
+
+/// Returns the inode of the outermost user namespace of a process that is below our own, if that is
+/// ours: a program in a container may have made another in there.
+fn namespace_below_ours(pid: u32) -> io::Result<Option<u64>> {
+    /// `_IO(0xb7, 0x2)` and `_IO(0xb7, 0x4)` of linux/nsfs.h (ioctl_ns(2)).
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+    let own = fs::metadata("/proc/self/ns/user")?.ino();
+    let mut file = File::open(format!("/proc/{pid}/ns/user"))?;
+    if file.metadata()?.ino() == own {
+        return Ok(None);
+    }
     loop {
-        let inside = seen.iter().filter(|one| is_in(one, &near));
-        parents.extend(inside.map(|one| one.process.parent));
-        let above = seen.iter().filter(|one| parents.contains(&one.process.identity.pid));
-        let before = near.len();
-        near.extend(above.filter(|one| one.namespace != own).filter_map(|one| one.namespace));
-        if near.len() == before {
+        // SAFETY: the call takes numbers, and returns a new descriptor that is only ours.
+        let parent = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_PARENT) })?;
+        // SAFETY: as above.
+        let parent = File::from(unsafe { OwnedFd::from_raw_fd(parent) });
+        if parent.metadata()?.ino() == own {
             break;
         }
+        file = parent;
     }
-    let is_head = |one: &&Seen| {
-        let (pid, name) = (one.process.identity.pid, &one.process.name);
-        // rootlesskit, or a supervisor that has adopted shims. We are one ourselves.
-        let is_above = parents.contains(&pid) && pid != std::process::id();
-        // The kernel keeps 15 bytes of a name.
-        let is_named = HEADS.iter().any(|head| head[..head.len().min(15)] == **name);
-        is_named && one.role != Role::Container && (is_above || is_in(one, &near))
-    };
-    let processes = |found: Vec<&Seen>| found.into_iter().map(|one| one.process.clone()).collect();
-    let heads: Vec<&Seen> = seen.iter().filter(is_head).collect();
-    match heads.is_empty() {
-        true => Ok(processes(seen.iter().filter(|one| is_in(one, &orphaned)).collect())),
-        false => Err(processes(heads)),
-    }
-}
-
-/// Returns the inode of a process's user namespace, if we may know it.
-fn namespace_of(process: &str) -> Option<u64> {
-    fs::metadata(format!("/proc/{process}/ns/user")).ok().map(|found| found.ino())
-}
-
-/// Returns the owner of the user namespace of `pid`, if it is still `namespace`.
-fn owner_of(pid: u32, namespace: u64) -> Option<u32> {
-    /// `_IO(0xb7, 0x4)` of linux/nsfs.h.
-    const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
-    let file = File::open(format!("/proc/{pid}/ns/user")).ok()?;
-    let is_same = file.metadata().ok()?.ino() == namespace;
     let mut owner: libc::uid_t = 0;
-    // SAFETY: NS_GET_OWNER_UID (ioctl_ns(2)) writes one uid_t, to which the pointer leads.
+    // SAFETY: the call writes one uid_t, to which the pointer leads.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_OWNER_UID, &raw mut owner) };
-    (is_same && done == 0).then_some(owner)
+    Errno::result(done)?;
+    Ok((owner == uid()).then_some(file.metadata()?.ino()))
 }
 
 /// Finds what runs in containers below the process `keeper` whose shims are gone, so that they have
@@ -219,80 +199,54 @@ fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
 /// `exec_root` counts only if it is the one below `runtime_dir`, and a daemon has made it, for
 /// which `is_new` vouches: a runtime directory in a home may have the user's own `docker` in it.
 pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
-    if let Some(directory) = Directory::open(state_dir) {
-        StateDir::ENTRIES.iter().for_each(|name| directory.remove(name));
-        tell(state_dir, fs::remove_dir(state_dir));
-    }
-    if exec_root != runtime_dir.join("docker") || !(is_new || is_dockerds(exec_root)) {
+    remove_names(state_dir, &StateDir::ENTRIES);
+    let is_known = exec_root == runtime_dir.join("docker") && !exec_root.is_symlink();
+    if !is_known || !(is_new || is_dockerds(exec_root)) {
         return;
     }
-    // What is mounted there is not the daemon's.
-    let Some(runtime) = Directory::open(runtime_dir) else { return };
-    let is_same = |directory: &Directory| directory.device == runtime.device;
-    if let Some(directory) = Directory::open(exec_root).filter(is_same) {
-        EXEC_ROOT.iter().for_each(|name| directory.remove(name));
-        if let Some(containerd) =
-            Directory::open(&directory.place.join("containerd")).filter(is_same)
-        {
-            CONTAINERD.iter().for_each(|name| containerd.remove(name));
-            // The pipes of containers, each in a directory that has the container's name.
-            for entry in fs::read_dir(&containerd.place).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let is_id = |name: &&str| {
-                    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-                };
-                name.to_str().filter(is_id).inspect(|name| containerd.remove(name));
-            }
-        }
-    }
+    let containerd = exec_root.join("containerd");
+    // The pipes of containers, each in a directory that has the container's name.
+    let entries = fs::read_dir(&containerd).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_id = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let pipes: Vec<String> = names.filter(is_id).collect();
+    let names: Vec<&str> = pipes.iter().map(String::as_str).chain(CONTAINERD).collect();
+    remove_names(&containerd, &names);
+    remove_names(exec_root, &EXEC_ROOT);
     let pid_file = runtime_dir.join("docker.pid");
     tell(&pid_file, fs::remove_file(&pid_file));
 }
 
 /// Says whether a daemon has made `exec_root`: containerd's configuration in there names its socket
-/// in there, or a file its PID.
+/// in there.
 fn is_dockerds(exec_root: &Path) -> bool {
     let containerd = exec_root.join("containerd");
-    let read = |name: &str, limit: u64| {
-        let bytes = files::read_regular(&containerd.join(name), limit);
-        bytes.ok().flatten().unwrap_or_default()
-    };
-    let configuration = read("containerd.toml", 64 * 1024);
+    let text = files::read_regular(&containerd.join(CONFIGURATION), 64 * 1024);
+    let text = text.ok().flatten().unwrap_or_default();
     let socket = containerd.join("containerd.sock");
     let socket = socket.as_os_str().as_bytes();
-    let pid = read("containerd.pid", 64);
-    let is_number = !pid.is_empty() && pid.iter().all(u8::is_ascii_digit);
-    is_number || configuration.windows(socket.len()).any(|part| part == socket)
+    text.windows(socket.len()).any(|part| part == socket)
 }
 
-/// A directory, reached by its descriptor: what a link in its place leads to is never touched.
-struct Directory {
-    _file: File,
-    place: PathBuf,
-    device: u64,
-}
-
-impl Directory {
-    fn open(path: &Path) -> Option<Self> {
-        let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_PATH).bits();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
-        let place = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        Some(Self { device: file.metadata().ok()?.dev(), _file: file, place })
-    }
-
-    /// Removes a file, or a directory with all that is in it, unless that reaches into another file
-    /// system.
-    fn remove(&self, name: &str) {
-        let path = self.place.join(name);
+/// Removes these `names` from a directory, and the directory if it is empty then. What a link in its
+/// place leads to is never touched: it is reached by its descriptor.
+fn remove_names(directory: &Path, names: &[&str]) {
+    let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_PATH).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(directory);
+    let Ok(file) = opened else { return };
+    let Ok(device) = file.metadata().map(|found| found.dev()) else { return };
+    for name in names {
+        let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", file.as_raw_fd()));
         let removed = match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => {
-                open_up(&path, self.device).and_then(|()| fs::remove_dir_all(&path))
+            Ok(entry) if entry.is_dir() => {
+                open_up(&path, device).and_then(|()| fs::remove_dir_all(&path))
             }
             Ok(_) => fs::remove_file(&path),
             Err(error) => Err(error),
         };
-        tell(&path, removed);
+        tell(&directory.join(name), removed);
     }
+    tell(directory, fs::remove_dir(directory));
 }
 
 /// Makes the directories in and at `path` accessible, for dockerd makes some that even their owner
@@ -311,87 +265,97 @@ fn open_up(path: &Path, device: u64) -> io::Result<()> {
     fs::read_dir(path)?.try_for_each(|entry| open_up(&entry?.path(), device))
 }
 
-/// Tells of a file that stays, but not of one that was not there.
+/// Notes what stays, but not what was not there.
 fn tell(path: &Path, removed: io::Result<()>) {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            debug!("{} stays: {error}", path.display());
-        }
-        _ => {}
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        debug!("{} stays: {error}", path.display());
     }
 }
 
-/// Removes all but the `keep` newest of dockerd's dumps in `exec_root`, which is mostly in memory.
-/// Only files of ours count, and no link is followed.
+/// Removes all but the `keep` newest of dockerd's dumps in `exec_root`, which is mostly in memory:
+/// `goroutine-stacks-TIME.log` (moby, `pkg/stack`).
 pub fn keep_last_dumps(exec_root: &Path, keep: usize) {
-    let (begin, time, end) = DUMP;
-    let is_dump = |name: &str| {
-        let between = name.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end));
-        between.is_some_and(|found| !found.is_empty() && found.chars().all(|c| time.contains(c)))
-    };
-    let entries = fs::read_dir(exec_root).into_iter().flatten().flatten();
-    let mut dumps: Vec<_> = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_dump))
-        .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
-        .filter(|(found, _)| found.is_file() && found.uid() == uid())
-        .map(|(found, path)| ((found.mtime(), found.mtime_nsec()), path))
-        .collect();
-    dumps.sort();
-    dumps.truncate(dumps.len().saturating_sub(keep));
-    dumps.iter().for_each(|(_, path)| tell(path, fs::remove_file(path)));
+    let mut dumps = BTreeMap::new();
+    for entry in fs::read_dir(exec_root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let time = name.to_str().and_then(|name| name.strip_prefix("goroutine-stacks-"));
+        let is_dump = time.is_some_and(|time| {
+            time.starts_with(|first: char| first.is_ascii_digit()) && time.ends_with(".log")
+        });
+        if is_dump && let Ok(found) = entry.metadata() {
+            dumps.insert((found.mtime(), found.mtime_nsec(), name), entry.path());
+        }
+    }
+    for path in dumps.values().take(dumps.len().saturating_sub(keep)) {
+        tell(path, fs::remove_file(path));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::os::unix::fs::symlink;
+    use std::process::{Command, Stdio};
     use std::time::SystemTime;
 
     use super::*;
 
-    /// A process: its PID, parent, user namespace (1 is the host's, 2 the daemon's), name, and
-    /// role, if it has one.
+    /// A process: its PID, user namespace, name, and role, if it has one.
     fn seen(line: &str) -> Seen {
         let fields: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| fields[at].parse().expect("a number");
-        let role = match fields.get(4) {
-            Some(&"container") => Role::Container,
-            Some(&"shim") => Role::Shim,
-            _ => Role::Other,
-        };
-        let process = Process::sample(number(0), number(1), fields[3]);
-        Seen { process, namespace: Some(number(2).into()), role }
+        let process = Process::sample(number(0), 1, fields[2]);
+        let has_role = |role: &str| fields.get(3) == Some(&role);
+        let (is_container, is_shim) = (has_role("container"), has_role("shim"));
+        Seen { process, namespace: number(1).into(), is_container, is_shim }
     }
 
     #[test]
     fn a_namespace_is_an_orphan_only_without_any_program_of_a_daemon() {
-        const SHIM: &str = "50 1 2 containerd-shim shim";
-        const CONTAINER: &str = "51 50 2 sleep container";
+        const SHIM: &str = "50 2 containerd-shim shim";
+        const CONTAINER: &str = "51 2 sleep container";
         // The PIDs to kill, or the program that lives.
         type Case = (&'static str, &'static [&'static str], Result<&'static [u32], u32>);
         #[rustfmt::skip]
         let cases: &[Case] = &[
             ("nothing", &[], Ok(&[])),
-            ("another daemon elsewhere", &[SHIM, CONTAINER, "52 1 2 fuse-overlayfs", "60 1 3 dockerd", "61 1 1 rootlesskit"], Ok(&[50, 51, 52])),
-            ("a daemon in a container", &[SHIM, "51 50 2 dockerd container"], Ok(&[50, 51])),
-            ("containers without a shim", &["51 1 2 sleep container"], Ok(&[51])),
-            ("dockerd lives", &[SHIM, CONTAINER, "60 1 2 dockerd"], Err(60)),
-            ("containerd lives", &[SHIM, "60 1 2 containerd"], Err(60)),
-            ("rootlesskit's child lives", &[CONTAINER, "60 1 2 exe"], Err(60)),
-            ("a keeper lives", &[SHIM, "60 1 2 dockerd-rootles"], Err(60)),
-            ("rootlesskit lives", &[SHIM, "60 70 2 sh", "70 1 1 docker-rootless"], Err(70)),
-            ("a container's own namespace", &["50 1 2 containerd-shim", "51 50 3 bwrap container", "60 1 2 dockerd"], Err(60)),
-            ("a supervisor lives", &["50 70 2 containerd-shim shim", "70 1 1 dockerd-rootles"], Err(70)),
+            ("another daemon elsewhere", &[SHIM, CONTAINER, "52 2 fuse-overlayfs", "60 3 dockerd"], Ok(&[50, 51, 52])),
+            ("a daemon in a container", &[SHIM, "51 2 dockerd container"], Ok(&[50, 51])),
+            ("containers without a shim", &["51 2 sleep container"], Ok(&[51])),
+            ("dockerd lives", &[SHIM, CONTAINER, "60 2 dockerd"], Err(60)),
+            ("containerd lives", &[SHIM, "60 2 containerd"], Err(60)),
+            ("rootlesskit's child lives", &[CONTAINER, "60 2 exe"], Err(60)),
+            ("a keeper lives", &[SHIM, "60 2 dockerd-rootles"], Err(60)),
         ];
         for (case, lines, expected) in cases {
-            let all: Vec<Seen> =
-                ["1 0 1 systemd"].iter().chain(*lines).map(|line| seen(line)).collect();
             let pids = |found: Vec<Process>| -> Vec<u32> {
                 found.iter().map(|process| process.identity.pid).collect()
             };
-            let judged = judge(&all, Some(1)).map(pids).map_err(pids);
+            let judged = judge(lines.iter().map(|line| seen(line)).collect());
             let expected = expected.map(<[u32]>::to_vec).map_err(|pid| vec![pid]);
-            assert_eq!(judged, expected, "{case}");
+            assert_eq!(judged.map(pids).map_err(pids), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_namespace_in_a_namespace_counts_as_the_outer_one() {
+        let own = std::process::id();
+        assert_eq!(namespace_below_ours(own).expect("our own"), None);
+        let script = "stat -Lc %i /proc/self/ns/user; exec unshare -r sh -c 'echo; exec cat'";
+        let mut inner = Command::new("unshare")
+            .args(["-r", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut lines = BufReader::new(inner.stdout.take().expect("a pipe")).lines();
+        let outer = lines.next().expect("a line").expect("text").parse().expect("an inode");
+        lines.next().expect("it is inside").expect("text");
+        assert_eq!(namespace_below_ours(inner.id()).expect("it runs"), Some(outer));
+        drop(inner.stdin.take());
+        inner.wait().expect("our child");
     }
 
     #[test]
@@ -424,9 +388,6 @@ mod tests {
             ("main.go", "package main", false),
             ("containerd.toml", "address = '/run/containerd.sock'", false),
             ("containerd.toml", &socket, true),
-            ("containerd.pid", "", false),
-            ("containerd.pid", "my notes", false),
-            ("containerd.pid", "4711", true),
         ];
         for (name, text, expected) in cases {
             let path = containerd.join(name);
@@ -439,7 +400,6 @@ mod tests {
             let state_dir = root.path().join("dockerd-rootless");
             remove_files(&state_dir, &exec_root, root.path(), false);
             assert_eq!(plugin.exists(), !expected, "{name}: {text}");
-            let _ = fs::remove_file(path);
         }
     }
 
@@ -456,6 +416,7 @@ mod tests {
         let names = [
             "run/dockerd-rootless/lock", "run/dockerd-rootless/hosts", "run/docker/netns/a", "run/docker/stays",
             "run/docker/libnetwork/deep/a", "run/docker/containerd/containerd.sock", "run/docker/containerd/stays",
+            "run/docker/containerd/containerd.toml", "run/docker/swarm/a", "run/docker/containerd/containerd.sock.ttrpc",
             "run/docker.pid", "precious/lock", "precious/daemon/photo", &pipe,
         ];
         names.iter().for_each(|name| write(name));
@@ -488,6 +449,18 @@ mod tests {
     }
 
     #[test]
+    fn an_exec_root_goes_with_the_last_of_what_is_in_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let run = root.path();
+        let containerd = run.join("docker/containerd");
+        fs::create_dir_all(containerd.join("daemon")).expect("a directory");
+        let socket = format!("address = '{}/containerd.sock'", containerd.display());
+        fs::write(containerd.join("containerd.toml"), socket).expect("a file");
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), run, false);
+        assert_eq!(fs::read_dir(run).expect("a directory").count(), 0);
+    }
+
+    #[test]
     fn the_last_dumps_stay_and_nothing_else_is_touched() {
         let directory = tempfile::tempdir().expect("a directory");
         let place = |name: &str| directory.path().join(name);
@@ -497,7 +470,6 @@ mod tests {
             ("goroutine-stacks-2026-11-27T100446+0100.log", 30, false),
             ("goroutine-stacks-2026-11-27T110446-0330.log", 20, true),
             ("goroutine-stacks-1970-01-01T000000Z.log", 10, true),
-            ("goroutine-stacks-.log", 100, true),
             ("goroutine-stacks-mine.log", 100, true),
             ("goroutine-stacks-2026-11-27T090446Z.log.gz", 100, true),
             ("daemon-data-2026-11-27T090446Z.log", 100, true),
@@ -506,14 +478,9 @@ mod tests {
             let file = File::create(place(name)).expect("a file");
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
         }
-        let link = place("goroutine-stacks-2026-11-27T080446Z.log");
-        symlink(place("goroutine-stacks-mine.log"), &link).expect("a link");
-        let in_its_place = place("goroutine-stacks-2026-11-27T070446Z.log");
-        fs::create_dir(&in_its_place).expect("a directory");
         keep_last_dumps(directory.path(), 2);
         for (name, _, stays) in files {
             assert_eq!(place(name).exists(), stays, "{name}");
         }
-        assert!(link.is_symlink() && in_its_place.is_dir());
     }
 }
