@@ -133,7 +133,7 @@ pub fn tell(notice: Notice) {
         Notice::Up if screen.was_ready => screen.print("Docker is ready again.\n"),
         Notice::Up => screen.tell_ready(),
         Notice::Reviving(_) | Notice::Restarting(_) => screen.print_held(),
-        Notice::RestartingAll => screen.begin("\nStopping containers, to restart everything … "),
+        Notice::RestartingAll(_) => screen.begin("\nStopping containers, to restart everything … "),
         Notice::Stopping => {
             screen.is_stopping = true;
             screen.begin("\n");

@@ -1,9 +1,9 @@
 //! dockerd in namespaces that stay: how it starts, reads its configuration, ends, and starts again.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,8 +11,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::statvfs::statvfs;
 use sd_notify::NotifyState;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -23,8 +21,7 @@ use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::health::{self, StopTimes};
 use crate::supervise::ports::is_explicit;
 use crate::supervise::{
-    Ask, Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, dice, notices, progress,
-    snapshot, wait,
+    Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, notices, progress,
 };
 use crate::sys::{files, process, processes};
 
@@ -33,9 +30,6 @@ const DAEMON_JSON_MAX: u64 = 1024 * 1024;
 
 /// How many bytes dockerd needs in its data root to note what becomes of its containers.
 const ROOM: u64 = 1024 * 1024;
-
-/// How long the keeper may take to take an order.
-const TAKES: Duration = Duration::from_secs(2);
 
 /// What a daemon may need beyond its containers' time, to end.
 pub(super) const STOP_MARGIN: Duration = Duration::from_secs(10);
@@ -46,8 +40,7 @@ const CONTAINER_MARGIN: Duration = Duration::from_secs(5);
 impl Supervisor<'_> {
     /// Receives what the keeper reports, and keeps our end of the connection.
     pub(super) fn speak_with_keeper(&mut self, ours: UnixStream) -> io::Result<()> {
-        ours.set_nonblocking(false)?;
-        ours.set_write_timeout(Some(TAKES))?;
+        ours.set_nonblocking(true)?;
         let mut inbox = Inbox::default();
         let read = move |fd: &OwnedFd| {
             loop {
@@ -55,7 +48,7 @@ impl Supervisor<'_> {
                     return Ok(report);
                 }
                 let mut piece = [0; 4096];
-                match recv(fd.as_raw_fd(), &mut piece, MsgFlags::MSG_DONTWAIT)? {
+                match nix::unistd::read(fd, &mut piece)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     count => inbox.fill(&piece[..count]),
                 }
@@ -80,28 +73,23 @@ impl Supervisor<'_> {
         self.order(&Order::Daemon { pid_file, command: self.running.command.clone() });
     }
 
-    /// Ends the namespaces, in which nothing useful runs any more.
-    pub(super) fn end_namespaces(&self) {
-        if self.launch.rootlesskit.is_some() {
-            self.order(&Order::End);
-        }
-    }
-
     /// Starts dockerd again. What rootlesskit forwarded for the last one goes first: the next one
     /// could not have the ports.
     pub(super) fn revive(&mut self) {
         self.launch.silence = None;
-        self.launch.phase = "dockerd has not started again";
+        self.outcome.phase = "dockerd has not started again";
         // A stop needs a dockerd, as well as it can run.
-        if self.machine.owes_stop.is_none()
-            && let Some(why) = self.no_room()
-        {
-            return self.wait_for_room(why);
+        if self.machine.owes_stop.is_none() && self.lacks_room() {
+            let shown = self.running.places.data_root.display();
+            self.death = format!(
+                "there is no room in `{shown}`: dockerd waits for some; containers keep running"
+            );
+            let death = Death { how: How::Code(1), permanent: None, left: true };
+            return self.raise(Event::DaemonEnded(death));
         }
         if let Err(error) = self.renew_daemon() {
             warn!("dockerd starts with its last settings: {error}");
         }
-        self.note_program(snapshot::DOCKERD);
         let socket = self.rootlesskit_api();
         let stated = self.running.published.clone();
         let foreign = self.launch.ports.foreign();
@@ -116,26 +104,12 @@ impl Supervisor<'_> {
         self.launch.tasks.when(clear, |it, ()| it.order_daemon());
     }
 
-    /// Says why dockerd would not find room for what it notes of its containers: it would forget them.
-    fn no_room(&self) -> Option<String> {
-        let data_root = &self.running.places.data_root;
-        let found = statvfs(data_root).ok()?;
-        let bytes = found.blocks_available() * found.fragment_size();
-        let has_inodes = found.files() == 0 || found.files_available() > 0;
-        (bytes < ROOM || !has_inodes).then(|| {
-            let shown = data_root.display();
-            format!(
-                "there is no room in `{shown}`: dockerd waits for some; containers keep running"
-            )
+    /// Whether dockerd would find no room for what it notes of its containers: it would forget them.
+    fn lacks_room(&self) -> bool {
+        files::file_system(&self.running.places.data_root).is_some_and(|found| {
+            let bytes = found.blocks_available() * found.fragment_size();
+            bytes < ROOM || (found.files() > 0 && found.files_available() == 0)
         })
-    }
-
-    /// Lets the machine try again later.
-    fn wait_for_room(&mut self, why: String) {
-        self.note_failure(why.clone());
-        self.death = why;
-        let how = How::Code(1);
-        self.raise(Event::DaemonEnded(Death { how, permanent: None, left: true, dice: dice() }));
     }
 
     /// Plans dockerd anew, as its settings and its program are now. On an error the last plan holds.
@@ -145,100 +119,57 @@ impl Supervisor<'_> {
         for warning in &plan.warnings {
             warn!("{}", warning.0);
         }
-        let json = &host.session.places.daemon_json;
-        if !host.session.daemon_json.is_read() {
-            return Err(Error::new(Exit::Config, format!("cannot read `{}`", json.display())));
-        }
         // containerd outlives dockerd.
         if plan.keep.engine.is_some() != self.running.keep.engine.is_some() {
             let what = "a change of containerd needs `dockerd-rootless restart --all`";
             return Err(Error::new(Exit::Config, what));
         }
+        let json = &host.session.places.daemon_json;
+        write_config(&plan.keep, json)?;
         self.running.places.daemon_json.clone_from(json);
-        self.write_config(plan.keep.config.as_deref(), plan.keep.live_restore)?;
         let engine = self.running.keep.engine.take();
         self.running.keep = Keep { engine, ..plan.keep };
         self.running.command = plan.command;
         Ok(())
     }
 
-    /// Writes our configuration file for dockerd, from what the user's says now.
-    pub(super) fn write_config(&self, to: Option<&Path>, live_restore: bool) -> Result<(), Error> {
-        let Some(to) = to else {
-            return Ok(());
-        };
-        let source = &self.running.places.daemon_json;
-        let text = match files::read_regular(source, DAEMON_JSON_MAX) {
-            Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
-            Ok(None) => return Err(unusable(source, &io::Error::other("it is too large"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(unusable(source, &error)),
-        };
-        write_effective(to, source, &text, live_restore)
-    }
-
-    pub(super) fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Yield => self.yield_place(),
-            Ask::End => self.prepare_end(),
-            Ask::Reload => self.reload(),
-            Ask::Dump => self.signal_daemon(Signal::SIGUSR1),
-        }
-    }
-
     fn signal_daemon(&self, signal: Signal) {
-        if let Some((identity, fd)) = &self.launch.daemon
-            && let Err(error) = processes::signal(fd, signal)
-        {
-            debug!("{signal} to {}: {error}", identity.pid);
+        if let Some(daemon) = self.launch.daemon {
+            processes::signal_one(daemon, signal);
         }
+    }
+
+    /// Has dockerd write what its goroutines do.
+    pub(super) fn dump(&self) {
+        self.signal_daemon(Signal::SIGUSR1);
     }
 
     pub(super) fn kill_daemon(&mut self) {
-        self.stop_asking();
         self.end = progress::HUNG;
         self.signal_daemon(Signal::SIGKILL);
     }
 
     /// Has dockerd read its configuration again. A file that it could not read is not passed on: it
     /// would keep its old one, and so do we.
-    fn reload(&mut self) {
-        if let Ok((plan, _)) = self.task.caller.plan_dockerd(self.running.mtu) {
-            let keep = &mut self.running.keep;
-            keep.live_restore = plan.keep.live_restore && keep.config.is_some();
-        }
-        let keep = &self.running.keep;
-        match self.write_config(keep.config.as_deref(), keep.live_restore) {
+    pub(super) fn reload(&mut self) {
+        match self.renew_daemon() {
             Ok(()) => self.signal_daemon(Signal::SIGHUP),
             Err(error) => warn!("dockerd keeps its configuration: {}", error.render().trim()),
         }
     }
 
     /// Has dockerd end. Its containers stay; a debugger or SIGSTOP must not keep it.
-    fn yield_place(&mut self) {
+    pub(super) fn yield_place(&mut self) {
         if !self.running.keep.live_restore {
-            return self.prepare_end();
+            return self.end_in_order();
         }
-        self.stop_asking();
         self.end = progress::HUNG;
         self.signal_daemon(Signal::SIGTERM);
         self.signal_daemon(Signal::SIGCONT);
-        let Some((identity, _)) = self.launch.daemon else {
-            return;
-        };
-        let sender = self.launch.asking.sender();
-        self.launch.asking.spawn(async move {
-            let mut watch = progress::Watch::new(identity);
-            loop {
-                wait::sleep(progress::LOOK).await;
-                let silence = watch.look();
-                sender.send(move |it| it.judge(Some(silence)));
-            }
-        });
     }
 
-    /// Asks which containers have to end, and how long they may take.
-    fn prepare_end(&mut self) {
+    /// Has dockerd end with its containers, and asks first how long these may take.
+    pub(super) fn end_in_order(&mut self) {
         if let State::Stopping(Then::Leave(_)) = self.machine.state {
             notices::tell_manager(&[NotifyState::Stopping]);
         }
@@ -247,63 +178,45 @@ impl Supervisor<'_> {
         if !self.launch.has_answered {
             // It has no containers yet, and rootlesskit might wait for ever for what it has started.
             processes::signal_all(&processes::descendants(), Signal::SIGKILL);
-            return self.end_now(self.running.shutdown);
+            return self.end_within(self.running.shutdown);
         }
-        match self.api_path() {
-            None => self.keep_no_container(None),
-            Some(api) => {
-                let asked = async move { health::stop_timeouts(&api).await };
-                self.launch.asking.when(asked, |it, times| it.keep_no_container(times));
-            }
-        }
+        let Some(api) = self.api_path() else { return self.keep_no_container(None) };
+        let asked = async move { health::stop_timeouts(&api).await };
+        self.launch.asking.when(asked, |it, times| it.keep_no_container(times));
     }
 
     /// Has dockerd end its containers, if there are any. `times` are theirs, if they are known.
     fn keep_no_container(&mut self, times: Option<StopTimes>) {
         let shutdown = self.running.shutdown;
-        let longest = match &times {
-            None | Some(StopTimes::Unlimited) => UNLIMITED,
-            Some(StopTimes::None) => shutdown,
-            Some(StopTimes::Longest(time)) => shutdown.max(*time + CONTAINER_MARGIN),
+        let limit = STOP_MARGIN
+            + match &times {
+                None | Some(StopTimes::Unlimited) => UNLIMITED,
+                Some(StopTimes::None) => shutdown,
+                Some(StopTimes::Longest(time)) => shutdown.max(*time + CONTAINER_MARGIN),
+            };
+        let Keep { live_restore, config, .. } = &self.running.keep;
+        let Some(config) = config.as_deref().filter(|_| *live_restore) else {
+            return self.end_within(limit);
         };
-        let limit = longest.min(UNLIMITED) + STOP_MARGIN;
-        if !self.running.keep.live_restore || times == Some(StopTimes::None) {
-            return self.end_now(limit);
-        }
-        if let Err(error) = self.turn_live_restore_off() {
+        // What dockerd has read last is not broken, whatever has become of the user's own file.
+        let source = if config.exists() { config } else { &self.running.places.daemon_json };
+        if let Err(error) = write_effective(config, source, false) {
             warn!("{}", error.render().trim());
         }
         self.signal_daemon(Signal::SIGCONT);
         self.signal_daemon(Signal::SIGHUP);
-        let api = self.api_path();
-        let asked = async move {
-            match &api {
-                Some(api) => health::live_restore_is_off(api).await,
-                None => false,
-            }
-        };
+        let Some(api) = self.api_path() else { return self.end_within(limit) };
+        let asked = async move { health::live_restore_is_off(&api).await };
         self.launch.asking.when(asked, move |it, is_off| {
             if !is_off {
                 warn!("dockerd has not confirmed that it will stop its containers");
             }
-            it.end_now(limit);
+            it.end_within(limit);
         });
     }
 
-    /// Writes that containers end with dockerd, whatever has become of the user's own file.
-    fn turn_live_restore_off(&self) -> Result<(), Error> {
-        let config = self.running.keep.config.as_deref();
-        self.write_config(config, false).or_else(|error| {
-            let Some(path) = config else {
-                return Ok(());
-            };
-            let ours = fs::read_to_string(path).map_err(|_| error)?;
-            write_effective(path, path, &ours, false)
-        })
-    }
-
-    /// Has dockerd end with its containers, which may take `time`.
-    fn end_now(&mut self, time: Duration) {
+    /// Has dockerd end, which may take `time`.
+    fn end_within(&mut self, time: Duration) {
         notices::extend(time);
         self.end = time;
         if let Some(deadline) = &mut self.deadline
@@ -318,12 +231,8 @@ impl Supervisor<'_> {
     /// Refuses a restart that would end in a dockerd that does not start.
     pub(super) fn try_daemon(&self) -> Result<(), Error> {
         let (plan, host) = self.task.caller.plan_dockerd(self.running.mtu)?;
-        let (path, json) = (&host.session.places.daemon_json, &host.session.daemon_json);
-        if !json.is_read() {
-            let read = files::read_regular(path, DAEMON_JSON_MAX);
-            let error = read.err().unwrap_or_else(|| io::Error::other("it is not JSON"));
-            return Err(unusable(path, &error));
-        }
+        let path = &host.session.places.daemon_json;
+        effective(path, false)?;
         let dockerd = host.tools.dockerd.known();
         if !dockerd.is_some_and(|facts| facts.has_flag("validate")) {
             return Ok(());
@@ -333,31 +242,44 @@ impl Supervisor<'_> {
         let mut command = Command::new(&plan.command[0]);
         command.args(plan.command[1..].iter().filter(|arg| !is_ours(arg))).arg("--validate");
         if path.exists() {
-            let mut arg = OsString::from("--config-file=");
-            arg.push(path);
-            command.arg(arg);
+            command.arg("--config-file").arg(path);
         }
         match process::brief(&mut command) {
             Ok((status, said)) if !status.success() => {
                 Err(Error::new(Exit::Config, "dockerd refuses its configuration")
-                    .because(&io::Error::other(said.trim().to_owned())))
+                    .cause(said.trim()))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Writes what the configuration `text` of `source` and `live_restore` say together.
-fn write_effective(to: &Path, source: &Path, text: &str, live_restore: bool) -> Result<(), Error> {
-    let text = effective_config(text, live_restore).map_err(|error| unusable(source, &error))?;
+/// Writes the configuration file that `keep` has for dockerd, from the user's at `source`.
+pub(super) fn write_config(keep: &Keep, source: &Path) -> Result<(), Error> {
+    keep.config.as_deref().map_or(Ok(()), |to| write_effective(to, source, keep.live_restore))
+}
+
+fn write_effective(to: &Path, source: &Path, live_restore: bool) -> Result<(), Error> {
+    let text = effective(source, live_restore)?;
     // Our directory may have been deleted.
     if let Some(directory) = to.parent() {
         let _ = DirBuilder::new().mode(0o700).create(directory);
     }
-    files::write_whole(to, text.as_bytes()).map_err(|error| unusable(to, &error))
+    files::write_whole(to, text.as_bytes()).map_err(unusable(to))
 }
 
-fn unusable(path: &Path, error: &dyn std::error::Error) -> Error {
+/// Returns what the file `source` and `live_restore` say together.
+fn effective(source: &Path, live_restore: bool) -> Result<String, Error> {
+    let text = match files::read_regular(source, DAEMON_JSON_MAX) {
+        Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+        Ok(None) => return Err(unusable(source)(io::Error::other("it is too large"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(unusable(source)(error)),
+    };
+    effective_config(&text, live_restore).map_err(unusable(source))
+}
+
+fn unusable<E: std::error::Error>(path: &Path) -> impl Fn(E) -> Error {
     let what = format!("dockerd cannot use `{}`", path.display());
-    Error::new(Exit::Config, what).because(error)
+    move |cause| Error::new(Exit::Config, what.clone()).because(&cause)
 }

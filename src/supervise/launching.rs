@@ -7,37 +7,35 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use sd_notify::NotifyState;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::facts::places::Places;
 use crate::plan::Api;
 use crate::stage::launch;
+use crate::stage::orders::Order;
+use crate::supervise::dockerd::write_config;
 use crate::supervise::{
-    Deadline, Death, Effect, Event, How, Launch, Limit, MOMENT, Running, Silence, State,
-    Supervisor, dice, failed, helper, idle, leftovers, notices, ports, progress, run_dir,
+    Deadline, Death, Effect, Event, How, Launch, Limit, NO_LOG, Running, Silence, State,
+    Supervisor, failed, helper, leftovers, notices, progress, run_dir,
 };
-use crate::sys::processes;
+use crate::sys::processes::{self, Identity};
 
 /// How many of dockerd's dumps stay.
 const DUMPS: usize = 2;
 
-/// How long containers that a dead daemon left may take to end by themselves.
-const GRACE: Duration = Duration::from_millis(100);
+/// How long containers and plugins that a dead daemon left may take to end by themselves.
+const GRACE: Duration = Duration::from_secs(10);
 
-/// The same for dockerd's plugins. dockerd itself gives them as much.
-const PLUGIN_GRACE: Duration = Duration::from_secs(10);
+/// How long a network helper may take to be ready.
+const HEALS: Duration = Duration::from_secs(5);
 
 /// What the service manager allows beyond the time for a start, for us to clear up.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
-/// rootlesskit starts itself again, as /proc/self/exe.
-const CHILD: &str = "exe";
-
 impl Supervisor<'_> {
-    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
+    pub(super) fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Launch => self.launch(),
@@ -45,22 +43,30 @@ impl Supervisor<'_> {
                 Effect::StartEngine(pause) => {
                     self.launch.tasks.later(pause, |it| it.start_engine())
                 }
-                Effect::Ask(ask) => self.ask(ask),
-                Effect::Retire => self.retire().await,
-                Effect::EndNamespaces => self.end_namespaces(),
+                Effect::Yield => self.yield_place(),
+                Effect::End => self.end_in_order(),
+                Effect::Reload => self.reload(),
+                Effect::Dump => self.dump(),
                 Effect::KillDaemon => self.kill_daemon(),
                 Effect::Kill => processes::signal_all(&processes::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
                 Effect::Heal => self.heal(),
-                Effect::Arm(limit) => self.arm(limit, limit.length(self.task.start, self.end)),
+                Effect::Arm(limit) => self.arm(limit),
                 Effect::Disarm => self.deadline = None,
                 Effect::Tell(notice) => self.tell(notice),
-                Effect::Leave(verdict) => self.over = Some(verdict),
+                Effect::Leave(verdict) => {
+                    (self.over, self.outcome.verdict) = (true, verdict);
+                }
             }
         }
     }
 
-    fn arm(&mut self, limit: Limit, time: Duration) {
+    fn arm(&mut self, limit: Limit) {
+        let time = match limit {
+            Limit::Start => self.task.start,
+            Limit::Yield | Limit::Stop => self.end,
+            Limit::After(time) => time,
+        };
         self.deadline = Some(Deadline { at: Instant::now() + time, limit, is_extended: false });
     }
 
@@ -69,7 +75,7 @@ impl Supervisor<'_> {
     pub(super) fn too_late(&mut self) {
         let may_go_on = self.launch.daemon.is_some() && !self.may_end_hung();
         if let Some(deadline) = &mut self.deadline
-            && matches!(deadline.limit, Limit::Answer | Limit::Yield)
+            && matches!(deadline.limit, Limit::Start | Limit::Yield)
             && may_go_on
         {
             deadline.at = Instant::now() + progress::HUNG;
@@ -91,81 +97,46 @@ impl Supervisor<'_> {
     }
 
     fn launch(&mut self) {
-        self.launch = Launch {
-            begun: Some(SystemTime::now()),
-            phase: "rootlesskit has not entered its namespaces",
-            ..Launch::default()
-        };
+        self.outcome.phase = "rootlesskit has not entered its namespaces";
+        self.launch = Launch { begun: Some(SystemTime::now()), ..Launch::default() };
         if let Err(error) = self.try_launch() {
             self.death = format!("cannot launch: {error}");
-            self.note_failure(self.death.clone());
-            let exit = error.exit();
-            let permanent = Some(exit).filter(|exit| *exit != Exit::Failed);
-            self.refusal = Some(error);
-            let how = How::Code(exit.code());
-            self.raise(Event::Ended(Death { how, permanent, left: false, dice: dice() }));
+            let (how, permanent) = (How::Code(error.exit().code()), Some(error.exit()));
+            self.outcome.refusal = Some(error);
+            self.raise(Event::Ended(Death { how, permanent, left: false }));
         }
     }
 
     fn try_launch(&mut self) -> Result<(), Error> {
-        let is_first = self.planned.is_some();
         let planned = match self.planned.take() {
             Some(planned) => planned,
             None => {
                 let planned = self.task.caller.plan_launch()?;
-                self.remake_places()?;
-                let Running { api, shutdown, exec_root_is_new, .. } = self.running.clone();
-                let running = Running::new(&planned, api, shutdown);
-                self.running = Running { exec_root_is_new, ..running };
+                let (api, shutdown) = (self.running.api.clone(), self.running.shutdown);
+                self.running = Running::new(&planned, api, shutdown);
                 planned
             }
         };
         let (plan, host) = planned;
-        leftovers::kill_orphans(&self.running.places.data_root, &self.running.places.exec_root)?;
-        let keep = &self.running.keep;
-        self.write_config(keep.config.as_deref(), keep.live_restore)?;
-        let errors = self.writer.try_clone().map_err(failed(crate::supervise::NO_LOG))?;
+        self.remake_places()?;
+        // A unit's own limit does not know the setting.
+        notices::extend(self.task.start + START_MARGIN);
+        let Places { data_root, exec_root, daemon_json, .. } = &self.running.places;
+        leftovers::kill_orphans(data_root, exec_root)?;
+        leftovers::keep_last_dumps(exec_root, DUMPS);
+        write_config(&self.running.keep, daemon_json)?;
+        let errors = self.writer.try_clone().map_err(failed(NO_LOG))?;
         let (ours, keepers) = UnixStream::pair().map_err(failed("cannot reach the keeper"))?;
         let listeners: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        let child = launch::spawn(&plan, &listeners, keepers.as_fd(), errors)?.id();
-        self.launch.rootlesskit = Some(child);
-        if is_first {
-            // A unit's own limit does not know the setting.
-            notices::extend(self.task.start + START_MARGIN);
-        }
+        self.launch.rootlesskit =
+            Some(launch::spawn(&plan, &listeners, keepers.as_fd(), errors)?.id());
         self.status.network_driver = plan.network.driver.word().display().to_string();
         self.status.port_driver = plan.network.port_driver.word().display().to_string();
         let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
-        leftovers::keep_last_dumps(&self.running.places.exec_root, DUMPS);
-        self.note_programs();
-        self.find_child(child);
         self.speak_with_keeper(ours).map_err(failed("cannot reach the keeper"))?;
         self.write_status();
         Ok(())
-    }
-
-    /// Finds rootlesskit's process in the namespaces, and watches it. If it ends early, rootlesskit
-    /// waits for its word for ever.
-    fn find_child(&mut self, rootlesskit: u32) {
-        let find = async move {
-            while let Some(parent) = processes::read(rootlesskit).filter(|parent| !parent.zombie) {
-                let is_child = |process: &processes::Process| {
-                    process.parent == parent.identity.pid && process.name == CHILD
-                };
-                if let Some(child) = processes::all().into_iter().find(is_child) {
-                    return Some(child.identity);
-                }
-                crate::supervise::wait::sleep(MOMENT).await;
-            }
-            None
-        };
-        self.launch.tasks.when(find, |it, child| {
-            it.launch.child = child;
-            if let Some(child) = child {
-                it.launch.tasks.watch(child, |it| it.raise(Event::Fell));
-            }
-        });
     }
 
     /// Makes our directory and our socket again if they were deleted.
@@ -175,7 +146,7 @@ impl Supervisor<'_> {
             self.listen()?;
         }
         if let Api::Own(path) = &self.running.api
-            && !path.exists()
+            && (self.socket.is_none() || !path.exists())
         {
             let (listener, name) = run_dir::listen_at(path)?;
             (self.listeners, self.socket) = (vec![listener], Some(name));
@@ -183,42 +154,18 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Asks an idle daemon to end.
-    async fn retire(&mut self) {
-        self.stop_asking();
-        self.end = self.running.shutdown + crate::supervise::dockerd::STOP_MARGIN;
-        let is_free = match (&self.launch.daemon, &self.running.api) {
-            (Some((identity, fd)), Api::Passed(Some(path))) => {
-                idle::retire(identity.pid, fd, path, &self.listeners).await
-            }
-            _ => false,
-        };
-        if is_free {
-            return notices::tell_manager(&[NotifyState::Stopping]);
-        }
-        self.look_after();
-        self.follow();
-        self.raise(Event::StillUsed);
-    }
-
-    /// Ends what is left of a launch that is over: first in a friendly way, and soon in the other; at
-    /// once where no process makes use of the time.
+    /// Ends the namespaces, in which nothing useful runs any more, and then what is left of a launch:
+    /// at once where no process makes use of the time.
     fn clear(&mut self) {
         if self.launch.rootlesskit.is_some() {
-            return;
+            return self.order(&Order::End);
         }
-        let left = processes::descendants();
-        processes::signal_all(&left, Signal::SIGTERM);
-        let exec_root = &self.running.places.exec_root;
-        if left.iter().any(|process| leftovers::can_end_in_order(process, exec_root)) {
-            let has_plugin = left.iter().any(ports::is_plugin);
-            let grace = if has_plugin { PLUGIN_GRACE } else { GRACE };
-            self.launch.has_grace = true;
-            self.launch.tasks.later(grace, |it| {
-                it.launch.has_grace = false;
-                it.look_whether_clear();
-            });
-        }
+        processes::signal_all(&processes::descendants(), Signal::SIGTERM);
+        self.launch.has_grace = true;
+        self.launch.tasks.later(GRACE, |it| {
+            it.launch.has_grace = false;
+            it.look_whether_clear();
+        });
         self.look_whether_clear();
     }
 
@@ -227,15 +174,16 @@ impl Supervisor<'_> {
         if !is_clearing || self.launch.rootlesskit.is_some() {
             return;
         }
+        let Places { state_dir, exec_root, .. } = &self.running.places;
         let left = processes::descendants();
         if !left.is_empty() {
-            if !self.launch.has_grace {
+            let ends = |process| leftovers::can_end_in_order(process, exec_root);
+            if !self.launch.has_grace || !left.iter().any(ends) {
                 processes::signal_all(&left, Signal::SIGKILL);
             }
             return;
         }
         if let Some(runtime_dir) = self.task.run_dir.path().parent() {
-            let Places { state_dir, exec_root, .. } = &self.running.places;
             let is_new = self.running.exec_root_is_new;
             leftovers::remove_files(state_dir, exec_root, runtime_dir, is_new);
         }
@@ -243,53 +191,49 @@ impl Supervisor<'_> {
             launch::remove_bind_directories(begun);
         }
         self.task.run_dir.forget_links();
-        self.launch = Launch { phase: self.launch.phase, ..Launch::default() };
+        self.launch = Launch::default();
         self.raise(Event::Cleared);
     }
 
     fn heal(&mut self) {
-        let lost = self.launch.lost.as_ref().map(|helper| helper.identity);
-        let started = self.launch.healing.take().and_then(processes::read);
-        let started = started.map(|process| process.identity);
-        for old in lost.into_iter().chain(started).filter(|old| processes::is_there(*old)) {
-            processes::signal_one(old, Signal::SIGKILL);
+        // The kernel may have noticed before that it is of no use.
+        if let Some(lost) = &self.launch.lost {
+            processes::signal_one(lost.identity, Signal::SIGKILL);
         }
-        let starting = match &self.launch.lost {
-            None => Err(io::Error::other("its arguments are not known")),
-            Some(helper) if helper.holds_ports() => {
-                Err(io::Error::other("it took the published ports with it"))
-            }
-            Some(helper) => {
-                self.writer.try_clone().and_then(|errors| helper.start_again(Stdio::from(errors)))
-            }
-        };
-        match starting {
-            Ok(starting) => {
-                let pid = starting.pid;
-                self.launch.healing = Some(pid);
-                if let Some(tells) = starting.tells {
-                    self.launch.tasks.when(helper::is_ready(tells), move |it, is_ready| {
-                        if it.launch.healing == Some(pid) {
-                            it.healed(is_ready);
-                        }
-                    });
-                }
-            }
-            Err(error) => {
-                warn!("cannot restart the network helper: {error}");
-                self.raise(Event::HelperFailed);
-            }
+        if let Err(error) = self.start_helper() {
+            warn!("cannot restart the network helper: {error}");
+            self.raise(Event::HelperDied);
         }
     }
 
-    pub(super) fn healed(&mut self, is_ready: bool) {
-        let pid = self.launch.healing.take();
+    fn start_helper(&mut self) -> io::Result<()> {
+        let lost = self.launch.lost.as_ref();
+        let lost = lost.ok_or_else(|| io::Error::other("its arguments are not known"))?;
+        if lost.holds_ports() {
+            return Err(io::Error::other("it took the published ports with it"));
+        }
+        let starting = lost.start_again(Stdio::from(self.writer.try_clone()?))?;
+        let started = processes::read(starting.pid).ok_or(io::ErrorKind::NotFound)?.identity;
+        self.launch.healing = Some(started);
+        if let Some(tells) = starting.tells {
+            let ready = helper::is_ready(tells);
+            self.launch.tasks.when(ready, move |it, is_ready| it.healed(started, is_ready));
+        }
+        self.launch.tasks.later(HEALS, move |it| it.healed(started, false));
+        Ok(())
+    }
+
+    /// Takes what became of the network helper that is being started.
+    pub(super) fn healed(&mut self, started: Identity, is_ready: bool) {
+        if self.launch.healing.take_if(|now| *now == started).is_none() {
+            return;
+        }
         if is_ready {
             self.find_helper();
+            self.raise(Event::HelperBack);
         } else {
-            debug!("the network helper {pid:?} failed");
+            processes::signal_one(started, Signal::SIGKILL);
+            self.raise(Event::HelperDied);
         }
-        self.raise(if is_ready { Event::HelperBack } else { Event::HelperFailed });
-        self.write_status();
     }
 }

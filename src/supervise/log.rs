@@ -47,13 +47,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts to pass on what is written to the returned pipe, and our own messages.
-    pub fn start() -> io::Result<(Self, PipeWriter)> {
-        let (reader, writer) = io::pipe()?;
-        Ok((Self::resume(reader)?, writer))
-    }
-
-    /// Does the same for a pipe that is there already, of which `reader` is an end.
+    /// Starts to pass on what is written to the pipe of `reader`, and our own messages.
     pub fn resume(reader: PipeReader) -> io::Result<Self> {
         let (log, queue) = Self::begin(reader, io::stderr().as_fd().try_clone_to_owned()?)?;
         stderr::redirect(Some(Box::new(move |message| {

@@ -1,12 +1,9 @@
-//! Decides: a state and an event give the next state and what follows. There is no clock and no I/O
-//! in here. The supervisor that drives the machine measures time, rolls the dice and performs the
-//! effects.
+//! Decides: a state and an event give the next state and what follows, without clock and I/O.
 //!
 //! Two things can start again. dockerd alone is replaced in place: containerd, the containers and
 //! the network stay. Everything starts again only when the namespaces have ended, or when a user
 //! asks for it.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::error::Exit;
@@ -14,42 +11,38 @@ pub use crate::sys::processes::How;
 use Effect::*;
 use State::*;
 
-/// The pause before the second restart in a row; the first comes at once.
+/// The pause before the second restart in a row, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-
-/// The longest pause, before jitter.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long rootlesskit may take to end after the daemon.
+const FALL: Duration = Duration::from_secs(10);
+
+/// How long processes that were killed may take to be gone.
+const CLEAR: Duration = Duration::from_secs(15);
+
+/// How long a dockerd that hangs may take to write what its goroutines do.
+const DUMP: Duration = Duration::from_secs(1);
 
 /// How often a network helper is started again before everything is.
 const HEAL_ATTEMPTS: u8 = 2;
 
-/// How often everything is killed before the survivors are reported.
-const KILL_ATTEMPTS: u8 = 3;
-
-/// Where the daemon is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// rootlesskit was started, and dockerd has not answered yet.
     #[default]
     Starting,
-    /// dockerd answers, and the network has its helper.
     Ready,
-    /// The network helper is being started again, for the attempt of this number.
-    Healing(u8),
-    /// dockerd hangs, and has a moment to write what its goroutines do.
-    Dumping,
-    /// dockerd was asked to end, or killed, and starts again in place after this pause.
-    Replacing(Duration),
-    /// A pause before dockerd starts again in place.
+    /// dockerd was asked to end, or killed, and starts again in place.
+    Replacing(Why),
+    /// A pause before that.
     Pausing,
     /// dockerd was started again in place, and has not answered yet.
     Reviving,
-    /// The namespaces have ended, and rootlesskit is about to.
-    Falling,
-    /// dockerd was asked to end with its containers, which get their time.
+    /// dockerd was asked to end with its containers.
     Stopping(Then),
-    /// The rest is being ended; everything was killed so often already.
-    Clearing(Then, u8),
+    /// The rest is being ended; whether everything was killed already.
+    Clearing(Then, bool),
     /// A pause before everything starts again.
     Waiting,
     Over,
@@ -64,8 +57,9 @@ pub enum Then {
 }
 
 /// Why the supervisor ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
+    #[default]
     Stopped,
     /// The daemon was idle; the service manager holds its socket.
     Idle,
@@ -73,27 +67,22 @@ pub enum Verdict {
     Forced,
     /// The daemon cannot run until the cause is fixed.
     Permanent(Exit),
-    /// The daemon failed before it ever answered.
+    /// The daemon failed, or did not answer in time, before it ever answered.
     Failed(Exit),
-    /// The daemon did not answer in time, and never had before.
     TimedOut,
     Survivors,
 }
 
-/// How the daemon ended.
+/// How dockerd or rootlesskit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
-    /// How dockerd or rootlesskit ended.
     pub how: How,
-    /// The code to end with if a check finds a cause that lasts.
+    /// The code to end with if the cause lasts.
     pub permanent: Option<Exit>,
     /// Whether containers still run.
     pub left: bool,
-    /// For the jitter of the pause, from 0 to 255.
-    pub dice: u8,
 }
 
-/// What happens to the daemon, or what a user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// dockerd's process is there.
@@ -103,39 +92,24 @@ pub enum Event {
     Settled,
     DaemonEnded(Death),
     EngineEnded,
-    /// A process that the namespaces depend on has ended.
-    Fell,
     /// rootlesskit has ended, and with it the namespaces.
     Ended(Death),
     /// Nothing of the daemon's is left.
     Cleared,
     Stop,
-    /// dockerd has to be replaced in place.
     Replace(Why),
-    RestartAll,
-    /// dockerd has to read its configuration again.
+    RestartAll(Why),
     Reload,
-    /// dockerd has to write what its goroutines do, and then to end.
-    Dump,
-    /// dockerd answers no request and does nothing at all.
-    Hung,
-    Healthy,
+    /// The network helper has ended, or was started again in vain.
     HelperDied,
-    /// The network helper that was started again is ready.
     HelperBack,
-    /// The network helper that was started again failed.
-    HelperFailed,
-    /// A socket or a directory that the daemon needs is gone.
-    PlacesGone,
-    /// No container runs, and no client has used the daemon for long.
+    /// Nothing has used the daemon for long, and it was asked to end.
     Idle,
-    /// A client has begun to use the daemon that was ending as idle.
-    StillUsed,
     /// The time that [`Effect::Arm`] gave is over.
     Deadline,
 }
 
-/// Why dockerd is replaced.
+/// Why dockerd is replaced, or everything started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     Asked,
@@ -143,161 +117,76 @@ pub enum Why {
     Ports,
     /// containerd has forgotten containers that ran.
     Forgotten,
+    /// It answers no request and does nothing at all.
+    Hung,
+    /// It did not answer in time after its start.
+    Late,
+    /// A socket or a directory that the daemon needs is gone.
+    Places,
+    /// The network helper cannot be started again.
+    Helper,
 }
 
-/// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Launch,
     Revive,
     StartEngine(Duration),
-    Ask(Ask),
-    /// Ask an idle daemon to end without taking another connection.
-    Retire,
-    /// End containerd and the namespaces.
-    EndNamespaces,
+    /// Have dockerd end, and leave the containers alone if they are kept.
+    Yield,
+    /// Have dockerd end with its containers in order. One that is not up yet is killed.
+    End,
+    Reload,
+    Dump,
     KillDaemon,
     /// Kill every process of ours.
     Kill,
-    /// End what a daemon left that has ended, and raise [`Event::Cleared`].
+    /// End the namespaces, and what a daemon left that has ended; then raise [`Event::Cleared`].
     Clear,
     Heal,
     /// Raise [`Event::Deadline`] when the time is over, instead of any time given before.
     Arm(Limit),
     Disarm,
-    /// Tell it in the log, in the status and to the service manager.
     Tell(Notice),
     Leave(Verdict),
 }
 
-/// What dockerd is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// SIGTERM: end, and leave the containers alone if they are kept.
-    Yield,
-    /// The same, with the containers in order. A daemon that is not up yet is killed with the rest.
-    End,
-    /// SIGHUP: read the configuration again.
-    Reload,
-    /// SIGUSR1: write what all goroutines do.
-    Dump,
-}
-
-/// A time that is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Until dockerd's process is there.
+    /// Until dockerd's process is there, and then until dockerd answers.
     Start,
-    /// To dockerd, to answer. It is over only when dockerd does nothing.
-    Answer,
-    /// To dockerd, to end and leave its containers. It is over only when dockerd does nothing.
+    /// Until dockerd has ended and left its containers.
     Yield,
-    /// To a network helper, until it is ready.
-    Heal,
-    /// To dockerd and its containers, to end.
     Stop,
-    /// To rootlesskit, to end after the daemon.
-    Fall,
-    /// To a daemon that hangs, to write what it does.
-    Dump,
-    /// To processes that were killed, to be gone.
-    Clear,
-    /// Before the next start.
-    Pause(Duration),
+    After(Duration),
 }
 
-impl Limit {
-    /// Returns how long it is, where a start may take `start` and an end `end`.
-    pub fn length(self, start: Duration, end: Duration) -> Duration {
-        match self {
-            Self::Start | Self::Answer => start,
-            Self::Yield | Self::Stop => end,
-            Self::Heal | Self::Clear => Duration::from_secs(5),
-            Self::Fall => Duration::from_secs(10),
-            Self::Dump => Duration::from_secs(1),
-            Self::Pause(pause) => pause,
-        }
-    }
-}
-
-/// What is worth telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     Up,
-    /// dockerd died, or everything.
+    /// The daemon died, and does not start again.
     Died,
     StartTimedOut,
-    Hung,
-    AnswersAgain,
     Replacing(Why),
     EngineDied,
     HelperLost,
     HelperBack,
-    HelperGivenUp,
-    PlacesGone,
     Idle,
     Stopping,
-    RestartingAll,
+    RestartingAll(Why),
     Hurry,
     StopTimedOut,
-    /// dockerd starts again in place, after this pause.
+    /// dockerd, or everything, died, and starts again after this pause.
     Reviving(Duration),
-    /// Everything starts again, after this pause.
     Restarting(Duration),
 }
 
-impl fmt::Display for Notice {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Up => "rootless Docker is ready",
-            Self::Died => "the daemon ended",
-            Self::StartTimedOut => "the start took too long",
-            Self::Hung => "replacing dockerd when it has written its goroutines",
-            Self::AnswersAgain => "dockerd answers again; keeping it",
-            Self::Replacing(Why::Asked) => "replacing dockerd",
-            Self::Replacing(Why::Ports) => "replacing dockerd to restore published ports",
-            Self::Replacing(Why::Forgotten) => "replacing dockerd to restart lost containers",
-            Self::EngineDied => "containerd ended; restarting it",
-            Self::HelperLost => "the network helper ended; restarting it",
-            Self::HelperBack => "the network is back",
-            Self::HelperGivenUp => "the network helper keeps failing; restarting everything",
-            Self::PlacesGone => {
-                "files in the runtime directory were deleted; restarting everything"
-            }
-            Self::Idle => "idle: stopping the daemon until the next connection",
-            Self::Stopping => "stopping rootless Docker",
-            Self::RestartingAll => "restarting rootless Docker",
-            Self::Hurry => "asked to stop again; killing everything",
-            Self::StopTimedOut => "the daemon did not stop in time; killing everything",
-            Self::Reviving(pause) => return write!(out, "restarting dockerd{}", After(*pause)),
-            Self::Restarting(pause) => {
-                return write!(out, "restarting everything{}", After(*pause));
-            }
-        })
-    }
-}
-
-/// A pause, in words.
-struct After(Duration);
-
-impl fmt::Display for After {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Duration::ZERO => Ok(()),
-            pause => write!(out, " in {:.1} s", pause.as_secs_f64()),
-        }
-    }
-}
-
-/// The machine: its state, and what it remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     pub state: State,
     /// Whether the daemon has ever answered.
     pub has_answered: bool,
-    /// Whether dockerd's process is there.
     is_announced: bool,
-    /// Whether dockerd has to read its configuration again as soon as it can.
     owes_reload: bool,
     /// What follows a stop that dockerd must be up for.
     pub owes_stop: Option<Then>,
@@ -305,13 +194,11 @@ pub struct Machine {
     stops_again: bool,
     /// Failures in a row.
     failures: u32,
-    /// Ends of containerd in a row.
-    engine_failures: u32,
-    /// How often everything was started again.
+    /// Attempts in a row to start the network helper again.
+    heal_attempts: u8,
+    /// How often everything, dockerd alone, and the network helper were started again.
     pub restarts: u32,
-    /// How often dockerd was replaced in place.
     pub replaced: u32,
-    /// How often a network helper was started again with success.
     pub heals: u32,
 }
 
@@ -330,36 +217,34 @@ impl Machine {
     /// Takes `event` and returns what follows, in this order.
     pub fn on(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
-            (Clearing(then, kills), _) => self.while_clearing(then, kills, event),
+            (Clearing(then, is_killed), _) => self.while_clearing(then, is_killed, event),
             (Waiting, _) => self.while_waiting(event),
             (Over, _) => vec![],
-            (Falling, _) => self.while_falling(event),
             // containerd outlives all that dockerd does, and dockerd needs it even to end.
-            (_, Event::EngineEnded) => self.start_engine(),
+            (_, Event::EngineEnded) => vec![Tell(Notice::EngineDied), StartEngine(self.pause())],
+            (_, Event::HelperBack) => {
+                self.heals += 1;
+                self.heal_attempts = 0;
+                vec![Tell(Notice::HelperBack)]
+            }
             (Stopping(then), _) => self.while_stopping(then, event),
             (_, Event::Ended(death)) => self.died(death),
-            (_, Event::Fell) => self.enter(Falling, &[Arm(Limit::Fall)]),
-            (Ready | Healing(_), _) => self.while_up(event),
+            (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
+            (_, Event::Stop) if self.owes_stop == Some(LEAVE) => self.kill(Notice::Hurry, LEAVE),
+            (_, Event::Stop) => self.stop(),
+            (Ready, _) => self.while_up(event),
             _ => self.while_coming(event),
         }
     }
 
-    /// dockerd starts, or is being replaced.
     fn while_coming(&mut self, event: Event) -> Vec<Effect> {
         match (self.state, event) {
             (Starting | Reviving, Event::Announced) => {
                 self.is_announced = true;
-                vec![Arm(Limit::Answer)]
+                vec![Arm(Limit::Start)]
             }
-            (Starting | Reviving, Event::Answered) => self.up(Notice::Up),
-            (Dumping, Event::Healthy) => self.up(Notice::AnswersAgain),
-            (Starting, Event::PlacesGone) => {
-                let then = self.again(0);
-                self.kill(Notice::PlacesGone, then)
-            }
+            (Starting | Reviving, Event::Answered) => self.up(),
             (Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
-            (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
-            (_, Event::Stop | Event::Dump) => self.stop_later(event),
             (_, Event::Reload) => {
                 // dockerd's handler comes late: it would die of the signal.
                 self.owes_reload = true;
@@ -370,120 +255,77 @@ impl Machine {
         }
     }
 
-    /// Ready or healing.
     fn while_up(&mut self, event: Event) -> Vec<Effect> {
-        match (self.state, event) {
-            (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
-            (_, Event::Stop) => self.stop(LEAVE, Notice::Stopping),
-            (_, Event::Dump) => {
-                let stop = self.stop(LEAVE, Notice::Stopping);
-                [Ask(Ask::Dump)].into_iter().chain(stop).collect()
-            }
-            (_, Event::Settled) => {
-                (self.failures, self.engine_failures) = (0, 0);
+        match event {
+            Event::Settled => {
+                self.failures = 0;
                 vec![]
             }
-            (_, Event::Reload) => vec![Ask(Ask::Reload)],
-            (_, Event::PlacesGone) => self.restart(Notice::PlacesGone),
-            (_, Event::Hung) => {
-                self.enter(Dumping, &[Tell(Notice::Hung), Ask(Ask::Dump), Arm(Limit::Dump)])
+            Event::Reload => vec![Reload],
+            Event::Replace(why) => {
+                let [ask, limit] = match why {
+                    Why::Hung => [Dump, Arm(Limit::After(DUMP))],
+                    _ => [Yield, Arm(Limit::Yield)],
+                };
+                self.enter(Replacing(why), &[Tell(Notice::Replacing(why)), ask, limit])
             }
-            (Ready, Event::Replace(why)) => self.enter(
-                Replacing(Duration::ZERO),
-                &[Tell(Notice::Replacing(why)), Ask(Ask::Yield), Arm(Limit::Yield)],
-            ),
-            (_, Event::RestartAll) => {
-                self.restarts += 1;
-                self.stop(Then::Again(Duration::ZERO), Notice::RestartingAll)
+            Event::HelperDied if self.heal_attempts < HEAL_ATTEMPTS => {
+                self.heal_attempts += 1;
+                vec![Tell(Notice::HelperLost), Heal]
             }
-            (Ready, Event::Idle) => self.enter(
+            Event::HelperDied => self.restart(Why::Helper),
+            Event::RestartAll(why) => self.restart(why),
+            Event::Idle => self.enter(
                 Stopping(Then::Leave(Verdict::Idle)),
-                &[Tell(Notice::Idle), Retire, Arm(Limit::Stop)],
+                &[Tell(Notice::Idle), Arm(Limit::Stop)],
             ),
-            (Ready, Event::HelperDied) => {
-                self.enter(Healing(1), &[Tell(Notice::HelperLost), Heal, Arm(Limit::Heal)])
-            }
-            (Healing(attempt), _) => self.while_healing(attempt, event),
             _ => vec![],
         }
-    }
-
-    fn while_healing(&mut self, attempt: u8, event: Event) -> Vec<Effect> {
-        match event {
-            Event::HelperBack => {
-                self.heals += 1;
-                self.enter(Ready, &[Disarm, Tell(Notice::HelperBack)])
-            }
-            Event::HelperDied | Event::HelperFailed | Event::Deadline
-                if attempt < HEAL_ATTEMPTS =>
-            {
-                self.enter(Healing(attempt + 1), &[Heal, Arm(Limit::Heal)])
-            }
-            Event::HelperDied | Event::HelperFailed | Event::Deadline => {
-                self.restart(Notice::HelperGivenUp)
-            }
-            _ => vec![],
-        }
-    }
-
-    fn while_falling(&mut self, event: Event) -> Vec<Effect> {
-        let then = match event {
-            Event::Ended(death) => return self.died(death),
-            Event::Stop | Event::Dump => LEAVE,
-            // rootlesskit does not notice.
-            Event::Deadline if self.has_answered => self.again(0),
-            Event::Deadline => Then::Leave(Verdict::Failed(Exit::Failed)),
-            _ => return vec![],
-        };
-        self.kill_all(then, 1)
     }
 
     fn while_stopping(&mut self, then: Then, event: Event) -> Vec<Effect> {
         match event {
-            Event::Ended(_) => self.clear(then),
             // It ended before it knew that its containers have to end: the next one stops them.
             Event::DaemonEnded(death) if death.left && !self.stops_again => {
                 self.stops_again = true;
                 self.owes_stop = Some(then);
                 self.revive()
             }
-            Event::DaemonEnded(_) => {
-                self.enter(Clearing(then, 0), &[EndNamespaces, Arm(Limit::Fall)])
-            }
-            Event::Fell => self.enter(Clearing(then, 0), &[Arm(Limit::Fall)]),
-            Event::StillUsed if then == Then::Leave(Verdict::Idle) => self.enter(Ready, &[Disarm]),
+            Event::DaemonEnded(_) | Event::Ended(_) => self.clear(then),
             Event::Stop if then == LEAVE => self.kill(Notice::Hurry, then),
             Event::Stop => self.enter(Stopping(LEAVE), &[]),
-            Event::Dump => self.enter(Stopping(LEAVE), &[Ask(Ask::Dump)]),
             Event::Deadline => self.kill(Notice::StopTimedOut, forced(then)),
             _ => vec![],
         }
     }
 
-    fn while_clearing(&mut self, then: Then, kills: u8, event: Event) -> Vec<Effect> {
+    fn while_clearing(&mut self, then: Then, is_killed: bool, event: Event) -> Vec<Effect> {
         match (event, then) {
-            (Event::Ended(_), _) => vec![Clear, Arm(Limit::Clear)],
+            (Event::Ended(_), _) => vec![Clear, Arm(Limit::After(CLEAR))],
             (Event::Cleared, Then::Leave(verdict)) => self.leave(verdict),
-            (Event::Cleared, Then::Again(Duration::ZERO)) => self.launch(),
             (Event::Cleared, Then::Again(pause)) => {
-                self.enter(Waiting, &[Arm(Limit::Pause(pause))])
+                self.enter(Waiting, &[Arm(Limit::After(pause))])
             }
-            (Event::Stop | Event::Dump, Then::Again(_)) => self.enter(Clearing(LEAVE, kills), &[]),
-            (Event::Deadline, _) if kills < KILL_ATTEMPTS => self.kill_all(then, kills + 1),
+            (Event::Stop, Then::Again(_)) => self.enter(Clearing(LEAVE, is_killed), &[]),
             // A survivor waits for the kernel, mostly for a file system. Everything starts again when
             // that is over.
-            (Event::Deadline, Then::Again(_)) if self.has_answered => {
-                vec![Kill, Arm(Limit::Clear)]
+            (Event::Deadline, Then::Again(_)) if is_killed && self.has_answered => {
+                self.kill_all(then)
             }
-            (Event::Deadline, _) => self.enter(Over, &[Leave(Verdict::Survivors)]),
+            (Event::Deadline, _) if is_killed => self.leave(Verdict::Survivors),
+            (Event::Deadline, _) => self.kill_all(then),
             _ => vec![],
         }
     }
 
     fn while_waiting(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Deadline | Event::RestartAll | Event::Replace(_) => self.launch(),
-            Event::Stop | Event::Dump => self.leave(Verdict::Stopped),
+            Event::Deadline | Event::RestartAll(_) | Event::Replace(_) => {
+                self.is_announced = false;
+                self.stops_again = false;
+                self.enter(Starting, &[Launch, Arm(Limit::Start)])
+            }
+            Event::Stop => self.leave(Verdict::Stopped),
             _ => vec![],
         }
     }
@@ -497,12 +339,6 @@ impl Machine {
         self.enter(Over, &[Disarm, Leave(verdict)])
     }
 
-    fn launch(&mut self) -> Vec<Effect> {
-        self.is_announced = false;
-        self.enter(Starting, &[Launch, Arm(Limit::Start)])
-    }
-
-    /// Starts dockerd in place.
     fn revive(&mut self) -> Vec<Effect> {
         self.is_announced = false;
         self.replaced += 1;
@@ -510,18 +346,17 @@ impl Machine {
     }
 
     /// Does what was asked for while dockerd could not do it.
-    fn up(&mut self, notice: Notice) -> Vec<Effect> {
+    fn up(&mut self) -> Vec<Effect> {
         self.state = Ready;
         self.has_answered = true;
-        let reload = std::mem::take(&mut self.owes_reload).then_some(Ask(Ask::Reload));
+        let reload = std::mem::take(&mut self.owes_reload).then_some(Reload);
         let owed = match self.owes_stop.take() {
-            Some(then) => self.stop(then, Notice::Stopping),
+            Some(then) => self.end(then, Notice::Stopping),
             None => reload.into_iter().collect(),
         };
-        [Disarm, Tell(notice)].into_iter().chain(owed).collect()
+        [Disarm, Tell(Notice::Up)].into_iter().chain(owed).collect()
     }
 
-    /// dockerd has ended, and the namespaces have not.
     fn daemon_ended(&mut self, death: Death) -> Vec<Effect> {
         if !self.has_answered {
             return self.died(death);
@@ -530,158 +365,124 @@ impl Machine {
         if let (Reviving, Some(then)) = (self.state, self.owes_stop) {
             return self.kill(Notice::StopTimedOut, forced(then));
         }
-        let mut effects = vec![];
-        let mut pause = self.pause(death.dice);
-        match self.state {
-            Replacing(given) => pause = given,
+        let (told, pause) = match self.state {
+            Replacing(Why::Hung | Why::Late) => (None, self.pause()),
+            Replacing(_) => (None, Duration::ZERO),
             _ => {
-                self.failures += 1;
-                effects.push(Tell(Notice::Died));
-                effects.push(Tell(Notice::Reviving(pause)));
+                let pause = self.pause();
+                (Some(Tell(Notice::Reviving(pause))), pause)
             }
-        }
-        let follows = match pause.is_zero() || self.owes_stop.is_some() {
-            true => self.revive(),
-            false => self.enter(Pausing, &[Arm(Limit::Pause(pause))]),
         };
-        effects.extend(follows);
-        effects
+        let follows = match self.owes_stop {
+            Some(_) => self.revive(),
+            None => self.enter(Pausing, &[Arm(Limit::After(pause))]),
+        };
+        told.into_iter().chain(follows).collect()
     }
 
     /// A daemon that comes, or ends to be replaced, is late and does nothing.
     fn too_late(&mut self) -> Vec<Effect> {
-        let comes = matches!(self.state, Starting | Reviving);
         match (self.state, self.owes_stop) {
             // It has had nothing to stop yet.
             (Starting, Some(then)) => {
                 self.owes_stop = None;
-                return self.stop(then, Notice::Stopping);
+                self.end(then, Notice::Stopping)
             }
-            (Reviving, Some(then)) => {
-                return self.kill(Notice::StopTimedOut, forced(then));
+            (Reviving, Some(then)) => self.kill(Notice::StopTimedOut, forced(then)),
+            (Starting, None) if !self.has_answered => {
+                self.kill(Notice::StartTimedOut, Then::Leave(Verdict::TimedOut))
             }
-            (Starting, _) if !self.has_answered => {
-                return self.kill(Notice::StartTimedOut, Then::Leave(Verdict::TimedOut));
+            (Starting, None) if !self.is_announced => {
+                let then = self.again();
+                self.kill(Notice::StartTimedOut, then)
             }
-            (Starting, _) if !self.is_announced => {
-                let then = self.again(0);
-                return self.kill(Notice::StartTimedOut, then);
-            }
-            (Replacing(_), _) => {}
-            _ => {
-                self.state = Replacing(self.pause(0));
-                self.failures += 1;
-            }
+            (Replacing(_), _) => vec![KillDaemon, Arm(Limit::Yield)],
+            _ => self.enter(
+                Replacing(Why::Late),
+                &[Tell(Notice::StartTimedOut), KillDaemon, Arm(Limit::Yield)],
+            ),
         }
-        let told = comes.then_some(Tell(Notice::StartTimedOut));
-        told.into_iter().chain([KillDaemon, Arm(Limit::Yield)]).collect()
     }
 
-    /// Stops a daemon that is on its way as soon as it is up: only then can it stop its containers.
-    fn stop_later(&mut self, event: Event) -> Vec<Effect> {
-        if self.owes_stop.is_some() {
-            return self.kill(Notice::Hurry, LEAVE);
-        }
-        if self.state == Starting && !self.is_announced {
-            return self.stop(LEAVE, Notice::Stopping);
+    fn died(&mut self, death: Death) -> Vec<Effect> {
+        let owed = self.owes_stop.take();
+        let then = match (owed, death.permanent, death.how) {
+            (Some(then), ..) => then,
+            _ if self.has_answered => self.again(),
+            // In order, as `--version` does.
+            (.., How::Code(0)) => LEAVE,
+            (_, Some(exit), _) => Then::Leave(Verdict::Permanent(exit)),
+            // What it says of itself before it was ever up it would say again.
+            (.., How::Code(code)) => Then::Leave(Verdict::Failed(Exit::Daemon(code))),
+            (.., How::Signal(_)) => self.again(),
+        };
+        let told = match then {
+            _ if owed.is_some() || then == LEAVE => None,
+            Then::Again(pause) => Some(Tell(Notice::Restarting(pause))),
+            Then::Leave(_) => Some(Tell(Notice::Died)),
+        };
+        told.into_iter().chain(self.clear(then)).collect()
+    }
+
+    /// Ends the daemon in order. One that is on its way can stop its containers when it is up.
+    fn stop(&mut self) -> Vec<Effect> {
+        if self.state == Ready || (self.state == Starting && !self.is_announced) {
+            return self.end(LEAVE, Notice::Stopping);
         }
         self.owes_stop = Some(LEAVE);
-        let mut effects = vec![Tell(Notice::Stopping)];
-        if event == Event::Dump {
-            effects.push(Ask(Ask::Dump));
-        }
-        if self.state == Pausing {
-            effects.extend(self.revive());
-        }
-        effects
+        let revived = if self.state == Pausing { self.revive() } else { vec![] };
+        [Tell(Notice::Stopping)].into_iter().chain(revived).collect()
     }
 
-    /// Everything ended by itself.
-    fn died(&mut self, death: Death) -> Vec<Effect> {
-        let exit = Exit::Daemon(death.how.code());
-        let owed = self.owes_stop.take();
-        let then = match (death.permanent, death.how) {
-            _ if let Some(then) = owed => then,
-            _ if self.has_answered => self.again(death.dice),
-            // In order, as `--version` does.
-            (_, How::Code(0)) => LEAVE,
-            (Some(exit), _) => Then::Leave(Verdict::Permanent(exit)),
-            // What it says of itself before it was ever up it would say again.
-            (None, How::Code(_)) => Then::Leave(Verdict::Failed(exit)),
-            (None, How::Signal(_)) => self.again(death.dice),
-        };
-        let mut effects = vec![];
-        if owed.is_none() && (self.has_answered || death.how != How::Code(0)) {
-            effects.push(Tell(Notice::Died));
-        }
-        if let Then::Again(pause) = then {
-            effects.push(Tell(Notice::Restarting(pause)));
-        }
-        effects.extend(self.clear(then));
-        effects
+    fn end(&mut self, then: Then, why: Notice) -> Vec<Effect> {
+        self.enter(Stopping(then), &[Tell(why), End, Arm(Limit::Stop)])
     }
 
-    fn start_engine(&mut self) -> Vec<Effect> {
-        let pause = doubled(self.engine_failures);
-        self.engine_failures += 1;
-        vec![Tell(Notice::EngineDied), StartEngine(pause)]
-    }
-
-    fn stop(&mut self, then: Then, why: Notice) -> Vec<Effect> {
-        self.enter(Stopping(then), &[Tell(why), Ask(Ask::End), Arm(Limit::Stop)])
-    }
-
-    /// Ends the daemon in order, to start everything again.
-    fn restart(&mut self, why: Notice) -> Vec<Effect> {
-        let then = self.again(0);
-        self.stop(then, why)
+    fn restart(&mut self, why: Why) -> Vec<Effect> {
+        self.heal_attempts = 0;
+        self.restarts += 1;
+        let pause = if why == Why::Asked { Duration::ZERO } else { self.pause() };
+        self.end(Then::Again(pause), Notice::RestartingAll(why))
     }
 
     fn kill(&mut self, why: Notice, then: Then) -> Vec<Effect> {
         self.owes_stop = None;
-        [Tell(why)].into_iter().chain(self.kill_all(then, 1)).collect()
+        [Tell(why)].into_iter().chain(self.kill_all(then)).collect()
     }
 
-    fn kill_all(&mut self, then: Then, kills: u8) -> Vec<Effect> {
-        self.enter(Clearing(then, kills), &[Kill, Arm(Limit::Clear)])
+    fn kill_all(&mut self, then: Then) -> Vec<Effect> {
+        self.enter(Clearing(then, true), &[Kill, Arm(Limit::After(CLEAR))])
     }
 
     /// Clears up behind rootlesskit, or has it end first.
     fn clear(&mut self, then: Then) -> Vec<Effect> {
-        self.enter(Clearing(then, 0), &[EndNamespaces, Clear, Arm(Limit::Fall)])
+        self.enter(Clearing(then, false), &[Clear, Arm(Limit::After(FALL))])
     }
 
-    /// Counts a restart of everything.
-    fn again(&mut self, dice: u8) -> Then {
-        let pause = self.pause(dice);
-        self.failures += 1;
+    fn again(&mut self) -> Then {
         self.restarts += 1;
-        Then::Again(pause)
+        Then::Again(self.pause())
     }
 
-    /// Returns the pause before the next restart: none for the first in a row, then twice as long
-    /// each time, and a quarter more or less by `dice`.
-    fn pause(&self, dice: u8) -> Duration {
-        doubled(self.failures).mul_f64(0.75 + 0.5 * f64::from(dice) / 255.0)
+    /// Counts a failure, and returns the pause behind it: none for the first in a row, then twice as
+    /// long each time.
+    fn pause(&mut self) -> Duration {
+        let before = self.failures;
+        self.failures = before.saturating_add(1);
+        match before.min(16) {
+            0 => Duration::ZERO,
+            before => PAUSE_MIN.saturating_mul(1 << (before - 1)).min(PAUSE_MAX),
+        }
     }
 }
 
 /// What follows a stop that a user asked for.
 const LEAVE: Then = Then::Leave(Verdict::Stopped);
 
-/// Returns what follows a stop that took too long.
 fn forced(then: Then) -> Then {
     match then {
         Then::Leave(_) => Then::Leave(Verdict::Forced),
         Then::Again(_) => then,
-    }
-}
-
-/// Returns the pause after so many failures in a row, without jitter.
-fn doubled(failures: u32) -> Duration {
-    match failures.min(16) {
-        0 => Duration::ZERO,
-        failures => PAUSE_MIN.saturating_mul(1 << (failures - 1)).min(PAUSE_MAX),
     }
 }
 

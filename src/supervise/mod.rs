@@ -7,7 +7,6 @@ mod dockerd;
 mod hand_over;
 mod health;
 mod helper;
-mod idle;
 mod launching;
 mod leftovers;
 mod log;
@@ -22,13 +21,12 @@ mod upkeep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, Signal::*};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
@@ -43,15 +41,15 @@ use crate::stage::orders::{Report, Sibling};
 use crate::sys::lock::Lock;
 use crate::sys::notify::{self, Message};
 pub use crate::sys::processes::pidfds_work;
-use crate::sys::processes::{self, Identity};
+use crate::sys::processes::{self, Identity, Process};
 use crate::sys::wait::{self, MOMENT, wait_on};
 use crate::sys::{process, sockets};
-pub use control::{Wish, ask as request, refresh};
+pub use control::{refresh, restart_all};
 pub use hand_over::{Legacy, TAKE_OVER, resume};
 pub use health::{answers, query, runs_containers};
 use helper::Helper;
 pub use leftovers::is_container;
-use machine::{Ask, Death, Effect, Event, Limit, Machine, State, Then, Why};
+use machine::{Death, Effect, Event, Limit, Machine, State, Then, Why};
 pub use machine::{How, Notice, Verdict};
 use progress::Silence;
 pub use run_dir::{RunDir, lock_data_root, read_status};
@@ -65,15 +63,7 @@ const UNLIMITED: Duration = Duration::from_secs(86_400);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What can be sent to the supervisor. SIGUSR2 has no meaning, and would end it.
-const SIGNALS: [Signal; 7] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGCHLD,
-];
+const SIGNALS: [Signal; 7] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
 
 /// The command that runs a supervisor. It plans with the settings, the programs and the host as they
 /// are now.
@@ -116,13 +106,11 @@ struct Running {
     api: Api,
     /// How long dockerd itself takes to end before containers' own times count.
     shutdown: Duration,
-    rootlesskit: PathBuf,
     places: Places,
-    /// Whether the exec root was missing before we began.
+    /// Whether the exec root was missing before the launch.
     exec_root_is_new: bool,
     mtu: u32,
     has_helper: bool,
-    detach_netns: bool,
     published: Vec<String>,
     /// dockerd's program and arguments.
     command: Vec<OsString>,
@@ -130,20 +118,15 @@ struct Running {
 }
 
 impl Running {
-    /// Takes from a plan what outlives it.
     fn new((plan, host): &(LaunchPlan, HostFacts), api: Api, shutdown: Duration) -> Self {
-        let places = host.session.places.clone();
-        let network = &plan.network;
         Self {
             api,
             shutdown,
-            rootlesskit: plan.rootlesskit.clone(),
-            exec_root_is_new: !places.exec_root.exists(),
-            places,
-            mtu: network.mtu,
-            has_helper: network.has_helper,
-            detach_netns: network.detach_netns,
-            published: network.published.clone(),
+            places: host.session.places.clone(),
+            exec_root_is_new: !host.session.places.exec_root.exists(),
+            mtu: plan.network.mtu,
+            has_helper: plan.network.has_helper,
+            published: plan.network.published.clone(),
             command: plan.stage.daemon.clone(),
             keep: plan.keep.clone(),
         }
@@ -151,7 +134,7 @@ impl Running {
 }
 
 /// How it ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub verdict: Verdict,
     /// How the daemon ended at last, if it did.
@@ -175,22 +158,14 @@ pub fn run(
     processes::remember_earlier();
     let running = Running::new(&planned, api, shutdown);
     event_loop()?.block_on(async {
-        let (listeners, socket) = match (&running.api, &planned.0.sockets) {
-            (Api::Own(path), Some(_)) => {
-                let (listener, name) = run_dir::listen_at(path)?;
-                (vec![listener], Some(name))
-            }
-            (_, Some(fds)) => {
-                let kept = sockets::adopt(fds.count);
-                (kept.map_err(failed("cannot keep the passed sockets"))?, None)
-            }
-            (_, None) => (Vec::new(), None),
-        };
-        let (log, writer) = log::Log::start().map_err(failed(NO_LOG))?;
         let (machine, effects) = Machine::start();
-        let mut supervisor = Supervisor::new(task, running, machine, listeners, log, writer);
+        let supervisor = io::pipe().and_then(|pipe| Supervisor::new(task, running, machine, pipe));
+        let mut supervisor = supervisor.map_err(failed(NO_LOG))?;
+        if let Some(fds) = planned.0.sockets.as_ref().filter(|fds| !fds.is_own) {
+            let kept = sockets::adopt(fds.count);
+            supervisor.listeners = kept.map_err(failed("cannot keep the passed sockets"))?;
+        }
         supervisor.planned = Some(planned);
-        supervisor.socket = socket;
         supervisor.listen()?;
         Ok(supervisor.work(effects).await)
     })
@@ -214,15 +189,13 @@ pub fn hold_signals() -> Result<(), Error> {
 }
 
 /// One launch: namespaces, and what runs in them.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Launch {
     /// When rootlesskit was started.
     begun: Option<SystemTime>,
     rootlesskit: Option<u32>,
     keeper: Option<Identity>,
-    /// Our connection to the keeper.
-    control: Option<UnixStream>,
-    daemon: Option<(Identity, OwnedFd)>,
+    daemon: Option<Identity>,
     engine: Option<Identity>,
     /// rootlesskit's process in the namespaces.
     child: Option<Identity>,
@@ -230,18 +203,26 @@ struct Launch {
     /// A helper that has ended.
     lost: Option<Helper>,
     /// The helper that is being started.
-    healing: Option<u32>,
+    healing: Option<Identity>,
     has_answered: bool,
+    /// Our connection to the keeper.
+    #[serde(skip)]
+    control: Option<UnixStream>,
     /// What dockerd does instead of an answer.
+    #[serde(skip)]
     silence: Option<Silence>,
     /// When it will have done well for long.
+    #[serde(skip)]
     settles: Option<Instant>,
-    phase: &'static str,
     /// Whether what is left may end by itself.
+    #[serde(skip)]
     has_grace: bool,
+    #[serde(skip)]
     ports: ports::Ports,
     /// Tasks of this dockerd.
+    #[serde(skip)]
     asking: Tasks,
+    #[serde(skip)]
     tasks: Tasks,
 }
 
@@ -270,6 +251,8 @@ struct Supervisor<'a> {
     /// The name of our own socket.
     socket: Option<run_dir::Name>,
     log: log::Log,
+    /// The pipe to which the daemon writes.
+    reader: PipeReader,
     writer: PipeWriter,
     status: Status,
     /// What is wrong while the daemon runs, by what it is about.
@@ -277,11 +260,10 @@ struct Supervisor<'a> {
     /// Requests that wait, and the one that is being done.
     requests: VecDeque<control::Request>,
     begun: Option<control::Begun>,
-    last: Option<How>,
     /// How the daemon ended, in words.
     death: String,
-    refusal: Option<Error>,
-    over: Option<Verdict>,
+    over: bool,
+    outcome: Outcome,
 }
 
 impl<'a> Supervisor<'a> {
@@ -289,17 +271,9 @@ impl<'a> Supervisor<'a> {
         task: Task<'a>,
         running: Running,
         machine: Machine,
-        listeners: Vec<OwnedFd>,
-        log: log::Log,
-        writer: PipeWriter,
-    ) -> Self {
-        let status = Status {
-            supervisor: std::process::id(),
-            socket: running.api.path().map(Into::into),
-            socket_of: running.api.keeper().to_owned(),
-            ..Status::default()
-        };
-        Self {
+        (reader, writer): (PipeReader, PipeWriter),
+    ) -> io::Result<Self> {
+        Ok(Self {
             task,
             running,
             planned: None,
@@ -309,19 +283,19 @@ impl<'a> Supervisor<'a> {
             tasks: Tasks::default(),
             deadline: None,
             end: UNLIMITED,
-            listeners,
+            listeners: Vec::new(),
             socket: None,
-            log,
+            log: log::Log::resume(reader.try_clone()?)?,
+            reader,
             writer,
-            status,
+            status: Status::default(),
             problems: BTreeMap::new(),
             requests: VecDeque::new(),
             begun: None,
-            last: None,
             death: String::new(),
-            refusal: None,
-            over: None,
-        }
+            over: false,
+            outcome: Outcome::default(),
+        })
     }
 
     /// Receives signals, what the processes below us tell, and what users ask for.
@@ -329,15 +303,9 @@ impl<'a> Supervisor<'a> {
         hold_signals()?;
         let receiver = notify::Receiver::bind(&self.task.run_dir.notify());
         let receiver = receiver.map_err(failed("cannot receive messages"))?;
-        let requests = control::listen(&self.task.run_dir.control(), self.tasks.sender());
-        let requests = requests.map_err(failed("cannot receive requests"))?;
-        // Until here, what listened before goes on: without its watchdog, the service manager ends us.
         self.tasks.stop();
-        if sd_notify::watchdog_enabled().is_some() {
-            self.feed_watchdog();
-        }
+        self.feed_watchdog();
         self.receive_signals().map_err(failed("cannot receive signals"))?;
-        self.tasks.spawn(requests);
         let sender = self.tasks.sender();
         self.tasks.spawn(async move {
             loop {
@@ -347,7 +315,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         });
-        Ok(())
+        self.receive_requests().map_err(failed("cannot receive requests"))
     }
 
     fn receive_signals(&mut self) -> io::Result<()> {
@@ -363,12 +331,12 @@ impl<'a> Supervisor<'a> {
 
     /// Works until it is over, from these effects on.
     async fn work(mut self, effects: Vec<Effect>) -> Outcome {
-        self.perform(effects).await;
+        self.perform(effects);
         loop {
             while let Some(event) = self.raised.pop_front() {
-                self.tell_machine(event).await;
+                self.tell_machine(event);
             }
-            if self.over.is_some() {
+            if self.over {
                 return self.leave();
             }
             self.serve_requests();
@@ -389,8 +357,8 @@ impl<'a> Supervisor<'a> {
 
     /// Tells the service manager that we live. Whether the daemon does is told in other ways.
     fn feed_watchdog(&mut self) {
-        notices::tell_manager(&[NotifyState::Watchdog]);
         if let Some(time) = sd_notify::watchdog_enabled() {
+            notices::tell_manager(&[NotifyState::Watchdog]);
             self.tasks.later(time / 2, |it| it.feed_watchdog());
         }
     }
@@ -400,69 +368,60 @@ impl<'a> Supervisor<'a> {
         self.raised.push_back(event);
     }
 
-    async fn tell_machine(&mut self, event: Event) {
+    fn tell_machine(&mut self, event: Event) {
         // Nothing has to wake for that before it matters.
         if self.launch.settles.take_if(|time| *time <= Instant::now()).is_some() {
             self.machine.on(Event::Settled);
         }
-        let before = self.machine.state;
+        let before = self.machine.clone();
         let effects = self.machine.on(event);
-        if before != self.machine.state {
-            debug!("{before:?} -> {:?} on {event:?}", self.machine.state);
-        }
-        self.perform(effects).await;
-        if before != self.machine.state {
+        self.perform(effects);
+        if before != self.machine {
+            debug!("{:?} -> {:?} on {event:?}", before.state, self.machine.state);
             self.write_status();
         }
     }
 
     fn obey(&mut self, signal: Signal) {
         match signal {
-            Signal::SIGCHLD => self.reap(),
-            Signal::SIGTERM | Signal::SIGINT => self.raise(Event::Stop),
-            Signal::SIGHUP => self.raise(Event::Reload),
-            Signal::SIGQUIT => self.raise(Event::Dump),
-            Signal::SIGUSR1 => self.ask(Ask::Dump),
+            SIGCHLD => self.reap(),
+            SIGTERM | SIGINT => self.raise(Event::Stop),
+            SIGHUP => self.raise(Event::Reload),
+            SIGUSR1 => self.dump(),
+            SIGQUIT => {
+                self.dump();
+                self.raise(Event::Stop);
+            }
             _ => {}
         }
     }
 
     /// Takes what a process below us says of itself.
     fn hear(&mut self, message: &Message) {
-        let sender = || processes::read(message.pid).filter(|process| !process.zombie);
-        if message.is(notify::KEEPER) {
-            if let Some(keeper) = sender() {
-                self.launch.keeper = Some(keeper.identity);
-                self.launch.tasks.watch(keeper.identity, |it| it.raise(Event::Fell));
+        let sender = processes::read(message.pid).filter(|process| !process.zombie);
+        let Some(Process { identity, parent, .. }) = sender else { return };
+        match message.text.as_str() {
+            notify::KEEPER => {
+                self.launch.keeper = Some(identity);
+                self.launch.child = processes::read(parent).map(|parent| parent.identity);
                 self.start_engine();
                 self.order_daemon();
             }
-        } else if message.is(notify::ENGINE) {
-            self.launch.engine = sender().map(|process| process.identity);
-            self.write_status();
-        } else if message.is(notify::DAEMON) {
-            let opened =
-                sender().and_then(|it| Some((it.identity, processes::open(it.identity).ok()?)));
-            if let Some((identity, fd)) = opened {
-                self.launch.daemon = Some((identity, fd));
-                self.launch.phase = "dockerd does not answer";
+            notify::ENGINE => {
+                self.launch.engine = Some(identity);
+                self.write_status();
+            }
+            notify::DAEMON => {
+                self.launch.daemon = Some(identity);
+                self.outcome.phase = "dockerd does not answer";
                 self.look_after();
                 self.write_status();
                 self.raise(Event::Announced);
             }
-        } else if message.is_ready() && self.api_path().is_none() && self.is_daemons(message.pid) {
             // This one has no API that we could ask.
-            self.judge(None);
+            _ if message.is_ready() && self.api_path().is_none() => self.judge(None),
+            _ => {}
         }
-    }
-
-    /// Whether a process is dockerd, or one of its own: `daemon.binary` may be a script.
-    fn is_daemons(&self, pid: u32) -> bool {
-        let daemon = self.launch.daemon.as_ref().map(|(identity, _)| identity.pid);
-        let ancestors = std::iter::successors(Some(pid), |pid| {
-            processes::read(*pid).map(|process| process.parent)
-        });
-        daemon.is_some() && ancestors.take(16).any(|pid| Some(pid) == daemon)
     }
 
     /// Takes what the keeper reports.
@@ -494,9 +453,9 @@ impl<'a> Supervisor<'a> {
             if self.launch.rootlesskit == Some(pid) {
                 self.launch.rootlesskit = None;
                 self.ended(how);
-            } else if self.launch.healing == Some(pid) {
+            } else if let Some(started) = self.launch.healing.filter(|now| now.pid == pid) {
                 // pasta goes to the background when it is ready.
-                self.healed(how == How::Code(0));
+                self.healed(started, how == How::Code(0));
             }
         }
         self.look_whether_clear();
@@ -504,53 +463,41 @@ impl<'a> Supervisor<'a> {
 
     /// rootlesskit has ended.
     fn ended(&mut self, end: How) {
-        let how = match end {
-            How::Code(code) => How::passed_on(code),
-            How::Signal(_) => end,
-        };
         self.stop_asking();
         // The end of dockerd has been told.
-        let is_known =
-            matches!(self.machine.state, State::Stopping(_) | State::Clearing(..) | State::Over);
-        if !is_known {
+        if !matches!(self.machine.state, State::Stopping(_) | State::Clearing(..)) {
             self.death = notices::death_of(end);
         }
-        let death = self.death_of(how);
+        let death = self.death_of(match end {
+            How::Code(code) => How::passed_on(code),
+            How::Signal(_) => end,
+        });
         self.raise(Event::Ended(death));
     }
 
     /// Finds out about the end of dockerd, or of everything.
     fn death_of(&mut self, how: How) -> Death {
-        let is_expected = matches!(
-            self.machine.state,
-            State::Stopping(_) | State::Clearing(..) | State::Replacing(_) | State::Over
-        );
-        if !is_expected && (self.machine.has_answered || how != How::Code(0)) {
-            self.note_failure(self.death.clone());
-        }
+        let is_expected = matches!(self.machine.state, State::Stopping(_) | State::Clearing(..));
         let permanent = match how {
             _ if is_expected || self.machine.has_answered || how == How::Code(0) => None,
             // The namespace stage has said why.
-            How::Code(4) => Some(Exit::Prerequisite),
-            How::Code(78) => Some(Exit::Config),
-            How::Code(126) => Some(Exit::CannotRun),
-            How::Code(127) => Some(Exit::NotFound),
+            How::Code(code @ (4 | 78 | 126 | 127)) => Some(Exit::Daemon(code)),
             _ => self.task.caller.find_fault(),
         };
-        self.last = Some(how);
+        self.outcome.how = Some(how);
         let is_left = |process| ports::is_shim(process) && !ports::is_plugin(process);
         let left = self.engine_is_reachable() && processes::descendants().iter().any(is_left);
-        Death { how, permanent, left, dice: dice() }
+        Death { how, permanent, left }
     }
 
     /// Says what is left to say.
-    fn leave(&mut self) -> Outcome {
+    fn leave(mut self) -> Outcome {
         if let Some(name) = &self.socket {
             name.remove();
         }
         // No daemon comes that would accept them, and the service manager would start us again at once.
         let is_passed = matches!(self.running.api, Api::Passed(_));
-        if is_passed && matches!(self.over, Some(Verdict::Permanent(_))) {
+        if is_passed && matches!(self.outcome.verdict, Verdict::Permanent(_)) {
             sockets::turn_away(&self.listeners);
         }
         // An instance that waits for our directory finds the data free.
@@ -558,19 +505,7 @@ impl<'a> Supervisor<'a> {
         self.disappoint();
         // The last lines count that the daemon has written.
         self.log.stop();
-        Outcome {
-            verdict: self.over.unwrap_or(Verdict::Stopped),
-            how: self.last,
-            phase: self.launch.phase,
-            refusal: self.refusal.take(),
-            log: self.log.last(),
-        }
+        self.outcome.log = self.log.last();
+        self.outcome
     }
-}
-
-/// Returns a number for jitter; any will do.
-fn dice() -> u8 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos().to_le_bytes()[1])
 }

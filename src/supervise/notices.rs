@@ -13,37 +13,74 @@ const FLATTENED: u8 = 255;
 impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
         self.task.caller.tell(notice);
-        let text = match notice {
-            Notice::Died => self.death.clone(),
-            Notice::Hung => format!("{}; {notice}", explain(Silence::Hung, "dockerd")),
-            Notice::StartTimedOut => format!("{notice}: {}", self.launch.phase),
-            Notice::Reviving(_) if self.running.keep.live_restore => {
-                format!("{notice}; containers keep running")
-            }
-            _ => notice.to_string(),
-        };
+        let text = self.sentence(notice);
         match notice {
             Notice::Up
-            | Notice::AnswersAgain
             | Notice::Replacing(Why::Asked)
             | Notice::HelperBack
             | Notice::Idle
             | Notice::Stopping
-            | Notice::RestartingAll
-            | Notice::Reviving(_)
-            | Notice::Restarting(_) => info!("{text}"),
-            Notice::Died | Notice::Hurry | Notice::Replacing(_) => warn!("{text}"),
-            _ => {
-                warn!("{text}");
+            | Notice::RestartingAll(Why::Asked) => info!("{text}"),
+            _ => warn!("{text}"),
+        }
+        match notice {
+            Notice::Died | Notice::Reviving(_) | Notice::Restarting(_) => {
+                self.note_failure(self.death.clone());
+            }
+            Notice::StartTimedOut
+            | Notice::Replacing(Why::Hung)
+            | Notice::HelperLost
+            | Notice::RestartingAll(Why::Places) => {
                 self.note_failure(text.clone());
             }
-        }
-        if notice == Notice::EngineDied {
-            self.problems.insert("containerd", text.clone());
+            Notice::EngineDied => {
+                self.note_failure(text.clone());
+                self.problems.insert("containerd", text.clone());
+            }
+            _ => {}
         }
         let ready = (notice == Notice::Up).then_some(NotifyState::Ready);
         let states: Vec<_> = ready.into_iter().chain([NotifyState::Status(&text)]).collect();
         tell_manager(&states);
+    }
+
+    fn sentence(&self, notice: Notice) -> String {
+        let kept = if self.running.keep.live_restore { "; containers keep running" } else { "" };
+        let text = match notice {
+            Notice::Up => "rootless Docker is ready",
+            Notice::Died => &self.death,
+            Notice::Reviving(pause) => {
+                return format!("{}; restarting dockerd{}{kept}", self.death, after(pause));
+            }
+            Notice::Restarting(pause) => {
+                return format!("{}; restarting everything{}", self.death, after(pause));
+            }
+            Notice::StartTimedOut => {
+                return format!("the start took too long: {}", self.outcome.phase);
+            }
+            Notice::Replacing(Why::Hung) => {
+                let what = explain(Silence::Hung, "dockerd");
+                return format!("{what}; replacing dockerd when it has written its goroutines");
+            }
+            Notice::Replacing(Why::Ports) => "replacing dockerd to restore published ports",
+            Notice::Replacing(Why::Forgotten) => "replacing dockerd to restart lost containers",
+            Notice::Replacing(_) => "replacing dockerd",
+            Notice::EngineDied => "containerd ended; restarting it",
+            Notice::HelperLost => "the network helper ended; restarting it",
+            Notice::HelperBack => "the network is back",
+            Notice::RestartingAll(Why::Helper) => {
+                "the network helper keeps failing; restarting everything"
+            }
+            Notice::RestartingAll(Why::Places) => {
+                "files in the runtime directory were deleted; restarting everything"
+            }
+            Notice::RestartingAll(_) => "restarting rootless Docker",
+            Notice::Idle => "idle: stopping the daemon until the next connection",
+            Notice::Stopping => "stopping rootless Docker",
+            Notice::Hurry => "asked to stop again; killing everything",
+            Notice::StopTimedOut => "the daemon did not stop in time; killing everything",
+        };
+        text.to_owned()
     }
 
     /// Says that dockerd takes its time, and has it.
@@ -58,6 +95,13 @@ impl Supervisor<'_> {
     pub(super) fn note_failure(&mut self, what: String) {
         self.status.last_failure = Some(what);
         self.status.last_failure_at = Some(snapshot::now());
+    }
+}
+
+fn after(pause: Duration) -> String {
+    match pause {
+        Duration::ZERO => String::new(),
+        pause => format!(" in {:.1} s", pause.as_secs_f64()),
     }
 }
 
@@ -77,21 +121,18 @@ pub(super) fn explain(silence: Silence, who: &str) -> String {
     }
 }
 
-/// Says how the daemon ended, or what took it along, by the way in which rootlesskit ended.
+/// Says how the daemon ended, by the way in which rootlesskit did.
 pub(super) fn death_of(end: How) -> String {
     match end {
         How::Signal(_) => format!("rootlesskit was ended by {end}, and the daemon with it"),
         How::Code(FLATTENED) => {
             "rootlesskit's child was ended by a signal, and the daemon with it".to_owned()
         }
-        How::Code(code) => match How::passed_on(code) {
-            how @ How::Code(_) => format!("the daemon ended with {how}"),
-            how @ How::Signal(_) => format!("the daemon was ended by {how}"),
-        },
+        How::Code(code) => format!("the daemon ended with {}", How::passed_on(code)),
     }
 }
 
-/// Has the service manager wait so long, if there is one. The protocol has 71 minutes at most.
+/// Has the service manager wait so long. The protocol has 71 minutes at most.
 pub(super) fn extend(time: Duration) {
     let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     tell_manager(&[NotifyState::ExtendTimeoutUsec(usec)]);

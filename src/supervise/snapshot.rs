@@ -9,28 +9,28 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use crate::supervise::{MOMENT, State, Supervisor, Then, read_status};
+use crate::sys::processes::{self, Identity};
 
 /// The parts that can be replaced in place.
 pub const SUPERVISOR: &str = "supervisor";
 pub const DOCKERD: &str = "dockerd";
 
-/// What `status` tells.
+/// What `status` tells. Times are in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
     /// `starting`, `ready`, `degraded` (see `problems`), `healing` (the network helper is being
     /// restarted), `replacing` (dockerd alone is), `restarting` (everything is) or `stopping`.
     pub state: String,
-    /// Since when it is in this state, in seconds since 1970.
+    /// Since when it is in this state.
     pub since: u64,
-    /// The processes.
+    /// The PIDs.
     pub supervisor: u32,
     pub rootlesskit: Option<u32>,
     pub keeper: Option<u32>,
     pub dockerd: Option<u32>,
     pub containerd: Option<u32>,
     pub helper: Option<u32>,
-    /// The daemon's socket, if it is known.
     pub socket: Option<PathBuf>,
     /// What keeps that socket: `supervisor`, `service manager` or `dockerd`.
     pub socket_of: String,
@@ -42,17 +42,13 @@ pub struct Status {
     pub keeps_containers: bool,
     /// What is wrong while the daemon runs, a sentence each.
     pub problems: Vec<String>,
-    /// How often everything was restarted, containers included.
+    /// How often everything was restarted, dockerd alone, and the network helper.
     pub restarts: u32,
-    /// How often dockerd alone was.
     pub replaced: u32,
-    /// How often the network helper was.
     pub heals: u32,
-    /// Why the daemon or the network helper ended the last time.
+    /// Why the daemon or the network helper ended the last time, and when.
     pub last_failure: Option<String>,
-    /// When that was, in seconds since 1970.
     pub last_failure_at: Option<u64>,
-    pub programs: Vec<ProgramFile>,
 }
 
 impl Status {
@@ -62,79 +58,32 @@ impl Status {
     }
 }
 
-/// The file of a program that runs, as it was when the program started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgramFile {
-    /// `rootlesskit`, `dockerd`, `containerd`, or `supervisor`, which is this program.
-    #[serde(default)]
-    pub part: String,
-    pub path: PathBuf,
-    pub device: u64,
-    pub inode: u64,
-    /// When it was last changed, in nanoseconds since 1970.
-    pub changed: i128,
-}
-
-impl ProgramFile {
-    fn find(part: &str, path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        Some(Self {
-            part: part.to_owned(),
-            path: path.to_owned(),
-            device: found.dev(),
-            inode: found.ino(),
-            changed: i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()),
-        })
-    }
-}
-
 impl Supervisor<'_> {
-    /// Notes the files of all programs that run.
-    pub(super) fn note_programs(&mut self) {
-        self.status.programs.clear();
-        for part in ["rootlesskit", DOCKERD, SUPERVISOR, "containerd"] {
-            self.note_program(part);
-        }
-    }
-
-    /// Notes the file of this `part` alone.
-    pub(super) fn note_program(&mut self, part: &str) {
-        let path = match part {
-            DOCKERD => Some(PathBuf::from(&self.running.command[0])),
-            SUPERVISOR => std::env::current_exe().ok(),
-            "containerd" => {
-                self.running.keep.engine.as_ref().map(|engine| PathBuf::from(&engine.command[0]))
-            }
-            _ => Some(self.running.rootlesskit.clone()),
-        };
-        let programs = &mut self.status.programs;
-        programs.retain(|program| program.part != part);
-        programs.extend(path.and_then(|path| ProgramFile::find(part, &path)));
-    }
-
     pub(super) fn write_status(&mut self) {
         let state = match self.machine.state {
             State::Starting if self.machine.restarts > 0 => "restarting",
             State::Starting => "starting",
+            State::Ready if self.launch.healing.is_some() => "healing",
             State::Ready if self.problems.is_empty() => "ready",
             State::Ready => "degraded",
-            State::Healing(_) => "healing",
-            State::Dumping | State::Replacing(_) | State::Pausing | State::Reviving => "replacing",
+            State::Replacing(_) | State::Pausing | State::Reviving => "replacing",
             State::Stopping(Then::Leave(_)) | State::Over => "stopping",
-            State::Falling | State::Stopping(_) | State::Clearing(..) | State::Waiting => {
-                "restarting"
-            }
+            State::Stopping(_) | State::Clearing(..) | State::Waiting => "restarting",
         };
         let (status, launch) = (&mut self.status, &self.launch);
         if status.state != state {
             status.state = state.to_owned();
             status.since = now();
         }
+        let pid = |identity: Option<Identity>| identity.map(|identity| identity.pid);
+        status.supervisor = std::process::id();
+        status.socket = self.running.api.path().map(Into::into);
+        status.socket_of = self.running.api.keeper().to_owned();
         status.rootlesskit = launch.rootlesskit;
-        status.keeper = launch.keeper.map(|keeper| keeper.pid);
-        status.dockerd = launch.daemon.as_ref().map(|(identity, _)| identity.pid);
-        status.containerd = launch.engine.map(|engine| engine.pid);
-        status.helper = launch.helper.as_ref().map(|helper| helper.identity.pid);
+        status.keeper = pid(launch.keeper);
+        status.dockerd = pid(launch.daemon);
+        status.containerd = pid(launch.engine);
+        status.helper = pid(launch.helper.as_ref().map(|helper| helper.identity));
         status.keeps_containers = self.running.keep.live_restore;
         status.problems = self.problems.values().cloned().collect();
         status.restarts = self.machine.restarts;
@@ -152,14 +101,29 @@ pub(super) fn now() -> u64 {
 }
 
 /// Returns the parts whose programs on disk differ from those that run.
-pub fn newer_programs(status: &Status) -> Vec<String> {
-    let is_other =
-        |own: &&ProgramFile| ProgramFile::find(&own.part, &own.path).as_ref() != Some(own);
-    status.programs.iter().filter(is_other).map(|own| own.part.clone()).collect()
+pub fn newer_programs(status: &Status) -> Vec<&'static str> {
+    let parts = [
+        ("rootlesskit", status.rootlesskit),
+        (DOCKERD, status.dockerd),
+        (SUPERVISOR, Some(status.supervisor)),
+        ("containerd", status.containerd),
+    ];
+    let newer = parts.into_iter().filter(|(_, pid)| pid.is_some_and(is_outdated));
+    newer.map(|(part, _)| part).collect()
 }
 
-/// Waits until the supervisor whose directory is `run_dir` is ready, or `time` is over. A supervisor
-/// that has not begun yet is waited for too. Returns its status then.
+/// Says whether the program of a process is no longer the file of its name. Unknown counts as no.
+fn is_outdated(pid: u32) -> bool {
+    let (Ok(running), Some(path)) =
+        (fs::metadata(format!("/proc/{pid}/exe")), processes::program(pid))
+    else {
+        return false;
+    };
+    fs::metadata(path).map_or(true, |now| (now.dev(), now.ino()) != (running.dev(), running.ino()))
+}
+
+/// Waits until the supervisor whose directory is `run_dir` is ready, or `time` is over, and returns its
+/// status then.
 pub fn wait_until_ready(run_dir: &Path, time: Duration) -> Option<Status> {
     let deadline = Instant::now() + time;
     loop {

@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
-use tracing::debug;
 
-use crate::supervise::{ASK_AGAIN, Supervisor, wait, wait_on};
-use crate::sys::processes::{self, Identity};
+use crate::supervise::{Supervisor, wait, wait_on};
 
 /// What the supervisor does when something has happened.
 pub type Act = Box<dyn FnOnce(&mut Supervisor<'_>) + Send>;
 
-/// Tasks of one subject.
 pub struct Tasks {
     set: JoinSet<()>,
     sender: Sender,
@@ -80,29 +77,6 @@ impl Tasks {
         act: impl FnOnce(&mut Supervisor<'_>) + Send + 'static,
     ) {
         self.when(wait::sleep(time), |supervisor, ()| act(supervisor));
-    }
-
-    /// Has the supervisor `act` when the process has ended.
-    pub fn watch(
-        &mut self,
-        identity: Identity,
-        act: impl FnOnce(&mut Supervisor<'_>) + Send + 'static,
-    ) {
-        let end = async move {
-            match processes::open(identity).and_then(wait_on) {
-                Ok(fd) => drop(fd.readable().await),
-                Err(error) if processes::is_gone(&error) => {}
-                // It cannot be watched for a cause of ours, which does not say that it has ended.
-                Err(error) => {
-                    debug!("process {} is watched by its number: {error}", identity.pid);
-                    while processes::read(identity.pid).is_some_and(|now| now.identity == identity)
-                    {
-                        wait::sleep(ASK_AGAIN).await;
-                    }
-                }
-            }
-        };
-        self.when(end, |supervisor, ()| act(supervisor));
     }
 
     /// Has the supervisor `act` on what `read` returns whenever `fd` is readable, until that fails.

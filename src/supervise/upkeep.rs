@@ -1,20 +1,28 @@
-//! Looks after a daemon that runs: whether it answers, and whether its helper and its files are there.
+//! Looks after a daemon that runs: whether it answers, whether its helper and its files are there, and
+//! whether anything uses it.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use nix::sys::signal::Signal;
+use sd_notify::NotifyState;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::plan::Api;
+use crate::supervise::dockerd::STOP_MARGIN;
 use crate::supervise::helper::Helper;
 use crate::supervise::{
-    Event, MOMENT, Silence, State, Supervisor, Tasks, containerd, health, idle, notices, run_dir,
-    wait,
+    Event, MOMENT, Silence, State, Supervisor, Tasks, Why, containerd, health, notices, ports,
+    run_dir, wait, wait_on,
 };
-use crate::sys::{process, processes};
+use crate::sys::{process, processes, unix_sockets};
+
+/// How long a process may take to stop, and how often to look whether it has.
+const STOPS: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A daemon that did well for so long and dies has a failure of its own, not the last one again.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -23,10 +31,8 @@ impl Supervisor<'_> {
     /// Starts to ask dockerd whether it is well.
     pub(super) fn look_after(&mut self) {
         self.stop_asking();
-        let (Some(api), Some((daemon, _))) = (self.api_path(), &self.launch.daemon) else {
-            return;
-        };
-        let (daemon, interval) = (*daemon, self.task.probe);
+        let (Some(api), Some(daemon)) = (self.api_path(), self.launch.daemon) else { return };
+        let interval = self.task.probe;
         let sender = self.launch.asking.sender();
         self.launch.asking.spawn(async move {
             loop {
@@ -37,23 +43,9 @@ impl Supervisor<'_> {
             }
         });
         if self.machine.state == State::Ready {
-            self.follow();
+            self.watch_ports();
+            self.watch_use();
         }
-    }
-
-    /// Starts to follow what a daemon does that is up.
-    pub(super) fn follow(&mut self) {
-        self.watch_ports();
-        let Some(after) = self.task.idle else { return };
-        let (Api::Passed(Some(path)), Some((daemon, _))) = (&self.running.api, &self.launch.daemon)
-        else {
-            return;
-        };
-        let listeners = self.listeners.iter().filter_map(|fd| fd.try_clone().ok()).collect();
-        let sender = self.launch.asking.sender();
-        let is_idle = move || sender.send(|it| it.raise(Event::Idle));
-        let watch = idle::watch(daemon.pid, path.clone(), listeners, after, is_idle);
-        self.launch.asking.spawn(watch);
     }
 
     /// Asks dockerd nothing any more. A connection that it does not accept stays with the service
@@ -66,13 +58,9 @@ impl Supervisor<'_> {
     /// Returns where the daemon's socket is, for us.
     pub(super) fn api_path(&self) -> Option<PathBuf> {
         match &self.running.api {
-            Api::Own(path) | Api::Passed(Some(path)) => Some(path.clone()),
             // It may be in a directory of the namespace's own.
-            Api::Daemon(Some(path)) => {
-                let (daemon, _) = self.launch.daemon.as_ref()?;
-                Some(containerd::seen_by(daemon.pid, path))
-            }
-            Api::Passed(None) | Api::Daemon(None) => None,
+            Api::Daemon(Some(path)) => Some(containerd::seen_by(self.launch.daemon?.pid, path)),
+            api => api.path().map(Path::to_owned),
         }
     }
 
@@ -81,21 +69,17 @@ impl Supervisor<'_> {
         if let Some(silence) = silence {
             return self.judge_silence(silence);
         }
+        self.launch.silence = None;
         if matches!(self.machine.state, State::Starting | State::Reviving) {
             return self.is_up();
         }
-        self.launch.silence = None;
         if self.problems.remove("dockerd").is_some() {
             info!("dockerd answers again");
             self.write_status();
         }
-        self.raise(Event::Healthy);
         self.find_helper();
         self.look_at_parts();
         self.check_ports();
-        if self.machine.state == State::Ready && self.carrier_is_lost() {
-            self.lose_helper();
-        }
     }
 
     /// Tells dockerd's silence from its end.
@@ -110,23 +94,21 @@ impl Supervisor<'_> {
         if may_be_killed && matches!(silence, Silence::Still | Silence::Hung) {
             return self.raise(Event::Deadline);
         }
-        if before == Some(silence) || !self.launch.has_answered {
+        if before == Some(silence) || self.machine.state != State::Ready {
             return;
         }
         if silence == Silence::Hung && self.task.replaces_hung {
-            self.raise(Event::Hung);
-        } else if matches!(self.machine.state, State::Ready | State::Healing(_)) {
-            let what = notices::explain(silence, "dockerd");
-            warn!("{what}");
-            self.problems.insert("dockerd", what);
-            self.write_status();
+            return self.raise(Event::Replace(Why::Hung));
         }
+        let what = notices::explain(silence, "dockerd");
+        warn!("{what}");
+        self.problems.insert("dockerd", what);
+        self.write_status();
     }
 
     /// dockerd answers for the first time.
     fn is_up(&mut self) {
-        self.launch.phase = "dockerd answers";
-        self.launch.silence = None;
+        self.outcome.phase = "dockerd answers";
         self.problems.clear();
         self.find_helper();
         if !self.launch.has_answered {
@@ -142,12 +124,14 @@ impl Supervisor<'_> {
         }
         self.launch.settles = Some(Instant::now() + SETTLED);
         self.raise(Event::Answered);
-        // It may have ended while nothing could be done about it.
+        // They may have been lost while nothing could be done about it.
+        self.look_after_places();
         if self.launch.helper.is_none() && self.launch.lost.is_some() {
-            self.raise(Event::HelperDied);
+            self.lose_helper();
         }
         self.launch.ports.outlive();
-        self.follow();
+        self.watch_ports();
+        self.watch_use();
         self.tick();
         if let Some(api) = self.api_path() {
             let asked = async move { health::version(&api).await };
@@ -171,9 +155,21 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn watch_helper(&mut self, helper: Helper) {
-        // It may only be the first of all to end.
-        let gone = |it: &mut Supervisor<'_>| it.launch.tasks.later(MOMENT, |it| it.lose_helper());
-        self.launch.tasks.watch(helper.identity, gone);
+        match processes::open(helper.identity).and_then(wait_on) {
+            // It may only be the first of all to end.
+            Ok(fd) => {
+                let end = async move {
+                    drop(fd.readable().await);
+                    wait::sleep(MOMENT).await;
+                };
+                self.launch.tasks.when(end, |it, ()| it.lose_helper());
+            }
+            Err(error) if processes::is_gone(&error) => {
+                self.launch.tasks.later(MOMENT, |it| it.lose_helper());
+            }
+            // That does not say that it has ended.
+            Err(error) => warn!("cannot watch the network helper: {error}"),
+        }
         self.launch.helper = Some(helper);
     }
 
@@ -182,21 +178,9 @@ impl Supervisor<'_> {
         if let Some(helper) = self.launch.helper.take() {
             self.launch.lost = Some(helper);
         }
-        self.raise(Event::HelperDied);
-    }
-
-    /// Whether the namespace's interface has lost its helper, which for some time only the kernel
-    /// knows. A detached network namespace is not the one whose /sys dockerd sees.
-    fn carrier_is_lost(&self) -> bool {
-        let Some((daemon, _)) = &self.launch.daemon else {
-            return false;
-        };
-        if !self.running.has_helper || self.running.detach_netns {
-            return false;
+        if self.launch.healing.is_none() {
+            self.raise(Event::HelperDied);
         }
-        let carrier = Path::new("/sys/class/net/tap0/carrier");
-        let carrier = fs::read_to_string(containerd::seen_by(daemon.pid, carrier));
-        carrier.is_ok_and(|text| text.trim() == "0")
     }
 
     /// Watches the names of what the daemon needs.
@@ -218,16 +202,15 @@ impl Supervisor<'_> {
     /// Keeps what must not lose its name, so that it can get it back.
     pub(super) fn keep_places(&mut self) {
         let socket = self.running.api.own().map(Path::to_owned);
-        let kept: Vec<PathBuf> =
-            socket.into_iter().chain([self.running.places.state_dir.clone()]).collect();
+        let state_dir = self.running.places.state_dir.clone();
+        let kept: Vec<PathBuf> = socket.into_iter().chain([state_dir]).collect();
         self.task.run_dir.keep_links(&kept);
     }
 
     /// Restores names that were removed. Where that fails, everything starts again.
     fn look_after_places(&mut self) {
-        use State::{Clearing, Falling, Over, Stopping, Waiting};
-        let is_ending =
-            matches!(self.machine.state, Falling | Stopping(_) | Clearing(..) | Waiting | Over);
+        use State::{Clearing, Over, Stopping, Waiting};
+        let is_ending = matches!(self.machine.state, Stopping(_) | Clearing(..) | Waiting | Over);
         let run_dir = &self.task.run_dir;
         let is_here = run_dir.is_there();
         if is_ending || !self.launch.has_answered || (is_here && run_dir.has_all()) {
@@ -239,8 +222,88 @@ impl Supervisor<'_> {
             }
             other => {
                 debug!("what was removed does not come back: {other:?}");
-                self.raise(Event::PlacesGone);
+                self.raise(Event::RestartAll(Why::Places));
             }
         }
     }
+
+    /// Has the daemon end when, for the time of the settings, no container has run and no client was
+    /// connected to the service manager's socket.
+    ///
+    /// The containers of `docker build` are in no list of containers, but its client is connected, and
+    /// the daemon ends the build of a client that goes.
+    pub(super) fn watch_use(&mut self) {
+        let (Some(after), Api::Passed(Some(path))) = (self.task.idle, &self.running.api) else {
+            return;
+        };
+        // Each connection makes the listener readable once, also if the daemon accepts it.
+        let listener = self.listeners.first().and_then(|fd| wait_on(fd.try_clone().ok()?).ok());
+        let Some(listener) = listener else { return };
+        let path = path.clone();
+        let sender = self.launch.asking.sender();
+        self.launch.asking.spawn(async move {
+            let mut used = Instant::now();
+            loop {
+                tokio::select! {
+                    guard = listener.readable() => {
+                        let Ok(mut guard) = guard else { return };
+                        guard.clear_ready();
+                        if !health::was_us() {
+                            used = Instant::now();
+                        }
+                    }
+                    () = sleep_until(used + after) => {
+                        if !health::is_busy(path.clone()).await {
+                            sender.send(|it| it.retire());
+                        }
+                        // A client may have left just now.
+                        used = Instant::now();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Has the daemon end in order, unless a client is connected or a container runs.
+    ///
+    /// It is stopped before the look, so that it accepts no client behind it. On SIGTERM all versions of
+    /// dockerd close their listener before anything else: later clients stay with the service manager's
+    /// socket, for the next daemon.
+    fn retire(&mut self) {
+        let (State::Ready, Some(daemon)) = (self.machine.state, self.launch.daemon) else { return };
+        let (Api::Passed(Some(path)), Ok(process)) = (&self.running.api, processes::open(daemon))
+        else {
+            return;
+        };
+        let pid = daemon.pid;
+        if has_clients(pid, &process, path) || processes::signal(&process, Signal::SIGSTOP).is_err()
+        {
+            return;
+        }
+        let deadline = Instant::now() + STOPS;
+        while !processes::is_stopped(pid) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        // A client may have started a container and left since the daemon was asked. Who waits is
+        // looked at last, so that as few clients as can be come after that.
+        let is_free = processes::is_stopped(pid)
+            && !processes::descendants().iter().any(ports::is_shim)
+            && !has_clients(pid, &process, path)
+            && !unix_sockets::has_waiting(&self.listeners);
+        let ends = is_free && processes::signal(&process, Signal::SIGTERM).is_ok();
+        let _ = processes::signal(&process, Signal::SIGCONT);
+        if ends {
+            self.stop_asking();
+            self.end = self.running.shutdown + STOP_MARGIN;
+            notices::tell_manager(&[NotifyState::Stopping]);
+            self.raise(Event::Idle);
+        }
+    }
+}
+
+/// Says whether a client is connected to the process `pid` through the socket at `path`. Unknown
+/// counts as yes.
+fn has_clients(pid: u32, process: &OwnedFd, path: &Path) -> bool {
+    let accepted = unix_sockets::accepted(pid, process, path);
+    accepted.is_none_or(|count| count > health::own_connections())
 }

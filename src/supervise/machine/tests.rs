@@ -2,7 +2,7 @@ use crate::supervise::machine::*;
 use proptest::prelude::*;
 
 /// A death that leads to another start.
-const BY_SIGNAL: Death = Death { how: How::Signal(9), permanent: None, left: false, dice: 128 };
+const BY_SIGNAL: Death = Death { how: How::Signal(9), permanent: None, left: false };
 
 /// A daemon that says what is wrong and ends.
 const BY_CODE: Death = Death { how: How::Code(1), ..BY_SIGNAL };
@@ -16,7 +16,7 @@ const PERMANENT: Death = Death { permanent: Some(Exit::Config), ..BY_CODE };
 /// One that leaves its containers.
 const ALONE: Death = Death { left: true, ..BY_SIGNAL };
 
-const EVENTS: [Event; 27] = [
+const EVENTS: [Event; 21] = [
     Event::Announced,
     Event::Answered,
     Event::Settled,
@@ -24,7 +24,6 @@ const EVENTS: [Event; 27] = [
     Event::DaemonEnded(IN_ORDER),
     Event::DaemonEnded(ALONE),
     Event::EngineEnded,
-    Event::Fell,
     Event::Ended(BY_SIGNAL),
     Event::Ended(BY_CODE),
     Event::Ended(PERMANENT),
@@ -32,17 +31,12 @@ const EVENTS: [Event; 27] = [
     Event::Cleared,
     Event::Stop,
     Event::Replace(Why::Asked),
-    Event::RestartAll,
+    Event::Replace(Why::Hung),
+    Event::RestartAll(Why::Asked),
     Event::Reload,
-    Event::Dump,
-    Event::Hung,
-    Event::Healthy,
     Event::HelperDied,
     Event::HelperBack,
-    Event::HelperFailed,
-    Event::PlacesGone,
     Event::Idle,
-    Event::StillUsed,
     Event::Deadline,
 ];
 
@@ -53,10 +47,11 @@ fn machine(state: State, has_answered: bool) -> Machine {
 
 /// Every state that differs in what follows from it.
 fn states() -> Vec<(&'static str, Machine)> {
-    let pause = Duration::from_millis(200);
+    let (pause, again) = (Duration::from_millis(200), Then::Again(Duration::ZERO));
     let up = |state| machine(state, true);
     let announced = |machine: Machine| Machine { is_announced: true, ..machine };
-    let leave = Then::Leave(Verdict::Stopped);
+    let failed = |state| Machine { failures: 2, ..up(state) };
+    let stop_owed = |then| Machine { owes_stop: Some(then), ..announced(up(State::Reviving)) };
     vec![
         ("starting for the first time", machine(State::Starting, false)),
         (
@@ -66,22 +61,25 @@ fn states() -> Vec<(&'static str, Machine)> {
         ("starting again", up(State::Starting)),
         ("starting again, dockerd is there", announced(up(State::Starting))),
         ("ready", up(State::Ready)),
-        ("healing for the first time", up(State::Healing(1))),
-        ("healing for the last time", up(State::Healing(2))),
-        ("dumping", up(State::Dumping)),
-        ("replacing", up(State::Replacing(Duration::ZERO))),
-        ("replacing after a repeated hang", up(State::Replacing(pause))),
+        (
+            "ready, the network helper was started in vain",
+            Machine { heal_attempts: 2, ..up(State::Ready) },
+        ),
+        ("replacing", up(State::Replacing(Why::Asked))),
+        ("replacing after a repeated hang", failed(State::Replacing(Why::Hung))),
         ("pausing", up(State::Pausing)),
         ("reviving", up(State::Reviving)),
-        ("reviving to stop", Machine { owes_stop: Some(leave), ..announced(up(State::Reviving)) }),
-        ("falling", up(State::Falling)),
-        ("stopping", up(State::Stopping(leave))),
+        ("reviving after failures", failed(State::Reviving)),
+        ("reviving to stop", stop_owed(LEAVE)),
+        ("reviving to start everything again", stop_owed(again)),
+        ("stopping", up(State::Stopping(LEAVE))),
+        ("stopping once more", Machine { stops_again: true, ..up(State::Stopping(LEAVE)) }),
         ("stopping as idle", up(State::Stopping(Then::Leave(Verdict::Idle)))),
-        ("stopping to start again", up(State::Stopping(Then::Again(Duration::ZERO)))),
-        ("clearing to leave", up(State::Clearing(leave, 0))),
-        ("clearing to start at once", up(State::Clearing(Then::Again(Duration::ZERO), 1))),
-        ("clearing to start later", up(State::Clearing(Then::Again(pause), 3))),
-        ("clearing to leave for the last time", up(State::Clearing(leave, 3))),
+        ("stopping to start again", up(State::Stopping(again))),
+        ("clearing to leave", up(State::Clearing(LEAVE, false))),
+        ("clearing to start later", up(State::Clearing(Then::Again(pause), false))),
+        ("clearing to start, killed", up(State::Clearing(again, true))),
+        ("clearing to leave, killed", up(State::Clearing(LEAVE, true))),
         ("waiting", up(State::Waiting)),
         ("over", up(State::Over)),
     ]
@@ -124,6 +122,9 @@ fn table() -> String {
             if after.owes_stop != before.owes_stop {
                 counts.push("what stop is owed changes");
             }
+            if after.heal_attempts != before.heal_attempts {
+                counts.push("attempts to heal change");
+            }
             if after.owes_reload != before.owes_reload {
                 counts.push("a reload is owed");
             }
@@ -161,15 +162,12 @@ fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
         machine.has_answered = true;
         let effects = machine.on(Event::Ended(BY_SIGNAL));
         pauses.extend(effects.into_iter().find_map(|effect| match effect {
-            Effect::Tell(Notice::Restarting(pause)) => Some(pause.as_secs_f64()),
+            Effect::Tell(Notice::Restarting(pause)) => Some(pause.as_millis()),
             _ => None,
         }));
     }
-    let expected = [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0];
-    assert_eq!(pauses.len(), expected.len());
-    for (pause, expected) in pauses.iter().zip(expected) {
-        assert!((pause - expected).abs() <= expected * 0.01, "{pauses:?}");
-    }
+    let expected = [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000];
+    assert_eq!(pauses, expected);
     assert_eq!(machine.restarts, 12);
     machine.state = State::Ready;
     machine.on(Event::Settled);
@@ -183,12 +181,13 @@ fn dockerd_alone_is_replaced_whatever_becomes_of_it() {
         &[Event::DaemonEnded(BY_CODE)],
         &[Event::DaemonEnded(IN_ORDER)],
         &[Event::DaemonEnded(ALONE)],
-        &[Event::Hung, Event::Deadline, Event::DaemonEnded(ALONE)],
+        &[Event::Replace(Why::Hung), Event::Deadline, Event::DaemonEnded(ALONE)],
         &[Event::Replace(Why::Asked), Event::DaemonEnded(ALONE)],
     ];
     for events in ends {
         let mut machine = machine(State::Ready, true);
-        let effects: Vec<_> = events.iter().flat_map(|event| machine.on(*event)).collect();
+        let events = events.iter().chain(&[Event::Deadline]);
+        let effects: Vec<_> = events.clone().flat_map(|event| machine.on(*event)).collect();
         assert_eq!(machine.state, State::Reviving, "{events:?}");
         assert!(effects.contains(&Effect::Revive), "{events:?}");
         assert_eq!((machine.replaced, machine.restarts), (1, 0), "{events:?}");
@@ -199,17 +198,8 @@ fn dockerd_alone_is_replaced_whatever_becomes_of_it() {
 }
 
 #[test]
-fn an_answer_that_comes_late_cancels() {
-    let mut machine = machine(State::Ready, true);
-    machine.on(Event::Hung);
-    let effects = machine.on(Event::Healthy);
-    assert_eq!(machine.state, State::Ready);
-    assert!(effects.contains(&Effect::Disarm));
-}
-
-#[test]
 fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
-    for state in [State::Dumping, State::Replacing(Duration::ZERO), State::Pausing] {
+    for state in [State::Replacing(Why::Hung), State::Replacing(Why::Asked), State::Pausing] {
         let mut machine = machine(state, true);
         machine.on(Event::Stop);
         if state != State::Pausing {
@@ -219,17 +209,9 @@ fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
         assert_eq!(machine.state, State::Reviving, "{state:?}");
         machine.on(Event::Announced);
         let effects = machine.on(Event::Answered);
-        let then = Then::Leave(Verdict::Stopped);
-        assert_eq!(machine.state, State::Stopping(then), "{state:?}");
-        assert!(effects.contains(&Effect::Ask(Ask::End)), "{state:?}");
+        assert_eq!(machine.state, State::Stopping(LEAVE), "{state:?}");
+        assert!(effects.contains(&Effect::End), "{state:?}");
     }
-}
-
-#[test]
-fn the_dice_move_a_pause_by_a_quarter_at_most() {
-    let machine = Machine { failures: 2, ..machine(State::Ready, true) };
-    assert_eq!(machine.pause(0), Duration::from_millis(150));
-    assert_eq!(machine.pause(255), Duration::from_millis(250));
 }
 
 proptest! {
@@ -254,10 +236,10 @@ proptest! {
                     Effect::Arm(_) => is_armed = true,
                     Effect::Disarm => is_armed = false,
                     Effect::Leave(_) => left += 1,
-                    Effect::Launch => prop_assert!(matches!(before, State::Clearing(..) | State::Waiting)),
+                    Effect::Launch => prop_assert_eq!(before, State::Waiting),
                     // dockerd's own end touches no container, unless it was never up.
                     Effect::Kill | Effect::Clear => prop_assert!(
-                        !matches!(event, Event::Hung | Event::Replace(_) | Event::EngineEnded),
+                        !matches!(event, Event::Replace(_) | Event::EngineEnded),
                         "{:?} on {:?}", before, event
                     ),
                     _ => {}
