@@ -196,10 +196,6 @@ impl Supervisor<'_> {
     }
 
     fn heal(&mut self) {
-        // The kernel may have noticed before that it is of no use.
-        if let Some(lost) = &self.launch.lost {
-            processes::signal_one(lost.identity, Signal::SIGKILL);
-        }
         if let Err(error) = self.start_helper() {
             warn!("cannot restart the network helper: {error}");
             self.raise(Event::HelperDied);
@@ -229,7 +225,8 @@ impl Supervisor<'_> {
             return;
         }
         if is_ready {
-            self.find_helper();
+            self.launch.lost = None;
+            self.look_after_helper();
             self.raise(Event::HelperBack);
         } else {
             processes::signal_one(started, Signal::SIGKILL);

@@ -18,7 +18,8 @@ use crate::supervise::{
     Event, MOMENT, Silence, State, Supervisor, Tasks, Why, containerd, health, notices, ports,
     run_dir, wait, wait_on,
 };
-use crate::sys::{process, processes, unix_sockets};
+use crate::sys::processes::{self, Identity};
+use crate::sys::{process, unix_sockets};
 
 /// How long a process may take to stop, and how often to look whether it has.
 const STOPS: Duration = Duration::from_millis(200);
@@ -77,7 +78,8 @@ impl Supervisor<'_> {
             info!("dockerd answers again");
             self.write_status();
         }
-        self.find_helper();
+        self.look_after_helper();
+        self.look_after_places();
         self.look_at_parts();
         self.check_ports();
     }
@@ -110,25 +112,16 @@ impl Supervisor<'_> {
     fn is_up(&mut self) {
         self.outcome.phase = "dockerd answers";
         self.problems.clear();
-        self.find_helper();
         if !self.launch.has_answered {
             self.launch.has_answered = true;
             process::trim();
             self.keep_places();
             self.watch_places();
-            if self.running.has_helper && self.launch.helper.is_none() {
-                warn!(
-                    "cannot find the network helper process; it will not be restarted if it dies"
-                );
-            }
         }
         self.launch.settles = Some(Instant::now() + SETTLED);
         self.raise(Event::Answered);
-        // They may have been lost while nothing could be done about it.
-        self.look_after_places();
-        if self.launch.helper.is_none() && self.launch.lost.is_some() {
-            self.lose_helper();
-        }
+        // What was lost on the way is restored then.
+        self.launch.asking.later(MOMENT, |it| it.judge(None));
         self.launch.ports.outlive();
         self.watch_ports();
         self.watch_use();
@@ -142,43 +135,43 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Finds the network helper, and watches it.
-    pub(super) fn find_helper(&mut self) {
-        if self.running.has_helper
-            && self.launch.helper.is_none()
-            && self.launch.healing.is_none()
-            && let Some(helper) = Helper::find(&processes::descendants())
-        {
-            self.watch_helper(helper);
-            self.write_status();
+    /// Finds the network helper, and watches it. Sees also the end of one that could not be watched.
+    pub(super) fn look_after_helper(&mut self) {
+        let launch = &self.launch;
+        match &launch.helper {
+            _ if !self.running.has_helper || launch.healing.is_some() => {}
+            Some(helper) if processes::is_there(helper.identity) => {}
+            Some(helper) => self.lose_helper(helper.identity),
+            None if launch.lost.is_some() => self.raise(Event::HelperDied),
+            None => {
+                if let Some(helper) = Helper::find(&processes::descendants()) {
+                    self.watch_helper(helper);
+                    self.write_status();
+                }
+            }
         }
     }
 
     pub(super) fn watch_helper(&mut self, helper: Helper) {
-        match processes::open(helper.identity).and_then(wait_on) {
-            // It may only be the first of all to end.
+        let identity = helper.identity;
+        match processes::open(identity).and_then(wait_on) {
             Ok(fd) => {
                 let end = async move {
                     drop(fd.readable().await);
+                    // It may only be the first of all to end.
                     wait::sleep(MOMENT).await;
                 };
-                self.launch.tasks.when(end, |it, ()| it.lose_helper());
+                self.launch.tasks.when(end, move |it, ()| it.lose_helper(identity));
             }
-            Err(error) if processes::is_gone(&error) => {
-                self.launch.tasks.later(MOMENT, |it| it.lose_helper());
-            }
-            // That does not say that it has ended.
-            Err(error) => warn!("cannot watch the network helper: {error}"),
+            Err(error) => debug!("cannot watch the network helper: {error}"),
         }
         self.launch.helper = Some(helper);
     }
 
     /// Remembers how the helper was started that has ended.
-    fn lose_helper(&mut self) {
-        if let Some(helper) = self.launch.helper.take() {
+    fn lose_helper(&mut self, identity: Identity) {
+        if let Some(helper) = self.launch.helper.take_if(|helper| helper.identity == identity) {
             self.launch.lost = Some(helper);
-        }
-        if self.launch.healing.is_none() {
             self.raise(Event::HelperDied);
         }
     }
@@ -209,11 +202,9 @@ impl Supervisor<'_> {
 
     /// Restores names that were removed. Where that fails, everything starts again.
     fn look_after_places(&mut self) {
-        use State::{Clearing, Over, Stopping, Waiting};
-        let is_ending = matches!(self.machine.state, Stopping(_) | Clearing(..) | Waiting | Over);
         let run_dir = &self.task.run_dir;
         let is_here = run_dir.is_there();
-        if is_ending || !self.launch.has_answered || (is_here && run_dir.has_all()) {
+        if self.machine.state != State::Ready || (is_here && run_dir.has_all()) {
             return;
         }
         match run_dir.link_back() {
