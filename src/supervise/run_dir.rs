@@ -2,18 +2,17 @@
 //! socket.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
-};
-use nix::sys::stat::{Mode, fchmod, umask};
+use nix::sys::stat::{Mode, umask};
 use tracing::debug;
 
 use crate::error::{Error, Exit};
@@ -21,7 +20,7 @@ use crate::facts::look::uid;
 use crate::supervise::{Status, control};
 use crate::sys::lock::{self, Lock, Refusal};
 use crate::sys::{processes, unix_sockets};
-use crate::words::quote;
+use crate::words::quoted;
 
 /// The names in our directory.
 const LOCK: &str = "lock";
@@ -33,9 +32,6 @@ const KEPT: &str = "kept";
 
 /// The lock in a data root.
 const DATA_LOCK: &str = ".dockerd-rootless.lock";
-
-/// How many connections may wait while the daemon restarts.
-const BACKLOG: i32 = 4096;
 
 /// Our directory, locked.
 pub struct RunDir {
@@ -76,7 +72,9 @@ impl RunDir {
     /// Makes `path` if it is missing, and takes its lock. Fails if it is not ours alone (exit 4),
     /// and if another instance holds the lock (exit 5).
     pub fn take(path: &Path) -> Result<Self, Error> {
-        Ok(Self { lock: Some(take_lock(path)?), path: path.to_owned(), kept: Vec::new() })
+        let mut run_dir = Self { path: path.to_owned(), lock: None, kept: Vec::new() };
+        run_dir.renew()?;
+        Ok(run_dir)
     }
 
     /// Goes on with the lock that another program in this process has taken.
@@ -92,7 +90,24 @@ impl RunDir {
     pub fn renew(&mut self) -> Result<(), Error> {
         // The one that is held may still have its name.
         self.lock = None;
-        self.lock = Some(take_lock(&self.path)?);
+        let file = self.path.join(LOCK);
+        while self.lock.is_none() {
+            make_own(&self.path)?;
+            self.lock = match Lock::take(&file) {
+                Ok(lock) => Some(lock),
+                // Another instance has just ended, and removed the directory.
+                Err(Refusal::Failed(error)) if error.kind() == ErrorKind::NotFound => None,
+                Err(Refusal::Failed(error)) => return Err(unusable(&self.path, &error)),
+                Err(Refusal::Held(pid)) => {
+                    let (by, shown) = (by(pid), file.display());
+                    let what =
+                        format!("dockerd-rootless is running already{by}: it holds `{shown}`");
+                    return Err(
+                        Error::new(Exit::AlreadyRunning, what).hint("dockerd-rootless status")
+                    );
+                }
+            };
+        }
         Ok(())
     }
 
@@ -134,18 +149,14 @@ impl RunDir {
     pub fn keep_links(&mut self, paths: &[PathBuf]) {
         self.forget_links();
         let directory = self.path.join(KEPT);
-        if let Err(error) = DirBuilder::new().mode(0o700).create(&directory) {
+        if let Err(error) = make(&directory) {
             return debug!("cannot make `{}`: {error}", directory.display());
         }
         let inside = |path: &PathBuf| match fs::read_dir(path) {
             Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
             Err(_) => vec![path.clone()],
         };
-        for path in paths.iter().flat_map(inside) {
-            let kind = fs::symlink_metadata(&path).map(|found| found.file_type());
-            if !kind.is_ok_and(|kind| kind.is_file() || kind.is_socket() || kind.is_fifo()) {
-                continue;
-            }
+        for path in paths.iter().flat_map(inside).filter(|path| !path.is_dir()) {
             let second = directory.join(self.kept.len().to_string());
             match fs::hard_link(&path, second).and_then(|()| Name::of(&path)) {
                 Ok(name) => self.kept.push(name),
@@ -158,14 +169,8 @@ impl RunDir {
     /// listener goes on. Says whether all names lead where they did; what was not kept may still be
     /// missing.
     pub fn link_back(&self) -> io::Result<bool> {
-        let unless_there = |done: io::Result<()>| match done {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            done => done,
-        };
         for (index, name) in self.kept.iter().enumerate() {
-            if let Some(parent) = name.path.parent() {
-                unless_there(DirBuilder::new().mode(0o700).create(parent))?;
-            }
+            name.path.parent().map_or(Ok(()), make)?;
             let second = self.path.join(KEPT).join(index.to_string());
             unless_there(fs::hard_link(second, &name.path))?;
         }
@@ -198,27 +203,17 @@ impl Drop for RunDir {
     }
 }
 
-/// Makes the directory `path` if it is missing, and takes the lock in it.
-fn take_lock(path: &Path) -> Result<Lock, Error> {
-    let file = path.join(LOCK);
-    loop {
-        make_own(path)?;
-        match Lock::take(&file) {
-            Ok(lock) => return Ok(lock),
-            // Another instance has just ended, and removed the directory.
-            Err(Refusal::Failed(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(Refusal::Failed(error)) => return Err(unusable(path, "lock", &error)),
-            Err(Refusal::Held(pid)) => {
-                let (by, shown) = (by(pid), file.display());
-                let what = format!("dockerd-rootless is running already{by}: it holds `{shown}`");
-                return Err(Error::new(Exit::AlreadyRunning, what).hint("dockerd-rootless status"));
-            }
-        }
-    }
+fn unless_there(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
-fn unusable(path: &Path, what: &str, error: &io::Error) -> Error {
-    Error::new(Exit::Failed, format!("cannot {what} `{}`", path.display()))
+/// Makes the directory `path` for us alone, if it is missing.
+fn make(path: &Path) -> io::Result<()> {
+    unless_there(DirBuilder::new().mode(0o700).create(path))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Error {
+    Error::new(Exit::Failed, format!("cannot use the directory `{}`", path.display()))
         .because(error)
         .check("runtime-dir")
 }
@@ -230,21 +225,18 @@ fn by(pid: Option<u32>) -> String {
 
 /// Makes the directory `path` if it is missing, and refuses one that is not ours alone.
 fn make_own(path: &Path) -> Result<(), Error> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(unusable(path, "make", &error));
-        }
-        _ => {}
-    }
-    match fs::symlink_metadata(path) {
+    match make(path).and_then(|()| fs::symlink_metadata(path)) {
         Ok(found) if found.is_dir() && found.uid() == uid() && found.mode() & 0o077 == 0 => Ok(()),
         // Another instance has just ended, and removed it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(unusable(path, "read", &error)),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::exists) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(unusable(path, &error)),
         Ok(_) => {
             let what = format!("`{}` is not a directory of yours alone", path.display());
-            let hint = format!("rm -r {}", quote(path.as_os_str()).display());
-            Err(Error::new(Exit::Prerequisite, what).hint(hint))
+            Err(Error::new(Exit::Prerequisite, what).hint(format!("rm -r {}", quoted(path))))
         }
     }
 }
@@ -252,8 +244,7 @@ fn make_own(path: &Path) -> Result<(), Error> {
 /// Locks the data root of a daemon, which others may reach by way of another runtime directory
 /// (exit 5 if they have). One that is missing is made with its parents, as dockerd makes it.
 ///
-/// Where there can be no lock, as on a file system that cannot be written or knows none, there is
-/// none: [`RunDir`]'s comes first.
+/// On a file system that cannot be written or knows no locks, there is none: [`RunDir`]'s comes first.
 pub fn lock_data_root(data_root: &Path) -> Result<Option<Lock>, Error> {
     let shown = data_root.display();
     let made = DirBuilder::new().recursive(true).mode(0o710).create(data_root);
@@ -290,11 +281,10 @@ pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
             .check("socket-path")
     };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.file_type().is_socket() => {
-            let quoted = quote(path.as_os_str());
-            let quoted = quoted.display();
+            let quoted = quoted(path);
             return Err(Error::new(Exit::Failed, format!("`{shown}` is not a socket"))
                 .hint(format!("move it away: mv {quoted} {quoted}.old")));
         }
@@ -307,40 +297,27 @@ pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
             None => fs::remove_file(path).map_err(failed)?,
         },
     }
-    let listener = bind_alone(path).map_err(|errno| failed(errno.into()))?;
-    Ok((listener, Name::of(path).map_err(failed)?))
-}
-
-/// Makes a socket that listens at `path`, to which others can connect at no time: its mode is set
-/// before it has a name, and the name gets what the mask leaves of it.
-fn bind_alone(path: &Path) -> nix::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    fchmod(&fd, mode)?;
-    let usual = umask(Mode::all() & !mode);
-    let bound = UnixAddr::new(path).and_then(|address| bind(fd.as_raw_fd(), &address));
+    // Nobody else can connect at any time.
+    let usual = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
     umask(usual);
-    bound?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(fd)
+    let listener = bound.and_then(|listener| Ok((listener.into(), Name::of(path)?)));
+    listener.map_err(failed)
 }
 
 /// Finds the process that has made the socket at `path` listen, if that lives. It is unknown in
 /// another PID namespace, and where too many clients wait already. Heirs of a supervisor that was
-/// killed may hold its socket: they are ours to end, and count as nobody.
+/// killed may hold its socket: they are ours to end, and count as no listener.
 fn listener(path: &Path) -> Option<Option<u32>> {
-    let found = match unix_sockets::connect(path) {
+    let peer = match unix_sockets::connect(path) {
         Ok(stream) => getsockopt(&stream, PeerCredentials).ok()?,
         Err(Errno::EAGAIN) => return Some(None),
         Err(_) => return None,
     };
-    let Ok(pid @ 1..) = u32::try_from(found.pid()) else {
-        return Some(None);
-    };
-    // Another user's has the PID of one that is gone.
-    let is_alive = processes::read(pid).is_some_and(|process| !process.zombie)
-        && fs::metadata(format!("/proc/{pid}")).is_ok_and(|now| now.uid() == found.uid());
-    is_alive.then_some(Some(pid))
+    match u32::try_from(peer.pid()) {
+        Ok(pid @ 1..) => processes::read(pid).filter(|process| !process.zombie).map(|_| Some(pid)),
+        _ => Some(None),
+    }
 }
 
 /// Watches the directories in which what the daemon needs has its name.
@@ -362,9 +339,13 @@ pub fn watch(directories: &[&Path]) -> io::Result<OwnedFd> {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::fd::IntoRawFd;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
+
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    };
 
     use super::*;
 
