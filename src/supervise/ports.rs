@@ -1,20 +1,18 @@
-//! Published ports, and the processes that they depend on: those that forward, and the shims of
-//! containers. A port is lost when what served it is gone and its container still publishes it.
+//! Published ports, and the processes that they depend on. A port is lost when the process that served
+//! it is gone and its container still publishes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::supervise::health::{self, Forwarded, Published};
-use crate::supervise::{ASK_AGAIN, Event, State, Supervisor, Why};
+use crate::supervise::{ASK_AGAIN, Event, State, Supervisor, Why, wait};
 use crate::sys::processes::{self, Identity, Process};
-use crate::sys::wait;
 
 /// How often the processes are looked at as long as a port is published.
 const TICK: Duration = Duration::from_millis(1500);
@@ -29,16 +27,12 @@ const STARTS: Duration = Duration::from_secs(10);
 const REPAIR_MIN: Duration = Duration::from_secs(2);
 const REPAIR_MAX: Duration = Duration::from_secs(120);
 
-/// The process that listens for a port in the namespaces, and one that waits for it there and does
-/// not end with it, by the kernel's names of at most 15 bytes.
+/// The kernel's names of the process that listens for a port in the namespaces, and of a shim.
 const SERVER: &str = "docker-proxy";
-const WAITER: &str = "rootlesskit-doc";
+const SHIM: &str = "containerd-shim";
 
 /// containerd's namespace for plugins of dockerd (moby's `DefaultPluginNamespace`).
 const PLUGINS: &str = "plugins.moby";
-
-/// The kernel's name for a shim.
-const SHIM: &str = "containerd-shim";
 
 /// What is known of published ports.
 #[derive(Default)]
@@ -47,24 +41,16 @@ pub struct Ports {
     published: BTreeSet<Published>,
     /// What rootlesskit forwards and no container publishes, and since when that is so.
     unpublished: BTreeMap<u64, Instant>,
-    /// The processes that forward, whether they serve a port themselves, and which.
-    proxies: BTreeMap<Identity, (bool, Published)>,
-    /// The containers' shims.
-    shims: BTreeSet<Identity>,
-    /// Whether processes forward at all: dockerd can do without them.
-    has_proxies: bool,
-    /// Ports of containers that rootlesskit has forwarded.
-    forwarded: BTreeSet<Published>,
-    /// Ports that were lost at the last look.
-    suspected: BTreeSet<Published>,
-    /// Processes that were stopped then.
-    stopped: BTreeSet<Identity>,
-    /// Whether the next look at the processes is on its way.
-    pub(super) ticks: bool,
+    /// The processes that serve ports. dockerd can do without them.
+    servers: BTreeMap<Identity, Published>,
+    /// Ports whose server is gone, and whether the last look has confirmed that.
+    lost: BTreeMap<Published, bool>,
+    /// Whether the next question for ports is on its way.
+    is_due: bool,
+    /// Whether the next look at the processes is.
+    ticks: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
-    /// Asks for the list; `true` if dockerd is to finish what it does first.
-    ask: Option<mpsc::UnboundedSender<bool>>,
 }
 
 impl Ports {
@@ -75,53 +61,42 @@ impl Ports {
         since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect()
     }
 
+    /// Takes that what was on its way is called off.
+    pub fn rest(&mut self) {
+        (self.is_due, self.ticks) = (false, false);
+    }
+
     /// Forgets what ends with a dockerd.
     pub fn outlive(&mut self) {
-        self.proxies.clear();
-        self.suspected.clear();
-        self.stopped.clear();
+        self.servers.clear();
+        self.lost.values_mut().for_each(|is_confirmed| *is_confirmed = false);
     }
 
-    /// Finds the published ports that are lost, when rootlesskit forwards `now`.
-    fn lost(&self, now: Option<&Forwarded>) -> BTreeSet<Published> {
-        let serves =
-            |port: &Published| self.proxies.values().any(|(serves, own)| *serves && own == port);
-        let forwards = |port: &Published| now.is_none_or(|now| now.values().any(|own| own == port));
-        let is_lost = |port: &&Published| {
-            (self.has_proxies && !serves(port))
-                || (self.forwarded.contains(*port) && !forwards(port))
+    /// Takes what containers publish and rootlesskit forwards, and returns the ports that are certainly
+    /// lost. A container that just ends has lost its port as well: it takes two looks.
+    fn judge(&mut self, published: BTreeSet<Published>, forwarded: Forwarded) -> Vec<Published> {
+        let known = std::mem::take(&mut self.unpublished);
+        let unpublished = forwarded.into_iter().filter(|(_, port)| !published.contains(port));
+        self.unpublished = unpublished
+            .map(|(id, _)| (id, known.get(&id).copied().unwrap_or_else(Instant::now)))
+            .collect();
+        let is_server = |process: &Process| !process.zombie && process.name == SERVER;
+        let servers =
+            processes::descendants().into_iter().filter(is_server).filter_map(|process| {
+                Some((process.identity, port_of(&processes::words(process.identity.pid))?))
+            });
+        let before = std::mem::replace(&mut self.servers, servers.collect());
+        for (_, port) in before.into_iter().filter(|(server, _)| !self.servers.contains_key(server))
+        {
+            self.lost.entry(port).or_default();
+        }
+        let is_served = |port: &Published| self.servers.values().any(|served| served == port);
+        self.lost.retain(|port, _| published.contains(port) && !is_served(port));
+        self.published = published;
+        let confirm = |(port, is_confirmed): (&Published, &mut bool)| {
+            std::mem::replace(is_confirmed, true).then(|| port.clone())
         };
-        self.published.iter().filter(is_lost).cloned().collect()
-    }
-
-    /// Takes what rootlesskit forwards.
-    fn note_forwarded(&mut self, forwarded: Forwarded) {
-        self.unpublished.retain(|id, _| forwarded.contains_key(id));
-        for (id, port) in forwarded {
-            if self.published.contains(&port) {
-                self.unpublished.remove(&id);
-                self.forwarded.insert(port);
-            } else {
-                self.unpublished.entry(id).or_insert_with(Instant::now);
-            }
-        }
-    }
-
-    /// Finds the processes that forward, and the shims.
-    fn find_processes(&mut self) {
-        self.proxies.clear();
-        self.shims.clear();
-        for process in processes::descendants().iter().filter(|process| !process.zombie) {
-            let (identity, name) = (process.identity, process.name.as_str());
-            if is_shim(process) {
-                self.shims.insert(identity);
-            } else if matches!(name, SERVER | WAITER)
-                && let Some(port) = port_of(&processes::words(identity.pid))
-            {
-                self.proxies.insert(identity, (name == SERVER, port));
-            }
-        }
-        self.has_proxies |= !self.proxies.is_empty();
+        self.lost.iter_mut().filter_map(confirm).collect()
     }
 }
 
@@ -175,147 +150,95 @@ impl Supervisor<'_> {
 
     /// Begins to follow what containers publish.
     pub(super) fn watch_ports(&mut self) {
-        let Some(api) = self.api_path() else {
-            return;
-        };
-        let inputs = self.launch.asking.sender();
-        let (ask, mut asked) = mpsc::unbounded_channel();
-        self.launch.ports.ask = Some(ask.clone());
-        let daemon = api.clone();
+        let Some(api) = self.api_path() else { return };
+        let sender = self.launch.asking.sender();
         self.launch.asking.spawn(async move {
-            let changed = || {
-                let _ = ask.send(false);
-            };
+            let changed = || sender.send(|it| it.look_at_ports());
             loop {
                 changed();
-                if let Err(error) = health::watch_containers(&daemon, changed).await {
+                if let Err(error) = health::watch_containers(&api, changed).await {
                     debug!("dockerd does not tell its events: {error}");
                 }
                 wait::sleep(ASK_AGAIN).await;
             }
         });
+    }
+
+    /// Asks soon what containers publish, and looks for containers that have lost their shim.
+    fn look_at_ports(&mut self) {
+        if !std::mem::replace(&mut self.launch.ports.is_due, true) {
+            self.launch.asking.later(SETTLE, |it| it.ask_for_ports());
+            self.launch.tasks.later(ASK_AGAIN, |it| it.end_orphans(&[]));
+        }
+    }
+
+    fn ask_for_ports(&mut self) {
+        self.launch.ports.is_due = false;
+        let Some(api) = self.api_path() else { return };
         let rootlesskit = self.rootlesskit_api();
-        self.launch.asking.spawn(async move {
-            while let Some(mut carefully) = asked.recv().await {
-                wait::sleep(SETTLE).await;
-                while let Ok(also) = asked.try_recv() {
-                    carefully |= also;
-                }
-                if carefully && health::settle(&api).await.is_err() {
-                    continue;
-                }
-                if let Ok(published) = health::published(&api).await {
-                    let forwarded = health::forwarded(&rootlesskit).await.ok();
-                    inputs.send(|it| it.judge_ports(published, forwarded));
-                }
+        let carefully = !self.launch.ports.lost.is_empty();
+        let asked = async move {
+            if carefully {
+                health::settle(&api).await?;
+            }
+            let published = health::published(&api).await?;
+            io::Result::Ok((published, health::forwarded(&rootlesskit).await.unwrap_or_default()))
+        };
+        self.launch.asking.when(asked, |it, found| {
+            if let Ok((published, forwarded)) = found {
+                it.judge_ports(published, forwarded);
             }
         });
-        if !self.launch.ports.published.is_empty() {
-            self.tick_later();
-        }
-    }
-
-    fn ask_for_ports(&self, carefully: bool) {
-        if let Some(ask) = &self.launch.ports.ask {
-            let _ = ask.send(carefully);
-        }
-    }
-
-    /// Looks again whether ports are there, if any is published.
-    pub(super) fn check_ports(&self) {
-        if !self.launch.ports.published.is_empty() {
-            self.ask_for_ports(false);
-        }
     }
 
     /// Takes what containers publish and rootlesskit forwards, and repairs what is lost.
-    pub(super) fn judge_ports(
-        &mut self,
-        published: BTreeSet<Published>,
-        forwarded: Option<Forwarded>,
-    ) {
-        let ports = &mut self.launch.ports;
-        let begins = ports.published.is_empty() && !published.is_empty();
-        ports.published = published;
-        ports.forwarded.retain(|port| ports.published.contains(port));
-        ports.find_processes();
-        let lost = ports.lost(forwarded.as_ref());
-        if let Some(forwarded) = forwarded {
-            ports.note_forwarded(forwarded);
-        }
-        // A container that just ends has lost its port as well: look twice.
-        let certain = lost.intersection(&ports.suspected);
-        let certain: Vec<_> =
-            certain.map(|(protocol, number)| format!("{number}/{protocol}")).collect();
-        ports.suspected = lost;
-        if !certain.is_empty() {
-            self.repair(&certain.join(", "));
-        } else if !self.launch.ports.suspected.is_empty() {
-            self.ask_for_ports(true);
+    fn judge_ports(&mut self, published: BTreeSet<Published>, forwarded: Forwarded) {
+        let lost = self.launch.ports.judge(published, forwarded);
+        if !lost.is_empty() {
+            self.repair(&lost);
+        } else if !self.launch.ports.lost.is_empty() {
+            self.look_at_ports();
         } else if self.problems.remove("ports").is_some() {
             self.write_status();
         }
-        if begins {
-            self.tick_later();
-        }
+        self.tick_later();
     }
 
     /// Has dockerd in place put ports back, unless it was in vain just now.
-    fn repair(&mut self, lost: &str) {
-        let what = format!("the published port {lost} does not answer: what served it is gone");
-        let now = Instant::now();
-        let wait = match self.launch.ports.repaired {
-            Some((last, wait)) if now < last + wait => None,
-            Some((last, wait)) if now < last + wait * 4 => Some((wait * 2).min(REPAIR_MAX)),
-            _ => Some(REPAIR_MIN),
-        };
+    fn repair(&mut self, lost: &[Published]) {
+        let ports: Vec<_> = lost.iter().map(|(name, number)| format!("{number}/{name}")).collect();
+        let ports = ports.join(", ");
+        let what = format!("the published port {ports} does not answer: what served it is gone");
         if self.problems.insert("ports", what.clone()).is_none() {
             warn!("{what}");
         }
         self.note_failure(what);
         self.write_status();
-        match wait {
-            Some(wait) if self.machine.state == State::Ready => {
-                self.launch.ports.repaired = Some((now, wait));
-                self.raise(Event::Replace(Why::Ports));
-            }
-            _ => self.tick_later(),
+        let now = Instant::now();
+        let wait = match self.launch.ports.repaired {
+            Some((last, wait)) if now < last + wait => return,
+            Some((last, wait)) if now < last + wait * 4 => (wait * 2).min(REPAIR_MAX),
+            _ => REPAIR_MIN,
+        };
+        if self.machine.state == State::Ready {
+            self.launch.ports.repaired = Some((now, wait));
+            self.raise(Event::Replace(Why::Ports));
         }
     }
 
     /// Looks at the processes that the network and the ports depend on.
     pub(super) fn tick(&mut self) {
         self.look_at_parts();
-        let ports = &mut self.launch.ports;
-        let lacks_shim = !ports.shims.iter().all(|shim| processes::is_there(*shim));
-        let lacks_proxy = !ports.proxies.keys().all(|proxy| processes::is_there(*proxy));
-        let is_stopped = |proxy: &&Identity| processes::is_stopped(proxy.pid);
-        let stopped: BTreeSet<Identity> =
-            ports.proxies.keys().filter(is_stopped).copied().collect();
-        let stuck: Vec<Identity> = stopped.intersection(&ports.stopped).copied().collect();
-        let asks = lacks_shim || lacks_proxy || !ports.suspected.is_empty() || !stuck.is_empty();
-        ports.stopped = stopped;
-        // They hold ports that others are to have, and do not hear of another signal.
-        if !stuck.is_empty() {
-            warn!(
-                "{} process(es) that forward published ports are stopped: replacing them",
-                stuck.len()
-            );
-            stuck.iter().for_each(|proxy| processes::signal_one(*proxy, Signal::SIGKILL));
+        let Ports { servers, lost, .. } = &self.launch.ports;
+        if !lost.is_empty() || !servers.keys().all(|server| processes::is_there(*server)) {
+            self.look_at_ports();
         }
-        if asks {
-            self.ask_for_ports(true);
-        }
-        if lacks_shim {
-            self.launch.tasks.later(ASK_AGAIN, |it| it.end_orphans(&[]));
-        }
-        if !self.launch.ports.published.is_empty() {
-            self.tick_later();
-        }
+        self.tick_later();
     }
 
     fn tick_later(&mut self) {
-        if !std::mem::replace(&mut self.launch.ports.ticks, true) {
+        let ports = &mut self.launch.ports;
+        if !ports.published.is_empty() && !std::mem::replace(&mut ports.ticks, true) {
             self.launch.asking.later(TICK, |it| {
                 it.launch.ports.ticks = false;
                 it.tick();

@@ -53,7 +53,7 @@ impl Supervisor<'_> {
     /// manager's socket, and would start the daemon again.
     pub(super) fn stop_asking(&mut self) {
         self.launch.asking = Tasks::default();
-        self.launch.ports.ticks = false;
+        self.launch.ports.rest();
     }
 
     /// Returns where the daemon's socket is, for us.
@@ -81,7 +81,6 @@ impl Supervisor<'_> {
         self.look_after_helper();
         self.look_after_places();
         self.look_at_parts();
-        self.check_ports();
     }
 
     /// Tells dockerd's silence from its end.

@@ -16,16 +16,12 @@ fn port_answers(user: &TestUser) -> bool {
     http::get_tcp(address, "/").is_ok_and(|page| page.body.trim_end() == docker::PAGE)
 }
 
-/// Signals who forwards for the published port, which has another process afterwards.
-fn forwarder(user: &TestUser, part: Part, signal: Signal) -> (Time, Time) {
+/// Kills who forwards for the published port, which has another process afterwards.
+fn forwarder(user: &TestUser, part: Part) -> (Time, Time) {
     let busy = Busy::new(user, Launcher::Run);
     let before = busy.pid(part);
-    let moment = busy.signal(part, signal);
-    let cause = match signal {
-        Signal::SIGSTOP => "are stopped: replacing them",
-        _ => "does not answer: what served it is gone",
-    };
-    let detected = busy.until_said(cause, moment);
+    let moment = busy.signal(part, Signal::SIGKILL);
+    let detected = busy.until_said("does not answer: what served it is gone", moment);
     busy.until_another(part, before);
     Docker::assert_answers(user.port(0));
     let recovered = Time::After(moment.elapsed());
@@ -36,9 +32,9 @@ fn forwarder(user: &TestUser, part: Part, signal: Signal) -> (Time, Time) {
     (detected, recovered)
 }
 
-fn forwarder_upstream(user: &TestUser, signal: Signal) -> Side {
+fn forwarder_upstream(user: &TestUser) -> Side {
     let busy = Busy::new(user, Launcher::Upstream);
-    let moment = busy.signal(Part::DockerProxy, signal);
+    let moment = busy.signal(Part::DockerProxy, Signal::SIGKILL);
     let back = wait::poll(LOOK, || port_answers(user).then(|| moment.elapsed()));
     busy.tell(format!("the port answers: {}", back.is_some()))
         .recovered(back.map_or(Time::NotWithin(LOOK), Time::After))
@@ -50,37 +46,14 @@ fn f54_a_ports_process_is_killed() {
         54,
         "SIGKILL of docker-proxy, and of rootlesskit-docker-proxy",
         |user| {
-            forwarder(user, Part::RootlesskitProxy, Signal::SIGKILL);
-            let (detected, recovered) =
-                forwarder(&TestUser::new(), Part::DockerProxy, Signal::SIGKILL);
-            put_back(detected, recovered)
+            forwarder(user, Part::RootlesskitProxy);
+            let (detected, recovered) = forwarder(&TestUser::new(), Part::DockerProxy);
+            let told = "dockerd is replaced, which restores the port; the container kept running";
+            let side = Side { containers: Containers::Same, ..Side::told(told) };
+            side.detected(detected).recovered(recovered)
         },
-        Some(|user| forwarder_upstream(user, Signal::SIGKILL)),
+        Some(forwarder_upstream),
     );
-}
-
-#[test]
-fn f55_a_ports_process_stands_still() {
-    play(
-        55,
-        "SIGSTOP of docker-proxy, and of rootlesskit-docker-proxy",
-        |user| {
-            forwarder(user, Part::RootlesskitProxy, Signal::SIGSTOP);
-            let (detected, recovered) =
-                forwarder(&TestUser::new(), Part::DockerProxy, Signal::SIGSTOP);
-            put_back(detected, recovered)
-        },
-        Some(|user| forwarder_upstream(user, Signal::SIGSTOP)),
-    );
-}
-
-fn put_back(detected: Time, recovered: Time) -> Side {
-    Side {
-        containers: Containers::Same,
-        ..Side::told("dockerd is replaced, which restores the port; the container kept running")
-    }
-    .detected(detected)
-    .recovered(recovered)
 }
 
 /// Processes that go on when the value goes.
