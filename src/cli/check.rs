@@ -1,6 +1,5 @@
 //! `check`: reads, tries, judges, prints.
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use nix::unistd;
 use tracing::level_filters::LevelFilter;
 
 use crate::check::survey::{self, Survey};
-use crate::check::trial::{self, inside, userns};
+use crate::check::trial;
 use crate::check::trials::Trials;
 use crate::check::{self, CHECKS, Evidence, Found, Id, Status};
 use crate::cli::output::{self, CheckStyle, Format, Whose};
@@ -21,7 +20,7 @@ use crate::facts::HostFacts;
 use crate::facts::look;
 use crate::facts::places;
 use crate::facts::probe::{self, ProbeDepth};
-use crate::plan::{self, TRIAL};
+use crate::plan;
 use crate::settings::Settings;
 use crate::sys::{elevate, terminal};
 use crate::words;
@@ -216,18 +215,5 @@ pub fn explained(error: Error, failures: &[Found], request: &Request) -> Error {
     match failures {
         [] => error.hint("no check explains this; see the daemon's last messages above"),
         _ => error.hint(command(request, " --print-fix")),
-    }
-}
-
-/// Returns whether `word` begins the command line of a process that only tries something.
-pub fn is_trial(word: &str) -> bool {
-    [TRIAL, userns::NAMESPACE].contains(&word)
-}
-
-/// Runs a hidden trial command.
-pub fn run_trial(word: &str, words: &[OsString], environment: &Environment) -> Result<(), Error> {
-    match word {
-        userns::NAMESPACE => userns::run(),
-        _ => inside::run(words, environment),
     }
 }

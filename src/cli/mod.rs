@@ -28,6 +28,7 @@ use std::path::Path;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::check::trial::inside;
 use crate::cli::install::InstallOptions;
 use crate::cli::messages::{Form, Messages};
 use crate::cli::output::Format;
@@ -37,7 +38,7 @@ use crate::cli::upgrade::UpgradeOptions;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
-use crate::plan::STAGE;
+use crate::plan::{STAGE, TRIAL};
 use crate::supervise::TAKE_OVER;
 use crate::words;
 
@@ -237,8 +238,8 @@ fn run_as_called(words: Vec<OsString>, environment: &Environment) -> Result<Exit
         Messages::default().start(environment, Form::Log);
         return stage::run(&words[2..], environment);
     }
-    if check::is_trial(word) {
-        return check::run_trial(word, &words[2..], environment).map(|()| Exit::Good);
+    if word == TRIAL {
+        return inside::run(&words[2..], environment).map(|()| Exit::Good);
     }
     if word == TAKE_OVER {
         return take_over(&words, environment);

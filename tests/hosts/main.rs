@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dockerd_rootless::check::survey::{Subject, survey};
-use dockerd_rootless::check::trial::userns;
+use dockerd_rootless::check::trial::parts;
 use dockerd_rootless::check::trials::Outcome;
 use dockerd_rootless::check::{self, CHECKS, Found, Status};
 use dockerd_rootless::cli::output::{self, CheckStyle};
@@ -265,7 +265,7 @@ fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, accou
     }
     if trials.user_namespace.failure().is_some() {
         for outcome in [&mut trials.capabilities, &mut trials.uid_map, &mut trials.gid_map] {
-            *outcome = Outcome::NotTried(userns::NONE.to_owned());
+            *outcome = Outcome::NotTried(parts::NONE.to_owned());
         }
     }
     let built = Trial::build(

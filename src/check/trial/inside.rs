@@ -12,7 +12,7 @@ use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{getegid, geteuid, pause};
 
 use crate::check::trial::{failure, succeeds, tried};
 use crate::check::trials::{Firewall, Inside, Outcome, Overlay};
@@ -56,15 +56,18 @@ const NFT_RULES: &str = "table ip drcheck {
 
 /// Performs the steps of a launch's stage, tries everything, and prints what came of it on one line.
 /// In the place of the daemon is an empty directory on the file system of the data root, if one
-/// could be made there.
+/// could be made there. Without arguments it only waits, in the namespaces that it was started in.
 pub fn run(args: &[OsString], environment: &Environment) -> Result<(), Error> {
     let alone = args.split_first().filter(|(first, _)| *first == ALONE);
-    let mut stage = Stage::parse(alone.map_or(args, |(_, args)| args))?;
-    let fails = |what: &str, error: &dyn std::error::Error| {
-        Error::new(Exit::Failed, what.to_owned()).because(error)
-    };
+    let args = alone.map_or(args, |(_, args)| args);
+    if args.is_empty() {
+        pause();
+    }
+    let mut stage = Stage::parse(args)?;
     if alone.is_some() {
-        enter().map_err(|error| fails("no namespaces can be made", &error))?;
+        enter().map_err(|error| {
+            Error::new(Exit::Failed, "no namespaces can be created").because(&error)
+        })?;
         // rootlesskit would have made it.
         stage.netns = None;
     }
@@ -79,11 +82,10 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<(), Error> {
     let certificates = CERTIFICATES.into_iter().map(PathBuf::from);
     inside.certificates =
         certificates.map(|path| (path.clone(), File::open(path).is_ok())).collect();
-    let text = serde_json::to_string(&inside).map_err(|error| fails("no result", &error))?;
-    stdout::print(text + "\n")
+    stdout::print(format!("{}\n", serde_json::json!(inside)))
 }
 
-/// Makes namespaces of our own, where rootlesskit could make none: only the user's id is mapped,
+/// Makes namespaces of our own, where rootlesskit could make none: only the user's ID is mapped,
 /// which is enough for all that is tried here.
 fn enter() -> io::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
@@ -91,10 +93,10 @@ fn enter() -> io::Result<()> {
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
     // For the lock of iptables, and for the links to it.
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-    Ok(())
+    Ok(mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none)?)
 }
 
 /// Tries what needs the containers' network namespace.
@@ -102,30 +104,32 @@ fn network(search_path: &OsStr) -> Inside {
     let devices = [("bridge", "drcheck0"), ("veth", "drcheck1")];
     let devices =
         devices.map(|(kind, name)| (kind.to_owned(), tried(netlink::add_device(name, kind))));
-    // The link in /run, if there is one, says that a legacy program was chosen.
-    let link = |name: &str| which::which_in(name, Some(search_path), "/").ok()?.read_link().ok();
-    let firewall = |&name: &&str| {
-        let own = name.trim_end_matches("-legacy");
-        let is_real = |path: &PathBuf| !path.starts_with("/run/dockerd-rootless-iptables");
-        let path = which::which_in_all(name, Some(search_path), "/").ok()?.find(is_real)?;
-        let is_legacy = link(own).is_some_and(|target| target.ends_with(format!("{own}-legacy")));
-        Some(Firewall {
-            chosen: name != "nft" && is_legacy == name.ends_with("-legacy"),
-            outcome: firewall(name, &path),
-            name: name.to_owned(),
-            path,
-        })
-    };
     Inside {
         devices: BTreeMap::from(devices),
-        firewalls: FIREWALLS.iter().filter_map(firewall).collect(),
+        firewalls: FIREWALLS.iter().filter_map(|name| firewall(name, search_path)).collect(),
         ipv6: Path::new("/proc/sys/net/ipv6").exists(),
         ..Inside::default()
     }
 }
 
-/// Gives a firewall program the rules that dockerd would.
-fn firewall(name: &str, path: &Path) -> Outcome {
+/// Finds a firewall program and gives it the rules that dockerd would.
+fn firewall(name: &str, search_path: &OsStr) -> Option<Firewall> {
+    let is_real = |path: &PathBuf| !path.starts_with("/run/dockerd-rootless-iptables");
+    let path = which::which_in_all(name, Some(search_path), "/").ok()?.find(is_real)?;
+    // The link in /run, if there is one, says that a legacy program was chosen.
+    let own = name.trim_end_matches("-legacy");
+    let first = which::which_in(own, Some(search_path), "/").ok();
+    let link = first.and_then(|path| path.read_link().ok()).unwrap_or_default();
+    let is_legacy = link.ends_with(format!("{own}-legacy"));
+    Some(Firewall {
+        chosen: name != "nft" && is_legacy == name.ends_with("-legacy"),
+        outcome: add_rules(name, &path),
+        name: name.to_owned(),
+        path,
+    })
+}
+
+fn add_rules(name: &str, path: &Path) -> Outcome {
     if name == "nft" {
         return succeeds(Command::new(path).arg(NFT_RULES));
     }
@@ -133,8 +137,7 @@ fn firewall(name: &str, path: &Path) -> Outcome {
     for rule in RULES {
         let rule = rule.replace("ADDRESS", address);
         let mut command = Command::new(path);
-        command.arg("--wait").args(rule.split(' '));
-        if let Outcome::Fails(failure) = succeeds(&mut command) {
+        if let Outcome::Fails(failure) = succeeds(command.arg("--wait").args(rule.split(' '))) {
             return Outcome::fails(format!("{name} {rule}: {}", failure.text));
         }
     }
@@ -144,54 +147,45 @@ fn firewall(name: &str, path: &Path) -> Outcome {
 /// Mounts an overlay in `scratch`, with the option that dockerd would use, else without.
 fn overlay(scratch: &Path) -> Overlay {
     let mut overlay = Overlay::default();
-    if let Err(error) = std::env::set_current_dir(scratch) {
-        overlay.userxattr = Outcome::NotTried(format!("`{}`: {error}", scratch.display()));
-        return overlay;
+    let outcome = |tried: &io::Result<bool>| match tried {
+        Ok(_) => Outcome::Works,
+        Err(error) => failure("", error),
+    };
+    let mut mounted = try_overlay(&scratch.join("a"), ",userxattr");
+    overlay.userxattr = outcome(&mounted);
+    if mounted.is_err() {
+        mounted = try_overlay(&scratch.join("b"), "");
+        overlay.plain = outcome(&mounted);
     }
-    for (name, option, outcome) in
-        [("a", ",userxattr", &mut overlay.userxattr), ("b", "", &mut overlay.plain)]
-    {
-        match try_overlay(Path::new(name), option) {
-            Ok(native) => {
-                *outcome = Outcome::Works;
-                overlay.native_diff = Some(native);
-                break;
-            }
-            Err((what, error)) => *outcome = failure(&format!("{what}: "), &error),
-        }
-    }
+    overlay.native_diff = mounted.ok();
     overlay
 }
 
 /// Mounts an overlay in the directory `name`, and uses it as a container does: writes to a file of
 /// the layer below, removes one, and tries to rename a directory, which must be refused where
 /// layers are compared natively (moby's `doesSupportNativeDiff`). Returns whether they are.
-fn try_overlay(name: &Path, option: &str) -> Result<bool, (&'static str, io::Error)> {
-    let [lower, upper, work, merged] =
-        ["lower", "upper", "work", "merged"].map(|part| name.join(part));
-    let prepare = || -> io::Result<()> {
-        for directory in [&lower.join("directory"), &upper, &work, &merged] {
-            fs::create_dir_all(directory)?;
-        }
-        fs::write(lower.join("written"), "below")?;
-        fs::write(lower.join("removed"), "below")
-    };
-    prepare().map_err(|error| ("preparing the layers", error))?;
-    let [lower, upper, work] = [&lower, &upper, &work].map(|path| path.display());
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}{option}");
-    let flags = MsFlags::empty();
-    mount(Some("overlay"), &merged, Some("overlay"), flags, Some(options.as_str()))
-        .map_err(|errno| ("mount", errno.into()))?;
-    let used = use_overlay(&merged);
-    let _ = umount2(&merged, MntFlags::MNT_DETACH);
-    used.map_err(|error| ("using the mount", error))
+fn try_overlay(directory: &Path, option: &str) -> io::Result<bool> {
+    // The mount's options cannot hold every path.
+    fs::create_dir(directory)?;
+    std::env::set_current_dir(directory)?;
+    for part in ["lower/directory", "upper", "work", "merged"] {
+        fs::create_dir_all(part)?;
+    }
+    fs::write("lower/written", "below")?;
+    fs::write("lower/removed", "below")?;
+    let options = format!("lowerdir=lower,upperdir=upper,workdir=work{option}");
+    let overlay = Some("overlay");
+    mount(overlay, "merged", overlay, MsFlags::empty(), Some(options.as_str()))?;
+    let used = use_overlay();
+    let _ = umount2("merged", MntFlags::MNT_DETACH);
+    used
 }
 
-fn use_overlay(merged: &Path) -> io::Result<bool> {
-    let mut file = OpenOptions::new().append(true).open(merged.join("written"))?;
+fn use_overlay() -> io::Result<bool> {
+    let mut file = OpenOptions::new().append(true).open("merged/written")?;
     file.write_all(b" and above")?;
-    fs::remove_file(merged.join("removed"))?;
-    symlink("written", merged.join("link"))?;
-    let renamed = fs::rename(merged.join("directory"), merged.join("renamed"));
+    fs::remove_file("merged/removed")?;
+    symlink("written", "merged/link")?;
+    let renamed = fs::rename("merged/directory", "merged/renamed");
     Ok(renamed.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EXDEV)))
 }

@@ -1,21 +1,19 @@
 //! Tries what a launch needs, so that nothing is left behind.
 
-mod chain;
 pub mod inside;
+pub mod parts;
 mod scratch;
-pub mod userns;
+mod whole;
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{AccessFlags, access};
 
 use crate::check::survey::Survey;
@@ -25,13 +23,12 @@ use crate::facts::places;
 use crate::facts::{DaemonJson, HostFacts, Tool};
 use crate::settings::Settings;
 use crate::sys::{files, process, unix_sockets};
-use chain::Chain;
-use userns::Ids;
+use parts::Ids;
 
 /// The rootful daemon's socket.
 const ROOTFUL_SOCKET: &str = "/var/run/docker.sock";
 
-/// Tries everything for a launch.
+/// Tries everything for a launch: rootlesskit as a whole and, if that does not work, its parts.
 pub fn run(
     settings: &Settings,
     environment: &Environment,
@@ -39,30 +36,18 @@ pub fn run(
     survey: &Survey,
 ) -> Trials {
     let (search_path, _) = places::search_path(environment);
-    let chain = Chain::new(settings, environment, host, survey);
-    let (rootlesskit, inside, [uids, gids], namespace) = thread::scope(|scope| {
-        // The other thread never receives these signals: this one decides when they end us.
-        let held = HeldSignals::hold();
-        let mapped = scope.spawn(|| {
-            let ids = ["newuidmap", "newgidmap"].map(|name| Ids::look(name, &search_path, survey));
-            let namespace = userns::try_namespace(|pid| ids.each_ref().map(|ids| ids.map(pid)));
-            (ids, namespace)
-        });
-        drop(held);
-        let (rootlesskit, inside) = chain.run();
-        let (ids, namespace) = mapped.join().unwrap_or_else(|panic| resume_unwind(panic));
-        (rootlesskit, inside, ids, namespace)
-    });
-    let none = || Outcome::NotTried(userns::NONE.to_owned());
-    let (user_namespace, mapped) =
-        namespace.unwrap_or_else(|error| (Outcome::NotTried(error.to_string()), None));
-    let ([uid_map, gid_map], capabilities) = mapped.unwrap_or_else(|| ([none(), none()], none()));
-
+    let ids = ["newuidmap", "newgidmap"].map(|name| Ids::look(name, &search_path, survey));
+    let (rootlesskit, inside) = whole::run(settings, environment, host, survey);
+    let [user_namespace, capabilities, uid_map, gid_map] = match &rootlesskit {
+        Outcome::Works => [(); 4].map(|()| Outcome::Works),
+        _ => parts::run(&ids),
+    };
+    let [uids, gids] = ids;
     let person = &host.session.person;
-    let home = person.home.as_ref();
-    let runtime_dir = person.runtime_dir.as_ref();
-    let manager = PathBuf::from(format!("/run/user/{}", survey.account.uid));
+    let manager = places::user_runtime_dir(survey.account.uid);
+    let bus = bus_path(environment).unwrap_or_else(|| manager.join("bus"));
     let open = |path: &str| tried(OpenOptions::new().read(true).write(true).open(path).map(drop));
+    let can_write = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
     Trials {
         user_namespace,
         capabilities,
@@ -76,34 +61,16 @@ pub fn run(
         inside,
         tun: open("/dev/net/tun"),
         fuse: open("/dev/fuse"),
-        bus: listens(&bus_path(environment).unwrap_or_else(|| manager.join("bus"))),
+        bus: listens(&bus),
         manager: listens(&manager.join("systemd/private")),
         rootful_socket: rootful_socket(survey),
-        home_writable: home.is_some_and(|(home, _)| access(home, AccessFlags::W_OK).is_ok()),
+        home_writable: person.home.as_ref().is_some_and(|(home, _)| can_write(home)),
         data_root_writable: is_usable(&survey.data_root.base),
         data_root_free: free(&survey.data_root.base),
-        runtime_dir_free: runtime_dir.and_then(|(path, _)| free(path)),
-        validate: validate(settings, environment, host),
+        runtime_dir_free: person.runtime_dir.as_ref().and_then(|(path, _)| free(path)),
+        validate: validate(settings, &search_path, host),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
         fuse_overlayfs: which::which_in("fuse-overlayfs", Some(search_path), "/").ok(),
-    }
-}
-
-/// Holds back the signals that would end us while there are directories to remove.
-struct HeldSignals(SigSet);
-
-impl HeldSignals {
-    fn hold() -> Option<Self> {
-        let ends = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
-        let before = SigSet::thread_get_mask().ok()?;
-        SigSet::from_iter(ends).thread_block().ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for HeldSignals {
-    fn drop(&mut self) {
-        let _ = self.0.thread_set_mask();
     }
 }
 
@@ -114,19 +81,15 @@ fn bus_path(environment: &Environment) -> Option<PathBuf> {
     Some(path.split([',', ';']).next()?.into())
 }
 
-/// Returns whether a process listens on the socket `path`. The kernel tells: a connection would start
-/// the unit that systemd keeps it for.
+/// Asks the kernel whether a process listens on the socket `path`: a connection would start the unit
+/// that systemd keeps it for.
 fn listens(path: &Path) -> Outcome {
-    if !path.exists() {
-        return Outcome::fails(format!("`{}` does not exist", path.display()));
+    match unix_sockets::table() {
+        _ if !path.exists() => Outcome::fails(format!("`{}` does not exist", path.display())),
+        Err(error) => Outcome::NotTried(error.to_string()),
+        Ok(table) if unix_sockets::listens(&table, path) => Outcome::Works,
+        Ok(_) => Outcome::fails(format!("no process listens on `{}`", path.display())),
     }
-    let Ok(table) = unix_sockets::table() else {
-        return Outcome::NotTried("/proc/net/unix cannot be read".to_owned());
-    };
-    if unix_sockets::listens(&table, path) {
-        return Outcome::Works;
-    }
-    Outcome::fails(format!("no process listens on `{}`", path.display()))
 }
 
 fn rootful_socket(survey: &Survey) -> Option<RootfulSocket> {
@@ -151,25 +114,23 @@ fn free(path: &Path) -> Option<u64> {
 
 /// Asks dockerd whether it accepts its configuration file beside its arguments; versions before 23
 /// cannot tell.
-fn validate(settings: &Settings, environment: &Environment, host: &HostFacts) -> Outcome {
+fn validate(settings: &Settings, search_path: &OsStr, host: &HostFacts) -> Outcome {
     let session = &host.session;
-    match &host.tools.dockerd {
-        Tool::Found { path, facts }
-            if session.daemon_json != DaemonJson::Absent && facts.has_flag("validate") =>
-        {
-            let mut command = Command::new(path);
-            command.args(settings.args().0).arg("--validate");
-            command.arg("--config-file").arg(&session.places.daemon_json);
-            // It also looks for docker-proxy, as it will when it starts.
-            command.env("PATH", places::search_path(environment).0);
-            match process::brief(&mut command) {
-                Ok((status, _)) if status.success() => Outcome::Works,
-                Ok((_, text)) => Outcome::fails(text.trim()),
-                // It may only be slow.
-                Err(error) => Outcome::NotTried(error.to_string()),
-            }
-        }
-        _ => Outcome::default(),
+    let Tool::Found { facts, path } = &host.tools.dockerd else {
+        return Outcome::default();
+    };
+    if session.daemon_json == DaemonJson::Absent || !facts.has_flag("validate") {
+        return Outcome::default();
+    }
+    let mut command = Command::new(path);
+    command.args(settings.args().0).arg("--validate");
+    command.arg("--config-file").arg(&session.places.daemon_json);
+    // It also looks for docker-proxy, as it will when it starts.
+    match process::brief(command.env("PATH", search_path)) {
+        Ok((status, _)) if status.success() => Outcome::Works,
+        Ok((_, text)) => Outcome::fails(text.trim()),
+        // It may only be slow.
+        Err(error) => Outcome::NotTried(error.to_string()),
     }
 }
 
@@ -197,7 +158,7 @@ fn succeeds(command: &mut Command) -> Outcome {
         Ok((status, _)) if status.success() => return Outcome::Works,
         Ok(ended) => ended,
     };
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let said = lines().find(|line| !line.starts_with("modprobe: ")).or_else(|| lines().next());
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said = lines.find(|line| !line.starts_with("modprobe: "));
     Outcome::fails(said.map_or_else(|| status.to_string(), str::to_owned))
 }
