@@ -1,93 +1,75 @@
 //! What failures of programs mean, by what they say, and versions that are known to be bad.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::check::finding::{Evidence, Finding, Id, Id::*};
 use crate::check::fix::{Fix, quoted};
-use crate::facts::{Tools, Version};
+use crate::facts::Version;
 use crate::plan::Network;
 use crate::settings::{NetworkDriver, PortDriver};
 
-/// How long a program's own words may get in a summary, and in a reason.
+/// How many characters of a program's own words are quoted: in a summary, and in a reason.
 const GIST: usize = 80;
 const SAID: usize = 480;
 
 /// A check, what is said in lowercase, what it means, and the setting that avoids it. From the
 /// sources of rootlesskit (`pkg/parent`, `pkg/network`), slirp4netns (`sandbox.c`) and issues.
-type Meaning = (Id, &'static str, &'static str, Option<(&'static str, &'static str)>);
+type Meaning = (Id, &'static [&'static str], &'static str, Option<Setting>);
+type Setting = (&'static str, &'static str);
 
 #[rustfmt::skip]
 const MEANINGS: &[Meaning] = &[
-    (NetworkDriver, "pivot_root", NO_PIVOT, WITHOUT_SANDBOX),
-    (NetworkDriver, "create_sandbox", NO_PIVOT, WITHOUT_SANDBOX),
-    (NetworkDriver, "cannot mount tmpfs on /tmp", NO_PIVOT, WITHOUT_SANDBOX),
-    (NetworkDriver, "seccomp", "slirp4netns cannot install its seccomp filter", Some(("network.slirp4netns-seccomp", "false"))),
-    (NetworkDriver, "dual stack forward", PASTA_FORWARDS, NOT_PASTA),
-    (NetworkDriver, "unable to add rule", PASTA_FORWARDS, NOT_PASTA),
-    (NetworkDriver, "couldn't open user namespace", "AppArmor does not let pasta into the user namespace: Ubuntu 23.10 and 24.04 lack its profile (Launchpad bug 2077158)", NOT_PASTA),
-    (Rootlesskit, "fork/exec", "the user namespace could not be created", None),
-    (Rootlesskit, "newuidmap", "the user IDs could not be mapped", None),
-    (Rootlesskit, "newgidmap", "the group IDs could not be mapped", None),
-    (Rootlesskit, "subuid/gid parsing", "a line of /etc/subuid or /etc/subgid is malformed", None),
-    (Rootlesskit, "flag provided but not defined", "this rootlesskit does not know a flag: `dockerd-rootless config explain rootlesskit.flags` shows what sets it", None),
-    (Rootlesskit, "another rootlesskit is running", "rootless Docker is running with the same state directory", None),
-    (Rootlesskit, "bind: invalid argument", "the path of a socket is too long", None),
-    (Rootlesskit, "no space left on device", "a file system or a quota is full", None),
-    (Rootlesskit, "did not end within", "rootlesskit hangs when its child dies early or the path of a socket is too long", None),
+    (NetworkDriver, &["pivot_root", "create_sandbox", "cannot mount tmpfs on /tmp"], "slirp4netns cannot enter its sandbox: a root file system in memory and LXD's AppArmor profile do not allow pivot_root(2) (moby#47803, slirp4netns#348)", Some(("network.slirp4netns-sandbox", "false"))),
+    (NetworkDriver, &["seccomp"], "slirp4netns cannot install its seccomp filter", Some(("network.slirp4netns-seccomp", "false"))),
+    (NetworkDriver, &["dual stack forward", "unable to add rule"], "pasta of 2026-05-07 cannot forward ports automatically (rootlesskit#591)", Some(SLIRP4NETNS)),
+    (NetworkDriver, &["couldn't open user namespace"], "AppArmor does not let pasta into the user namespace: Ubuntu 23.10 and 24.04 lack its profile (Launchpad bug 2077158)", Some(SLIRP4NETNS)),
+    (Rootlesskit, &["flag provided but not defined"], "this rootlesskit does not know a flag: `dockerd-rootless config explain rootlesskit.flags` shows what sets it", None),
+    (Rootlesskit, &["bind: invalid argument"], "the path of a socket is too long", None),
+    (Rootlesskit, &["did not end within"], "rootlesskit hangs when its child dies early or the path of a socket is too long", None),
 ];
 
-const NO_PIVOT: &str = "slirp4netns cannot enter its sandbox: a root file system in memory and LXD's AppArmor profile do not allow pivot_root(2) (moby#47803, slirp4netns#348)";
-const PASTA_FORWARDS: &str =
-    "pasta of 2026-05-07 cannot forward ports automatically (rootlesskit#591)";
-const WITHOUT_SANDBOX: Option<(&str, &str)> = Some(("network.slirp4netns-sandbox", "false"));
-const NOT_PASTA: Option<(&str, &str)> = Some(("network.driver", "slirp4netns"));
+const SLIRP4NETNS: Setting = ("network.driver", "slirp4netns");
+const BUILTIN: Setting = ("network.port-driver", "builtin");
 
 /// Adds what a program's failure means to the finding of the check `id`, and what it said.
-pub fn explain(finding: Finding, id: Id, text: &str) -> Finding {
-    let lower = text.to_lowercase();
+pub fn explain(mut finding: Finding, id: Id, text: &str) -> Finding {
     let said = cut(&without_values(text), SAID);
-    let mut finding = match said == gist(text) {
-        true => finding,
-        false => finding.because(format!("it said: {said}")),
-    };
-    let mut known = MEANINGS.iter().filter(|(own, said, ..)| *own == id && lower.contains(said));
-    if let Some((.., meaning, setting)) = known.next() {
-        finding = finding.because(*meaning);
-        if let Some((key, value)) = setting {
-            finding = finding.fix(Fix::Set(key, (*value).to_owned()));
-        }
+    if said != gist(text) {
+        finding = finding.because(format!("it said: {said}"));
     }
-    finding
+    let lower = text.to_lowercase();
+    let is_said = |signs: &[&str]| signs.iter().any(|sign| lower.contains(sign));
+    let mut known = MEANINGS.iter().filter(|(own, signs, ..)| *own == id && is_said(signs));
+    let Some((.., meaning, setting)) = known.next() else {
+        return finding;
+    };
+    finding.fixes.extend(setting.map(|(key, value)| Fix::Set(key, value.to_owned())));
+    finding.because(*meaning)
 }
 
 /// Returns the telling part of what rootlesskit and its network driver say: the parent's error, or
-/// the last line, without the values that Go prints.
+/// the last line.
 pub fn gist(text: &str) -> String {
-    let parts = text.split('\n').flat_map(|line| line.split("; [rootlesskit:")).map(str::trim);
-    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
-    let is_parents = |part: &&&str| {
-        let part = part.trim_start_matches("[rootlesskit:");
-        part.starts_with("parent] error:") && !part.contains("child exited")
+    let parts = || text.split('\n').flat_map(|line| line.split("; [rootlesskit:"));
+    let is_parents = |part: &&str| {
+        part.trim_start_matches("[rootlesskit:").starts_with("parent] error:")
+            && !part.contains("child exited")
     };
-    let told = parts.iter().find(is_parents).or(parts.last()).unwrap_or(&"no message");
-    let told = told.split_once("] error: ").map_or(*told, |(_, error)| error);
+    let told = parts().find(is_parents);
+    let told = told.or(parts().filter(|part| !part.trim().is_empty()).last());
+    let told = told.unwrap_or("no message");
+    let told = told.split_once("] error: ").map_or(told, |(_, error)| error);
     cut(&without_values(told.split(" (it ended with").next().unwrap_or(told)), GIST)
 }
 
 /// Removes what Go prints of values, `&{…}`: rootlesskit names its network driver so.
 fn without_values(text: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some((before, value)) = rest.split_once("&{") {
-        let mut depth = 1;
-        let end = value.find(|c| {
-            depth += i32::from(c == '{') - i32::from(c == '}');
-            depth == 0
-        });
-        kept.push_str(before.trim_end());
-        rest = end.map_or("", |at| &value[at + 1..]);
-    }
-    kept + rest
+    let mut parts = text.split("&{");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| {
+        let rest = part.rsplit_once('}').map_or("", |(_, rest)| rest);
+        format!("{}{rest}", kept.trim_end())
+    })
 }
 
 /// Puts `text` on one line of at most `max` characters.
@@ -101,114 +83,87 @@ fn cut(text: &str, max: usize) -> String {
 
 /// A pair of versions that does not publish all ports.
 pub struct BadPair {
-    applies: fn(&Tools, &Network) -> bool,
     /// Whether no port at all can be published.
     pub total: bool,
     pub what: &'static str,
     /// The setting that avoids it.
-    pub setting: (&'static str, &'static str),
+    pub setting: Setting,
 }
 
-/// Regressions, each with its issue. Those without a version that fixes them (moby#52903,
-/// moby#53153: a race for ephemeral ports) are not here.
-#[rustfmt::skip]
-const BAD_PAIRS: &[BadPair] = &[
-    BadPair {
-        applies: |tools, network| is_slirp(network) && dockerd_in(tools, (20, 10, 6), (28, 0, 0)) && rootlesskit_before(tools, (0, 14, 3)),
-        total: true,
-        what: "dockerd 20.10.6 and later asks for IPv6 ports too, which rootlesskit before 0.14.3 cannot publish (moby#42355, rootlesskit#249)",
-        setting: BUILTIN,
-    },
-    BadPair {
-        applies: |tools, network| is_slirp(network) && dockerd_in(tools, (28, 0, 0), (28, 0, 1)),
-        total: true,
-        what: "dockerd 28.0.0 publishes no ports with it, 28.0.1 does (moby#49499)",
-        setting: BUILTIN,
-    },
-    BadPair {
-        applies: |tools, network| is_slirp(network) && dockerd_in(tools, (29, 0, 0), (29, 1, 2)),
-        total: true,
-        what: "dockerd 29.0.0 to 29.1.1 fails with `address already in use` for every port (moby#51591)",
-        setting: BUILTIN,
-    },
-    BadPair {
-        applies: |tools, network| network.driver == NetworkDriver::Pasta && pasta_date(tools).is_some_and(|date| date >= 20_241_030) && rootlesskit_before(tools, (2, 3, 2)),
-        total: false,
-        what: "connections to a port that is published on 127.0.0.1 only are reset: pasta of 2024-10-30 and later needs rootlesskit 2.3.2 (rootlesskit#482, moby#48838)",
-        setting: ("network.driver", "slirp4netns"),
-    },
-];
+const DOCKERD_28: BadPair = BadPair {
+    total: true,
+    what: "dockerd 28.0.0 publishes no ports with it, 28.0.1 does (moby#49499)",
+    setting: BUILTIN,
+};
+const DOCKERD_29: BadPair = BadPair {
+    total: true,
+    what: "dockerd 29.0.0 to 29.1.1 fails with `address already in use` for every port (moby#51591)",
+    setting: BUILTIN,
+};
+const PASTA: BadPair = BadPair {
+    total: false,
+    what: "connections to a port that is published on 127.0.0.1 only are reset: pasta of 2024-10-30 and later needs rootlesskit 2.3.2 (rootlesskit#482, moby#48838)",
+    setting: SLIRP4NETNS,
+};
 
-const BUILTIN: (&str, &str) = ("network.port-driver", "builtin");
-
-fn is_slirp(network: &Network) -> bool {
-    network.port_driver == PortDriver::Slirp4netns
-}
-
-fn dockerd_in(tools: &Tools, first: (u32, u32, u32), fixed: (u32, u32, u32)) -> bool {
-    let version = tools.dockerd.known().and_then(|facts| facts.version);
-    version.is_some_and(|Version(a, b, c)| (first..fixed).contains(&(a, b, c)))
-}
-
-fn rootlesskit_before(tools: &Tools, fixed: (u32, u32, u32)) -> bool {
-    let version = tools.rootlesskit.known().and_then(|facts| facts.version);
-    version.is_some_and(|Version(a, b, c)| (a, b, c) < fixed)
+/// Finds the regression that the host has with this network. Those without a version that fixes them
+/// (moby#52903, moby#53153: a race for ephemeral ports) are not here.
+pub fn bad_pair(evidence: &Evidence<'_>, network: &Network) -> Option<BadPair> {
+    let is_pasta = network.driver == NetworkDriver::Pasta
+        && evidence.rootlesskit_version() < Some(Version(2, 3, 2))
+        && pasta_date(evidence) >= Some(20_241_030);
+    let dockerd =
+        evidence.dockerd_version().filter(|_| network.port_driver == PortDriver::Slirp4netns);
+    match dockerd {
+        _ if is_pasta => Some(PASTA),
+        Some(Version(28, 0, 0)) => Some(DOCKERD_28),
+        Some(Version(29, 0, _) | Version(29, 1, 0..=1)) => Some(DOCKERD_29),
+        _ => None,
+    }
 }
 
 /// Returns the date in pasta's version as a number such as 20241030. Upstream writes
 /// `2024_10_30.ee7d0b6`, Debian `0.0~git20230309.7c7625d-1`, Fedora `0^20241030.gee7d0b6-1.fc41`.
-fn pasta_date(tools: &Tools) -> Option<u32> {
-    let version = tools.pasta_version.as_deref()?.replace('_', "");
+fn pasta_date(evidence: &Evidence<'_>) -> Option<u32> {
+    let version = evidence.host.tools.pasta_version.as_deref()?.replace('_', "");
     let mut runs = version.split(|c: char| !c.is_ascii_digit());
     runs.find(|run| run.len() == 8 && run.starts_with("20"))?.parse().ok()
 }
 
-/// Finds the regression that the host has with this network.
-pub fn bad_pair(evidence: &Evidence<'_>, network: &Network) -> Option<&'static BadPair> {
-    BAD_PAIRS.iter().find(|pair| (pair.applies)(&evidence.host.tools, network))
-}
-
-/// A failure of dockerd that no check can see.
-struct Known {
-    /// What a line of its log says, in lowercase.
-    said: &'static str,
-    /// The file or directory in the data root that it is about.
-    place: &'static str,
-    why: &'static str,
-    /// What fixes it; PLACE stands for the path.
-    hint: &'static str,
-}
-
-#[rustfmt::skip]
-const KNOWN: &[Known] = &[
+/// Failures of dockerd that no check can see: what a line of its log says in lowercase, the place in
+/// the data root, what is wrong with that, and what fixes it.
+const KNOWN: [(&str, &str, &str, &str); 3] = [
     // libnetwork's `reservePools` takes the first address pool of a network that was stored before
     // it got one: a panic, from 20.10 on (github.com/docker/libnetwork, controller.go).
-    Known {
-        said: "libnetwork.(*controller).reservepools(",
-        place: "network/files/local-kv.db",
-        why: "holds half a network, and dockerd panics at every start: it was killed while it created or removed that network",
-        hint: "mv PLACE PLACE.broken (the networks that you have created are lost; images, containers and volumes stay)",
-    },
-    Known { said: "no space left on device", place: "", why: "is on a disk that is full", hint: "df -h PLACE; df -i PLACE" },
-    Known { said: "disk quota exceeded", place: "", why: "is on a disk on which your quota is used up", hint: "df -h PLACE; quota" },
+    (
+        "libnetwork.(*controller).reservepools(",
+        "network/files/local-kv.db",
+        "holds half a network, and dockerd panics at every start: it was killed while it created or removed that network",
+        "mv PLACE PLACE.broken (the networks that you have created are lost; images, containers and volumes stay)",
+    ),
+    ("no space left on device", "", "is on a disk that is full", "df -h PLACE; df -i PLACE"),
+    (
+        "disk quota exceeded",
+        "",
+        "is on a disk on which your quota is used up",
+        "df -h PLACE; quota",
+    ),
 ];
 
 /// Finds the known failure in `log`, the last lines of the daemon with this `data_root`. Returns a
 /// sentence and a hint with the command that fixes it.
 pub fn known_failure(log: &[String], data_root: &Path) -> Option<(String, String)> {
     let root = data_root.display().to_string().to_lowercase();
-    let is_said = |known: &&Known| {
+    let (_, place, why, hint) = KNOWN.iter().find(|(said, place, ..)| {
         // A quota of namespaces says the same as a full disk.
-        let is_disk = known.place.is_empty();
-        let mut lines = log.iter().map(|line| line.to_lowercase());
-        lines.any(|line| line.contains(known.said) && (!is_disk || line.contains(&root)))
-    };
-    KNOWN.iter().find(is_said).map(|known| {
-        let place =
-            if known.place.is_empty() { data_root.to_owned() } else { data_root.join(known.place) };
-        let sentence = format!("`{}` {}", place.display(), known.why);
-        (sentence, known.hint.replace("PLACE", &quoted(place)))
-    })
+        let is_it =
+            |line: String| line.contains(said) && (!place.is_empty() || line.contains(&root));
+        log.iter().any(|line| is_it(line.to_lowercase()))
+    })?;
+    // By its components, so that no slash is at the end.
+    let place: PathBuf = data_root.join(place).components().collect();
+    let sentence = format!("`{}` {why}", place.display());
+    Some((sentence, hint.replace("PLACE", &quoted(place))))
 }
 
 #[cfg(test)]
