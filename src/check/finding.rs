@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::check::fix::Fix;
 use crate::check::survey::Survey;
-use crate::check::trials::Trials;
+use crate::check::trials::{Outcome, Trials};
 use crate::environment::Environment;
 use crate::facts::{HostFacts, Version};
 use crate::plan::{Network, Refusal};
@@ -43,7 +43,6 @@ pub enum Id {
     EtcLinks,
     Cgroup,
     Limits,
-    Selinux,
     Dbus,
     SystemdUser,
     Linger,
@@ -137,6 +136,14 @@ impl Finding {
     /// Reports a trial that failed, which a failed check may explain.
     pub fn failed_trial(summary: impl Into<String>) -> Self {
         Self { is_consequence: true, ..Self::problem(summary) }
+    }
+
+    /// Reports a trial that has not failed: that it `works`, or why it was not made.
+    pub fn tried(outcome: &Outcome, works: impl Into<String>) -> Self {
+        match outcome {
+            Outcome::NotTried(why) => Self::untried(format!("not tried: {why}")),
+            _ => Self::ok(works),
+        }
     }
 
     pub fn because(mut self, reason: impl Into<String>) -> Self {

@@ -99,8 +99,11 @@ fn line(evidence: &Evidence<'_>, fix: &Fix) -> Fix {
             Fix::Tell(format!("`--set` on the command line sets {key}: use `--set {key}={value}`"))
         }
         Fix::Set(key, value) => {
-            if let Origin::Flag(flag) = evidence.origin(key) {
-                return Fix::Tell(format!("remove `{flag}` from rootlesskit.flags"));
+            // The user's own flags for rootlesskit win.
+            let flag =
+                if *key == "network.driver" { "net" } else { key.trim_start_matches("network.") };
+            if evidence.flags().has(flag) {
+                return Fix::Tell(format!("remove `--{flag}` from rootlesskit.flags"));
             }
             let dashes = if value.starts_with('-') { "-- " } else { "" };
             Fix::User(format!("dockerd-rootless config set {key} {dashes}{}", quoted(value)))

@@ -1,12 +1,11 @@
-//! What is scarce or cut off: ports, ping, IPv6, keys, files, SELinux, a proxy on the loopback.
-
-use std::net::Ipv4Addr;
+//! What is scarce or cut off: ports, ping, IPv6, keys, files, a proxy on the loopback.
 
 use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::{Fix, quoted};
-use crate::check::trials::Firewall;
 use crate::facts::Version;
-use crate::settings::NetworkDriver;
+use crate::settings::NetworkDriver::{
+    GvisorTapVsock, LxcUserNic, Other, Pasta, Slirp4netns, Vpnkit,
+};
 
 /// The share of a quota, in percent, from which on it is scarce.
 const SCARCE: u64 = 80;
@@ -15,51 +14,40 @@ const SCARCE: u64 = 80;
 /// kernel 4096.
 const FEW_FILES: u64 = 16_384;
 
-/// The kernel's default of `fs.inotify.max_user_instances` (inotify(7)).
-const INOTIFY_INSTANCES: u64 = 128;
-
 /// From this rootlesskit on pasta is told to close the host's loopback (rootlesskit#612).
 const PASTA_CLOSES_LOOPBACK: Version = Version(3, 1, 0);
 
 /// `privileged-ports`; never a fault.
 pub fn privileged_ports(evidence: &Evidence<'_>) -> Finding {
     let name = "net.ipv4.ip_unprivileged_port_start";
-    let Some(start) = evidence.survey.sysctl_number(name) else {
-        return Finding::ok("ports from 1024 on can be published");
-    };
+    let start = evidence.survey.sysctl_number(name).unwrap_or(1024);
     if start <= 1 {
         return Finding::ok("every port can be published");
     }
-    let finding = Finding::ok(format!("ports from {start} on can be published ({name})"));
-    let finding = match evidence.host.tools.rootlesskit.path() {
-        Some(path) => finding.because(format!("`setcap cap_net_bind_service=ep {}` opens lower ports for rootlesskit alone, until it is upgraded", quoted(path))),
-        None => finding,
-    };
-    finding
+    let rootlesskit = evidence.host.tools.rootlesskit.path();
+    let rootlesskit = quoted(rootlesskit.unwrap_or("rootlesskit".as_ref()));
+    Finding::ok(format!("ports from {start} on can be published ({name})"))
+        .because(format!("`setcap cap_net_bind_service=ep {rootlesskit}` opens lower ports for rootlesskit alone, until it is upgraded"))
         .because("the kernel's setting opens lower ports for every user of this host")
         .fix(Fix::Sysctl(name, "0".to_owned()))
 }
 
 /// `ping`. slirp4netns and pasta send ICMP by unprivileged sockets of the user (slirp4netns(1),
-/// passt(1)), vpnkit and gvisor-tap-vsock do not (rootlesskit's `docs/network.md`).
+/// passt(1)).
 pub fn ping(evidence: &Evidence<'_>) -> Finding {
     let name = "net.ipv4.ping_group_range";
-    match evidence.network().map(|network| network.driver) {
-        Ok(NetworkDriver::Vpnkit) => {
-            return Finding::ok("network driver `vpnkit` does not carry ping");
-        }
-        Ok(NetworkDriver::LxcUserNic) => {
-            return Finding::ok("network driver `lxc-user-nic` carries ping");
-        }
-        _ => {}
+    let needs_range = |driver| matches!(driver, Slirp4netns | Pasta | Other(_));
+    if evidence.network().is_ok_and(|network| !needs_range(network.driver)) {
+        return Finding::skip("this network driver does not ping by sockets of yours");
     }
     let range = evidence.survey.sysctl(name).unwrap_or_default();
-    let mut bounds = range.split_whitespace().map(str::parse::<u64>);
-    let (Some(Ok(first)), Some(Ok(last))) = (bounds.next(), bounds.next()) else {
+    let bounds: Vec<u32> =
+        range.split_whitespace().filter_map(|bound| bound.parse().ok()).collect();
+    let [first, last] = bounds[..] else {
         return Finding::skip(format!("`{name}` cannot be read"));
     };
     let gid = evidence.survey.account.gid;
-    if (first..=last).contains(&u64::from(gid)) {
+    if (first..=last).contains(&gid) {
         return Finding::ok("containers can ping");
     }
     Finding::problem(format!(
@@ -70,138 +58,79 @@ pub fn ping(evidence: &Evidence<'_>) -> Finding {
 
 /// `ipv6`: what was asked for is available.
 pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
-    let by_flag = evidence.flags().switch("ipv6");
-    if !by_flag.unwrap_or(evidence.settings.ipv6.value) {
+    let Ok(network) = evidence.network() else {
+        return Finding::skip("no network driver is chosen");
+    };
+    if !network.ipv6 {
         return Finding::skip("network.ipv6 is off: containers reach IPv4 hosts only");
     }
-    let off = |why: &str| {
-        let finding = Finding::problem(format!("network.ipv6 is on, and {why}"));
-        match by_flag {
-            Some(_) => finding.tell("remove `--ipv6` from rootlesskit.flags"),
-            None => finding.fix(Fix::Set("network.ipv6", "false".to_owned())),
-        }
+    let why = match (&network.driver, &evidence.trials.inside) {
+        _ if !evidence.host.kernel.ipv6 => "this kernel has no IPv6",
+        (GvisorTapVsock | Vpnkit | LxcUserNic, _) => "this network driver does not support it",
+        (_, None) => return Finding::untried("no namespace to look into"),
+        (_, Some(inside)) if !inside.ipv6 => "a new network namespace has no IPv6",
+        _ => return Finding::ok("network.ipv6 is on, and the namespace has IPv6"),
     };
-    match evidence.network().map(|network| network.driver) {
-        _ if !evidence.host.kernel.ipv6 => return off("this kernel has no IPv6"),
-        Err(_) => return Finding::untried("no network driver is chosen"),
-        Ok(
-            driver @ (NetworkDriver::GvisorTapVsock
-            | NetworkDriver::Vpnkit
-            | NetworkDriver::LxcUserNic),
-        ) => {
-            return off(&format!(
-                "network driver `{}` does not support it",
-                driver.word().display()
-            ));
-        }
-        Ok(_) => {}
-    }
-    match &evidence.trials.inside {
-        None => Finding::untried("no namespace to look into"),
-        Some(inside) if !inside.ipv6 => off("a new network namespace has no IPv6"),
-        Some(_) => Finding::ok("network.ipv6 is on, and the namespace has IPv6"),
-    }
+    Finding::problem(format!("network.ipv6 is on, and {why}"))
+        .fix(Fix::Set("network.ipv6", "false".to_owned()))
 }
 
 /// `limits`: quotas whose end looks like a full disk or a broken kernel.
 pub fn limits(evidence: &Evidence<'_>) -> Finding {
-    let (survey, trials) = (evidence.survey, evidence.trials);
+    let survey = evidence.survey;
     let mut scarce = Vec::new();
     let mut finding = Finding::problem("");
-    if let Some([keys, max_keys, bytes, max_bytes]) = survey.keys {
-        let is_scarce = |used: u64, max: u64| max > 0 && used.saturating_mul(100) >= max * SCARCE;
-        if is_scarce(keys, max_keys) || is_scarce(bytes, max_bytes) {
-            scarce.push(format!(
-                "{keys} of {max_keys} kernel keys and {bytes} of their {max_bytes} bytes are in use"
-            ));
-            // podman#13363
-            finding = finding
-                .because(
-                    "each container takes a key; without one, it fails with `disk quota exceeded`",
-                )
-                .fix(Fix::Sysctl("kernel.keys.maxkeys", (max_keys * 10).max(2_000).to_string()))
-                .fix(Fix::Sysctl(
-                    "kernel.keys.maxbytes",
-                    (max_bytes * 10).max(200_000).to_string(),
-                ));
-        }
+    let is_scarce = |used: u64, max: u64| used.saturating_mul(100) >= max.saturating_mul(SCARCE);
+    if let Some([keys, max_keys, bytes, max_bytes]) = survey.keys
+        && (is_scarce(keys, max_keys) || is_scarce(bytes, max_bytes))
+    {
+        scarce.push(format!(
+            "{keys} of {max_keys} kernel keys and {bytes} of their {max_bytes} bytes are in use"
+        ));
+        // podman#13363
+        finding = finding
+            .because("each container takes a key; without one, it fails with `disk quota exceeded`")
+            .fix(Fix::Sysctl("kernel.keys.maxkeys", (max_keys * 10).to_string()))
+            .fix(Fix::Sysctl("kernel.keys.maxbytes", (max_bytes * 10).to_string()));
     }
-    let instances = "fs.inotify.max_user_instances";
-    if let Some(max) = survey.sysctl_number(instances).filter(|max| *max < INOTIFY_INSTANCES) {
-        scarce.push(format!("{instances} is {max}"));
-        finding = finding.fix(Fix::Sysctl(instances, "1024".to_owned()));
-    }
-    if let Some(max) = trials.open_files.filter(|max| *max < FEW_FILES) {
+    if let Some(max) = evidence.trials.open_files.filter(|max| *max < FEW_FILES) {
         scarce.push(format!("a process may open {max} files at most"));
-        finding = match &survey.account.name {
-            _ if survey.release.is_like("alpine") => finding.tell(
-                "in a service of OpenRC, set `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d",
-            ),
-            Some(name) => {
-                finding.because("a new limit applies from the next login on").fix(Fix::File(
-                    "/etc/security/limits.d/90-dockerd-rootless.conf".to_owned(),
-                    format!("{name} hard nofile 524288"),
-                ))
-            }
-            None => finding,
-        };
+        finding = open_files(evidence, finding);
     }
     if scarce.is_empty() {
-        return Finding::ok("keys, inotify instances and open files suffice");
+        return Finding::ok("kernel keys and open files suffice");
     }
-    finding.summary = scarce.join("; ");
-    finding
+    Finding { summary: scarce.join("; "), ..finding }
 }
 
-/// `selinux`: it allows what a launch does.
-pub fn selinux(evidence: &Evidence<'_>) -> Finding {
-    if !evidence.host.kernel.selinux {
-        return Finding::skip("SELinux is off");
+fn open_files(evidence: &Evidence<'_>, finding: Finding) -> Finding {
+    if evidence.survey.release.is_like("alpine") {
+        return finding.tell(
+            "in a service of OpenRC, set `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d",
+        );
     }
-    let copied = evidence.settings.copies_up("/run");
-    let mut chosen =
-        evidence.trials.inside.iter().flat_map(|inside| &inside.firewalls).filter(|own| own.chosen);
-    let is_locked_out = |own: &&Firewall| {
-        let text =
-            own.outcome.failure().map_or(String::new(), |failure| failure.text.to_lowercase());
-        text.contains("xtables.lock") && text.contains("denied")
-    };
-    let finding = match chosen.find(is_locked_out) {
-        Some(own) => Finding::problem(format!("SELinux denies `{}` its lock", own.path.display())),
-        None if copied => {
-            return Finding::ok(
-                "SELinux is on, and `/run` in the namespace gets a label of its own",
-            );
-        }
-        None => Finding::warn("SELinux is on, and `/run` in the namespace is the host's"),
-    };
-    let finding = finding
-        .because("iptables may not write a lock that has the label of a user's files (moby#41230)");
-    if copied { finding } else { finding.tell("add `/run` to rootlesskit.copy-up") }
+    let file = "/etc/security/limits.d/90-dockerd-rootless.conf".to_owned();
+    let name = evidence.survey.account.display_name();
+    finding
+        .because("a new limit applies from the next login on")
+        .fix(Fix::File(file, format!("{name} hard nofile 524288")))
 }
 
 /// `proxy`: a proxy on the host's loopback cannot be reached from another network namespace.
 pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     let settings = evidence.settings;
     let proxies = [("proxy.http", &settings.http_proxy), ("proxy.https", &settings.https_proxy)];
-    let hosts: Vec<(&str, String)> = proxies
-        .iter()
-        .filter_map(|(key, url)| Some((*key, host(&url.value.as_ref()?.0.to_string_lossy()))))
-        .collect();
-    let local: Vec<&str> =
-        hosts.iter().filter(|(_, host)| is_loopback(host)).map(|(key, _)| *key).collect();
-    if hosts.is_empty() {
-        return Finding::skip("no proxy is set");
-    }
+    let local = proxies.iter().filter(|(_, proxy)| {
+        proxy.value.as_ref().is_some_and(|url| is_on_loopback(&url.0.to_string_lossy()))
+    });
+    let local: Vec<&str> = local.map(|(key, _)| *key).collect();
     if local.is_empty() {
-        let hosts: Vec<String> =
-            hosts.iter().map(|(key, host)| format!("{key} is at `{host}`")).collect();
-        return Finding::ok(hosts.join(", "));
+        return Finding::skip("no proxy is on the host's loopback");
     }
     let Ok(network) = evidence.network() else {
         return Finding::untried("no network driver is chosen");
     };
-    let is_pasta = network.driver == NetworkDriver::Pasta;
+    let is_pasta = network.driver == Pasta;
     // pasta forwards connections to the namespace's own loopback (passt(1), -T).
     let is_open = settings.host_loopback.value
         || evidence.rootlesskit_version().is_some_and(|version| version < PASTA_CLOSES_LOOPBACK);
@@ -212,31 +141,17 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
         "{} is on the host's loopback, which the daemon's namespace does not reach",
         local.join(" and ")
     ))
-    .because("network.host-loopback opens it, also to containers");
-    let finding = match settings.host_loopback.value {
-        true => finding,
-        false => finding.fix(Fix::Set("network.host-loopback", "true".to_owned())),
-    };
+    .because("network.host-loopback opens it, also to containers")
+    .fix(Fix::Set("network.host-loopback", "true".to_owned()));
     if is_pasta {
-        finding
-    } else {
-        finding.tell("then name the gateway of the namespace in the proxy's URL: 10.0.2.2 with slirp4netns, 10.0.2.1 with gvisor-tap-vsock, 192.168.65.2 with vpnkit")
+        return finding;
     }
+    finding.tell("then name the gateway of the namespace in the proxy's URL: 10.0.2.2 with slirp4netns, 10.0.2.1 with gvisor-tap-vsock, 192.168.65.2 with vpnkit")
 }
 
-/// Returns the host in a URL.
-fn host(url: &str) -> String {
+/// Returns whether the host in a URL is this one.
+fn is_on_loopback(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let server = authority.rsplit('@').next().unwrap_or(authority);
-    match server.split_once(']') {
-        Some((ipv6, _)) => ipv6.trim_start_matches('[').to_owned(),
-        None => server.split(':').next().unwrap_or(server).to_owned(),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host == "::1"
-        || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+    let server = rest.rsplit('@').next().unwrap_or(rest);
+    ["localhost", "127.", "[::1]"].iter().any(|own| server.starts_with(own))
 }

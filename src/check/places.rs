@@ -1,13 +1,12 @@
 //! The places that a launch uses: the home, the runtime directory and the sockets in it,
 //! rootlesskit's state directory, and what the namespace sees of `/etc`.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
-use crate::facts::{Directory, Lock, PidState};
+use crate::facts::Directory;
 use crate::plan;
 use crate::settings::NetworkDriver;
 
@@ -31,28 +30,24 @@ pub fn runtime_dir(evidence: &Evidence<'_>) -> Finding {
     Finding::ok(format!("`{}` is yours alone", path.display()))
 }
 
-/// Creates a runtime directory, or names another one.
+/// Creates the runtime directory, or leads to another one.
 fn fix_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
-    let (uid, gid) = (evidence.survey.account.uid, evidence.survey.account.gid);
+    let account = &evidence.survey.account;
+    let (uid, gid) = (account.uid, account.gid);
     let person = &evidence.host.session.person;
     let own = PathBuf::from(format!("/run/user/{uid}"));
-    let Some((path, directory)) = &person.runtime_dir else {
-        return another_runtime_dir(evidence, finding);
-    };
-    let is_at_home = person.home.as_ref().is_some_and(|(home, _)| path.starts_with(home));
-    let create = format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(path));
-    match directory {
-        Directory::Present { owner, mode } if *owner == uid && mode & 0o077 != 0 => {
+    let is_booted = evidence.survey.systemd.booted;
+    let home = person.home.as_ref().map(|(home, _)| home);
+    match &person.runtime_dir {
+        Some((path, Directory::Present { owner, mode })) if *owner == uid && mode & 0o077 != 0 => {
             finding.user(format!("chmod 0700 {}", quoted(path)))
         }
-        // What has this name is the user's, whoever created it.
-        Directory::Present { owner, .. } if *path == own && *owner != uid => finding.root(create),
-        Directory::Missing if *path == own && evidence.survey.systemd.booted => {
-            finding.fix(Fix::Linger)
-        }
-        Directory::Missing if *path == own => finding.root(create),
-        Directory::Missing if is_at_home => {
+        Some((path, Directory::Missing)) if home.is_some_and(|home| path.starts_with(home)) => {
             finding.user(format!("mkdir -p -m 0700 {}", quoted(path)))
+        }
+        // What has this name is the user's, whoever created it.
+        Some((path, found)) if *path == own && (*found != Directory::Missing || !is_booted) => {
+            finding.root(format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(path)))
         }
         _ => another_runtime_dir(evidence, finding),
     }
@@ -60,144 +55,77 @@ fn fix_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 
 /// Leads to a runtime directory other than the one that XDG_RUNTIME_DIR names.
 fn another_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
-    let own = format!("/run/user/{}", evidence.survey.account.uid);
-    let booted = evidence.survey.systemd.booted;
-    let finding = finding.because(match booted {
-        true => "a login through systemd-logind sets XDG_RUNTIME_DIR; after `su` or `sudo` it may be another user's",
-        false => "`export` applies to this shell: add it to your shell's start-up file as well",
-    });
-    if evidence.survey.own_runtime_dir.is_some() {
-        return finding.user(format!("export XDG_RUNTIME_DIR={own}"));
+    let survey = evidence.survey;
+    let finding = finding.because("after `su` or `sudo`, XDG_RUNTIME_DIR may be another user's; `export` applies to this shell only");
+    if survey.own_runtime_dir.is_none() && !survey.systemd.booted {
+        // Where upstream's tool puts it without systemd.
+        return finding
+            .user("mkdir -p \"$HOME/.docker/run\" && chmod 0700 \"$HOME/.docker/run\"")
+            .user("export XDG_RUNTIME_DIR=\"$HOME/.docker/run\"");
     }
-    if booted {
-        return finding.fix(Fix::Linger).user(format!("export XDG_RUNTIME_DIR={own}"));
-    }
-    // Where upstream's tool puts it without systemd.
-    finding
-        .user("mkdir -p \"$HOME/.docker/run\" && chmod 0700 \"$HOME/.docker/run\"")
-        .user("export XDG_RUNTIME_DIR=\"$HOME/.docker/run\"")
+    let finding = if survey.own_runtime_dir.is_some() { finding } else { finding.fix(Fix::Linger) };
+    finding.user(format!("export XDG_RUNTIME_DIR=/run/user/{}", survey.account.uid))
 }
 
 /// `home`: it is there, also when the user manager starts before a login.
 pub fn home(evidence: &Evidence<'_>) -> Finding {
     let uid = evidence.survey.account.uid;
     let person = &evidence.host.session.person;
-    let Some((path, _)) = &person.home else {
-        return Finding::problem("HOME is not set")
-            .user(format!("export HOME=\"$(getent passwd {uid} | cut -d: -f6)\""));
-    };
     if let Err(error) = plan::refuse_home(person) {
         return Finding::problem(error.to_string())
-            .tell(format!("`getent passwd {uid}` shows your home: it may not be mounted yet, and after `su` or `sudo` HOME may be another user's"));
+            .because("a home may not be mounted yet, and after `su` or `sudo` HOME may be another user's")
+            .user(format!("export HOME=\"$(getent passwd {uid} | cut -d: -f6)\""));
     }
-    let ok = Finding::ok(format!("`{}` can be written", path.display()));
-    if !evidence.trials.home_writable {
-        return unwritable_home(evidence, path);
-    }
-    let systemd = &evidence.survey.systemd;
-    let Some(mount) = evidence.survey.mounts.of(path) else { return ok };
-    let at_login = mount.kind.starts_with("fuse.") || mount.kind == "ecryptfs";
-    let late = at_login || matches!(&*mount.kind, "nfs" | "nfs4" | "cifs" | "smb3" | "autofs");
-    // Without lingering, the user manager starts with a login, which has waited for the home.
-    let starts_at_boot = systemd.booted && systemd.linger == Some(true);
-    if !late || !starts_at_boot || systemd.awaits_mounts {
-        return ok;
-    }
-    let finding = Finding::warn(format!(
-        "`{}` ({}) may be mounted after the user manager has started at boot",
-        path.display(),
-        mount.kind
-    ));
-    match path.to_str().filter(|path| !path.contains(['"', '\\', '\n'])) {
-        _ if at_login => finding.tell("start the daemon after a login, which mounts it"),
-        None => finding,
-        // A drop-in of the user's would lie in the home itself.
-        Some(path) => finding
-            .fix(Fix::File(
-                format!("/etc/systemd/system/user@{uid}.service.d/dockerd-rootless-home.conf"),
-                format!(
-                    "[Unit]\nAfter=remote-fs.target autofs.service\nRequiresMountsFor=\"{}\"",
-                    path.replace('%', "%%")
-                ),
-            ))
-            .root("systemctl daemon-reload"),
-    }
-}
-
-/// Reports a home that cannot be written, unless everything has another place.
-fn unwritable_home(evidence: &Evidence<'_>, path: &Path) -> Finding {
-    let elsewhere = |name: &str| {
-        let stated = evidence.environment.absolute(name);
-        stated.is_some_and(|stated| !stated.starts_with(path))
-    };
+    let path = person.home.as_ref().map_or(Path::new("/"), |(home, _)| home);
     let shown = path.display();
-    if evidence.trials.data_root_writable
-        && elsewhere("XDG_CONFIG_HOME")
-        && elsewhere("DOCKER_CONFIG")
-    {
-        return Finding::ok(format!("`{shown}` cannot be written, and nothing has to be"));
+    if !evidence.trials.home_writable {
+        return Finding::warn(format!(
+            "`{shown}` cannot be written: settings, units and docker's contexts cannot be stored"
+        ))
+        .tell("XDG_CONFIG_HOME, DOCKER_CONFIG and `--data-root` name other places");
     }
-    Finding::warn(format!(
-        "`{shown}` cannot be written: settings, units and docker's contexts cannot be stored"
-    ))
-    .tell(format!(
-        "`ls -ld {}` shows whose it is; after `su` or `sudo`, HOME may be another user's",
-        quoted(path)
-    ))
-    .tell("XDG_CONFIG_HOME, DOCKER_CONFIG and `--data-root` name other places")
+    let kind = evidence.survey.mounts.of(path).map_or("", |mount| &mount.kind);
+    let is_late = kind.starts_with("fuse.")
+        || ["nfs", "nfs4", "cifs", "smb3", "autofs", "ecryptfs"].contains(&kind);
+    // Without lingering, the user manager starts with a login, which has waited for the home.
+    if is_late && evidence.survey.systemd.linger == Some(true) {
+        return Finding::warn(format!("`{shown}` ({kind}) may be mounted after the user manager has started at boot"))
+            .tell(format!("if it is, give the unit user@{uid}.service `RequiresMountsFor={shown}`, or start the daemon after a login"));
+    }
+    Finding::ok(format!("`{shown}` can be written"))
 }
 
 /// `socket-path`: every socket that a launch creates has a path that is short enough.
 pub fn socket_path(evidence: &Evidence<'_>) -> Finding {
     let session = &evidence.host.session;
-    let Some((runtime_dir, _)) = &session.person.runtime_dir else {
-        return Finding::untried("there is no runtime directory");
-    };
-    let Ok(network) = evidence.network() else {
-        return Finding::untried("no network driver is chosen");
+    let (Some((runtime_dir, _)), Ok(network)) = (&session.person.runtime_dir, evidence.network())
+    else {
+        return Finding::untried("there is no runtime directory, or no network driver");
     };
     let sockets = plan::sockets(evidence.settings, session, &network);
-    let Err(error) = plan::refuse_long_paths(&sockets) else {
-        let lengths = sockets.iter().map(|(path, _)| path.as_os_str().len());
-        return Finding::ok(format!(
-            "the longest socket path has {} bytes",
-            lengths.max().unwrap_or(0)
-        ));
-    };
-    let finding = Finding::problem(error.to_string());
-    let fits_or_moves = |(path, limit): &(PathBuf, usize)| {
-        path.as_os_str().len() <= *limit || path.starts_with(runtime_dir)
-    };
-    let is_own = evidence.survey.own_runtime_dir.as_deref() == Some(runtime_dir);
-    if !is_own && sockets.iter().all(fits_or_moves) {
-        return another_runtime_dir(evidence, finding);
+    if let Err(error) = plan::refuse_long_paths(&sockets) {
+        let finding = Finding::problem(error.to_string());
+        return match evidence.survey.own_runtime_dir.as_ref() == Some(runtime_dir) {
+            true => finding
+                .tell("choose a shorter rootlesskit.state-dir or, for dockerd, `--exec-root`"),
+            false => another_runtime_dir(evidence, finding),
+        };
     }
-    finding.tell("choose a shorter rootlesskit.state-dir or, for dockerd, `--exec-root`")
+    let longest = sockets.iter().map(|(path, _)| path.as_os_str().len()).max().unwrap_or(0);
+    Finding::ok(format!("the longest socket path has {longest} bytes"))
 }
 
 /// `state-dir`: rootlesskit may delete it with all its contents.
 pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
     let session = &evidence.host.session;
+    let path = &session.places.state_dir;
     if session.person.runtime_dir.is_none() {
         return Finding::untried("there is no runtime directory");
     }
-    if let Lock::Held(pid) = session.state_dir.lock {
-        return Finding::ok(format!("rootless Docker is running (PID {pid})"));
-    }
-    if let Err(error) = plan::refuse_foreign_state_dir(
-        &session.places.state_dir,
-        &session.state_dir,
-        session.person.uid,
-    ) {
-        return Finding::problem(error.to_string())
-            .tell("choose a new directory, or none: `dockerd-rootless config explain rootlesskit.state-dir` shows what sets it");
-    }
-    let mut files = session.pid_files.iter();
-    match files
-        .find_map(|file| if let PidState::Running(pid) = file.state { Some(pid) } else { None })
-    {
-        Some(pid) => Finding::ok(format!("rootless Docker is running (PID {pid})")),
-        None => Finding::ok(format!("`{}` is free", session.places.state_dir.display())),
+    match plan::refuse_foreign_state_dir(path, &session.state_dir, session.person.uid) {
+        Ok(()) => Finding::ok(format!("`{}` holds no files of yours", path.display())),
+        Err(error) => Finding::problem(error.to_string())
+            .tell("choose a new directory, or none: `dockerd-rootless config explain rootlesskit.state-dir` shows what sets it"),
     }
 }
 
@@ -206,41 +134,32 @@ pub fn state_dir(evidence: &Evidence<'_>) -> Finding {
 pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
     let chain = &evidence.survey.resolv_conf;
     let end = chain.hops.last().map_or(Path::new("/etc/resolv.conf"), |hop| hop).display();
-    if !chain.ends_in_file {
-        return Finding::problem(format!("`{end}` does not exist: no host name is resolved"));
-    }
-    let seen = |hop: &&PathBuf| hop.starts_with("/etc") || hop.starts_with("/run");
-    if let Some(hop) = chain.hops.iter().find(|hop| !seen(hop)).filter(|_| is_sandboxed(evidence)) {
-        let finding = Finding::problem(format!(
+    let is_hidden = |hop: &&PathBuf| !hop.starts_with("/etc") && !hop.starts_with("/run");
+    let hidden = chain.hops.iter().find(is_hidden).filter(|_| is_sandboxed(evidence));
+    match (&chain.text, hidden) {
+        (None, _) => Finding::problem(format!("`{end}` cannot be read: no host name is resolved")),
+        (_, Some(hop)) => Finding::problem(format!(
             "slirp4netns cannot see `{}` from its sandbox: no host name is resolved",
             hop.display()
-        ));
-        return match evidence.flags().value("slirp4netns-sandbox") {
-            Some(_) => finding.tell("set `--slirp4netns-sandbox=false` in rootlesskit.flags"),
-            None => finding.fix(Fix::Set("network.slirp4netns-sandbox", "false".to_owned())),
-        };
-    }
-    let Some(text) = &chain.text else {
-        return Finding::problem(format!("you cannot read `{end}`: no host name is resolved"));
-    };
-    let servers = text.lines().filter(|line| line.split_whitespace().next() == Some("nameserver"));
-    match servers.count() {
-        0 => Finding::warn(format!("`{end}` contains no nameserver")),
-        count => Finding::ok(format!(
-            "`/etc/resolv.conf` contains {count} nameserver{}",
-            if count == 1 { "" } else { "s" }
-        )),
+        ))
+        .fix(Fix::Set("network.slirp4netns-sandbox", "false".to_owned())),
+        (Some(text), _)
+            if !text.lines().any(|line| line.trim_start().starts_with("nameserver")) =>
+        {
+            Finding::warn(format!("`{end}` contains no nameserver"))
+        }
+        _ => Finding::ok("`/etc/resolv.conf` contains a nameserver"),
     }
 }
 
 /// Returns whether slirp4netns is used with its sandbox. rootlesskit's `auto` leaves it out with a
 /// detached network namespace (slirp4netns#317).
 fn is_sandboxed(evidence: &Evidence<'_>) -> bool {
-    let Ok(network) = evidence.network() else { return false };
-    let setting = OsStr::new(evidence.settings.slirp4netns_sandbox.value.word());
-    let stated = evidence.flags().value("slirp4netns-sandbox").unwrap_or(setting);
-    let sandboxed = stated == "true" || (stated != "false" && !network.detach_netns);
-    sandboxed && network.driver == NetworkDriver::Slirp4netns
+    evidence.network().is_ok_and(|network| {
+        let is_auto = network.sandbox != "true" && network.sandbox != "false";
+        network.driver == NetworkDriver::Slirp4netns
+            && (network.sandbox == "true" || is_auto && !network.detach_netns)
+    })
 }
 
 /// `etc-links`: the files with CA certificates open behind rootlesskit's copy of `/etc`, in which

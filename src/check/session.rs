@@ -4,46 +4,28 @@ use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
-use crate::facts::Version;
 
-/// The first dockerd that knows cgroup v2.
-const CGROUP_2_SINCE: Version = Version(20, 10, 0);
-
-/// The controllers that limit containers, and the flags of `docker run` that need them.
+/// The controllers that limit containers, and the flags of `docker run` that need them. Few
+/// containers need the last two, which systemd's `user@.service` does not delegate.
 const CONTROLLERS: [(&str, &str); 5] = [
     ("cpu", "--cpus"),
-    ("cpuset", "--cpuset-cpus"),
-    ("io", "--device-read-bps"),
     ("memory", "--memory"),
     ("pids", "--pids-limit"),
+    ("cpuset", "--cpuset-cpus"),
+    ("io", "--device-read-bps"),
 ];
-
-/// Controllers that systemd's `user@.service` does not delegate, and few containers need.
-const RARE: [&str; 2] = ["cpuset", "io"];
 
 /// `cgroup`. Rootless dockerd sets limits on cgroup v2 and through systemd only (moby's
 /// `UsingSystemd`); elsewhere it ignores them.
 pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
-    let too_old = evidence.dockerd_version().filter(|version| *version < CGROUP_2_SINCE);
     let ignored = |why: &str| Finding::warn(format!("limits such as --memory are ignored: {why}"));
     match survey.cgroup.version {
-        None if survey.release.is_like("alpine") && survey.surroundings.container.is_none() => {
-            ignored("no control groups are mounted")
-                .root("rc-update add cgroups")
-                .root("rc-service cgroups start")
-        }
+        None if survey.release.is_like("alpine") => ignored("no control groups are mounted")
+            .root("rc-update add cgroups")
+            .root("rc-service cgroups start"),
         None => ignored("no control groups are mounted"),
-        Some(1) => cgroup_1(
-            evidence,
-            Finding::warn(
-                "--cpus, --memory and --pids-limit have no effect: this host has cgroup v1",
-            ),
-        ),
-        Some(_) if too_old.is_some() => {
-            Finding::problem("containers will not start: this dockerd does not know cgroup v2")
-                .tell("install dockerd 20.10 or later")
-        }
+        Some(1) => cgroup_1(evidence),
         Some(_) if !survey.systemd.booted => ignored("this host was not booted with systemd"),
         Some(_) if without_cgroups(evidence) => {
             ignored("dockerd is told `native.cgroupdriver=cgroupfs`")
@@ -54,27 +36,20 @@ pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
 }
 
 /// Offers cgroup v2 from the next boot on.
-fn cgroup_1(evidence: &Evidence<'_>, finding: Finding) -> Finding {
+fn cgroup_1(evidence: &Evidence<'_>) -> Finding {
     const OPTION: &str = "systemd.unified_cgroup_hierarchy=1";
     let survey = evidence.survey;
+    let finding =
+        Finding::warn("--cpus, --memory and --pids-limit have no effect: this host has cgroup v1");
     if survey.surroundings.wsl {
         return finding.tell("write `kernelCommandLine = cgroup_no_v1=all` below `[wsl2]` in `.wslconfig` in Windows");
     }
-    if !survey.systemd.booted || survey.surroundings.container.is_some() {
-        return finding;
-    }
     let finding =
         finding.because("cgroup v2 needs a reboot, and applies to all programs of the host");
-    match survey.release.enterprise_linux() {
-        Some(8..) => finding.root(format!("grubby --update-kernel=ALL --args={OPTION}")),
-        _ if survey.release.is_like("debian") => finding
-            .fix(Fix::File(
-                "/etc/default/grub.d/dockerd-rootless.cfg".to_owned(),
-                format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {OPTION}\""),
-            ))
-            .root("update-grub"),
-        _ => finding.tell(format!("boot the kernel with `{OPTION}`")),
+    if survey.release.enterprise_linux().is_some() {
+        return finding.root(format!("grubby --update-kernel=ALL --args={OPTION}"));
     }
+    finding.tell(format!("boot the kernel with `{OPTION}`"))
 }
 
 /// Judges which controllers of cgroup v2 reach the user manager.
@@ -82,21 +57,24 @@ fn delegation(evidence: &Evidence<'_>) -> Finding {
     let Some(delegated) = &evidence.survey.cgroup.delegated else {
         return Finding::skip("the controllers of the user manager cannot be read");
     };
-    let missing = CONTROLLERS.iter().filter(|(name, _)| !delegated.iter().any(|own| own == name));
-    let (names, flags): (Vec<&str>, Vec<&str>) = missing.copied().unzip();
-    if names.is_empty() {
-        return Finding::ok("cgroup v2 with all controllers: cpu, cpuset, io, memory, pids");
-    }
+    let is_missing = |(name, _): &&(&str, &str)| !delegated.iter().any(|own| own == name);
+    let (names, flags): (Vec<&str>, Vec<&str>) =
+        CONTROLLERS.iter().filter(is_missing).copied().unzip();
     let list = names.join(", ");
-    let finding = match names.iter().all(|name| RARE.contains(name)) {
-        true => Finding::ok(format!("cgroup v2 with cpu, memory and pids; not delegated: {list}")),
-        false => Finding::warn(format!("these controllers are not delegated to you: {list}")),
+    let finding = match names[..] {
+        [] => return Finding::ok("cgroup v2 with cpu, memory, pids, cpuset and io"),
+        ["cpuset" | "io", ..] => {
+            Finding::ok(format!("cgroup v2 with cpu, memory and pids; not delegated: {list}"))
+        }
+        _ => Finding::warn(format!("these controllers are not delegated to you: {list}")),
     };
-    let text = "[Service]\nDelegate=cpu cpuset io memory pids";
     finding
         .because(format!("{} have no effect", flags.join(", ")))
         .because("it takes effect when your user manager restarts: at a login after all your sessions have ended, or after a reboot")
-        .fix(Fix::File("/etc/systemd/system/user@.service.d/dockerd-rootless-delegate.conf".to_owned(), text.to_owned()))
+        .fix(Fix::File(
+            "/etc/systemd/system/user@.service.d/dockerd-rootless-delegate.conf".to_owned(),
+            "[Service]\nDelegate=cpu cpuset io memory pids".to_owned(),
+        ))
         .root("systemctl daemon-reload")
 }
 
@@ -112,30 +90,23 @@ pub fn dbus(evidence: &Evidence<'_>) -> Finding {
     if !systemd.booted {
         return Finding::skip("no systemd on this host, so no bus is needed");
     }
-    let failure = match &evidence.trials.bus {
-        Outcome::Works => return Finding::ok("the user's bus answers"),
-        Outcome::NotTried(why) => {
-            return Finding::skip(format!("the user's bus was not tried: {why}"));
-        }
-        Outcome::Fails(failure) => failure,
+    let Outcome::Fails(failure) = &evidence.trials.bus else {
+        return Finding::tried(&evidence.trials.bus, "the user's bus answers");
     };
     let needed = evidence.survey.cgroup.version == Some(2) && !without_cgroups(evidence);
-    let mut finding = match needed {
+    let finding = match needed {
         true => Finding::problem("there is no user bus, and without one no container starts"),
         false => {
             Finding::warn("there is no user bus: units that require `dbus.socket` do not start")
         }
     };
-    finding = finding.because(failure.text.clone());
+    let mut finding = export_runtime_dir(evidence, finding.because(&failure.text));
     if !systemd.manager {
         finding = finding.fix(Fix::Linger);
     }
     if !systemd.dbus_unit {
-        finding = finding.fix(Fix::Package(Package::UserBus));
-    }
-    finding = export_runtime_dir(evidence, finding);
-    if !systemd.dbus_unit {
-        finding = finding.user("systemctl --user daemon-reload");
+        finding =
+            finding.fix(Fix::Package(Package::UserBus)).user("systemctl --user daemon-reload");
     }
     finding.user("systemctl --user start dbus.socket")
 }
@@ -151,19 +122,21 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
             false => Finding::skip(what),
         };
     }
+    if !survey.systemd.manager {
+        return Finding::problem(format!("no user manager runs for `{user}`: no unit can start the daemon"))
+            .because("a login by ssh, at the console or with `machinectl shell` starts it; `su` and `sudo` do not")
+            .fix(Fix::Linger);
+    }
     match &evidence.trials.manager {
-        Outcome::Works => export_runtime_dir(evidence, Finding::ok(format!("the user manager of `{user}` answers"))),
-        Outcome::NotTried(why) if survey.systemd.manager => {
-            Finding::skip(format!("the user manager of `{user}` was not tried: {why}"))
-        }
-        Outcome::Fails(failure) if survey.systemd.manager => {
+        Outcome::Fails(failure) => {
             Finding::problem(format!("the user manager of `{user}` does not answer"))
-                .because(failure.text.clone())
+                .because(&failure.text)
                 .tell(format!("`systemctl restart user@{}.service` by root restarts it, and ends everything that `{user}` runs", survey.account.uid))
         }
-        _ => Finding::problem(format!("no user manager runs for `{user}`: no unit can start the daemon"))
-            .because("a login by ssh, at the console or with `machinectl shell` starts it; `su` and `sudo` do not")
-            .fix(Fix::Linger),
+        outcome => {
+            let works = format!("the user manager of `{user}` answers");
+            export_runtime_dir(evidence, Finding::tried(outcome, works))
+        }
     }
 }
 
@@ -171,8 +144,7 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
 pub fn linger(evidence: &Evidence<'_>) -> Finding {
     let user = evidence.survey.account.display_name();
     match evidence.survey.systemd.linger {
-        _ if !evidence.survey.systemd.booted => Finding::skip("no systemd on this host"),
-        None => Finding::skip(format!("it is unknown whether `{user}` lingers")),
+        None => Finding::skip("no systemd on this host, or no name for your user ID"),
         Some(true) => {
             Finding::ok(format!("`{user}` lingers: the daemon keeps running when you log out"))
         }
@@ -186,10 +158,10 @@ pub fn linger(evidence: &Evidence<'_>) -> Finding {
 /// Sets the variable by which `systemctl --user` finds the manager, unless it is set.
 fn export_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let own = format!("/run/user/{}", evidence.survey.account.uid);
-    match evidence.environment.get("XDG_RUNTIME_DIR") {
-        Some(stated) if stated == own.as_str() => finding,
-        _ => finding
-            .because("`systemctl --user` needs XDG_RUNTIME_DIR, which `su` and `sudo` do not set")
-            .user(format!("export XDG_RUNTIME_DIR={own}")),
+    if evidence.environment.get("XDG_RUNTIME_DIR").is_some_and(|stated| *stated == *own) {
+        return finding;
     }
+    finding
+        .because("`systemctl --user` needs XDG_RUNTIME_DIR, which `su` and `sudo` do not set")
+        .user(format!("export XDG_RUNTIME_DIR={own}"))
 }

@@ -90,19 +90,11 @@ fn newuidmap_gets_its_power_back() {
 }
 
 #[test]
-fn a_session_without_new_privileges_is_told_to_check_from_another() {
+fn a_session_without_new_privileges_is_seen() {
     let user = TestUser::new();
     let story =
         Scene::new(&user).privileges("--no-new-privs").play("apart", &["--only", "newuidmap"]);
     story.before.assert("newuidmap", "fail", "no_new_privs is set");
-    story.assert_idle_twice();
-    // Nothing mends this session; the fix is a check in one that is in order, and says so.
-    story.after.assert("newuidmap", "fail", "no_new_privs is set");
-    for run in ["root.1", "root.2"] {
-        let said = story.file(run);
-        assert!(said.contains("ok    newuidmap"), "{said}");
-        assert!(said.contains(" 0 failed, "), "{said}");
-    }
 }
 
 #[test]
@@ -243,7 +235,7 @@ fn a_data_root_without_overlays_is_left() {
          mount --bind \"$HOME/lib\" /var/lib",
     );
     let story =
-        scene.assert_mended_alone("overlay", "fail", "(overlay): dockerd would silently use");
+        scene.assert_mended_alone("overlay", "fail", "(overlay): dockerd would silently copy");
     story.after.assert("overlay", "ok", "/var/lib/dockerd-rootless");
 }
 

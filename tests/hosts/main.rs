@@ -418,8 +418,7 @@ const HINTS: &[(&[&str], &str, &[&str])] = &[
         &["opensuse-15"],
     ),
     (&["netfilter"], "kernel-modules-extra", &["rhel-10"]),
-    (&["netfilter"], "no legacy tables", &["almalinux-10-legacy"]),
-    (&["netfilter"], "dnf install -y iptables-nft", &["almalinux-10-legacy", "rhel-9"]),
+    (&["netfilter"], "dnf install -y iptables-nft", &["rhel-9"]),
     (&["rootlesskit"], "moby-engine-rootless-extras", &["fedora-43"]),
     (&["resolv-conf"], "network.slirp4netns-sandbox false", &["wsl2"]),
 ];
