@@ -22,7 +22,7 @@ pub fn daemon_config(evidence: &Evidence<'_>) -> Finding {
         DaemonJson::Unknown(reason) => {
             return Finding::problem(format!("`{path}` cannot be read: {reason}"));
         }
-        DaemonJson::Keys { .. } => {}
+        DaemonJson::Read(_) => {}
     }
     if let Outcome::Fails(failure) = &evidence.trials.validate {
         return Finding::problem(format!("dockerd refuses `{path}`: {}", failure.text));

@@ -3,28 +3,28 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::cli::Assignments;
-use crate::cli::output::{Format, json_word, print, print_json};
+use crate::cli::output::{self, Format, json_word};
 use crate::cli::sources::{config_paths, layers, read_file, user_config};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::places;
-use crate::settings::{self, Edited, Key, Layer, Origin, Settings, statements};
+use crate::facts::{look, places};
+use crate::plan;
+use crate::settings::{self, Key, Layer, Origin, Settings, statements};
+use crate::supervise;
 use crate::sys::files;
 use crate::words;
-use crate::{plan, supervise};
 
 #[derive(Args)]
 pub struct ConfigOptions {
-    #[command(flatten)]
-    assignments: Assignments,
+    /// Set KEY for this call, whatever other sources say
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    assignments: Vec<OsString>,
     /// Output format
     #[arg(
         long,
@@ -46,21 +46,14 @@ enum Command {
         /// Print where each value comes from
         #[arg(long)]
         origin: bool,
-        #[command(flatten)]
-        assignments: Assignments,
     },
     /// Print every source that sets KEY, and which one wins
     Explain {
         /// For example network.driver
         key: String,
-        #[command(flatten)]
-        assignments: Assignments,
     },
     /// Validate all configuration sources
-    Check {
-        #[command(flatten)]
-        assignments: Assignments,
-    },
+    Check,
     /// Print the paths of configuration files
     Path,
     /// Write a value into your configuration file
@@ -79,55 +72,51 @@ enum Command {
     },
 }
 
-pub fn run(environment: &Environment, options: &ConfigOptions) -> Result<Exit, Error> {
+/// What a command tells: an object for programs, and the text for people.
+type Told = Result<(Value, String), Error>;
+
+pub fn run(environment: &Environment, options: ConfigOptions) -> Result<Exit, Error> {
     let ConfigOptions { assignments, format, command } = options;
-    let layers = |more: &Assignments| {
-        layers(environment, &[&*assignments.assignments, &more.assignments].concat())
-    };
-    match command {
-        Command::Show { origin, assignments } => show(&layers(assignments)?, *origin, *format),
-        Command::Explain { key, assignments } => explain(key, &|| layers(assignments), *format),
-        Command::Check { assignments } => check(environment, &|| layers(assignments), *format),
-        Command::Path => path(environment, *format),
+    let layers = || layers(environment, &assignments);
+    let (object, text) = match command {
+        Command::Show { origin } => show(&layers()?, origin),
+        Command::Explain { key } => explain(find_key(&key)?, &layers()?),
+        Command::Check => check(environment, &layers()?),
+        Command::Path => return path(environment, format),
         Command::Set { key, value } => {
-            edit(environment, &assignments.assignments, key, Some(value), *format)
+            edit(environment, &assignments, find_assigned(&key, &value)?, Some(&value))
         }
-        Command::Unset { key } => edit(environment, &assignments.assignments, key, None, *format),
+        Command::Unset { key } => edit(environment, &assignments, find_key(&key)?, None),
     }?;
+    output::tell(format, object, text)?;
     Ok(Exit::Good)
 }
 
-/// Prints all settings; what is not set is a comment, or `null`.
-fn show(layers: &[Layer], origin: bool, format: Format) -> Result<(), Error> {
-    let settings = Settings::resolve(layers)?;
-    let shown = settings.show().into_iter();
-    if format == Format::Json {
-        let rows = shown.map(|(key, value, origin)| {
-            let value = value.as_deref().and_then(json_of_toml);
-            json!({"key": key.name, "value": value, "origin": origin.to_string()})
-        });
-        return print_json(json!({"settings": rows.collect::<Vec<_>>()}));
-    }
+/// Tells all settings; what is not set is a comment, or `null`.
+fn show(layers: &[Layer], with_origin: bool) -> Told {
+    let mut rows = Vec::new();
     let mut text = String::new();
     let mut section = "";
-    for (key, value, source) in shown {
-        let (this, name) = key.name.split_once('.').unwrap_or(("", key.name));
-        if this != section {
+    for (key, value, origin) in Settings::resolve(layers)?.show() {
+        let json = value.as_deref().and_then(json_of_toml);
+        rows.push(json!({"key": key.name, "value": json, "origin": origin.to_string()}));
+        if key.section() != section {
             let blank = if section.is_empty() { "" } else { "\n" };
-            let _ = writeln!(text, "{blank}[{this}]");
-            section = this;
+            section = key.section();
+            let _ = writeln!(text, "{blank}[{section}]");
         }
-        let remark = if origin { format!("  # {source}") } else { String::new() };
-        let _ = match value {
+        let name = &key.name[section.len() + 1..];
+        text += &match value {
             // Pasted as a setting, the stars would replace the password.
-            Some(value) if this == "proxy" && value.contains("***@") => {
-                writeln!(text, "# {name} = {value}, its password not shown{remark}")
+            Some(value) if section == "proxy" && value.contains("***@") => {
+                format!("# {name} = {value}, its password not shown")
             }
-            Some(value) => writeln!(text, "{name} = {value}{remark}"),
-            None => writeln!(text, "# {name}: {}{remark}", key.default),
+            Some(value) => format!("{name} = {value}"),
+            None => format!("# {name}: {}", key.default),
         };
+        text += &if with_origin { format!("  # {origin}\n") } else { "\n".to_owned() };
     }
-    print(text)
+    Ok((json!({"settings": rows}), text))
 }
 
 /// Returns a value in TOML syntax as JSON.
@@ -136,139 +125,112 @@ fn json_of_toml(value: &str) -> Option<Value> {
     serde_json::to_value(table.get("value")?).ok()
 }
 
-/// Reads all sources.
-type Read<'a> = &'a dyn Fn() -> Result<Vec<Layer>, Error>;
-
-/// Prints what a key does, who sets it, and which source wins.
-fn explain(name: &str, read: Read<'_>, format: Format) -> Result<(), Error> {
-    let key = find_key(name)?;
-    let layers = read()?;
-    let settings = Settings::resolve(&layers)?;
-    let mut shown = settings.show().into_iter();
-    let winner = shown.find(|(shown, ..)| shown.name == key.name).map(|(_, _, origin)| origin);
-    let set = statements(&layers, key.name);
-    let set = set.map(|statement| (statement.origin, statement.shown(key.name)));
-    if format == Format::Json {
-        let set = set.map(|(origin, value)| json!({"origin": origin.to_string(), "value": value}));
-        return print_json(json!({
-            "key": key.name,
-            "summary": key.summary,
-            "allowed": key.expected,
-            "environment": key.variables,
-            "default": key.default,
-            "set": set.collect::<Vec<_>>(),
-            "winner": winner.map(ToString::to_string),
-        }));
-    }
+/// Tells what `key` does, who sets it, and which source wins.
+fn explain(key: &Key, layers: &[Layer]) -> Told {
+    Settings::resolve(layers)?;
+    let mut set = vec![(&Origin::Default, key.default.to_owned())];
+    set.extend(statements(layers, key.name).map(|own| (own.origin, own.shown(key.name))));
+    let winner = set[set.len() - 1].0;
     let mut text = format!("{}\n  {}\n  allowed: {}\n", key.name, key.summary, key.expected);
     if !key.variables.is_empty() {
         let _ = writeln!(text, "  environment: {}", key.variables.join(", "));
     }
     text += "set by, lowest first:\n";
-    for (origin, value) in [(&Origin::Default, key.default.to_owned())].into_iter().chain(set) {
-        let mark = if winner == Some(origin) { "->" } else { "  " };
+    for (origin, value) in &set {
+        let mark = if *origin == winner { "->" } else { "  " };
         let _ = writeln!(text, "{mark} {origin}: {value}");
     }
-    print(text)
+    let rows = set[1..].iter();
+    let rows = rows.map(|(origin, value)| json!({"origin": origin.to_string(), "value": value}));
+    let object = json!({
+        "key": key.name,
+        "summary": key.summary,
+        "allowed": key.expected,
+        "environment": key.variables,
+        "default": key.default,
+        "set": rows.collect::<Value>(),
+        "winner": winner.to_string(),
+    });
+    Ok((object, text))
 }
 
-/// Prints which files exist and what is odd, or fails with the first error.
-fn check(environment: &Environment, read: Read<'_>, format: Format) -> Result<(), Error> {
-    let mut files = Vec::new();
+/// Tells which files exist and what is odd, or fails with the first error.
+fn check(environment: &Environment, layers: &[Layer]) -> Told {
+    let mut rows = Vec::new();
+    let mut text = String::new();
     for path in config_paths(environment) {
         let exists = read_file(&path)?.is_some();
-        files.push((path, exists));
-    }
-    let settings = Settings::resolve(&read()?)?;
-    let warnings: Vec<&str> = settings.warnings.iter().map(|warning| &*warning.0).collect();
-    if format == Format::Json {
-        let files = files
-            .iter()
-            .map(|(path, exists)| json!({"path": json_word(path.as_os_str()), "exists": exists}));
-        return print_json(json!({"files": files.collect::<Vec<_>>(), "warnings": warnings}));
-    }
-    let mut text = String::new();
-    for (path, exists) in files {
-        let state = if exists { "valid" } else { "absent" };
-        let _ = writeln!(text, "{}: {state}", path.display());
+        let _ = writeln!(text, "{}: {}", path.display(), if exists { "valid" } else { "absent" });
+        rows.push(json!({"path": json_word(path.as_os_str()), "exists": exists}));
     }
     text += "environment: valid\n";
-    for warning in warnings {
-        let _ = writeln!(text, "warning: {warning}");
+    let warnings = Settings::resolve(layers)?.warnings;
+    for warning in &warnings {
+        let _ = writeln!(text, "warning: {}", warning.0);
     }
-    print(text)
+    Ok((json!({"files": rows, "warnings": warnings}), text))
 }
 
 /// Prints the files, lowest first.
-fn path(environment: &Environment, format: Format) -> Result<(), Error> {
+fn path(environment: &Environment, format: Format) -> Result<Exit, Error> {
     let paths = config_paths(environment);
-    if format == Format::Json {
-        let paths = paths.iter().map(|path| json_word(path.as_os_str()));
-        return print_json(json!({"paths": paths.collect::<Vec<_>>()}));
-    }
+    let object = paths.iter().map(|path| json_word(path.as_os_str())).collect::<Value>();
     let lines = paths.into_iter().flat_map(|path| [path.into_os_string(), "\n".into()]);
-    print(lines.collect::<OsString>().as_encoded_bytes())
+    let lines = lines.collect::<OsString>();
+    output::tell(format, json!({"paths": object}), lines.as_bytes())?;
+    Ok(Exit::Good)
 }
 
-/// Sets a key in the user's file, or removes it without a value. Only that file is read and judged, so
+/// Sets `key` in the user's file, or removes it without a value. Only that file is read and judged, so
 /// that it can be edited whatever is wrong elsewhere. If this fails, the file is unchanged.
 fn edit(
     environment: &Environment,
     assignments: &[OsString],
-    name: &str,
+    key: &Key,
     value: Option<&OsStr>,
-    format: Format,
-) -> Result<(), Error> {
-    let key = find_key(name).map_err(|error| match assigned(name, value) {
-        Some((key, value)) => {
-            let value = words::quote(value).display().to_string();
-            let hint = format!("dockerd-rootless config set {} {value}", key.name);
-            Error::new(Exit::Usage, error.to_string()).hint(hint)
-        }
-        None => error,
-    })?;
-    let path = user_file(environment)?;
+) -> Told {
+    let (name, path) = (key.name, user_file(environment)?);
     let above = [Layer::from_environment(environment), Layer::from_assignments(assignments)?];
-    let (edited, changed) = change(&path, key, value)?;
-    if let Some(winner) = statements(&above, key.name).last() {
+    let before = files::read_config(&path, look::uid())?.unwrap_or_default();
+    let edited = settings::edit(&path, &before, key, value)?;
+    let changed = edited.text != before;
+    if changed {
+        files::write_config(&path, &edited.text, look::uid())?;
+    }
+    if let Some(winner) = statements(&above, name).last() {
+        let origin = winner.origin;
         warn!(
-            "`{name}`: the {} wins over the file: see `dockerd-rootless config explain {name}`",
-            winner.origin
+            "`{name}`: the {origin} wins over the file: see `dockerd-rootless config explain {name}`"
         );
     }
-    if changed && runs(environment) {
-        info!("To apply it: {}", restart_for(name));
+    if changed && is_running(environment) {
+        info!("To apply it: {}", restart_for(key));
     }
     let value = edited.shown.as_deref();
-    if format == Format::Json {
-        return print_json(json!({
-            "key": name,
-            "value": value.and_then(json_of_toml),
-            "path": json_word(path.as_os_str()),
-            "changed": changed,
-        }));
-    }
-    let path = path.display();
-    print(match (value, changed) {
-        (Some(value), true) => format!("{name} = {value} in {path}\n"),
-        (Some(value), false) => format!("{name} = {value} in {path} (unchanged)\n"),
-        (None, true) => format!("Removed {name} from {path}\n"),
-        (None, false) => format!("{name} is not set in {path} (unchanged)\n"),
-    })
+    let file = path.display();
+    let text = match (value, changed) {
+        (Some(value), true) => format!("{name} = {value} in {file}\n"),
+        (Some(value), false) => format!("{name} = {value} in {file} (unchanged)\n"),
+        (None, true) => format!("Removed {name} from {file}\n"),
+        (None, false) => format!("{name} is not set in {file} (unchanged)\n"),
+    };
+    let (value, path) = (value.and_then(json_of_toml), json_word(path.as_os_str()));
+    Ok((json!({"key": name, "value": value, "path": path, "changed": changed}), text))
 }
 
 /// Returns whether a supervisor runs.
-fn runs(environment: &Environment) -> bool {
+fn is_running(environment: &Environment) -> bool {
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person).ok();
     runtime_dir.is_some_and(|path| supervise::read_status(&places::run_dir(path)).is_some())
 }
 
-/// Returns the least command after which a daemon that runs uses the new value of the key `name`.
-fn restart_for(name: &str) -> &'static str {
-    match name.split_once('.') {
-        Some(("daemon", _)) | Some(("network", "container-mtu")) => "dockerd-rootless restart",
-        Some(("supervise", _)) => "stop the daemon and start it again",
+/// Returns the least command after which a daemon that runs uses the new value of `key`.
+fn restart_for(key: &Key) -> &'static str {
+    match key.section() {
+        "daemon" => "dockerd-rootless restart",
+        _ if key.name == "network.container-mtu" => "dockerd-rootless restart",
+        "supervise" => "stop the daemon and start it again",
         _ => "dockerd-rootless restart --all (stops containers)",
     }
 }
@@ -282,28 +244,24 @@ fn user_file(environment: &Environment) -> Result<PathBuf, Error> {
     })
 }
 
-/// Edits the file `path`. Returns its new content, and whether that differs from the old.
-fn change(path: &Path, key: &Key, value: Option<&OsStr>) -> Result<(Edited, bool), Error> {
-    let before = files::read_config(path, look::uid())?.unwrap_or_default();
-    let edited = settings::edit(path, &before, key, value)?;
-    let changed = edited.text != before;
-    if changed {
-        files::write_config(path, &edited.text, look::uid())?;
-    }
-    Ok((edited, changed))
-}
-
-/// Returns the key called `name`, or an error with the nearest as a hint.
-/// What `config set network driver=pasta` means: a key of the section, and its value.
-fn assigned<'a>(section: &str, value: Option<&'a OsStr>) -> Option<(&'static Key, &'a OsStr)> {
-    let bytes = value?.as_bytes();
-    let equals = bytes.iter().position(|byte| *byte == b'=')?;
-    let name = format!("{section}.{}", std::str::from_utf8(&bytes[..equals]).ok()?);
-    Some((Key::find(&name).ok()?, OsStr::from_bytes(&bytes[equals + 1..])))
-}
-
 /// Returns the key called `name`, or the nearest as a hint.
 fn find_key(name: &str) -> Result<&'static Key, Error> {
     Key::find(name)
         .map_err(|nearest| Error::new(Exit::Usage, format!("unknown key `{name}`")).hint(nearest))
+}
+
+/// Returns the key called `name` for `value`. For `config set network driver=pasta`, the hint is what that
+/// means.
+fn find_assigned(name: &str, value: &OsStr) -> Result<&'static Key, Error> {
+    find_key(name).map_err(|error| {
+        let text = value.to_string_lossy();
+        let (key, value) = text.split_once('=').unwrap_or_default();
+        match Key::find(&format!("{name}.{key}")) {
+            Ok(key) => {
+                let value = words::quote(value.as_ref());
+                error.hint(format!("dockerd-rootless config set {} {}", key.name, value.display()))
+            }
+            Err(_) => error,
+        }
+    })
 }

@@ -1,12 +1,11 @@
 //! `plan`: print what `run` would execute, and why.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
-use std::os::unix::ffi::OsStrExt;
+use std::fmt::{Display, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::output::{Format, json_word, print, print_json};
+use crate::cli::output::{self, Format, json_word};
 use crate::cli::run::{Request, prepare};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -25,76 +24,52 @@ pub fn run(
     verbose: bool,
 ) -> Result<Exit, Error> {
     let (plan, host) = prepare(environment, request, ProbeDepth::Report)?;
-    match format {
-        Format::Text => print(text(&plan, &host, verbose)),
-        Format::Json => print_json(json(&plan, &host)),
-    }?;
+    let mut text = text(&plan, &host);
+    match verbose {
+        true => text += &details(&plan),
+        false => text += "Commands and steps: dockerd-rootless plan -v\n",
+    }
+    output::tell(format, json(&plan, &host), text)?;
     Ok(Exit::Good)
 }
 
-/// Returns the plan for people; commands hold any bytes.
-fn text(plan: &LaunchPlan, host: &HostFacts, verbose: bool) -> Vec<u8> {
+/// Returns the plan for people.
+fn text(plan: &LaunchPlan, host: &HostFacts) -> String {
     let version = |found: Option<Version>| found.map_or(String::new(), |found| format!(" {found}"));
     let dockerd = version(host.tools.dockerd.known().and_then(|facts| facts.version));
     let rootlesskit = version(host.tools.rootlesskit.known().and_then(|facts| facts.version));
-    let mut text = Text::default();
-    text.line(0, format!("dockerd{dockerd} in namespaces of rootlesskit{rootlesskit}\n"));
+    let mut text = format!("dockerd{dockerd} in namespaces of rootlesskit{rootlesskit}\n\n");
     for reason in &plan.reasons {
-        text.line(2, format!("{:<26} {:<12} {}", reason.key, reason.value, reason.why));
+        let _ = writeln!(text, "  {:<26} {:<12} {}", reason.key, reason.value, reason.why);
     }
     let data_root = host.session.places.data_root.display();
-    text.line(2, format!("{:<26} {data_root}\n", "data root"));
+    let _ = writeln!(text, "  {:<26} {data_root}\n", "data root");
     let removals = plan.removals.iter().map(|(path, why)| format!("{}: {why}", path.display()));
-    text.section("Stale files to remove first:", removals);
-    text.section("Warnings:", plan.warnings.iter().map(|warning| warning.0.as_str()));
-    if verbose {
-        text.details(plan);
-    } else {
-        text.line(0, "Commands and steps: dockerd-rootless plan -v");
-    }
-    text.0
+    text += &section("Stale files to remove first:", removals);
+    text + &section("Warnings:", plan.warnings.iter().map(|warning| &warning.0))
 }
 
-#[derive(Default)]
-struct Text(Vec<u8>);
+/// Returns rows below a title, and nothing without any.
+fn section<T: Display>(title: &str, rows: impl IntoIterator<Item = T>) -> String {
+    let rows: String = rows.into_iter().map(|row| format!("  {row}\n")).collect();
+    if rows.is_empty() { rows } else { format!("{title}\n{rows}\n") }
+}
 
-impl Text {
-    fn line(&mut self, indent: usize, line: impl AsRef<OsStr>) {
-        self.0.extend(std::iter::repeat_n(b' ', indent));
-        self.0.extend(line.as_ref().as_bytes());
-        self.0.push(b'\n');
-    }
-
-    fn section<T: Display>(&mut self, title: &str, rows: impl IntoIterator<Item = T>) {
-        let mut rows = rows.into_iter().peekable();
-        if rows.peek().is_some() {
-            self.line(0, title);
-            rows.for_each(|row| self.line(2, row.to_string()));
-            self.line(0, "");
-        }
-    }
-
-    fn details(&mut self, plan: &LaunchPlan) {
-        self.line(0, "Command:");
-        let mut command = words::quote(plan.rootlesskit.as_os_str());
-        for (at, word) in plan.args.iter().enumerate() {
-            command.push(" \\");
-            self.line(if at == 0 { 2 } else { 4 }, &command);
-            command = words::quote(word);
-        }
-        self.line(4, &command);
-        self.line(0, "");
-        let set = plan.environment.set.iter().map(|(name, (value, why))| {
-            format!("{name}={}: {why}", words::quote(&shown(name, value)).display())
-        });
-        let unset = plan.environment.unset.iter();
-        let unset = unset.map(|(name, why)| format!("{name} is unset: {why}"));
-        self.section("Environment:", set.chain(unset));
-        let execute = format!("execute {}", words::join(&plan.stage.daemon).display());
-        let steps = plan.stage.steps.iter().map(|step| step.explain()).chain([execute]);
-        let steps = steps.enumerate().map(|(at, step)| format!("{}. {step}", at + 1));
-        self.section("Inside the namespaces:", steps);
-    }
+/// Returns the command, the variables and the steps.
+fn details(plan: &LaunchPlan) -> String {
+    let args = plan.args.iter().map(|word| words::quote(word));
+    let command = [words::quote(plan.rootlesskit.as_os_str())].into_iter().chain(args);
+    let command = command.collect::<Vec<_>>().join(OsStr::new(" \\\n    "));
+    let set = plan.environment.set.iter().map(|(name, (value, why))| {
+        format!("{name}={}: {why}", words::quote(&shown(name, value)).display())
+    });
+    let unset = plan.environment.unset.iter().map(|(name, why)| format!("{name} is unset: {why}"));
+    let execute = format!("execute {}", words::join(&plan.stage.daemon).display());
+    let steps = plan.stage.steps.iter().map(|step| step.explain()).chain([execute]);
+    let steps = steps.enumerate().map(|(at, step)| format!("{}. {step}", at + 1));
+    section("Command:", [command.display()])
+        + &section("Environment:", set.chain(unset))
+        + &section("Inside the namespaces:", steps)
 }
 
 /// Returns the value of a variable, without the password of a proxy's address.
@@ -107,8 +82,8 @@ fn shown(name: &str, value: &OsStr) -> OsString {
 
 /// Returns the plan for programs.
 fn json(plan: &LaunchPlan, host: &HostFacts) -> Value {
-    let args = plan.args.iter().map(OsString::as_os_str);
-    let argv = std::iter::once(plan.rootlesskit.as_os_str()).chain(args);
+    let words = |words: &[OsString]| words.iter().map(|word| json_word(word)).collect::<Value>();
+    let argv = [&[plan.rootlesskit.clone().into_os_string()], &*plan.args].concat();
     let set = plan.environment.set.iter().map(
         |(name, (value, why))| json!({"name": name, "value": json_word(&shown(name, value)), "reason": why}),
     );
@@ -120,18 +95,14 @@ fn json(plan: &LaunchPlan, host: &HostFacts) -> Value {
     let removals =
         removals.map(|(path, why)| json!({"path": json_word(path.as_os_str()), "reason": why}));
     json!({
-        "argv": argv.map(json_word).collect::<Vec<_>>(),
-        "environment": {"set": set.collect::<Vec<_>>(), "unset": unset.collect::<Vec<_>>()},
-        "remove": removals.collect::<Vec<_>>(),
-        "steps": steps.collect::<Vec<_>>(),
-        "daemon": plan.stage.daemon.iter().map(|word| json_word(word)).collect::<Vec<_>>(),
+        "argv": words(&argv),
+        "environment": {"set": set.collect::<Value>(), "unset": unset.collect::<Value>()},
+        "remove": removals.collect::<Value>(),
+        "steps": steps.collect::<Value>(),
+        "daemon": words(&plan.stage.daemon),
         "reasons": plan.reasons,
         "warnings": plan.warnings,
         // A path that is not UTF-8 has no name in JSON.
-        "host": {
-            "tools": serde_json::to_value(&host.tools)
-                .unwrap_or_else(|error| json!({"unknown": error.to_string()})),
-            "kernel": host.kernel,
-        },
+        "host": {"tools": serde_json::to_value(&host.tools).ok(), "kernel": host.kernel},
     })
 }

@@ -3,8 +3,7 @@
 use crate::cli::output;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::places;
+use crate::facts::{look, places};
 use crate::plan;
 use crate::supervise;
 
@@ -17,6 +16,6 @@ pub fn run(environment: &Environment, all: bool) -> Result<Exit, Error> {
         true => vec![supervise::restart_all(&run_dir)?],
         false => supervise::refresh(&run_dir)?,
     };
-    output::print(done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    output::print(done.join("\n") + "\n")?;
     Ok(Exit::Good)
 }

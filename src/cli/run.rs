@@ -2,47 +2,47 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use crate::check::{Found, Id};
+use crate::check::{Found, Id, known_failure};
 use crate::cli::check;
 use crate::cli::sources::layers;
 use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::places;
-use crate::facts::probe;
-use crate::facts::probe::ProbeDepth;
-use crate::facts::{HostFacts, Person};
-use crate::plan;
-use crate::plan::{Api, InPlace, LaunchPlan};
+use crate::facts::probe::{self, ProbeDepth};
+use crate::facts::{HostFacts, Person, look, places};
+use crate::plan::{self, Api, InPlace, LaunchPlan};
 use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
-use crate::supervise;
-use crate::supervise::{How, Notice, Verdict};
-use crate::supervise::{Legacy, Outcome, RunDir, Task};
+use crate::supervise::{self, How, Legacy, Notice, Outcome, RunDir, Task, Verdict};
 use crate::sys::sockets;
 
 /// What a launch is asked for on the command line.
-#[derive(Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct Request {
-    /// Whether to run without a supervisor, whatever the settings say.
-    pub exec: bool,
-    /// The arguments `KEY=VALUE` of `--set`.
+    /// Set KEY for this call, whatever other sources say
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     pub assignments: Vec<OsString>,
-    /// The arguments for dockerd.
+    /// Options for dockerd
+    #[arg(value_name = "DOCKERD_OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
+    /// Whether to run without a supervisor, whatever the settings say.
+    #[arg(skip)]
+    pub exec: bool,
     /// All arguments of our command line.
+    #[arg(skip)]
     pub arguments: Vec<OsString>,
     /// The level of messages that the user chose, also for the namespace stage.
+    #[arg(skip)]
     pub level: Option<LevelFilter>,
     /// Whether a person reads our messages, who needs less than a log.
+    #[arg(skip)]
     pub in_terminal: bool,
 }
 
@@ -53,16 +53,15 @@ const SECOND_LOOK: Duration = Duration::from_secs(10);
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
     let (person, settings) = settle(environment, request)?;
     let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    let depth = ProbeDepth::Launch;
-    let supervises = !request.exec && settings.supervise.value;
-    if supervises && !supervise::pidfds_work() {
-        warn!(
-            "this kernel has no pidfd_open(2), or forbids it: the daemon runs without a supervisor"
-        );
-    }
-    if !supervises || !supervise::pidfds_work() {
-        let request = &Request { exec: true, ..request.clone() };
-        let (plan, host) = plan_for(environment, request, person, &settings, depth)?;
+    let is_wanted = !request.exec && settings.supervise.value;
+    if !is_wanted || !supervise::pidfds_work() {
+        let request = Request { exec: true, ..request.clone() };
+        let (plan, host) = plan_for(environment, &request, person, &settings, ProbeDepth::Launch)?;
+        if is_wanted {
+            warn!(
+                "this kernel has no pidfd_open(2), or forbids it: the daemon runs without a supervisor"
+            );
+        }
         announce(&plan, &host);
         return Err(launch::exec(&plan));
     }
@@ -71,14 +70,34 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     if request.in_terminal {
         terminal::open(environment);
     }
-    let first = plan_for(environment, request, person, &settings, depth)?;
-    announce(&first.0, &first.1);
-    let passed = sockets::address(first.1.session.listen_fds.as_ref());
-    let api = Api::decide(&settings, &first.1.session, passed);
-    let shutdown = plan::shutdown_timeout(&settings, &first.1.session);
-    terminal::tell_start(&described(&first), api.path());
-    let data_root = first.1.session.places.data_root.clone();
-    let begin = |task: Task<'_>| supervise::run(task, first, api, shutdown);
+    let planned = plan_for(environment, request, person, &settings, ProbeDepth::Launch)?;
+    let (plan, HostFacts { session, .. }) = &planned;
+    announce(plan, &planned.1);
+    let api = Api::decide(&settings, session, sockets::address(session.listen_fds.as_ref()));
+    let shutdown = plan::shutdown_timeout(&settings, session);
+    terminal::tell_start(&describe(&planned), api.path());
+    let data_root = session.places.data_root.clone();
+    let begin = |task: Task<'_>| supervise::run(task, planned, api, shutdown);
+    stay(environment, request, &settings, run_dir, &data_root, begin)
+}
+
+/// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out
+/// whether that would work. `descriptor` is where the old one hands over.
+pub fn take_over(
+    environment: &Environment,
+    request: &Request,
+    is_trial: bool,
+    descriptor: i32,
+) -> Result<Exit, Error> {
+    let legacy = Legacy::read(descriptor, is_trial)?;
+    let (person, settings) = settle(environment, request)?;
+    let runtime_dir = plan::refuse_person(&person)?;
+    if is_trial {
+        return Ok(Exit::Good);
+    }
+    let run_dir = RunDir::resume(&places::run_dir(runtime_dir), legacy.lock()?);
+    let data_root = legacy.data_root().to_owned();
+    let begin = |task: Task<'_>| supervise::resume(task, legacy);
     stay(environment, request, &settings, run_dir, &data_root, begin)
 }
 
@@ -121,14 +140,19 @@ impl supervise::Caller for Run<'_> {
 
     fn plan_dockerd(&self, mtu: u32) -> Result<(InPlace, HostFacts), Error> {
         let (person, settings) = settle(self.environment, self.request)?;
-        let depth = ProbeDepth::Launch;
-        let host = look(self.environment, self.request, person, &settings, depth)?;
+        let host = look(self.environment, self.request, person, &settings, ProbeDepth::Launch)?;
         let plan = InPlace::build(&settings, &host, mtu)?;
         Ok((plan, host))
     }
 
     fn find_fault(&self) -> Option<Exit> {
-        let found = lasting_failures(self.environment, self.request);
+        let find = || check::failures(self.environment, self.request).unwrap_or_default();
+        let mut found = find();
+        // A service manager would not try again, and at boot something may only be late.
+        if fault_exit(&found) == Some(Exit::Prerequisite) && self.environment.has("NOTIFY_SOCKET") {
+            thread::sleep(SECOND_LOOK);
+            found = find();
+        }
         let exit = fault_exit(&found);
         self.faults.replace(found);
         exit
@@ -139,124 +163,76 @@ impl supervise::Caller for Run<'_> {
     }
 }
 
-/// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out
-/// whether that would work. `descriptor` is where the old one hands over.
-///
-/// # Errors
-/// What is handed over is not ours, or the settings are wrong by now.
-pub fn take_over(
-    environment: &Environment,
-    request: &Request,
-    is_trial: bool,
-    descriptor: i32,
-) -> Result<Exit, Error> {
-    let legacy = Legacy::read(descriptor, is_trial)?;
-    let (person, settings) = settle(environment, request)?;
-    let runtime_dir = plan::refuse_person(&person)?.to_owned();
-    if is_trial {
-        return Ok(Exit::Good);
-    }
-    let run_dir = RunDir::resume(&places::run_dir(&runtime_dir), legacy.lock()?);
-    terminal::tell_start("rootless Docker", legacy.socket());
-    let data_root = legacy.data_root().to_owned();
-    let begin = |task: Task<'_>| supervise::resume(task, legacy);
-    stay(environment, request, &settings, run_dir, &data_root, begin)
-}
-
-/// Returns the checks that fail. Under a service manager, which would not try again, they must fail
-/// twice: at boot, something may only be late.
-fn lasting_failures(environment: &Environment, request: &Request) -> Vec<Found> {
-    let find = || check::failures(environment, request).unwrap_or_default();
-    let found = find();
-    match fault_exit(&found) {
-        Some(Exit::Prerequisite) if environment.has("NOTIFY_SOCKET") => {
-            std::thread::sleep(SECOND_LOOK);
-            find()
-        }
-        _ => found,
-    }
-}
-
 /// Returns the exit code for faults that do not go away by themselves.
 fn fault_exit(faults: &[Found]) -> Option<Exit> {
-    match faults {
-        [] => None,
-        _ if faults.iter().any(|found| found.id == Id::DaemonConfig) => Some(Exit::Config),
-        _ => Some(Exit::Prerequisite),
+    match faults.iter().any(|found| found.id == Id::DaemonConfig) {
+        true => Some(Exit::Config),
+        false => faults.first().map(|_| Exit::Prerequisite),
     }
 }
 
-/// Returns the end of the supervisor for its caller: the exit code, or what went wrong.
+/// Returns the exit code for the end of a supervisor, or what went wrong.
 fn conclude(
     outcome: Outcome,
     faults: &[Found],
     data_root: &Path,
     request: &Request,
 ) -> Result<Exit, Error> {
+    if let (Verdict::Permanent(_), Some(refusal)) = (outcome.verdict, outcome.refusal) {
+        return Err(refusal);
+    }
     let ended = match outcome.how {
         _ if terminal::is_starting() => "Docker did not start".to_owned(),
         Some(How::Code(code)) => format!("rootless Docker ended with exit code {code}"),
         Some(how) => format!("rootless Docker was ended by {how}"),
         None => "rootless Docker was not started".to_owned(),
     };
-    let failed = |what: &str| Error::new(Exit::Failed, what);
     let error = match outcome.verdict {
         Verdict::Stopped | Verdict::Idle => {
             terminal::tell_stopped();
             return Ok(Exit::Good);
         }
-        Verdict::Permanent(exit) => match outcome.refusal {
-            Some(refusal) => return Err(refusal),
-            None => Error::new(exit, ended),
-        },
-        Verdict::Failed(_) if refuses_config(&outcome.log) => Error::new(Exit::Config, ended),
-        // Codes with a meaning of ours must not be dockerd's: 2 is that of its panic.
-        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => failed(&ended),
-        Verdict::Failed(exit) => Error::new(exit, ended),
-        Verdict::TimedOut => {
-            failed(&format!("rootless Docker did not start in its time: {}", outcome.phase))
-                .hint("dockerd-rootless config explain supervise.start-timeout")
-        }
         Verdict::Forced => {
-            return Err(failed(
-                "the daemon did not stop in time, and was killed with its containers",
-            )
-            .hint("dockerd-rootless run -- --shutdown-timeout=60"));
+            let what = "the daemon did not stop in time, and was killed with its containers";
+            let hint = "dockerd-rootless run -- --shutdown-timeout=60";
+            return Err(Error::new(Exit::Failed, what).hint(hint));
         }
         Verdict::Survivors => {
-            return Err(failed("processes of rootless Docker survive SIGKILL").hint("they wait for the kernel, mostly for a file system that does not answer: ps -u $(id -u) -o pid,stat,wchan,args"));
+            let what = "processes of rootless Docker survive SIGKILL: they wait for the kernel, mostly for a file system that does not answer";
+            let hint = "ps -u $(id -u) -o pid,stat,wchan,args";
+            return Err(Error::new(Exit::Failed, what).hint(hint));
         }
+        Verdict::TimedOut => {
+            let what = format!("rootless Docker did not start in its time: {}", outcome.phase);
+            let hint = "dockerd-rootless config explain supervise.start-timeout";
+            Error::new(Exit::Failed, what).hint(hint)
+        }
+        // Codes with a meaning of ours must not be dockerd's: 2 is that of its panic.
+        Verdict::Failed(Exit::Daemon(2..=6 | 78)) => Error::new(Exit::Failed, ended),
+        Verdict::Permanent(exit) | Verdict::Failed(exit) => Error::new(exit, ended),
     };
-    Err(with_last_words(error, &outcome.log, faults, data_root, request))
+    Err(explain(error, &outcome.log, faults, data_root, request))
 }
 
-/// Adds what explains the daemon's failure: what it said last, what that means, and the checks that
-/// fail. A person gets one line of it, and the log file has the others.
-fn with_last_words(
+/// Adds what explains the daemon's failure: the checks that fail, or what dockerd's last lines mean, and
+/// in a terminal the last one of them.
+fn explain(
     error: Error,
     log: &[String],
     faults: &[Found],
     data_root: &Path,
     request: &Request,
 ) -> Error {
-    let known = crate::check::known_failure(log, data_root).filter(|_| faults.is_empty());
+    let known = known_failure(log, data_root).filter(|_| faults.is_empty());
     let in_terminal = terminal::tell_failed();
     let error = match fatal_line(log).filter(|_| in_terminal || known.is_none()) {
-        Some(line) => error.because(&io::Error::other(line)),
+        Some(line) => error.cause(line),
         None => error,
     };
     match known {
-        Some((why, hint)) => error.because(&io::Error::other(why)).hint(hint),
-        None if faults.is_empty() && refuses_config(log) => error.hint(
-            "correct daemon.json, of which dockerd reads a copy: ${EDITOR:-vi} ~/.config/docker/daemon.json",
-        ),
+        Some((why, hint)) => error.cause(why).hint(hint),
         None => check::explained(error, faults, request),
     }
-}
-
-/// Returns whether dockerd says that it refuses its configuration file, as all versions do.
-fn refuses_config(log: &[String]) -> bool {
-    log.iter().any(|line| line.contains("unable to configure the Docker daemon with file"))
 }
 
 /// Returns the line with which dockerd, or rootlesskit, gave up: the last that is neither of their
@@ -273,11 +249,10 @@ fn fatal_line(log: &[String]) -> Option<String> {
 }
 
 /// Returns what is started, for a person.
-fn described((plan, host): &(LaunchPlan, HostFacts)) -> String {
+fn describe((plan, host): &(LaunchPlan, HostFacts)) -> String {
     let version = host.tools.dockerd.known().and_then(|facts| facts.version);
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
-    let driver = plan.network.driver.word().display();
-    format!("rootless Docker{version} ({driver})")
+    format!("rootless Docker{version} ({})", plan.network.driver.word().display())
 }
 
 /// Logs what is odd about a plan, and what it decides.
@@ -285,16 +260,11 @@ fn announce(plan: &LaunchPlan, host: &HostFacts) {
     for warning in &plan.warnings {
         warn!("{}", warning.0);
     }
-    info!("{}", summary(plan, host));
-}
-
-/// Returns one line on what is started.
-fn summary(plan: &LaunchPlan, host: &HostFacts) -> String {
     let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
     let chosen: Vec<String> =
         plan.reasons.iter().map(|reason| format!("{}={}", reason.key, reason.value)).collect();
-    format!("starting {}{version}: {}", plan.rootlesskit.display(), chosen.join(" "))
+    info!("starting {}{version}: {}", plan.rootlesskit.display(), chosen.join(" "));
 }
 
 /// Reads settings and facts, and plans. This changes nothing.

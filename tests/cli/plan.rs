@@ -140,7 +140,6 @@ fn each_failure_has_its_exit_code() {
         ("start", 2, "hint: systemctl --user start docker\n"),
         ("stop", 2, "hint: systemctl --user stop docker\n"),
         ("logs", 2, "hint: journalctl --user -u docker\n"),
-        ("config set network.mtu 1 --set network.mtu=2", 2, "--set"),
         ("config", 2, "Usage: "),
         ("config --bogus", 2, "--bogus"),
         ("config explain", 2, "KEY"),

@@ -49,7 +49,7 @@ fn status_tells_what_users_feel_and_how_to_use_the_daemon() {
         "\n  containers  1 running; ",
         &format!("\n  ports       {port}->80/tcp (web)\n"),
         "\n  limits      ",
-        "\n  restarts    none\n",
+        "\n  restarts    0\n",
     ] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }

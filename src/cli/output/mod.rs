@@ -38,13 +38,16 @@ pub fn json_word(word: &OsStr) -> Value {
     word.to_str().map_or_else(|| json!({"bytes": word.as_bytes()}), |text| json!(text))
 }
 
-/// Writes `value`, an object, with the schema's version to standard output.
-pub fn print_json(mut value: Value) -> Result<(), Error> {
-    value["schema"] = json!(SCHEMA);
-    print(json_line(value))
-}
-
 /// Returns one object on one line.
 pub fn json_line(value: Value) -> Vec<u8> {
     format!("{value}\n").into_bytes()
+}
+
+/// Prints a result as one object with the schema's version, or as text.
+pub fn tell(format: Format, mut value: Value, text: impl AsRef<[u8]>) -> Result<(), Error> {
+    value["schema"] = json!(SCHEMA);
+    match format {
+        Format::Json => print(json_line(value)),
+        Format::Text => print(text),
+    }
 }
