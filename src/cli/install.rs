@@ -12,7 +12,9 @@ use crate::error::{Error, Exit};
 use crate::facts::places;
 use crate::settings::Layer;
 use crate::setup;
-use crate::setup::{Action, Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
+use crate::setup::{
+    Action, Home, InstallRequest, Manager, SERVICE, SetupFacts, SetupPlan, inspect,
+};
 use crate::supervise;
 
 /// The argument for dockerd of a host without iptables, as in upstream's setup tool.
@@ -66,7 +68,7 @@ pub fn run(
             report(&first, options.output, "")?;
             return Ok(Exit::Good);
         }
-        setup::wait_for_manager(&facts)?;
+        setup::wait_for_manager(&facts.home)?;
         done = first.actions;
         // It has brought the runtime directory with it.
         facts = inspect(Home::find(environment, called)?);
@@ -91,7 +93,7 @@ pub fn run(
     carry_out(&facts, &plan, options.output)?;
     // A daemon that ran before may still be starting.
     if facts.service.active && !options.no_start && !options.output.dry_run {
-        setup::await_answer(&facts)?;
+        setup::await_answer(&facts, SERVICE)?;
     }
     plan.actions.splice(0..0, done);
     report(&plan, options.output, &result(&facts, &plan, options))?;

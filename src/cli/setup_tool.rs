@@ -133,7 +133,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
         say(format_args!("CLI context \"{CONTEXT}\" already exists"));
     }
     for action in contexts {
-        if matches!(action, Action::CreateContext(_)) {
+        if matches!(action, Action::PointContext("create", _)) {
             say(format_args!("Creating CLI context \"{CONTEXT}\""));
         }
         perform(&facts, action)?;

@@ -13,7 +13,6 @@ use crate::facts::{Session, look};
 use crate::settings::Settings;
 use crate::setup;
 use crate::setup::purge;
-use crate::setup::purge::Data;
 use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, UnitFile, inspect};
 
 #[derive(Clone, Copy, clap::Args)]
@@ -88,15 +87,14 @@ fn purge_data(
     }
     let Some(data) = purge::measure(&session.places.data_root, facts)? else { return Ok(()) };
     // If standard error is closed, the question cannot be answered either.
-    let _ = write!(io::stderr(), "{}", table(&data));
+    let _ = write!(io::stderr(), "Data in {}:\n{}", data.root.display(), data.listing);
     if !options.output.dry_run && !options.yes {
         ask()?;
     }
     if data.is_shared {
         plan.notes.push(format!("Other files in `{}` are kept", data.root.display()));
     }
-    let entries = data.entries.into_iter().map(|(path, _)| path).collect();
-    plan.actions.push(Action::DeleteData(data.root, entries));
+    plan.actions.push(Action::DeleteData(data.root, data.entries));
     Ok(())
 }
 
@@ -110,20 +108,6 @@ fn session(facts: &SetupFacts) -> Result<Session, Error> {
     };
     let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
     look::session(&settings.with_args(&args), environment, look::person(environment), None)
-}
-
-/// Lists what would be deleted, without what is too small to count.
-fn table(data: &Data) -> String {
-    let row = |kibibytes: u64, what: &str| {
-        format!("{:>9}.{} MiB  {what}\n", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
-    };
-    let large = data.entries.iter().filter(|(_, size)| *size >= 103);
-    let name =
-        |path: &std::path::Path| path.file_name().map(OsStr::to_os_string).unwrap_or_default();
-    let rows: String =
-        large.map(|(path, size)| row(*size, &name(path).to_string_lossy())).collect();
-    let total = row(data.entries.iter().map(|(_, size)| size).sum(), "in all");
-    format!("Data in {}:\n{rows}{total}", data.root.display())
 }
 
 /// Asks whether to go on.

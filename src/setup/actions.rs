@@ -1,14 +1,13 @@
 //! What an installation, an upgrade or a removal does, as data.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 /// The docker client's context for the rootless daemon, as upstream's setup tool calls it.
 pub const CONTEXT: &str = "rootless";
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Keeps the manager of this user without a session (loginctl(1)).
@@ -24,8 +23,8 @@ pub enum Action {
     Replace,
     /// Gives a setting a value in the user's configuration file.
     Set(&'static str, &'static str),
-    CreateContext(String),
-    UpdateContext(String),
+    /// Has `create` or `update` lead our context to this address.
+    PointContext(&'static str, String),
     /// Uses a context, and notes the one before for the removal.
     UseContext(String, Option<String>),
     RemoveContext,
@@ -39,72 +38,68 @@ impl Action {
     /// Returns whether it changes the docker client and not units.
     pub fn is_about_client(&self) -> bool {
         use Action::*;
-        matches!(self, CreateContext(_) | UpdateContext(_) | UseContext(..) | RemoveContext)
+        matches!(self, PointContext(..) | UseContext(..) | RemoveContext)
     }
 
     /// Returns what it does, as in "would write FILE".
     pub fn imperative(&self) -> String {
-        let (verb, ..) = self.parts();
-        format!("{verb} {}", self.object())
+        let (verb, _, _, object) = self.parts();
+        format!("{verb} {object}")
     }
 
     /// Returns what it did, as in "Wrote FILE".
     pub fn past(&self) -> String {
-        let (verb, ..) = self.parts();
+        let (verb, _, _, object) = self.parts();
         let past = match verb {
-            "set" => "Set".to_owned(),
-            "stop" => "Stopped".to_owned(),
-            "write" => "Wrote".to_owned(),
-            regular => {
-                let end = if regular.ends_with('e') { "d" } else { "ed" };
-                format!("{}{}{end}", regular[..1].to_uppercase(), &regular[1..])
-            }
+            "set" => "set".to_owned(),
+            "stop" => "stopped".to_owned(),
+            "write" => "wrote".to_owned(),
+            regular => format!("{}ed", regular.trim_end_matches('e')),
         };
-        format!("{past} {}", self.object())
+        format!("{}{} {object}", past[..1].to_uppercase(), &past[1..])
     }
 
     /// Returns it for programs: the verb, and what it acts on.
     pub fn json(&self) -> Value {
-        let (verb, key, object) = self.parts();
-        json!({"action": verb, key: object})
+        let (verb, key, name, _) = self.parts();
+        json!({"action": verb, key: name})
     }
 
-    fn object(&self) -> String {
-        let (_, key, object) = self.parts();
-        match (self, key) {
-            (Self::CreateContext(host) | Self::UpdateContext(host), _) => {
-                format!("docker context `{object}` for {host}")
-            }
-            (Self::UseContext(_, Some(before)), _) => {
-                format!("to docker context `{object}` (was `{before}`; uninstall restores it)")
-            }
-            (Self::UseContext(..), _) => format!("to docker context `{object}`"),
-            (Self::Set(_, value), _) => format!("{object} to {value} in your configuration file"),
-            (Self::DeleteData(..), _) => format!("the data in {object}"),
-            (_, "context") => format!("docker context `{object}`"),
-            (_, "linger") => format!("lingering for {object}"),
-            (_, _) => object,
-        }
-    }
-
-    /// Returns the verb, the kind of what it acts on, and that.
-    fn parts(&self) -> (&'static str, &'static str, String) {
-        let text = |path: &Path| path.display().to_string();
-        let own = CONTEXT.to_owned();
+    /// Returns the verb, the kind and the name of what it acts on, and both in words.
+    fn parts(&self) -> (&'static str, &'static str, String, String) {
+        let named =
+            |verb: &'static str, key, name: &str| (verb, key, name.to_owned(), name.to_owned());
+        let path = |verb, path: &PathBuf| named(verb, "path", &path.display().to_string());
+        let context = |verb: &'static str, name: &str, rest: String| {
+            let to = if verb == "switch" { "to " } else { "" };
+            (verb, "context", name.to_owned(), format!("{to}docker context `{name}`{rest}"))
+        };
         match self {
-            Self::EnableLinger(user) => ("enable", "linger", user.clone()),
-            Self::Write(path, _) => ("write", "path", text(path)),
-            Self::Remove(path) => ("remove", "path", text(path)),
-            Self::Reload => ("reload", "units", "systemd's user units".to_owned()),
-            Self::Unit(verb, unit) => (verb, "unit", (*unit).to_owned()),
-            Self::Replace => ("replace", "processes", "dockerd and the supervisor".to_owned()),
-            Self::Set(key, _) => ("set", "key", (*key).to_owned()),
-            Self::CreateContext(_) => ("create", "context", own),
-            Self::UpdateContext(_) => ("update", "context", own),
-            Self::UseContext(name, _) => ("switch", "context", name.clone()),
-            Self::RemoveContext => ("remove", "context", own),
-            Self::RemovePrograms => ("remove", "programs", "what `fetch` installed".to_owned()),
-            Self::DeleteData(root, _) => ("delete", "path", text(root)),
+            Self::EnableLinger(user) => {
+                ("enable", "linger", user.clone(), format!("lingering for {user}"))
+            }
+            Self::Write(file, _) => path("write", file),
+            Self::Remove(file) => path("remove", file),
+            Self::Reload => named("reload", "units", "systemd's user units"),
+            Self::Unit(verb, unit) => named(verb, "unit", unit),
+            Self::Replace => named("replace", "processes", "dockerd and the supervisor"),
+            Self::Set(key, value) => {
+                let words = format!("{key} to {value} in your configuration file");
+                ("set", "key", (*key).to_owned(), words)
+            }
+            Self::PointContext(verb, host) => context(verb, CONTEXT, format!(" for {host}")),
+            Self::UseContext(name, previous) => {
+                let rest = previous.as_ref().map_or_else(String::new, |previous| {
+                    format!(" (was `{previous}`; uninstall restores it)")
+                });
+                context("switch", name, rest)
+            }
+            Self::RemoveContext => context("remove", CONTEXT, String::new()),
+            Self::RemovePrograms => named("remove", "programs", "what `fetch` installed"),
+            Self::DeleteData(root, _) => {
+                let root = root.display().to_string();
+                ("delete", "path", root.clone(), format!("the data in {root}"))
+            }
         }
     }
 }

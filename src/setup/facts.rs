@@ -4,8 +4,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::environment::Environment;
 use crate::facts::DockerClient;
 
@@ -18,6 +16,8 @@ pub struct Home {
     pub dir: PathBuf,
     /// Where the daemon's socket goes.
     pub runtime_dir: PathBuf,
+    /// Where the user manager and we read the user's settings.
+    pub config_home: PathBuf,
     /// This program, by the path that the unit names.
     pub program: PathBuf,
     /// The PATH of the shell.
@@ -30,21 +30,17 @@ pub struct Home {
 pub struct SetupFacts {
     pub home: Home,
     pub manager: Manager,
-    /// Whether the user manager stays without a session; `None` if that cannot be known.
-    pub linger: Option<bool>,
+    /// Whether the user manager ends with the user's last session.
+    pub ends_at_logout: bool,
     pub has_sudo: bool,
-    /// Whether the user manager has a unit `dbus.socket`.
-    pub has_dbus: bool,
-    /// The PATH of the installed service, if it leads to the same programs.
-    pub kept_path: Option<OsString>,
-    /// Where the user's own units are.
-    pub unit_dir: PathBuf,
+    /// The PATH for the service: the installed one if it leads to the same programs.
+    pub path: OsString,
     pub service: UnitFacts,
     pub socket: UnitFacts,
     pub daemon: DaemonFacts,
     pub client: DockerClient,
-    /// The file with an installation's notes, and what it says.
-    pub notes: (PathBuf, Notes),
+    /// The file that names the docker client's context before ours, and what it says.
+    pub previous_context: (PathBuf, Option<String>),
     /// The cache of programs' answers, if there is one.
     pub answers: Option<PathBuf>,
 }
@@ -60,15 +56,14 @@ pub enum Manager {
     Absent,
 }
 
-/// A unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
     /// The user's own file.
     pub own: UnitFile,
     /// The file of the same name with `.new`.
     pub beside: UnitFile,
-    /// The text of a package's or an administrator's unit for this program.
-    pub packaged: Option<String>,
+    /// Whether a package or an administrator has a unit for this program.
+    pub packaged: bool,
     /// The user's links that start it at login.
     pub links: Vec<PathBuf>,
     /// Whether it starts at login, by such a link or by the administrator's.
@@ -83,8 +78,6 @@ pub enum UnitFile {
     #[default]
     Absent,
     Text(String),
-    /// A link to `/dev/null`: the unit is masked (systemctl(1)).
-    Masked,
     /// Anything else, in words.
     Other(String),
 }
@@ -101,12 +94,4 @@ pub struct DaemonFacts {
     pub answers: bool,
     /// Whether a container runs, or may: a daemon that does not answer counts as busy.
     pub busy: bool,
-}
-
-/// What an installation notes for the removal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Notes {
-    /// The docker client's context before ours was chosen.
-    pub previous_context: Option<String>,
 }

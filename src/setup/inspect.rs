@@ -1,28 +1,22 @@
 //! Looks at what is installed for a user. Nothing is changed, and nothing that is wrong with the
 //! host or the settings stops it: what is broken must be removable, too.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
-
 use crate::check::survey;
+use crate::facts::ask::ANSWERS;
 use crate::facts::places;
-use crate::facts::{ask, look};
-use crate::setup::decide::beside;
-use crate::setup::facts::{DaemonFacts, Home, Manager, Notes, SetupFacts, UnitFacts, UnitFile};
-use crate::setup::manager::UserManager;
+use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::plan::beside;
 use crate::setup::units::{SERVICE, SOCKET, parameters};
 use crate::supervise;
-use crate::sys::{elevate, files};
+use crate::sys::{elevate, files, process};
 
 /// The largest unit in bytes that is read.
 const UNIT_MAX: u64 = 256 * 1024;
-
-/// The states of a unit (`ActiveState`) while its daemon runs or is about to.
-const ACTIVE: [&str; 3] = ["active", "activating", "reloading"];
 
 /// The programs of a launch that PATH decides on.
 const PROGRAMS: &str =
@@ -31,102 +25,80 @@ const PROGRAMS: &str =
 /// Looks.
 pub fn inspect(mut home: Home) -> SetupFacts {
     let booted = Path::new("/run/systemd/system").exists();
-    let config_home = home.environment.config_home().unwrap_or_default();
-    let user_manager = find_manager(&home, &config_home);
-    let manager = match (&user_manager, booted) {
-        (Some(_), _) => Manager::Answers,
-        (None, true) => Manager::Silent,
-        (None, false) => Manager::Absent,
+    let manager = match home.property(None, "UnitPath") {
+        Some(read) => {
+            follow_manager(&mut home, &read);
+            Manager::Answers
+        }
+        None if booted => Manager::Silent,
+        None => Manager::Absent,
     };
-    let mut unit_dir = config_home.join("systemd/user");
-    if let Some(manager) = &user_manager {
-        // A manager's units have its directories, whatever the shell says.
-        home.runtime_dir.clone_from(&manager.runtime_dir);
-        unit_dir = find_unit_dir(manager, unit_dir, home.dir.join(".config/systemd/user"));
-    }
-    let unit = |name: &str| read_unit(user_manager.as_ref(), &unit_dir, name);
-    let (service, socket) = (unit(SERVICE), unit(SOCKET));
-    let kept = match &service.own {
-        UnitFile::Text(text) => parameters(text).path.map(OsString::from),
-        _ => None,
-    };
+    let [service, socket] = [SERVICE, SOCKET].map(|name| read_unit(&home, name));
     // As systemd names its files.
     let linger = Path::new("/var/lib/systemd/linger").join(home.user.replace('\\', "\\x5c"));
     let environment = &home.environment;
-    let notes = environment.data_home().unwrap_or_default().join("dockerd-rootless/setup.json");
-    let answers = environment.cache_home().map(|home| home.join(ask::ANSWERS));
+    let data_home = environment.data_home().unwrap_or_default();
+    let previous = data_home.join("dockerd-rootless/previous-context");
+    let answers = environment.cache_home().map(|home| home.join(ANSWERS));
+    let docker = home.program("docker");
+    // Another shell's PATH is no reason to change what works.
+    let kept = match &service.own {
+        UnitFile::Text(text) => parameters(text).path,
+        _ => None,
+    };
+    let kept = kept.filter(|kept| leads_to_the_same(kept.as_ref(), &home.search_path));
     SetupFacts {
         manager,
-        linger: booted.then(|| linger.exists()),
+        ends_at_logout: booted && !linger.exists(),
         has_sudo: elevate::has_sudo(&home.search_path),
-        has_dbus: user_manager.is_some_and(|manager| {
-            manager
-                .show("dbus.socket", "LoadState")
-                .is_some_and(|shown| shown["LoadState"] == "loaded")
-        }),
-        kept_path: kept.filter(|kept| leads_to_the_same(kept, &home.search_path)),
-        client: survey::docker_client(
-            home.program("docker").as_deref(),
-            environment.docker_config().as_deref(),
-        ),
-        notes: (notes.clone(), read_notes(&notes).unwrap_or_default()),
+        path: kept.map_or_else(|| home.search_path.clone(), Into::into),
+        client: survey::docker_client(docker.as_deref(), environment.docker_config().as_deref()),
+        previous_context: (previous.clone(), fs::read_to_string(previous).ok()),
         answers: answers.filter(|path| path.exists()),
         // A connection to a socket of the manager's starts the daemon.
         daemon: daemon(&home.runtime_dir, service.active, socket.active && !service.active),
-        unit_dir,
         service,
         socket,
         home,
     }
 }
 
-/// Returns the user manager, if one answers.
-fn find_manager(home: &Home, config_home: &Path) -> Option<UserManager> {
-    let manager = UserManager {
-        systemctl: home.program("systemctl")?,
-        runtime_dir: look::own_runtime_dir(home.uid)?,
-        config_home: config_home.to_owned(),
+/// Takes the directories of the user manager, which reads units in those of `read`: its units have
+/// them, whatever the shell says.
+fn follow_manager(home: &mut Home, read: &str) {
+    // A new manager must have started what it starts, including the bus.
+    let mut settle = home.manager_tool("systemctl");
+    let _ = process::succeed(settle.args(["is-system-running", "--wait"]), super::home::SOON);
+    home.runtime_dir = places::user_runtime_dir(home.uid);
+    let default = home.dir.join(".config");
+    let reads = |config_home: &Path| {
+        let units = config_home.join("systemd/user");
+        read.split_whitespace().any(|directory| Path::new(directory) == units)
     };
-    manager.settle();
-    manager.show("", "Version").map(|_| manager)
-}
-
-/// Returns `wanted`, or `default` if the manager reads only that.
-fn find_unit_dir(manager: &UserManager, wanted: PathBuf, default: PathBuf) -> PathBuf {
-    let read = manager.show("", "UnitPath").unwrap_or_default();
-    let Some(read) = read.get("UnitPath") else { return wanted };
-    let reads = |directory: &Path| read.split_whitespace().any(|path| Path::new(path) == directory);
-    if reads(&wanted) || !reads(&default) {
-        return wanted;
+    if !reads(&home.config_home) && reads(&default) {
+        home.config_home = default;
     }
-    let (wanted, default_shown) = (wanted.display(), default.display());
-    warn!("the user manager reads no units in `{wanted}`; using `{default_shown}`");
-    default
 }
 
-fn read_unit(manager: Option<&UserManager>, unit_dir: &Path, name: &str) -> UnitFacts {
-    let shown = manager.and_then(|manager| manager.show(name, "ActiveState,FragmentPath"));
-    let value = |property: &str| shown.as_ref().and_then(|shown| shown.get(property));
-    let fragment = value("FragmentPath").map(Path::new).filter(|path| path.is_absolute());
-    let links = links(unit_dir, name);
+fn read_unit(home: &Home, name: &str) -> UnitFacts {
+    let unit_dir = home.unit_dir();
     let path = unit_dir.join(name);
+    let property = |property| home.property(Some(name), property).unwrap_or_default();
+    let fragment = PathBuf::from(property("FragmentPath"));
+    let links = links(&unit_dir, name);
     UnitFacts {
         own: read_file(&path),
         beside: read_file(&beside(&path)),
-        packaged: fragment
-            .filter(|path| !path.starts_with(unit_dir))
-            .and_then(|path| packaged(path, name)),
+        packaged: !fragment.starts_with(unit_dir) && is_for_us(&fragment),
         enabled: !links.is_empty() || !self::links("/etc/systemd/user".as_ref(), name).is_empty(),
         links,
-        active: value("ActiveState").is_some_and(|state| ACTIVE.contains(&state.as_str())),
+        active: ["active", "activating", "reloading"].contains(&&*property("ActiveState")),
     }
 }
 
 fn read_file(path: &Path) -> UnitFile {
-    match fs::read_link(path) {
-        Ok(end) if end == Path::new("/dev/null") => return UnitFile::Masked,
-        Ok(end) => return UnitFile::Other(format!("a link to `{}`", end.display())),
-        Err(_) => {}
+    if let Ok(end) = fs::read_link(path) {
+        return UnitFile::Other(format!("a link to `{}`", end.display()));
     }
     match files::read_regular(path, UNIT_MAX).map(|bytes| bytes.map(String::from_utf8)) {
         Ok(Some(Ok(text))) => UnitFile::Text(text),
@@ -136,40 +108,25 @@ fn read_file(path: &Path) -> UnitFile {
     }
 }
 
-/// Returns the unit of a package or of the administrator, if it is one for this program.
-fn packaged(path: &Path, name: &str) -> Option<String> {
-    let text = String::from_utf8(files::read_regular(path, UNIT_MAX).ok()??).ok()?;
-    let is_ours = |line: &str| {
-        if name == SOCKET {
-            return line == "ListenStream=%t/docker.sock";
-        }
-        let program =
-            line.strip_prefix("ExecStart=").and_then(|exec| exec.split_whitespace().next());
-        program.is_some_and(|program| program.trim_matches('"').ends_with("/dockerd-rootless"))
-    };
-    text.lines().any(|line| is_ours(line.trim())).then_some(text)
+/// Returns whether a unit of a package or of the administrator starts this program or listens for it.
+fn is_for_us(path: &Path) -> bool {
+    fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
+        let program = line.strip_prefix("ExecStart=").and_then(|exec| exec.split(' ').next());
+        line == "ListenStream=%t/docker.sock"
+            || program.is_some_and(|path| path.trim_matches('"').ends_with("/dockerd-rootless"))
+    })
 }
 
-/// Returns the links below `directory` that start a unit with others.
+/// Returns the links below `directory` that start a unit at login.
 fn links(directory: &Path, name: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let is_of_links = |path: &PathBuf| {
-        let extension = path.extension().and_then(OsStr::to_str);
-        extension.is_some_and(|extension| ["wants", "requires"].contains(&extension))
-    };
-    let directories = entries.map(|entry| entry.path()).filter(is_of_links);
-    let links = directories.map(|directory| directory.join(name));
-    let mut links: Vec<_> = links.filter(|path| fs::symlink_metadata(path).is_ok()).collect();
-    links.sort();
-    links
+    let targets = ["default.target.wants", "sockets.target.wants"];
+    let links = targets.map(|target| directory.join(target).join(name)).into_iter();
+    links.filter(|link| link.is_symlink()).collect()
 }
 
 /// Returns whether two PATHs lead to the same programs of a launch, by whatever directory.
 fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
-    let find = |name: &str, path: &OsStr| {
-        let found = which::which_in(name, Some(path), "/").ok()?;
-        found.canonicalize().ok()
-    };
+    let find = |name, path| which::which_in(name, Some(path), "/").ok()?.canonicalize().ok();
     PROGRAMS.split(' ').all(|name| find(name, one) == find(name, other))
 }
 
@@ -192,14 +149,10 @@ fn daemon(runtime_dir: &Path, runs: bool, would_start: bool) -> DaemonFacts {
 }
 
 /// Returns the socket that the supervisor names, or the usual one.
-pub(super) fn socket(runtime_dir: &Path) -> PathBuf {
+pub fn socket(runtime_dir: &Path) -> PathBuf {
     let status = supervise::read_status(&places::run_dir(runtime_dir));
     let named = status.and_then(|status| status.socket);
-    named.unwrap_or_else(|| runtime_dir.join("docker.sock"))
-}
-
-fn read_notes(path: &Path) -> Option<Notes> {
-    serde_json::from_slice(&files::read_regular(path, UNIT_MAX).ok()??).ok()
+    named.unwrap_or_else(|| places::api_socket(runtime_dir))
 }
 
 #[cfg(test)]

@@ -2,22 +2,19 @@
 //! can be printed, and is empty when all is as it should be.
 
 mod actions;
-mod apply;
-mod decide;
 mod facts;
 mod home;
 mod inspect;
-mod manager;
+mod perform;
+mod plan;
 pub mod purge;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use actions::{Action, CONTEXT};
-pub use apply::{await_answer, perform, show_service, wait_for_manager};
-pub use decide::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
 pub use facts::{Home, Manager, SetupFacts, UnitFile};
 pub use inspect::inspect;
+pub use perform::{await_answer, perform, show_service, wait_for_manager};
+pub use plan::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
 pub use units::{SERVICE, parameters};
-
-use decide::quoted;

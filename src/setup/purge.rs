@@ -10,10 +10,10 @@ use std::process::Command;
 use crate::error::{Error, Exit};
 use crate::facts::{Lock, Mounts, PidState, Session};
 use crate::setup::facts::SetupFacts;
-use crate::setup::manager::LATER;
-use crate::setup::quoted;
+use crate::setup::perform::LATER;
 use crate::supervise;
 use crate::sys::{elevate, process, processes};
+use crate::words::quoted;
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are the
 /// user's.
@@ -31,8 +31,10 @@ const FURTHER_MARKS: [&str; 3] = ["containerd", "engine-id", "image"];
 pub struct Data {
     /// The data root, links followed.
     pub root: PathBuf,
-    /// What the daemon has made there, and how much each takes, in KiB; the largest first.
-    pub entries: Vec<(PathBuf, u64)>,
+    /// What the daemon has made there.
+    pub entries: Vec<PathBuf>,
+    /// What they take, as du(1) lists it.
+    pub listing: String,
     /// Whether other files are there, which are kept.
     pub is_shared: bool,
 }
@@ -44,13 +46,13 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<Data>, Err
         let what = format!("not deleting the data root `{}`: {why}", data_root.display());
         Error::new(Exit::Failed, what).hint(format!("ls -la {}", quoted(data_root)))
     };
+    let unread = |error: io::Error| refuse("it cannot be read").because(&error);
     let root = match data_root.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|error| refuse("it is not accessible").because(&error))?,
+        other => other.map_err(unread)?,
     };
-    let names: Vec<OsString> = fs::read_dir(&root)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
-        .map_err(|error| refuse("it cannot be read").because(&error))?;
+    let entries = fs::read_dir(&root).map_err(unread)?.map(|entry| Ok(entry?.file_name()));
+    let names: Vec<OsString> = entries.collect::<io::Result<_>>().map_err(unread)?;
     if names.is_empty() {
         return Ok(None);
     }
@@ -58,25 +60,16 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<Data>, Err
     if home.starts_with(&root) || !is_data_root(&names) {
         return Err(refuse("it does not look like one"));
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts = Mounts::parse(&mounts);
+    let mounts = fs::read("/proc/self/mountinfo").map_err(unread)?;
+    let mounts = Mounts::parse(&String::from_utf8_lossy(&mounts));
     let inside = |point: &&Path| point.starts_with(&root) && *point != root;
     if let Some(point) = mounts.0.iter().map(|mount| &*mount.point).find(inside) {
         return Err(refuse(&format!("`{}` is mounted in it", point.display())));
     }
     let is_own = |name: &&OsString| ENTRIES.split_whitespace().any(|own| *name == own);
-    let own: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
-    let said = inside_namespace(facts, &root, "du", &["-sk", "--"], &own)?;
-    let sizes = said.lines().filter_map(|line| {
-        let (size, path) = line.split_once('\t')?;
-        Some((PathBuf::from(path), size.parse().ok()?))
-    });
-    let mut entries: Vec<(PathBuf, u64)> = sizes.collect();
-    if entries.len() != own.len() {
-        return Err(unreachable(facts, &root, &io::Error::other(said.trim().to_owned())));
-    }
-    entries.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    Ok(Some(Data { is_shared: own.len() < names.len(), entries, root }))
+    let entries: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
+    let listing = inside_namespace(facts, &root, "du", &["-sch", "--"], &entries)?;
+    Ok(Some(Data { is_shared: entries.len() < names.len(), listing, entries, root }))
 }
 
 /// Returns whether a directory with these `names` is a data root.
@@ -94,11 +87,11 @@ pub fn refuse_used(session: &Session) -> Result<(), Error> {
         PidState::Running(pid) => Some(pid),
         _ => None,
     });
-    let by_lock = || match session.state_dir.lock {
+    let by_lock = match session.state_dir.lock {
         Lock::Held(pid) => Some(pid),
         Lock::Free => None,
     };
-    refuse(&root, by_file.or_else(by_lock).or_else(|| user_of(&root)))
+    refuse(&root, by_file.or(by_lock).or_else(|| user_of(&root)))
 }
 
 fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
@@ -111,9 +104,7 @@ fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
 fn user_of(root: &Path) -> Option<u32> {
     let mut pids = processes::all().into_iter().map(|process| process.identity.pid);
     pids.find(|pid| {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
-        let mut files = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-        files.any(|file| file.starts_with(root))
+        processes::open_files(*pid).any(|file| file.starts_with(root))
             || supervise::is_container(*pid, &[root.to_owned()])
     })
 }
@@ -136,22 +127,18 @@ fn inside_namespace(
     args: &[&str],
     paths: &[PathBuf],
 ) -> Result<String, Error> {
-    let mut rootlesskits = ["docker-rootlesskit", "rootlesskit"].into_iter();
-    let Some(rootlesskit) = rootlesskits.find_map(|name| facts.home.program(name)) else {
-        return Err(unreachable(facts, root, &io::Error::other("rootlesskit is not in PATH")));
-    };
-    let mut command = Command::new(rootlesskit);
+    let mut rootlesskits = ["docker-rootlesskit", "rootlesskit"].iter();
+    let rootlesskit = rootlesskits.find_map(|name| facts.home.program(name));
+    let mut command = Command::new(rootlesskit.unwrap_or("rootlesskit".into()));
     command.env("PATH", &facts.home.search_path).arg(program).args(args).args(paths);
-    process::succeed(&mut command, LATER).map_err(|error| unreachable(facts, root, &error))
-}
-
-fn unreachable(facts: &SetupFacts, root: &Path, error: &io::Error) -> Error {
-    let what = format!("cannot reach the data in `{}` of subordinate ids", root.display());
-    let delete = format!("rm -rf --one-file-system {}", quoted(root));
-    Error::new(Exit::Prerequisite, what).because(error).hint(format!(
-        "dockerd-rootless check; or delete them as root: {}",
-        elevate::line(facts.has_sudo, &delete)
-    ))
+    process::succeed(&mut command, LATER).map_err(|error| {
+        let what = format!("cannot reach the data in `{}` of subordinate ids", root.display());
+        let delete = format!("rm -rf --one-file-system {}", quoted(root));
+        Error::new(Exit::Prerequisite, what).because(&error).hint(format!(
+            "dockerd-rootless check; or delete them as root: {}",
+            elevate::line(facts.has_sudo, &delete)
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proptest::prelude::*;
 
 use crate::error::Exit;
 use crate::facts::DockerClient;
 use crate::setup::actions::*;
-use crate::setup::decide::*;
 use crate::setup::facts::*;
+use crate::setup::plan::*;
 use crate::setup::units::*;
 
 const HOST: &str = "unix:///run/user/1000/docker.sock";
@@ -27,14 +27,13 @@ fn bare() -> SetupFacts {
             dir: "/home/u".into(),
             runtime_dir: "/run/user/1000".into(),
             program: "/home/u/bin/dockerd-rootless".into(),
+            config_home: "/home/u/.config".into(),
             search_path: "/usr/bin:/bin".into(),
             ..Home::default()
         },
         manager: Manager::Answers,
-        linger: Some(true),
         has_sudo: true,
-        has_dbus: true,
-        unit_dir: "/home/u/.config/systemd/user".into(),
+        path: "/usr/bin:/bin".into(),
         client: DockerClient { program: Some("/usr/bin/docker".into()), ..DockerClient::default() },
         ..SetupFacts::default()
     }
@@ -54,7 +53,7 @@ fn uninstall(facts: &SetupFacts) -> SetupPlan {
 
 /// Returns what is there when `plan` has been carried out, and the daemon runs.
 fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
-    let dir = facts.unit_dir.clone();
+    let dir = facts.home.unit_dir();
     for action in &plan.actions {
         match action {
             Action::Write(path, text) => {
@@ -77,12 +76,12 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
                 }
                 facts.daemon.answers = facts.service.active;
             }
-            Action::CreateContext(host) | Action::UpdateContext(host) => {
+            Action::PointContext(_, host) => {
                 facts.client.contexts.insert(CONTEXT.to_owned(), host.clone());
             }
             Action::UseContext(name, previous) => {
                 facts.client.current_context = Some(name.clone());
-                facts.notes.1.previous_context.clone_from(previous);
+                facts.previous_context.1.clone_from(previous);
             }
             _ => {}
         }
@@ -146,19 +145,6 @@ fn actions_are_told_in_the_past_tense_and_as_objects() {
     for (action, past, json) in cases {
         assert_eq!((action.past().as_str(), action.json().to_string().as_str()), (past, json));
     }
-}
-
-#[test]
-fn another_shells_path_changes_a_unit_only_if_it_leads_elsewhere() {
-    let mut facts = installed();
-    facts.kept_path = Some(facts.home.search_path.clone());
-    facts.home.search_path = "/opt/tools:/usr/bin:/bin".into();
-    assert_eq!(install(&facts), SetupPlan::default());
-    facts.kept_path = None;
-    assert_eq!(
-        explained(&install(&facts)),
-        ["write ~/docker.service", "reload systemd's user units", "restart docker.service"]
-    );
 }
 
 #[test]
@@ -257,13 +243,13 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
 fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     let mut facts = installed();
     assert_eq!(upgrade(&facts), SetupPlan::default());
-    // Another shell's PATH does not matter for the unit.
-    facts.home.search_path = "/opt/bin".into();
+    // Another PATH or other arguments do not matter for the unit.
+    facts.path = "/opt/bin".into();
     assert_eq!(upgrade(&facts), SetupPlan::default());
     facts.daemon.outdated = true;
     assert_eq!(explained(&upgrade(&facts)), ["restart docker.service"]);
     // What this program would write has changed since.
-    facts.has_dbus = false;
+    facts.home.program = "/opt/dockerd-rootless".into();
     assert_eq!(
         explained(&upgrade(&facts)),
         ["write ~/docker.service", "reload systemd's user units", "restart docker.service"]
@@ -273,40 +259,29 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
 }
 
 #[test]
-fn a_unit_of_an_older_version_is_ours() {
-    let old = "# Written by dockerd-rootless 0.0.9
-# sha256 of the lines below: 6373da7801bebb2b83bba9054b52b5c75b03bf4b9fca86a9ce68bb2611b47540
-[Service]
-ExecStart=\"/home/u/bin/dockerd-rootless\" \"--debug\"
-";
-    assert_eq!(identify(old), Author::Us);
-    assert_eq!(parameters(old), Parameters { path: None, args: vec!["--debug".to_owned()] });
-}
-
-#[test]
-fn authors_are_told_apart() {
+fn an_edited_unit_is_told_from_ours_and_upstreams() {
     let ours = render_socket();
     let cases = [
-        (ours.clone(), Author::Us),
-        (ours.replace("0600", "0666"), Author::User),
-        (format!("{ours}\n"), Author::User),
-        (upstreams(), Author::Upstream),
-        (upstreams().replace("Type=simple", "Type=notify\nNotifyAccess=all"), Author::Upstream),
-        (upstreams().replace("/go/rootless/", "/engine/security/rootless/"), Author::Upstream),
-        (upstreams().replace("RestartSec=2", "RestartSec=3"), Author::User),
-        (upstreams().replace("[Install]", "Environment=X=1\n[Install]"), Author::User),
-        (upstreams().replace("dockerd-rootless.sh", "my-dockerd"), Author::User),
-        (String::new(), Author::User),
+        (ours.clone(), false),
+        (ours.replace("0600", "0666"), true),
+        (format!("{ours}\n"), true),
+        (upstreams(), false),
+        (upstreams().replace("Type=simple", "Type=notify\nNotifyAccess=all"), false),
+        (upstreams().replace("/go/rootless/", "/engine/security/rootless/"), false),
+        (upstreams().replace("RestartSec=2", "RestartSec=3"), true),
+        (upstreams().replace("[Install]", "Environment=X=1\n[Install]"), true),
+        (upstreams().replace("dockerd-rootless.sh", "my-dockerd"), true),
+        (String::new(), true),
     ];
-    for (text, author) in cases {
-        assert_eq!(identify(&text), author, "{text}");
+    for (text, edited) in cases {
+        assert_eq!(is_edited(&text), edited, "{text}");
     }
 }
 
 #[test]
 fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     let mut facts = installed();
-    facts.notes.1.previous_context = Some("lab".to_owned());
+    facts.previous_context.1 = Some("lab".to_owned());
     let uses = |facts: &SetupFacts| {
         let mut all = explained(&uninstall(facts));
         all.retain(|what| what.contains("context"));
@@ -349,12 +324,8 @@ fn what_can_be_installed_depends_on_the_user_manager() {
 }
 
 #[test]
-fn a_masked_unit_and_a_program_that_no_unit_can_name_are_refused() {
-    let mut facts = bare();
-    facts.service.own = UnitFile::Masked;
-    let refused = SetupPlan::install(&facts, &InstallRequest::default()).expect_err("masked");
-    assert!(refused.render().contains("systemctl --user unmask docker.service"));
-    for program in ["/home/u/a\"b/d", "/home/u/a\\b/d", "/home/u/a\nb/d"] {
+fn a_program_that_no_unit_can_start_is_refused() {
+    for program in ["/home/u/a\"b/d", "/home/u/a\\b/d", "/home/u/a\nb/d", "/x/a.sh"] {
         let mut facts = bare();
         facts.home.program = program.into();
         SetupPlan::install(&facts, &InstallRequest::default()).expect_err(program);
@@ -376,26 +347,11 @@ fn data_in_use_are_not_deleted_and_what_is_known_of_programs_goes_with_the_data(
 
 #[test]
 fn the_path_of_a_unit_is_without_what_cannot_stand_there() {
-    let (path, dropped) = unit_path(
+    let path = unit_path(
         Path::new("/home/u/bin/dockerd-rootless"),
         ":/usr/bin:.:/mnt/c/Program Files:/usr/bin:a/b:/usr/sbin:/x\ny:".as_ref(),
     );
     assert_eq!(path, "/home/u/bin:/usr/bin:/mnt/c/Program Files:/usr/sbin:/sbin");
-    assert_eq!(dropped, [".", "a/b", "/x\ny"].map(PathBuf::from));
-}
-
-#[test]
-fn the_parameters_of_a_unit_without_a_line_of_them_are_read_from_its_directives() {
-    let old = stamp(
-        r#"[Service]
-Environment="PATH=/x/50%% $HOME/\"a\" \\b:/usr/bin"
-ExecStart="/opt/100%% $HOME/dockerd-rootless" "--label=\"5%%\" $$HOME" "--debug"
-"#,
-    );
-    assert_eq!(identify(&old), Author::Us);
-    let path = Some("/x/50% $HOME/\"a\" \\b:/usr/bin".to_owned());
-    let args = ["--label=\"5%\" $HOME", "--debug"].map(str::to_owned).to_vec();
-    assert_eq!(parameters(&old), Parameters { path, args });
 }
 
 proptest! {
@@ -405,13 +361,13 @@ proptest! {
         args in proptest::collection::vec("[^\0]{1,12}", 0..4),
     ) {
         let program = Path::new("/opt/100% $HOME/dockerd-rootless");
-        let text = render_service(program, &path, &args, false).expect("it can be named");
-        prop_assert_eq!(identify(&text), Author::Us);
+        let text = render_service(program, &path, &args).expect("it can be named");
+        prop_assert!(!is_edited(&text));
         prop_assert_eq!(parameters(&text), Parameters { path: Some(path), args });
     }
 
     #[test]
-    fn any_text_has_an_author_and_parameters(text in "\\PC*") {
-        let _ = (identify(&text), parameters(&text));
+    fn any_text_can_be_judged(text in "\\PC*") {
+        let _ = (is_edited(&text), parameters(&text));
     }
 }

@@ -1,9 +1,7 @@
 //! The units: rendered, stamped and recognised. The templates are in `systemd/`.
 #![forbid(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -53,90 +51,63 @@ WantedBy=default.target";
 
 /// What differs between two users' services, and is kept by an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Parameters {
     pub path: Option<String>,
     /// Arguments for dockerd.
     pub args: Vec<String>,
 }
 
-/// Who wrote a unit. One that was changed since is the user's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Author {
-    Us,
-    /// Docker's setup tool.
-    Upstream,
-    User,
+/// Returns whether the user wrote or changed `text`: it is not as we or upstream's tool write it.
+pub fn is_edited(text: &str) -> bool {
+    !is_ours(text).unwrap_or(false) && !is_upstreams(text)
 }
 
-/// Tells who wrote `text`.
-pub fn identify(text: &str) -> Author {
-    if unstamped(text).is_some() {
-        return Author::Us;
-    }
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let is_upstreams = |line: &&str| {
-        let depends_on_host = ["Environment=PATH=", "ExecStart="];
-        UPSTREAM.lines().any(|own| own == *line)
-            || depends_on_host.iter().any(|start| line.starts_with(start))
-    };
-    let mut programs = lines.iter().filter_map(|line| line.strip_prefix("ExecStart="));
-    let program = programs.next().and_then(|words| words.split_whitespace().next());
-    let is_script = program.is_some_and(|program| program.ends_with("/dockerd-rootless.sh"));
-    if is_script && programs.next().is_none() && lines.iter().all(is_upstreams) {
-        Author::Upstream
-    } else {
-        Author::User
-    }
-}
-
-/// Returns what is below the stamp, if it is unchanged.
-fn unstamped(text: &str) -> Option<&str> {
+fn is_ours(text: &str) -> Option<bool> {
     let (first, rest) = text.split_once('\n')?;
     let (second, body) = rest.split_once('\n')?;
-    let is_ours = first.starts_with(STAMP) && second.strip_prefix(HASH)? == hash(body);
-    is_ours.then_some(body)
+    Some(first.starts_with(STAMP) && second.strip_prefix(HASH)? == hash(body))
+}
+
+fn is_upstreams(text: &str) -> bool {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut programs = lines().filter_map(|line| line.strip_prefix("ExecStart="));
+    let program = programs.next().and_then(|words| words.split_whitespace().next());
+    program.is_some_and(|program| program.ends_with("/dockerd-rootless.sh"))
+        && programs.next().is_none()
+        && lines().all(|line| {
+            let depends_on_host = ["Environment=PATH=", "ExecStart="];
+            UPSTREAM.lines().any(|own| own == line)
+                || depends_on_host.iter().any(|start| line.starts_with(start))
+        })
 }
 
 fn hash(body: &str) -> String {
     Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn stamp(body: &str) -> String {
+fn stamp(body: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!("{STAMP}{version}\n{HASH}{}\n{body}", hash(body))
 }
 
-/// Renders the service. Refuses a program that no unit can name.
-pub fn render_service(
-    program: &Path,
-    path: &str,
-    args: &[String],
-    has_dbus: bool,
-) -> Result<String, Error> {
-    let unit_safe = |text: &&str| !text.contains(|c: char| c.is_control() || "\"'\\".contains(c));
-    let Some(name) = program.to_str().filter(unit_safe) else {
-        let what = format!(
-            "no unit can name the program `{}`: systemd refuses quotes, backslashes, control characters and bytes that are not UTF-8",
-            program.display()
-        );
+/// Renders the service. Refuses a program that no unit can start.
+pub fn render_service(program: &Path, path: &str, args: &[String]) -> Result<String, Error> {
+    // systemd refuses such a path, and under a name of upstream's the program is another tool.
+    let is_plain = |name: &&str| {
+        !name.ends_with(".sh") && !name.contains(|c: char| c.is_control() || "\"'\\".contains(c))
+    };
+    let Some(name) = program.to_str().filter(is_plain) else {
+        let what = format!("no unit can start the program `{}`", program.display());
         return Err(Error::new(Exit::Failed, what)
-            .hint("move the program to a directory with a plain name, such as ~/bin"));
+            .hint("move it to a directory with a plain name, such as ~/bin/dockerd-rootless"));
     };
-    let mut exec = quote(name, false);
-    args.iter().for_each(|arg| exec += &format!(" {}", quote(arg, true)));
-    let dbus = if has_dbus {
-        "Requires=dbus.socket\nAfter=dbus.socket"
-    } else {
-        "# (There is no dbus.socket here to require.)"
-    };
-    let body = SERVICE_TEMPLATE
-        .replace("@DBUS@", dbus)
-        .replace("@ENVIRONMENT@", &format!("Environment={}", quote(&format!("PATH={path}"), false)))
-        .replace("@EXEC@", &exec);
+    // systemd replaces variables in all words except the first (systemd.service(5)).
+    let words = args.iter().map(|arg| format!(" {}", quote(&arg.replace('$', "$$"))));
+    let exec = quote(name) + &words.collect::<String>();
+    let environment = format!("Environment={}", quote(&format!("PATH={path}")));
+    let body = SERVICE_TEMPLATE.replace("@ENVIRONMENT@", &environment).replace("@EXEC@", &exec);
     let parameters = Parameters { path: Some(path.to_owned()), args: args.to_vec() };
-    let parameters = serde_json::to_string(&parameters).unwrap_or_default();
-    Ok(stamp(&format!("{PARAMETERS}{parameters}\n{body}")))
+    Ok(stamp(&format!("{PARAMETERS}{}\n{body}", serde_json::json!(parameters))))
 }
 
 /// Renders the socket.
@@ -144,69 +115,36 @@ pub fn render_socket() -> String {
     stamp(SOCKET_TEMPLATE)
 }
 
-/// Quotes a word as systemd splits words (systemd.syntax(7)): in double quotes with C's escapes,
-/// percent signs twice, and dollar signs twice where variables are replaced: in every word of
-/// `ExecStart=` except the first (systemd.service(5)).
-fn quote(word: &str, has_variables: bool) -> String {
-    let mut quoted = String::from('"');
-    for character in word.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            '%' => quoted.push_str("%%"),
-            '$' if has_variables => quoted.push_str("$$"),
-            '\0'..='\x1f' => {
-                let _ = write!(quoted, "\\x{:02x}", u32::from(character));
-            }
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
+/// Quotes a word as systemd reads it (systemd.syntax(7)).
+fn quote(word: &str) -> String {
+    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{escaped}\"")
 }
 
 /// Returns the parameters of the service `text` of ours or of upstream's.
 pub fn parameters(text: &str) -> Parameters {
     let value = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name));
-    let body = unstamped(text);
-    let stamped = body.and_then(|body| body.lines().next()?.strip_prefix(PARAMETERS));
-    if let Some(parameters) = stamped.and_then(|json| serde_json::from_str(json).ok()) {
-        return parameters;
+    if let Some(own) = value(PARAMETERS).and_then(|json| serde_json::from_str(json).ok()) {
+        return own;
     }
-    // Up to 0.1 no parameters were in the stamp, but systemd's quoting is nearly a shell's.
-    let is_ours = body.is_some();
-    let single = |word: String| if is_ours { word.replace("%%", "%") } else { word };
-    let split = |line: &str| words::split(line.as_ref()).unwrap_or_default().into_iter();
-    let text = |word: OsString| single(word.to_string_lossy().into_owned());
-    let args = split(value("ExecStart=").unwrap_or_default()).skip(1).map(text);
-    let args = args.map(|arg| if is_ours { arg.replace("$$", "$") } else { arg }).collect();
-    let path = if is_ours {
-        let word = value("Environment=").and_then(|line| split(line).next()).map(text);
-        word.and_then(|word| word.strip_prefix("PATH=").map(str::to_owned))
-    } else {
-        // Upstream's tool quotes nothing.
-        value("Environment=PATH=").map(str::to_owned)
-    };
-    Parameters { path, args }
+    let exec = words::split(value("ExecStart=").unwrap_or_default().as_ref()).unwrap_or_default();
+    let args = exec.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+    // Upstream's tool does not quote the assignment.
+    Parameters { path: value("Environment=PATH=").map(str::to_owned), args: args.collect() }
 }
 
-/// Returns the PATH for a unit: what is absolute and can stand there, each once, with the directory
-/// of `program` first and the sbin directories last. Returns what cannot stand there, too.
-pub fn unit_path(program: &Path, search_path: &OsStr) -> (String, Vec<PathBuf>) {
+/// Returns the PATH for a unit: the directory of `program`, then those of `search_path`, then the
+/// sbin directories, each once. systemd ignores what is not UTF-8 or has control characters, and a
+/// relative one means another directory in a unit.
+pub fn unit_path(program: &Path, search_path: &OsStr) -> String {
     let own = program.parent().map(Path::to_owned);
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let listed = search_path.as_bytes().split(|byte| *byte == b':');
-    let listed = listed.filter(|path| !path.is_empty()).map(OsStr::from_bytes).map(PathBuf::from);
     let mut kept: Vec<String> = Vec::new();
-    let mut dropped = Vec::new();
-    for directory in own.into_iter().chain(listed).chain(sbin) {
-        // systemd ignores an assignment that is not UTF-8 or has control characters, and an entry
-        // that depends on the working directory means another one in a unit.
+    for directory in own.into_iter().chain(std::env::split_paths(search_path)).chain(sbin) {
         let text = directory.to_str().filter(|text| !text.contains(char::is_control));
-        match text.filter(|_| directory.is_absolute()) {
-            Some(text) if kept.iter().any(|known| known == text) => {}
-            Some(text) => kept.push(text.to_owned()),
-            None => dropped.push(directory),
-        }
+        let text =
+            text.filter(|text| directory.is_absolute() && !kept.iter().any(|own| own == text));
+        kept.extend(text.map(str::to_owned));
     }
-    (kept.join(":"), dropped)
+    kept.join(":")
 }

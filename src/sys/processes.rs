@@ -137,6 +137,12 @@ pub fn program(pid: u32) -> Option<PathBuf> {
     Some(text.map_or_else(|| path.clone(), PathBuf::from))
 }
 
+/// Returns the files that a process has open, as far as we may look.
+pub fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok())
+}
+
 /// Says whether the process `pid` has ended, ends, or has SIGKILL coming.
 pub fn is_ending(pid: u32) -> bool {
     read(pid).is_none_or(|process| process.zombie || process.exits)

@@ -30,11 +30,7 @@ fn the_units_are_clean_whatever_stands_in_path() {
     let odd = user.home.join("100% $HOME \"quoted\" \\ back/über");
     user.make_dir(&odd);
     let path = format!("{}:{}:/mnt/c/Program Files:.:x", user::PATH, odd.display());
-    let told = home.with_path("install --format json", &path).good();
-    let notes = told.json()["notes"].to_string();
-    for dropped in ["`.`", "`x`"] {
-        assert!(notes.contains(dropped), "{notes}");
-    }
+    home.with_path("install --format json", &path).good();
     verify(&home);
     let environment = manager.property("docker.service", "Environment");
     assert!(environment.contains("/mnt/c/Program Files"), "{environment}");
@@ -84,7 +80,7 @@ fn a_program_in_a_directory_with_an_odd_name_is_started_from_there() {
     let mut command = user.brief_command(&program);
     let told = Told::by(command.arg("install"));
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(told.stderr.contains("no unit can name the program"), "{told:?}");
+    assert!(told.stderr.contains("no unit can start the program"), "{told:?}");
     assert!(!home.unit("docker.service").exists());
     manager.stop();
     assert_nothing_left(&user);
@@ -157,43 +153,6 @@ fn upstreams_unit_is_upgraded_and_its_edited_one_is_not() {
 }
 
 #[test]
-fn a_unit_of_an_earlier_version_is_upgraded_and_keeps_its_path_and_args() {
-    let user = TestUser::new();
-    let manager = UserManager::start(&user);
-    let home = Home::new(&user);
-    home.tell("install --no-start --no-context").good();
-    let bin = user.home.join("bin").display().to_string();
-    // Earlier versions had no line with the parameters.
-    let text = home.read_unit("docker.service");
-    let is_kept = |line: &&str| !line.starts_with("# parameters: ");
-    let body: String =
-        text.lines().skip(2).filter(is_kept).map(|line| format!("{line}\n")).collect();
-    let body = body
-        .replace(&format!("PATH={bin}:"), &format!("PATH={bin}:/opt/50%% $HOME:"))
-        .replace("/dockerd-rootless\"\n", "/dockerd-rootless\" \"--label=a=5%% $$HOME\"\n");
-    let file = user.home.join("body");
-    user.write(&file, &body);
-    let sum = command::run(std::process::Command::new("sha256sum").arg(&file));
-    let (hash, _) = sum.split_once(' ').expect("a hash");
-    let stamp =
-        format!("# Written by dockerd-rootless 0.0.9\n# sha256 of the lines below: {hash}\n");
-    manager.write_unit("docker.service", &format!("{stamp}{body}"));
-    let told = home.tell("upgrade").good();
-    assert_eq!(told.stderr, "");
-    let upgraded = home.read_unit("docker.service");
-    let below = |text: &str| {
-        let directives = text.lines().filter(|line| !line.starts_with('#'));
-        directives.map(|line| format!("{line}\n")).collect::<String>()
-    };
-    assert!(upgraded.contains("\n# parameters: "), "{upgraded}");
-    assert_eq!(below(&upgraded), below(&body));
-    verify(&home);
-    home.tell("uninstall").good();
-    manager.stop();
-    assert_nothing_left(&user);
-}
-
-#[test]
 fn a_newer_program_restarts_the_daemon_at_an_upgrade() {
     let user = TestUser::new();
     let manager = UserManager::start(&user);
@@ -223,7 +182,7 @@ fn a_unit_that_is_masked_or_a_link_is_not_written() {
     manager.systemctl(&["mask", "docker.service"]);
     let told = home.tell("install");
     assert_eq!(told.code, Some(1), "{told:?}");
-    assert!(told.stderr.contains("hint: systemctl --user unmask docker.service"), "{told:?}");
+    assert!(told.stderr.contains("docker.service is masked"), "{told:?}");
     manager.systemctl(&["unmask", "docker.service"]);
 
     let kept = user.home.join("dotfiles/docker.service");
@@ -251,7 +210,6 @@ fn a_packages_units_are_used_as_they_are() {
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
     };
     let service = template("docker.service")
-        .replace("@DBUS@", "Requires=dbus.socket\nAfter=dbus.socket")
         .replace("@ENVIRONMENT@\n", "")
         .replace("@EXEC@", &home.program.display().to_string());
     user.write(&packaged.join("docker.service"), service);

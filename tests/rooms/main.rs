@@ -35,7 +35,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/supervise/machine.rs", &[]),
     ("src/check", &["mod.rs", "survey.rs", "trial"]),
     ("src/setup/actions.rs", &[]),
-    ("src/setup/decide.rs", &[]),
+    ("src/setup/plan.rs", &[]),
     ("src/setup/units.rs", &[]),
     ("src/fetch/plan.rs", &[]),
 ];

@@ -6,13 +6,14 @@ use std::iter;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
+use crate::facts::places;
 use crate::setup::actions::{Action, CONTEXT};
-use crate::setup::facts::{Manager, Notes, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
 use crate::setup::units::{
-    Author, SERVICE, SOCKET, identify, parameters, render_service, render_socket, unit_path,
+    Parameters, SERVICE, SOCKET, is_edited, parameters, render_service, render_socket, unit_path,
 };
 use crate::sys::elevate;
-use crate::words;
+use crate::words::{self, quoted};
 
 /// The client's own context, which always exists.
 const DEFAULT_CONTEXT: &str = "default";
@@ -48,30 +49,19 @@ pub struct SetupPlan {
 
 impl SetupPlan {
     /// Installs the units and the context. Ends with 4 if systemd runs the host and no user manager
-    /// answers; with 1 if the unit is masked or cannot be written.
+    /// answers; with 1 if no unit can start this program.
     pub fn install(facts: &SetupFacts, request: &InstallRequest) -> Result<Self, Error> {
         let mut plan = Self::default();
-        let would_stop = facts.manager == Manager::Answers && facts.linger == Some(false);
         match facts.manager {
             Manager::Silent => return Err(no_manager(facts)),
             Manager::Absent => plan.note(format!(
                 "This host has no systemd, so nothing starts Docker for you. To start it: {}",
                 start_by_hand(facts, &request.args)
             )),
-            Manager::Answers => {
-                let linger = Action::EnableLinger(facts.home.user.clone());
-                plan.act(would_stop && request.enable_linger, linger);
-                plan.install_units(facts, request)?;
-            }
+            Manager::Answers => plan.install_units(facts, request)?,
         }
         if !request.no_context {
             plan.choose_context(facts);
-        }
-        if would_stop && !request.enable_linger {
-            plan.note(format!(
-                "Docker stops when you log out. To keep it running: {}",
-                enable_linger_as_root(facts)
-            ));
         }
         Ok(plan)
     }
@@ -79,20 +69,23 @@ impl SetupPlan {
     /// Updates the installed units. Ends with 1 if none is installed, with 4 if no user manager
     /// answers.
     pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
-        let UnitFacts { own, packaged, active, .. } = &facts.service;
-        let own = if let UnitFile::Text(text) = own { Some(text) } else { None };
-        let Some(installed) = own.or(packaged.as_ref()) else {
-            let what = format!("no {SERVICE} is installed in `{}`", facts.unit_dir.display());
-            return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
+        let service = &facts.service;
+        let kept = match &service.own {
+            UnitFile::Text(text) => parameters(text),
+            _ if service.packaged => Parameters::default(),
+            _ => {
+                let unit_dir = facts.home.unit_dir();
+                let what = format!("no {SERVICE} is installed in `{}`", unit_dir.display());
+                return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
+            }
         };
         if facts.manager != Manager::Answers {
             return Err(no_manager(facts));
         }
-        let kept = parameters(installed);
-        let path = kept.path.map_or_else(|| facts.home.search_path.clone(), Into::into);
+        let path = kept.path.map_or_else(|| facts.path.clone(), Into::into);
         let mut plan = Self::default();
         let wrote = plan.settle_units(facts, &path, &kept.args)?;
-        if *active && (wrote || facts.daemon.outdated || restart) {
+        if service.active && (wrote || facts.daemon.outdated || restart) {
             plan.restart(facts, restart);
         }
         Ok(plan)
@@ -119,18 +112,20 @@ impl SetupPlan {
             plan.act(answers && unit.active, Action::Unit("stop", name));
         }
         for (name, unit) in units {
-            plan.act(answers && !unit.links.is_empty(), Action::Unit("disable", name));
-            let links = unit.links.iter().filter(|_| !answers).cloned();
-            plan.actions.extend(links.map(Action::Remove));
+            if answers {
+                plan.act(!unit.links.is_empty(), Action::Unit("disable", name));
+            } else {
+                plan.actions.extend(unit.links.iter().cloned().map(Action::Remove));
+            }
         }
         for (name, unit) in units {
-            plan.remove_unit(&facts.unit_dir.join(name), unit);
+            plan.remove_unit(&facts.home.unit_dir().join(name), unit);
         }
         let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
         plan.act(answers && removes, Action::Reload);
         plan.leave_context(facts);
-        let (path, notes) = &facts.notes;
-        plan.act(*notes != Notes::default(), Action::Remove(path.clone()));
+        let (path, previous) = &facts.previous_context;
+        plan.act(previous.is_some(), Action::Remove(path.clone()));
         plan.actions.extend(facts.answers.clone().filter(|_| purge_data).map(Action::Remove));
         Ok(plan)
     }
@@ -144,9 +139,13 @@ impl SetupPlan {
     }
 
     fn install_units(&mut self, facts: &SetupFacts, request: &InstallRequest) -> Result<(), Error> {
-        // Another shell's PATH is no reason to change what works.
-        let path = facts.kept_path.as_ref().unwrap_or(&facts.home.search_path);
-        let wrote = self.settle_units(facts, path, &request.args)?;
+        if facts.ends_at_logout && request.enable_linger {
+            self.act(true, Action::EnableLinger(facts.home.user.clone()));
+        } else if facts.ends_at_logout {
+            let command = enable_linger_as_root(facts);
+            self.note(format!("Docker stops when you log out. To keep it running: {command}"));
+        }
+        let wrote = self.settle_units(facts, &facts.path, &request.args)?;
         let (service, socket) = ((SERVICE, &facts.service), (SOCKET, &facts.socket));
         let on_demand = request.on_demand.unwrap_or(socket.1.enabled && !service.1.enabled);
         let (wanted, unwanted) = if on_demand { (socket, service) } else { (service, socket) };
@@ -167,10 +166,8 @@ impl SetupPlan {
         // Whether systemd listens at the socket is decided when the daemon starts.
         let is_other_way = service.active && socket.active != on_demand;
         if is_other_way && daemon.busy {
-            self.keep_running(
-                facts,
-                &format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}"),
-            );
+            let command = format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}");
+            self.keep_running(facts, &command);
         } else if is_other_way || (socket.active && !on_demand) {
             self.act(socket.active, Action::Unit("stop", SOCKET));
             self.act(service.active, Action::Unit("stop", SERVICE));
@@ -218,66 +215,48 @@ impl SetupPlan {
         path: &OsStr,
         args: &[String],
     ) -> Result<bool, Error> {
-        let is_packaged =
-            |unit: &UnitFacts| unit.own == UnitFile::Absent && unit.packaged.is_some();
-        if is_packaged(&facts.service) && is_packaged(&facts.socket) {
+        let SetupFacts { home, service, socket, .. } = facts;
+        if [service, socket].iter().all(|unit| unit.packaged && unit.own == UnitFile::Absent) {
             return Ok(false);
         }
-        let program = &facts.home.program;
-        let (path, dropped) = unit_path(program, path);
-        for directory in dropped {
-            let directory = directory.display();
-            self.note(format!("`{directory}` is left out of the unit's PATH: systemd refuses it"));
-        }
-        let text = render_service(program, &path, args, facts.has_dbus)?;
-        let service = self.settle_unit(facts, SERVICE, &facts.service, text)?;
-        let socket = self.settle_unit(facts, SOCKET, &facts.socket, render_socket())?;
-        self.act(service || socket, Action::Reload);
-        Ok(service)
+        let path = unit_path(&home.program, path);
+        let text = render_service(&home.program, &path, args)?;
+        let wrote = self.settle_unit(home.unit_dir().join(SERVICE), service, text);
+        let wrote_socket = self.settle_unit(home.unit_dir().join(SOCKET), socket, render_socket());
+        self.act(wrote || wrote_socket, Action::Reload);
+        Ok(wrote)
     }
 
-    fn settle_unit(
-        &mut self,
-        facts: &SetupFacts,
-        name: &str,
-        unit: &UnitFacts,
-        text: String,
-    ) -> Result<bool, Error> {
-        let path = facts.unit_dir.join(name);
-        if unit.own == UnitFile::Masked {
-            let what = format!("{name} is masked: `{}` is a link to /dev/null", path.display());
-            let hint = format!("systemctl --user unmask {name}");
-            return Err(Error::new(Exit::Failed, what).hint(hint));
-        }
+    fn settle_unit(&mut self, path: PathBuf, unit: &UnitFacts, text: String) -> bool {
         let new = UnitFile::Text(text.clone());
-        let Some(why) = why_kept(&unit.own) else {
-            let is_new = unit.own != new;
-            self.act(is_new, Action::Write(path, text));
-            return Ok(is_new);
-        };
-        let beside = beside(&path);
-        self.keep(&path, &why);
-        self.note(format!("To see what is new: diff {} {}", quoted(&path), quoted(&beside)));
-        self.act(unit.beside != new, Action::Write(beside, text));
-        Ok(false)
+        if self.keeps(&path, &unit.own) {
+            let beside = beside(&path);
+            self.note(format!("To see what is new: diff {} {}", quoted(&path), quoted(&beside)));
+            self.act(unit.beside != new, Action::Write(beside, text));
+            return false;
+        }
+        self.act(unit.own != new, Action::Write(path, text));
+        unit.own != new
     }
 
     fn remove_unit(&mut self, path: &Path, unit: &UnitFacts) {
-        match why_kept(&unit.own) {
-            Some(why) => self.keep(path, &why),
-            None => {
-                let is_file = matches!(unit.own, UnitFile::Text(_));
-                self.act(is_file, Action::Remove(path.to_owned()));
-            }
+        if !self.keeps(path, &unit.own) {
+            self.act(unit.own != UnitFile::Absent, Action::Remove(path.to_owned()));
         }
-        if let UnitFile::Text(text) = &unit.beside {
-            self.act(identify(text) == Author::Us, Action::Remove(beside(path)));
-        }
+        let is_ours = matches!(&unit.beside, UnitFile::Text(text) if !is_edited(text));
+        self.act(is_ours, Action::Remove(beside(path)));
     }
 
-    fn keep(&mut self, path: &Path, why: &str) {
+    /// Returns whether a file is not ours to change, and notes why.
+    fn keeps(&mut self, path: &Path, file: &UnitFile) -> bool {
+        let why = match file {
+            UnitFile::Text(text) if is_edited(text) => "was edited".to_owned(),
+            UnitFile::Other(what) => format!("is {what}"),
+            _ => return false,
+        };
         self.keeps_edited = true;
         self.note(format!("`{}` {why}, and is kept", path.display()));
+        true
     }
 
     fn choose_context(&mut self, facts: &SetupFacts) {
@@ -294,8 +273,8 @@ impl SetupPlan {
             ));
         }
         match client.contexts.get(CONTEXT) {
-            None => self.act(true, Action::CreateContext(host)),
-            Some(old) => self.act(*old != host, Action::UpdateContext(host)),
+            None => self.act(true, Action::PointContext("create", host)),
+            Some(old) => self.act(*old != host, Action::PointContext("update", host)),
         }
         let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
         let switch = Action::UseContext(CONTEXT.to_owned(), Some(current.to_owned()));
@@ -304,34 +283,21 @@ impl SetupPlan {
 
     fn leave_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
-        let Some(address) = client.contexts.get(CONTEXT) else {
+        let Some(address) = client.contexts.get(CONTEXT).filter(|_| client.program.is_some())
+        else {
             return;
         };
         if *address != host(facts) {
-            return self
-                .note(format!("The docker context `{CONTEXT}` is for {address}, and is kept"));
-        }
-        if client.program.is_none() {
-            return self.note(format!(
-                "There is no docker client in PATH, so the context `{CONTEXT}` is kept. Once there is one: docker context use {DEFAULT_CONTEXT} && docker context rm {CONTEXT}"
-            ));
+            let note = format!("The docker context `{CONTEXT}` is for {address}, and is kept");
+            return self.note(note);
         }
         if client.current_context.as_deref() == Some(CONTEXT) {
-            let previous = facts.notes.1.previous_context.as_deref();
+            let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
             let name = previous.unwrap_or(DEFAULT_CONTEXT).to_owned();
             self.act(true, Action::UseContext(name, None));
         }
         self.act(true, Action::RemoveContext);
-    }
-}
-
-/// Returns why a file is not ours to change.
-fn why_kept(file: &UnitFile) -> Option<String> {
-    match file {
-        UnitFile::Text(text) if identify(text) == Author::User => Some("was edited".to_owned()),
-        UnitFile::Other(what) => Some(format!("is {what}")),
-        _ => None,
     }
 }
 
@@ -349,7 +315,7 @@ fn daemon_runs(facts: &SetupFacts) -> bool {
 
 /// Returns the daemon's address.
 pub fn host(facts: &SetupFacts) -> String {
-    format!("unix://{}", facts.home.runtime_dir.join("docker.sock").display())
+    places::unix_url(&places::api_socket(&facts.home.runtime_dir)).display().to_string()
 }
 
 /// Returns the line that starts the daemon without systemd. A shell need not have the program's directory in
@@ -358,7 +324,7 @@ pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
     let program = &facts.home.program;
     let line: Vec<_> = iter::once(program.into()).chain(args.iter().map(Into::into)).collect();
     let directory = quoted(program.parent().unwrap_or(Path::new("/")));
-    format!("PATH={directory}:\"$PATH\" {}", words::join(&line).to_string_lossy())
+    format!("PATH={directory}:\"$PATH\" {}", words::join(&line).display())
 }
 
 /// Returns root's command that keeps the user manager.
@@ -367,7 +333,7 @@ pub fn enable_linger(facts: &SetupFacts) -> String {
 }
 
 /// Returns the user's line for that command.
-pub(super) fn enable_linger_as_root(facts: &SetupFacts) -> String {
+pub fn enable_linger_as_root(facts: &SetupFacts) -> String {
     elevate::line(facts.has_sudo, &enable_linger(facts))
 }
 
@@ -376,8 +342,4 @@ pub fn no_manager(facts: &SetupFacts) -> Error {
     let user = &facts.home.user;
     let what = format!("no user manager runs for `{user}`, so no unit can be installed");
     Error::new(Exit::Prerequisite, what).hint(enable_linger_as_root(facts))
-}
-
-pub(super) fn quoted(path: &Path) -> String {
-    words::quote(path.as_os_str()).to_string_lossy().into_owned()
 }
