@@ -139,8 +139,8 @@ checked). Exit code 4 if a check fails, else 0.")]
     },
     /// Install and start the systemd user service
     #[command(after_help = "\
-Also sets up a context for the docker client. Anything already in place is left alone.\n\
-If you edited a unit, it is kept and ours is saved next to it as `.new`.")]
+Also sets up a context for the docker client. Anything already in place is left alone,\n\
+and so is a unit that you edited.")]
     Install(install::InstallOptions),
     /// Update the installed service
     #[command(

@@ -8,13 +8,13 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::check::{Found, Id};
-use crate::cli::install::Preflight;
+use crate::cli::install::{daemons, problems};
 use crate::cli::output;
-use crate::cli::setup::perform;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::setup;
-use crate::setup::{Action, CONTEXT, Home, InstallRequest, Manager, SERVICE, SetupPlan, inspect};
+use crate::setup::{
+    self, Home, InstallRequest, Manager, SERVICE, SetupFacts, SetupPlan, inspect, perform,
+};
 use crate::sys::stdout::print;
 
 /// Upstream's options; they may stand on either side of the command.
@@ -49,36 +49,34 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<Exit, Error> 
         }
     };
     let called = args.first().cloned().unwrap_or_default();
-    let done = match tool.command.first().and_then(|command| command.to_str()) {
+    let done = match tool.command.first().map(|command| command.to_string_lossy()).as_deref() {
         Some("check") => check(&tool, environment),
         Some("install") => install(&tool, environment, &called),
         Some("uninstall") => uninstall(environment, &called),
         Some("nsenter") => crate::cli::nsenter::run(environment, &tool.command[1..]).map(drop),
-        _ => {
-            let command = tool.command.first();
-            let what = command.map(|command| format!("unknown command `{}`", command.display()));
-            let what = what.unwrap_or_else(|| "no command is given".to_owned());
+        command => {
+            let what = format!("unknown command `{}`", command.unwrap_or_default());
             let hint = "`dockerd-rootless-setuptool.sh --help` shows the usage";
             Err(Error::new(Exit::Failed, what).hint(hint))
         }
     };
     let Err(error) = done else { return Ok(Exit::Good) };
-    let rendered = error.render();
-    rendered.lines().for_each(|line| complain("ERROR", line.trim_start_matches("error: ")));
+    error.render().lines().for_each(|line| complain("ERROR", line.trim_start_matches("error: ")));
     Ok(Exit::Failed)
 }
 
 fn check(tool: &SetupTool, environment: &Environment) -> Result<(), Error> {
-    require(tool, &Preflight::here(environment, tool.skip_iptables)?)?;
+    require(tool, environment)?;
     print("[INFO] Requirements are satisfied\n")
 }
 
-/// Refuses, and prints what to run, if something is missing.
-fn require(tool: &SetupTool, preflight: &Preflight) -> Result<(), Error> {
-    let rootful = preflight.rootful.iter().filter(|_| !tool.force);
-    let findings: Vec<_> = preflight.failures.iter().chain(rootful).cloned().collect();
+/// Refuses, and prints what to run, if something is missing for a daemon with this environment.
+fn require(tool: &SetupTool, environment: &Environment) -> Result<InstallRequest, Error> {
+    let mut request = InstallRequest::default();
+    let mut findings = problems(environment, tool.skip_iptables, &mut request)?;
+    findings.retain(|found| !tool.force || found.id != Id::RootfulDocker);
     if findings.is_empty() {
-        return Ok(());
+        return Ok(request);
     }
     for Found { id, summary, reasons, .. } in &findings {
         for sentence in std::iter::once(summary).chain(reasons) {
@@ -87,12 +85,10 @@ fn require(tool: &SetupTool, preflight: &Preflight) -> Result<(), Error> {
     }
     print(output::setup_instructions(&findings))?;
     let counts = |id| findings.iter().any(|found| found.id == id);
-    let ignore = if counts(Id::Netfilter) {
-        "; --skip-iptables ignores `netfilter`"
-    } else if counts(Id::RootfulDocker) {
-        "; --force ignores `rootful-docker`"
-    } else {
-        ""
+    let ignore = match (counts(Id::Netfilter), counts(Id::RootfulDocker)) {
+        (true, _) => "; --skip-iptables ignores `netfilter`",
+        (_, true) => "; --force ignores `rootful-docker`",
+        _ => "",
     };
     let hint = format!("run the commands above and this tool again{ignore}");
     Err(Error::new(Exit::Failed, "missing system requirements").hint(hint))
@@ -100,94 +96,57 @@ fn require(tool: &SetupTool, preflight: &Preflight) -> Result<(), Error> {
 
 fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Result<(), Error> {
     let facts = inspect(Home::find(environment, called)?);
-    let preflight = Preflight::of(&facts, tool.skip_iptables)?;
-    require(tool, &preflight)?;
-    let request = InstallRequest { args: preflight.args, ..InstallRequest::default() };
-    let plan = SetupPlan::install(&facts, &request)?;
-    let (units, contexts) = by_subject(&plan);
-    for action in units {
-        match action {
-            Action::Write(path, _) => say(format_args!("Creating {}", path.display())),
-            Action::Unit("start", unit) => say(format_args!("starting systemd service {unit}")),
-            _ => {}
-        }
-        perform(&facts, action)?;
-    }
-    plan.notes.iter().for_each(|note| complain("WARNING", note));
-    let bin = facts.home.program.parent().unwrap_or(Path::new("/")).display();
-    let linger = setup::enable_linger(&facts);
+    let request = require(tool, &daemons(&facts))?;
+    carry_out(&facts, &SetupPlan::install(&facts, &request)?)?;
     if facts.manager == Manager::Answers {
-        setup::show_service(&facts);
-        say(format_args!("Installed {SERVICE} successfully."));
-        say(format_args!(
-            "To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`"
+        let linger = setup::enable_linger(&facts);
+        say(&format!(
+            "Installed {SERVICE} successfully.\n\
+            [INFO] To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`\n\
+            [INFO] To run {SERVICE} on system startup, run: `sudo {linger}`\n"
         ));
-        say(format_args!("To run {SERVICE} on system startup, run: `sudo {linger}`\n"));
     } else {
         let line = setup::start_by_hand(&facts, &request.args);
-        say(format_args!(
-            "systemd not detected, dockerd-rootless needs to be started manually:\n\n{line}\n"
-        ));
+        let what = "systemd not detected, dockerd-rootless needs to be started manually:";
+        say(&format!("{what}\n\n{line}\n"));
     }
-    if facts.client.contexts.contains_key(CONTEXT) {
-        say(format_args!("CLI context \"{CONTEXT}\" already exists"));
-    }
-    for action in contexts {
-        if matches!(action, Action::PointContext("create", _)) {
-            say(format_args!("Creating CLI context \"{CONTEXT}\""));
-        }
-        perform(&facts, action)?;
-    }
-    if facts.client.program.is_some() {
-        say(format_args!("Using CLI context \"{CONTEXT}\"\n"));
-    }
+    let bin = facts.home.program.parent().unwrap_or(Path::new("/")).display();
     let host = setup::host(&facts);
-    say(format_args!(
-        "Make sure the following environment variable(s) are set (or add them to ~/.bashrc):\nexport PATH={bin}:$PATH\n"
-    ));
-    say(format_args!(
-        "Some applications may require the following environment variable too:\nexport DOCKER_HOST={host}\n"
+    say(&format!(
+        "Make sure the following environment variable(s) are set (or add them to ~/.bashrc):\n\
+        export PATH={bin}:$PATH\n\n\
+        [INFO] Some applications may require the following environment variable too:\n\
+        export DOCKER_HOST={host}\n"
     ));
     Ok(())
 }
 
 fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
     let facts = inspect(Home::find(environment, called)?);
-    let plan = SetupPlan::uninstall(&facts, false)?;
-    let (units, contexts) = by_subject(&plan);
-    units.iter().try_for_each(|action| perform(&facts, action))?;
-    plan.notes.iter().for_each(|note| complain("WARNING", note));
-    if facts.manager == Manager::Answers {
-        say(format_args!("Uninstalled {SERVICE}"));
-    } else {
-        say("systemd not detected, dockerd-rootless needs to be stopped manually");
+    carry_out(&facts, &SetupPlan::uninstall(&facts, false)?)?;
+    match facts.manager {
+        Manager::Answers => say(&format!("Uninstalled {SERVICE}")),
+        _ => say("systemd not detected, dockerd-rootless needs to be stopped manually"),
     }
-    for action in contexts {
-        perform(&facts, action)?;
-        match action {
-            Action::RemoveContext => say(format_args!("Deleted CLI context \"{CONTEXT}\"")),
-            Action::UseContext(name, _) => {
-                say(format_args!("Configured CLI to use the \"{name}\" context."));
-            }
-            _ => {}
-        }
-    }
-    say(
-        "\n[INFO] Make sure to unset or update the environment PATH, DOCKER_HOST, and DOCKER_CONTEXT environment variables if you have added them to `~/.bashrc`.",
-    );
-    say("This uninstallation tool does NOT remove Docker binaries and data.");
-    say("To remove data, run: `dockerd-rootless uninstall --purge-data`");
+    say("\n\
+        [INFO] Make sure to unset or update the environment PATH, DOCKER_HOST, and DOCKER_CONTEXT environment variables if you have added them to `~/.bashrc`.\n\
+        [INFO] This uninstallation tool does NOT remove Docker binaries and data.\n\
+        [INFO] To remove data, run: `dockerd-rootless uninstall --purge-data`");
     Ok(())
 }
 
-/// Splits the actions: those on units, and from the first one on the docker client on.
-fn by_subject(plan: &SetupPlan) -> (&[Action], &[Action]) {
-    let first = plan.actions.iter().position(Action::is_about_client);
-    plan.actions.split_at(first.unwrap_or(plan.actions.len()))
+/// Performs the actions of `plan`, and prints each, and the notes.
+fn carry_out(facts: &SetupFacts, plan: &SetupPlan) -> Result<(), Error> {
+    for action in &plan.actions {
+        perform(facts, action)?;
+        say(&action.past());
+    }
+    plan.notes.iter().for_each(|note| complain("WARNING", note));
+    Ok(())
 }
 
 /// Prints a line of upstream's. If standard output is closed, the exit code still tells.
-fn say(line: impl std::fmt::Display) {
+fn say(line: &str) {
     let _ = print(format!("[INFO] {line}\n"));
 }
 

@@ -11,9 +11,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{Session, look};
 use crate::settings::Settings;
-use crate::setup;
-use crate::setup::purge;
-use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, UnitFile, inspect};
+use crate::setup::{self, Action, Home, Manager, SetupFacts, SetupPlan, UnitFile, inspect, purge};
 
 #[derive(Clone, Copy, clap::Args)]
 pub struct UninstallOptions {
@@ -51,18 +49,8 @@ pub fn run(
         ));
     }
     // Last, since deleting the data needs rootlesskit.
-    let has_programs = match fetch::remove(&facts.home.environment, true) {
-        Ok(programs) => !programs.is_empty(),
-        Err(error) if options.remove_binaries => return Err(error),
-        // What cannot be removed now is kept, which is what is asked for.
-        Err(_) => true,
-    };
-    if has_programs && options.remove_binaries {
+    if options.remove_binaries && !fetch::remove(environment, true)?.is_empty() {
         plan.actions.push(Action::RemovePrograms);
-    } else if has_programs {
-        plan.notes.push(
-            "The programs that `fetch` installed are kept. To remove them: dockerd-rootless uninstall --remove-binaries".to_owned(),
-        );
     }
     carry_out(&facts, &plan, options.output)?;
     let result = match (plan.keeps_edited, plan.actions.is_empty()) {
@@ -83,7 +71,7 @@ fn purge_data(
 ) -> Result<(), Error> {
     let is_stopped_first = facts.manager == Manager::Answers && facts.service.active;
     if !is_stopped_first {
-        purge::refuse_used(session)?;
+        purge::refuse_used(&session.places.data_root)?;
     }
     let Some(data) = purge::measure(&session.places.data_root, facts)? else { return Ok(()) };
     // If standard error is closed, the question cannot be answered either.
@@ -114,16 +102,14 @@ fn session(facts: &SetupFacts) -> Result<Session, Error> {
 fn ask() -> Result<(), Error> {
     if !io::stdin().is_terminal() {
         let what = "not deleting data: no terminal to confirm on (use --yes)";
-        return Err(
-            Error::new(Exit::Usage, what).hint("dockerd-rootless uninstall --purge-data --yes")
-        );
+        let hint = "dockerd-rootless uninstall --purge-data --yes";
+        return Err(Error::new(Exit::Usage, what).hint(hint));
     }
     let mut answer = String::new();
-    write!(io::stderr(), "Delete all of this? Type `yes`: ")
-        .and_then(|()| io::stdin().lock().read_line(&mut answer))
-        .map_err(|error| Error::new(Exit::Failed, "cannot read the answer").because(&error))?;
-    if answer.trim() == "yes" {
-        return Ok(());
+    let _ = write!(io::stderr(), "Delete all of this? Type `yes`: ");
+    let _ = io::stdin().lock().read_line(&mut answer);
+    match answer.trim() {
+        "yes" => Ok(()),
+        _ => Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`")),
     }
-    Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`"))
 }

@@ -25,8 +25,8 @@ pub enum Action {
     Set(&'static str, &'static str),
     /// Has `create` or `update` lead our context to this address.
     PointContext(&'static str, String),
-    /// Uses a context, and notes the one before for the removal.
-    UseContext(String, Option<String>),
+    /// Selects a context, and notes the one before for the removal.
+    SelectContext(String, Option<String>),
     RemoveContext,
     /// Removes the programs that `fetch` installed.
     RemovePrograms,
@@ -35,21 +35,22 @@ pub enum Action {
 }
 
 impl Action {
-    /// Returns whether it changes the docker client and not units.
-    pub fn is_about_client(&self) -> bool {
-        use Action::*;
-        matches!(self, PointContext(..) | UseContext(..) | RemoveContext)
-    }
-
     /// Returns what it does, as in "would write FILE".
     pub fn imperative(&self) -> String {
-        let (verb, _, _, object) = self.parts();
-        format!("{verb} {object}")
+        let (verb, kind, name) = self.parts();
+        match kind {
+            "linger" => format!("{verb} lingering for {name}"),
+            "key" => format!("{verb} {name} in your configuration file"),
+            "context" => format!("{verb} docker context `{name}`"),
+            "data" => format!("{verb} the data in {name}"),
+            _ => format!("{verb} {name}"),
+        }
     }
 
     /// Returns what it did, as in "Wrote FILE".
     pub fn past(&self) -> String {
-        let (verb, _, _, object) = self.parts();
+        let text = self.imperative();
+        let (verb, object) = text.split_once(' ').unwrap_or_default();
         let past = match verb {
             "set" => "set".to_owned(),
             "stop" => "stopped".to_owned(),
@@ -61,45 +62,26 @@ impl Action {
 
     /// Returns it for programs: the verb, and what it acts on.
     pub fn json(&self) -> Value {
-        let (verb, key, name, _) = self.parts();
-        json!({"action": verb, key: name})
+        let (verb, kind, name) = self.parts();
+        json!({"action": verb, kind: name})
     }
 
-    /// Returns the verb, the kind and the name of what it acts on, and both in words.
-    fn parts(&self) -> (&'static str, &'static str, String, String) {
-        let named =
-            |verb: &'static str, key, name: &str| (verb, key, name.to_owned(), name.to_owned());
-        let path = |verb, path: &PathBuf| named(verb, "path", &path.display().to_string());
-        let context = |verb: &'static str, name: &str, rest: String| {
-            let to = if verb == "switch" { "to " } else { "" };
-            (verb, "context", name.to_owned(), format!("{to}docker context `{name}`{rest}"))
-        };
+    /// Returns the verb, and the kind and the name of what it acts on.
+    fn parts(&self) -> (&'static str, &'static str, String) {
+        let path = |path: &PathBuf| path.display().to_string();
         match self {
-            Self::EnableLinger(user) => {
-                ("enable", "linger", user.clone(), format!("lingering for {user}"))
-            }
-            Self::Write(file, _) => path("write", file),
-            Self::Remove(file) => path("remove", file),
-            Self::Reload => named("reload", "units", "systemd's user units"),
-            Self::Unit(verb, unit) => named(verb, "unit", unit),
-            Self::Replace => named("replace", "processes", "dockerd and the supervisor"),
-            Self::Set(key, value) => {
-                let words = format!("{key} to {value} in your configuration file");
-                ("set", "key", (*key).to_owned(), words)
-            }
-            Self::PointContext(verb, host) => context(verb, CONTEXT, format!(" for {host}")),
-            Self::UseContext(name, previous) => {
-                let rest = previous.as_ref().map_or_else(String::new, |previous| {
-                    format!(" (was `{previous}`; uninstall restores it)")
-                });
-                context("switch", name, rest)
-            }
-            Self::RemoveContext => context("remove", CONTEXT, String::new()),
-            Self::RemovePrograms => named("remove", "programs", "what `fetch` installed"),
-            Self::DeleteData(root, _) => {
-                let root = root.display().to_string();
-                ("delete", "path", root.clone(), format!("the data in {root}"))
-            }
+            Self::EnableLinger(user) => ("enable", "linger", user.clone()),
+            Self::Write(file, _) => ("write", "path", path(file)),
+            Self::Remove(file) => ("remove", "path", path(file)),
+            Self::Reload => ("reload", "units", "systemd's user units".to_owned()),
+            Self::Unit(verb, unit) => (verb, "unit", (*unit).to_owned()),
+            Self::Replace => ("replace", "processes", "dockerd and the supervisor".to_owned()),
+            Self::Set(key, _) => ("set", "key", (*key).to_owned()),
+            Self::PointContext(verb, _) => (verb, "context", CONTEXT.to_owned()),
+            Self::SelectContext(name, _) => ("select", "context", name.clone()),
+            Self::RemoveContext => ("remove", "context", CONTEXT.to_owned()),
+            Self::RemovePrograms => ("remove", "programs", "what `fetch` installed".to_owned()),
+            Self::DeleteData(root, _) => ("delete", "data", path(root)),
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct SetupFacts {
     /// Whether the user manager ends with the user's last session.
     pub ends_at_logout: bool,
     pub has_sudo: bool,
-    /// The PATH for the service: the installed one if it leads to the same programs.
+    /// The PATH for the service: the installed one while it runs.
     pub path: OsString,
     pub service: UnitFacts,
     pub socket: UnitFacts,
@@ -60,8 +60,6 @@ pub enum Manager {
 pub struct UnitFacts {
     /// The user's own file.
     pub own: UnitFile,
-    /// The file of the same name with `.new`.
-    pub beside: UnitFile,
     /// Whether a package or an administrator has a unit for this program.
     pub packaged: bool,
     /// The user's links that start it at login.

@@ -1,7 +1,6 @@
 //! Looks at what is installed for a user. Nothing is changed, and nothing that is wrong with the
 //! host or the settings stops it: what is broken must be removable, too.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,17 +9,12 @@ use crate::check::survey;
 use crate::facts::ask::ANSWERS;
 use crate::facts::places;
 use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts, UnitFile};
-use crate::setup::plan::beside;
 use crate::setup::units::{SERVICE, SOCKET, parameters};
 use crate::supervise;
 use crate::sys::{elevate, files, process};
 
 /// The largest unit in bytes that is read.
 const UNIT_MAX: u64 = 256 * 1024;
-
-/// The programs of a launch that PATH decides on.
-const PROGRAMS: &str =
-    "containerd docker-rootlesskit dockerd iptables newuidmap pasta rootlesskit runc slirp4netns";
 
 /// Looks.
 pub fn inspect(mut home: Home) -> SetupFacts {
@@ -43,10 +37,9 @@ pub fn inspect(mut home: Home) -> SetupFacts {
     let docker = home.program("docker");
     // Another shell's PATH is no reason to change what works.
     let kept = match &service.own {
-        UnitFile::Text(text) => parameters(text).path,
+        UnitFile::Text(text) if service.active => parameters(text).path,
         _ => None,
     };
-    let kept = kept.filter(|kept| leads_to_the_same(kept.as_ref(), &home.search_path));
     SetupFacts {
         manager,
         ends_at_logout: booted && !linger.exists(),
@@ -88,7 +81,6 @@ fn read_unit(home: &Home, name: &str) -> UnitFacts {
     let links = links(&unit_dir, name);
     UnitFacts {
         own: read_file(&path),
-        beside: read_file(&beside(&path)),
         packaged: !fragment.starts_with(unit_dir) && is_for_us(&fragment),
         enabled: !links.is_empty() || !self::links("/etc/systemd/user".as_ref(), name).is_empty(),
         links,
@@ -122,12 +114,6 @@ fn links(directory: &Path, name: &str) -> Vec<PathBuf> {
     let targets = ["default.target.wants", "sockets.target.wants"];
     let links = targets.map(|target| directory.join(target).join(name)).into_iter();
     links.filter(|link| link.is_symlink()).collect()
-}
-
-/// Returns whether two PATHs lead to the same programs of a launch, by whatever directory.
-fn leads_to_the_same(one: &OsStr, other: &OsStr) -> bool {
-    let find = |name, path| which::which_in(name, Some(path), "/").ok()?.canonicalize().ok();
-    PROGRAMS.split(' ').all(|name| find(name, one) == find(name, other))
 }
 
 /// Looks at the daemon of this session. `runs` says whether its unit does, and `would_start` whether

@@ -15,6 +15,6 @@ mod units;
 pub use actions::{Action, CONTEXT};
 pub use facts::{Home, Manager, SetupFacts, UnitFile};
 pub use inspect::inspect;
-pub use perform::{await_answer, perform, show_service, wait_for_manager};
+pub use perform::perform;
 pub use plan::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
 pub use units::{SERVICE, parameters};

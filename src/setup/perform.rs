@@ -10,11 +10,10 @@ use tracing::info;
 
 use crate::error::{Error, Exit};
 use crate::facts::places;
-use crate::settings::{self, Key};
 use crate::setup::actions::{Action, CONTEXT};
 use crate::setup::facts::{Home, SetupFacts};
 use crate::setup::inspect::socket;
-use crate::setup::plan::{enable_linger_as_root, host};
+use crate::setup::plan::enable_linger_as_root;
 use crate::setup::purge;
 use crate::setup::units::{SERVICE, SOCKET};
 use crate::supervise;
@@ -26,8 +25,7 @@ use crate::words::{self, quoted};
 /// stop.
 pub const LATER: Duration = Duration::from_secs(900);
 
-/// How long a user manager may take to come, and a daemon whose unit is there to answer.
-const MANAGER: Duration = Duration::from_secs(20);
+/// How long a daemon whose unit is there may take to answer.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Carries out `action`. Actions before it stay done: the next installation goes on from there.
@@ -44,13 +42,13 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         Action::Write(path, text) => (files::write_whole(path, text.as_bytes()), list(path)),
         Action::Remove(path) => (remove(path), list(path)),
         Action::Reload => systemctl(home, &["daemon-reload"]),
-        Action::Unit(verb @ ("start" | "restart"), unit) => return start(facts, verb, unit),
+        Action::Unit(verb @ ("start" | "restart"), unit) => return start(home, verb, unit),
         Action::Unit(verb, unit) => systemctl(home, &[verb, unit]),
         Action::PointContext(verb, host) => {
             let host = format!("--docker=host={host}");
             docker(&["context", verb, CONTEXT, &host, "--description=Rootless mode"])
         }
-        Action::UseContext(name, previous) => {
+        Action::SelectContext(name, previous) => {
             let (file, _) = &facts.previous_context;
             match previous.as_ref().map(|name| files::write_whole(file, name.as_bytes())) {
                 Some(Err(error)) => (Err(error), list(file)),
@@ -59,7 +57,12 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         }
         Action::RemoveContext => docker(&["context", "rm", "-f", CONTEXT]),
         Action::Replace => return replace(home),
-        Action::Set(key, value) => return set(home, key, value),
+        Action::Set(key, value) => {
+            let mut config = Command::new(&home.program);
+            config.env("HOME", &home.dir).env("XDG_CONFIG_HOME", &home.config_home);
+            let done = run(config.args(["config", "set", key, value]));
+            (done, format!("dockerd-rootless config set {key} {value}"))
+        }
         Action::DeleteData(root, entries) => return purge::delete(facts, root, entries),
         Action::RemovePrograms => return Ok(()),
     };
@@ -115,43 +118,21 @@ fn replace(home: &Home) -> Result<(), Error> {
     Ok(())
 }
 
-/// Changes a setting in the user's configuration file.
-fn set(home: &Home, key: &str, value: &str) -> Result<(), Error> {
-    let key = Key::find(key).map_err(|nearest| Error::new(Exit::Usage, nearest))?;
-    let path = home.config_home.join("dockerd-rootless/config.toml");
-    let before = files::read_config(&path, home.uid)?.unwrap_or_default();
-    let edited = settings::edit(&path, &before, key, Some(value.as_ref()))?;
-    files::write_config(&path, &edited.text, home.uid)
-}
-
 /// Starts or restarts a unit, and waits until the daemon answers.
-fn start(facts: &SetupFacts, verb: &str, unit: &str) -> Result<(), Error> {
+fn start(home: &Home, verb: &str, unit: &str) -> Result<(), Error> {
     // A unit that has failed too often does not start before that is reset.
-    let _ = systemctl(&facts.home, &["reset-failed", unit]);
-    let (started, _) = systemctl(&facts.home, &[verb, unit]);
-    started.map_err(|error| why(&facts.home, unit, &error.to_string()))?;
+    let _ = systemctl(home, &["reset-failed", unit]);
+    let (started, _) = systemctl(home, &[verb, unit]);
+    started.map_err(|error| why(home, unit, &error.to_string()))?;
     // A unit that was edited may be active before its daemon is.
-    await_answer(facts, unit)
-}
-
-/// Waits until the daemon of `unit`, which runs, answers.
-pub fn await_answer(facts: &SetupFacts, unit: &str) -> Result<(), Error> {
-    let socket = || socket(&facts.home.runtime_dir);
-    if wait_until(ANSWER, || supervise::answers(&socket())) {
-        return Ok(());
-    }
-    Err(why(&facts.home, unit, "its socket does not answer"))
-}
-
-fn wait_until(time: Duration, is_so: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + time;
-    while !is_so() {
+    let deadline = Instant::now() + ANSWER;
+    while !supervise::answers(&socket(&home.runtime_dir)) {
         if Instant::now() >= deadline {
-            return false;
+            return Err(why(home, unit, "its socket does not answer"));
         }
         std::thread::sleep(MOMENT);
     }
-    true
+    Ok(())
 }
 
 /// Explains why a unit does not start: `said`, the service's exit code and its journal's last lines.
@@ -171,25 +152,4 @@ fn why(home: &Home, unit: &str, said: &str) -> Error {
         _ => "dockerd-rootless check",
     };
     error.hint(format!("journalctl --user --unit {SERVICE}; {look}"))
-}
-
-/// Shows the service's status and what the docker client says of itself and the daemon, in their own
-/// words. What they cannot show is no failure.
-pub fn show_service(facts: &SetupFacts) {
-    let mut status = facts.home.manager_tool("systemctl");
-    let _ = process::tie(status.args(["--no-pager", "--full", "status", SERVICE])).status();
-    if let Some(docker) = &facts.client.program {
-        let mut version = Command::new(docker);
-        let _ = process::tie(version.arg("version").env("DOCKER_HOST", host(facts))).status();
-    }
-}
-
-/// Waits until the user's manager, which lingering starts, answers.
-pub fn wait_for_manager(home: &Home) -> Result<(), Error> {
-    if wait_until(MANAGER, || home.property(None, "Version").is_some()) {
-        return Ok(());
-    }
-    let what = format!("the user manager of `{}` did not start", home.user);
-    let hint = format!("systemctl status user@{}.service", home.uid);
-    Err(Error::new(Exit::Prerequisite, what).hint(hint))
 }

@@ -22,17 +22,28 @@ const DEFAULT_CONTEXT: &str = "default";
 const IDLE_TIMEOUT: Action = Action::Set("supervise.idle-timeout", "300");
 
 /// What `install` is asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct InstallRequest {
-    /// Whether the daemon runs on demand only; `None` leaves it as it is.
-    pub on_demand: Option<bool>,
+    /// Start the daemon at the first connection, and stop it when it is idle
+    #[arg(long, conflicts_with = "no_on_demand")]
+    pub on_demand: bool,
+    /// Undo --on-demand: keep the daemon running
+    #[arg(long)]
+    pub no_on_demand: bool,
+    /// Start nothing
+    #[arg(long)]
     pub no_start: bool,
-    /// Whether the docker client's settings are left alone.
+    /// Leave the docker client's settings alone
+    #[arg(long)]
     pub no_context: bool,
+    /// Keep the daemon running when you log out, and start it at boot (loginctl enable-linger)
+    #[arg(long)]
     pub enable_linger: bool,
     /// Arguments for dockerd.
+    #[arg(skip)]
     pub args: Vec<String>,
     /// Whether no setting says when an idle daemon ends.
+    #[arg(skip)]
     pub never_idle: bool,
 }
 
@@ -119,7 +130,7 @@ impl SetupPlan {
             }
         }
         for (name, unit) in units {
-            plan.remove_unit(&facts.home.unit_dir().join(name), unit);
+            plan.remove_unit(facts.home.unit_dir().join(name), unit);
         }
         let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
         plan.act(answers && removes, Action::Reload);
@@ -147,7 +158,8 @@ impl SetupPlan {
         }
         let wrote = self.settle_units(facts, &facts.path, &request.args)?;
         let (service, socket) = ((SERVICE, &facts.service), (SOCKET, &facts.socket));
-        let on_demand = request.on_demand.unwrap_or(socket.1.enabled && !service.1.enabled);
+        let is_on_demand = socket.1.enabled && !service.1.enabled;
+        let on_demand = request.on_demand || (is_on_demand && !request.no_on_demand);
         let (wanted, unwanted) = if on_demand { (socket, service) } else { (service, socket) };
         self.act(on_demand && request.never_idle, IDLE_TIMEOUT);
         if !request.no_start {
@@ -164,25 +176,22 @@ impl SetupPlan {
         let (service, socket, daemon) = (&facts.service, &facts.socket, &facts.daemon);
         let unit = if on_demand { SOCKET } else { SERVICE };
         // Whether systemd listens at the socket is decided when the daemon starts.
-        let is_other_way = service.active && socket.active != on_demand;
-        if is_other_way && daemon.busy {
-            let command = format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}");
-            self.keep_running(facts, &command);
-        } else if is_other_way || (socket.active && !on_demand) {
-            self.act(socket.active, Action::Unit("stop", SOCKET));
-            self.act(service.active, Action::Unit("stop", SERVICE));
-            self.act(true, Action::Unit("start", unit));
-        } else if service.active {
+        if service.active && socket.active == on_demand {
             if wrote || daemon.outdated {
                 self.restart(facts, false);
             }
-        } else if !socket.active && daemon_runs(facts) {
+        } else if service.active && daemon.busy {
+            let command = format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}");
+            self.keep_running(&command);
+        } else if !service.active && !socket.active && daemon_runs(facts) {
             let pid = daemon.supervisor.map_or_else(String::new, |pid| format!(" (PID {pid})"));
             self.note(format!(
                 "A daemon runs that no unit has started{pid}, so none is started. Once it has ended: systemctl --user start {unit}"
             ));
-        } else {
-            self.act(!socket.active, Action::Unit("start", unit));
+        } else if service.active || !socket.active || !on_demand {
+            self.act(socket.active, Action::Unit("stop", SOCKET));
+            self.act(service.active, Action::Unit("stop", SERVICE));
+            self.act(true, Action::Unit("start", unit));
         }
     }
 
@@ -193,18 +202,13 @@ impl SetupPlan {
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
             self.act(true, Action::Replace);
         } else {
-            self.keep_running(facts, &format!("restart {SERVICE}"));
+            self.keep_running(&format!("restart {SERVICE}"));
         }
     }
 
-    fn keep_running(&mut self, facts: &SetupFacts, command: &str) {
-        let why = if facts.daemon.answers {
-            "Containers run"
-        } else {
-            "The daemon does not answer, and containers may run"
-        };
+    fn keep_running(&mut self, command: &str) {
         self.note(format!(
-            "{why}, so the daemon keeps running as it was started. To change that, and stop them: systemctl --user {command}"
+            "Containers run, or may: the daemon keeps running as it was started. To change that, and stop them: systemctl --user {command}"
         ));
     }
 
@@ -228,23 +232,14 @@ impl SetupPlan {
     }
 
     fn settle_unit(&mut self, path: PathBuf, unit: &UnitFacts, text: String) -> bool {
-        let new = UnitFile::Text(text.clone());
-        if self.keeps(&path, &unit.own) {
-            let beside = beside(&path);
-            self.note(format!("To see what is new: diff {} {}", quoted(&path), quoted(&beside)));
-            self.act(unit.beside != new, Action::Write(beside, text));
-            return false;
-        }
-        self.act(unit.own != new, Action::Write(path, text));
-        unit.own != new
+        let is_new = !self.keeps(&path, &unit.own) && unit.own != UnitFile::Text(text.clone());
+        self.act(is_new, Action::Write(path, text));
+        is_new
     }
 
-    fn remove_unit(&mut self, path: &Path, unit: &UnitFacts) {
-        if !self.keeps(path, &unit.own) {
-            self.act(unit.own != UnitFile::Absent, Action::Remove(path.to_owned()));
-        }
-        let is_ours = matches!(&unit.beside, UnitFile::Text(text) if !is_edited(text));
-        self.act(is_ours, Action::Remove(beside(path)));
+    fn remove_unit(&mut self, path: PathBuf, unit: &UnitFacts) {
+        let goes = !self.keeps(&path, &unit.own) && unit.own != UnitFile::Absent;
+        self.act(goes, Action::Remove(path));
     }
 
     /// Returns whether a file is not ours to change, and notes why.
@@ -262,22 +257,21 @@ impl SetupPlan {
     fn choose_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
         let host = host(facts);
-        if client.program.is_none() {
-            return self.note(format!(
-                "There is no docker client in PATH. Once there is one: docker context create {CONTEXT} --docker host={host} && docker context use {CONTEXT}"
-            ));
-        }
-        if let Some(fault) = &client.config_fault {
-            return self.note(format!(
-                "The docker client's config.json is not valid ({fault}), so no context is chosen. Without a context: export DOCKER_HOST={host}"
-            ));
+        let why = match (&client.program, &client.config_fault) {
+            (None, _) => "there is no docker client in PATH".to_owned(),
+            (_, Some(fault)) => format!("the docker client's config.json is not valid ({fault})"),
+            _ => String::new(),
+        };
+        if !why.is_empty() {
+            let instead = format!("To do without: export DOCKER_HOST={host}");
+            return self.note(format!("No docker context is selected, since {why}. {instead}"));
         }
         match client.contexts.get(CONTEXT) {
             None => self.act(true, Action::PointContext("create", host)),
             Some(old) => self.act(*old != host, Action::PointContext("update", host)),
         }
         let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
-        let switch = Action::UseContext(CONTEXT.to_owned(), Some(current.to_owned()));
+        let switch = Action::SelectContext(CONTEXT.to_owned(), Some(current.to_owned()));
         self.act(current != CONTEXT, switch);
     }
 
@@ -295,17 +289,10 @@ impl SetupPlan {
             let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
             let name = previous.unwrap_or(DEFAULT_CONTEXT).to_owned();
-            self.act(true, Action::UseContext(name, None));
+            self.act(true, Action::SelectContext(name, None));
         }
         self.act(true, Action::RemoveContext);
     }
-}
-
-/// Returns where the new version of an edited unit is written: systemd reads no file of that name.
-pub fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
 }
 
 /// Returns whether a daemon runs, by a unit or not.

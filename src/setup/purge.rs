@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, Exit};
-use crate::facts::{Lock, Mounts, PidState, Session};
+use crate::facts::Mounts;
 use crate::setup::facts::SetupFacts;
 use crate::setup::perform::LATER;
 use crate::supervise;
@@ -80,22 +80,9 @@ fn is_data_root(names: &[OsString]) -> bool {
 
 /// Refuses to delete data that are in use (exit 5), also by a daemon that does not answer, listens
 /// elsewhere or has another runtime directory.
-pub fn refuse_used(session: &Session) -> Result<(), Error> {
-    let root = session.places.data_root.as_path();
+pub fn refuse_used(root: &Path) -> Result<(), Error> {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let by_file = session.pid_files.iter().find_map(|file| match file.state {
-        PidState::Running(pid) => Some(pid),
-        _ => None,
-    });
-    let by_lock = match session.state_dir.lock {
-        Lock::Held(pid) => Some(pid),
-        Lock::Free => None,
-    };
-    refuse(&root, by_file.or(by_lock).or_else(|| user_of(&root)))
-}
-
-fn refuse(root: &Path, user: Option<u32>) -> Result<(), Error> {
-    let Some(pid) = user else { return Ok(()) };
+    let Some(pid) = user_of(&root) else { return Ok(()) };
     let what = format!("not deleting the data in `{}`: process {pid} uses them", root.display());
     Err(Error::new(Exit::AlreadyRunning, what).hint(format!("ps -fp {pid}")))
 }
@@ -112,7 +99,7 @@ fn user_of(root: &Path) -> Option<u32> {
 /// Deletes `entries` of the data root `root`, and that too if it is empty then.
 pub(super) fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Result<(), Error> {
     // The unit has been stopped meanwhile. Another daemon may have the same data.
-    refuse(root, user_of(root))?;
+    refuse_used(root)?;
     inside_namespace(facts, root, "rm", &["-rf", "--"], entries)?;
     // A file system of its own, or with other files in it, is kept.
     let _ = fs::remove_dir(root);
@@ -170,7 +157,7 @@ mod tests {
         assert_eq!(user_of(&root), None);
         let open = File::create(root.join("meta.db")).expect("a file");
         assert!(user_of(&root).is_some());
-        let refused = refuse(&root, user_of(&root)).expect_err("in use");
+        let refused = refuse_used(&root).expect_err("in use");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);
         drop(open);
     }

@@ -52,7 +52,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
             "start docker.service".to_owned(),
             "enable docker.service".to_owned(),
             "create rootless".to_owned(),
-            "switch rootless".to_owned(),
+            "select rootless".to_owned(),
         ]
     );
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
@@ -91,7 +91,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
             format!("remove {}", home.unit("docker.socket").display()),
             format!("remove {}", home.unit("docker.service").display()),
             "reload systemd's user units".to_owned(),
-            "switch default".to_owned(),
+            "select default".to_owned(),
             "remove rootless".to_owned(),
             format!("remove {}", notes.join("previous-context").display()),
         ]
