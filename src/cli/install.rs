@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use crate::check::{self, Found, Id, Status};
 use crate::cli::check::{Examination, explained};
 use crate::cli::run::Request;
-use crate::cli::setup::{SetupOutput, carry_out, report};
+use crate::cli::setup::{SetupOutput, carry_out};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::settings::Layer;
@@ -37,7 +37,8 @@ pub fn run(
         return Err(setup::no_manager(&facts));
     }
     let mut request = options.request.clone();
-    let problems = problems(&daemons(&facts), options.skip_iptables, &mut request)?;
+    let problems =
+        problems(&of_service(&facts.home.environment), options.skip_iptables, &mut request)?;
     if !options.force && problems.iter().any(|found| found.id != Id::RootfulDocker) {
         let what = "not installing: the host is not ready for rootless Docker";
         let error = Error::new(Exit::Prerequisite, what);
@@ -46,26 +47,20 @@ pub fn run(
     let mut plan = SetupPlan::install(&facts, &request)?;
     plan.notes.extend(problems.iter().map(|found| format!("{}: {}", found.id, found.summary)));
     plan.notes.extend(unseen_variables(&facts.home.environment));
-    carry_out(&facts, &plan, options.output)?;
-    report(&plan, options.output, &result(&facts, &plan, &request))?;
-    Ok(Exit::Good)
+    carry_out(&facts, &plan, options.output, &done(&facts, &plan, &request))
 }
 
 /// Says what the user can do now.
-fn result(facts: &SetupFacts, plan: &SetupPlan, request: &InstallRequest) -> String {
-    let is_unchanged = plan.actions.is_empty() && !plan.keeps_edited;
-    let before = if is_unchanged { "Already up to date. " } else { "" };
-    let now = if facts.manager != Manager::Answers {
-        "Rootless Docker is set up, except for what needs systemd.".to_owned()
-    } else if request.no_start {
-        "Rootless Docker is installed. To start it:  systemctl --user start docker".to_owned()
+fn done(facts: &SetupFacts, plan: &SetupPlan, request: &InstallRequest) -> String {
+    let before = if plan.actions.is_empty() { "Already up to date. " } else { "" };
+    let now = if facts.manager != Manager::Answers || request.no_start {
+        "is set up.".to_owned()
     } else if facts.client.program.is_some() && !request.no_context {
-        "Rootless Docker is ready. Try:  docker run --rm hello-world".to_owned()
+        "is ready. Try:  docker run --rm hello-world".to_owned()
     } else {
-        let host = setup::host(facts);
-        format!("Rootless Docker is ready. To use it:  export DOCKER_HOST={host}")
+        format!("is ready. To use it:  export DOCKER_HOST={}", setup::host(facts))
     };
-    format!("{before}{now}")
+    format!("{before}Rootless Docker {now}")
 }
 
 /// Returns notes on the variables of this shell that the service does not have, or that lead the
@@ -82,15 +77,11 @@ fn unseen_variables(environment: &Environment) -> Vec<String> {
     unseen.chain(overriding).collect()
 }
 
-/// Returns the environment of the daemon: the service does not have the settings of this shell's
-/// variables; without a manager, the daemon is started from a shell.
-pub fn daemons(facts: &SetupFacts) -> Environment {
-    let own = facts.home.environment.clone();
-    if facts.manager != Manager::Answers {
-        return own;
-    }
-    let settings = Layer::from_environment(&own);
-    settings.variables().fold(own, |rest, (_, name)| rest.without(name))
+/// Returns the environment without the settings of this shell's variables: the service does not
+/// have them.
+pub fn of_service(environment: &Environment) -> Environment {
+    let settings = Layer::from_environment(environment);
+    settings.variables().fold(environment.clone(), |rest, (_, name)| rest.without(name))
 }
 
 /// Returns the checks that fail, and `rootful-docker` if it warns, and completes `request` by what

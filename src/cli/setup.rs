@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::fetch;
 use crate::cli::output::{Format, print, print_json};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::setup::{self, Action, SetupFacts, SetupPlan};
 
 #[derive(Clone, Copy, clap::Args)]
@@ -19,50 +19,47 @@ pub struct SetupOutput {
     pub format: Format,
 }
 
-/// Carries out `plan` unless it is a dry run, and prints a line for each action.
-pub fn carry_out(facts: &SetupFacts, plan: &SetupPlan, output: SetupOutput) -> Result<(), Error> {
+/// Carries out `plan` unless it is a dry run, and prints a line for each action, the notes, and
+/// `done`, the sentence for people; for programs, all of it as one object.
+pub fn carry_out(
+    facts: &SetupFacts,
+    plan: &SetupPlan,
+    output: SetupOutput,
+    done: &str,
+) -> Result<Exit, Error> {
+    let (is_text, is_dry) = (output.format == Format::Text, output.dry_run);
     let mark = if io::stdout().is_terminal() { "✓ " } else { "" };
     let home = format!(" {}/", facts.home.dir.display());
     for action in &plan.actions {
-        let mut line = format!("would {}", action.imperative());
-        if !output.dry_run {
-            perform(facts, action)?;
-            line = format!("{mark}{}", action.past());
+        match action {
+            _ if is_dry => {}
+            Action::RemovePrograms => drop(fetch::remove(&facts.home.environment, false)?),
+            other => setup::perform(facts, other)?,
         }
-        if output.format == Format::Text {
+        if is_text {
+            let would = || format!("would {}", action.imperative());
+            let line = if is_dry { would() } else { format!("{mark}{}", action.past()) };
             print(line.replace(&home, " ~/") + "\n")?;
         }
     }
-    Ok(())
-}
-
-fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
-    match action {
-        Action::RemovePrograms => fetch::remove(&facts.home.environment, false).map(drop),
-        other => setup::perform(facts, other),
-    }
-}
-
-/// Prints the notes of `plan` and `result`, the sentence for people when all is done; for programs,
-/// all of it as one object.
-pub fn report(plan: &SetupPlan, output: SetupOutput, result: &str) -> Result<(), Error> {
-    let is_unchanged = plan.actions.is_empty();
-    if output.format == Format::Json {
-        return print_json(json!({
-            "changed": !is_unchanged,
-            "dry_run": output.dry_run,
+    if !is_text {
+        print_json(json!({
+            "changed": !plan.actions.is_empty(),
+            "dry_run": is_dry,
             "actions": plan.actions.iter().map(Action::json).collect::<Vec<_>>(),
             "notes": plan.notes,
-        }));
+        }))?;
+        return Ok(Exit::Good);
     }
     for note in &plan.notes {
         // If standard error is closed, standard output and the exit code still tell.
         let _ = writeln!(io::stderr(), "! {note}");
     }
-    match (output.dry_run, is_unchanged) {
-        (true, true) => print("Nothing to do.\n"),
-        (true, false) => Ok(()),
-        (false, true) => print(format!("{result}\n")),
-        (false, false) => print(format!("\n{result}\n")),
+    match (is_dry, plan.actions.is_empty()) {
+        (true, true) => print("Nothing to do.\n")?,
+        (true, false) => {}
+        (false, true) => print(format!("{done}\n"))?,
+        (false, false) => print(format!("\n{done}\n"))?,
     }
+    Ok(Exit::Good)
 }

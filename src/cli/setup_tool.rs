@@ -8,7 +8,7 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::check::{Found, Id};
-use crate::cli::install::{daemons, problems};
+use crate::cli::install::{of_service, problems};
 use crate::cli::output;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -84,26 +84,20 @@ fn require(tool: &SetupTool, environment: &Environment) -> Result<InstallRequest
         }
     }
     print(output::setup_instructions(&findings))?;
-    let counts = |id| findings.iter().any(|found| found.id == id);
-    let ignore = match (counts(Id::Netfilter), counts(Id::RootfulDocker)) {
-        (true, _) => "; --skip-iptables ignores `netfilter`",
-        (_, true) => "; --force ignores `rootful-docker`",
-        _ => "",
-    };
-    let hint = format!("run the commands above and this tool again{ignore}");
+    let hint = "run the commands above and this tool again; --skip-iptables ignores `netfilter`, --force ignores `rootful-docker`";
     Err(Error::new(Exit::Failed, "missing system requirements").hint(hint))
 }
 
 fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Result<(), Error> {
     let facts = inspect(Home::find(environment, called)?);
-    let request = require(tool, &daemons(&facts))?;
+    let request = require(tool, &of_service(&facts.home.environment))?;
     carry_out(&facts, &SetupPlan::install(&facts, &request)?)?;
     if facts.manager == Manager::Answers {
         let linger = setup::enable_linger(&facts);
         say(&format!(
             "Installed {SERVICE} successfully.\n\
             [INFO] To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`\n\
-            [INFO] To run {SERVICE} on system startup, run: `sudo {linger}`\n"
+            [INFO] To run {SERVICE} on system startup, run: `{linger}`\n"
         ));
     } else {
         let line = setup::start_by_hand(&facts, &request.args);
@@ -123,7 +117,7 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
 
 fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
     let facts = inspect(Home::find(environment, called)?);
-    carry_out(&facts, &SetupPlan::uninstall(&facts, false)?)?;
+    carry_out(&facts, &SetupPlan::uninstall(&facts))?;
     match facts.manager {
         Manager::Answers => say(&format!("Uninstalled {SERVICE}")),
         _ => say("systemd not detected, dockerd-rootless needs to be stopped manually"),

@@ -5,13 +5,14 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use crate::cli::fetch;
-use crate::cli::setup::{SetupOutput, carry_out, report};
+use crate::cli::setup::{SetupOutput, carry_out};
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::ask::ANSWERS;
 use crate::facts::{Session, look};
 use crate::settings::Settings;
-use crate::setup::{self, Action, Home, Manager, SetupFacts, SetupPlan, UnitFile, inspect, purge};
+use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge};
 
 #[derive(Clone, Copy, clap::Args)]
 pub struct UninstallOptions {
@@ -36,7 +37,7 @@ pub fn run(
     options: &UninstallOptions,
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
-    let mut plan = SetupPlan::uninstall(&facts, options.purge_data)?;
+    let mut plan = SetupPlan::uninstall(&facts);
     let session = session(&facts);
     if options.purge_data {
         purge_data(&facts, &session?, options, &mut plan)?;
@@ -49,17 +50,10 @@ pub fn run(
         ));
     }
     // Last, since deleting the data needs rootlesskit.
-    if options.remove_binaries && !fetch::remove(environment, true)?.is_empty() {
+    if options.remove_binaries && !fetch::remove(&facts.home.environment, true)?.is_empty() {
         plan.actions.push(Action::RemovePrograms);
     }
-    carry_out(&facts, &plan, options.output)?;
-    let result = match (plan.keeps_edited, plan.actions.is_empty()) {
-        (true, _) => "Rootless Docker is uninstalled, except for your own version of a unit.",
-        (false, true) => "Nothing to uninstall.",
-        (false, false) => "Rootless Docker is uninstalled.",
-    };
-    report(&plan, options.output, result)?;
-    Ok(Exit::Good)
+    carry_out(&facts, &plan, options.output, "Rootless Docker is uninstalled.")
 }
 
 /// Plans to delete the data, if the user agrees.
@@ -73,16 +67,17 @@ fn purge_data(
     if !is_stopped_first {
         purge::refuse_used(&session.places.data_root)?;
     }
-    let Some(data) = purge::measure(&session.places.data_root, facts)? else { return Ok(()) };
+    let Some((delete, listing)) = purge::measure(&session.places.data_root, facts)? else {
+        return Ok(());
+    };
     // If standard error is closed, the question cannot be answered either.
-    let _ = write!(io::stderr(), "Data in {}:\n{}", data.root.display(), data.listing);
+    let _ = write!(io::stderr(), "{listing}");
     if !options.output.dry_run && !options.yes {
         ask()?;
     }
-    if data.is_shared {
-        plan.notes.push(format!("Other files in `{}` are kept", data.root.display()));
-    }
-    plan.actions.push(Action::DeleteData(data.root, data.entries));
+    let answers = facts.home.environment.cache_home().map(|home| home.join(ANSWERS));
+    plan.actions.push(delete);
+    plan.actions.extend(answers.map(Action::Remove));
     Ok(())
 }
 
@@ -90,11 +85,7 @@ fn purge_data(
 fn session(facts: &SetupFacts) -> Result<Session, Error> {
     let environment = &facts.home.environment;
     let settings = Settings::resolve(&layers(environment, &[])?)?;
-    let args = match &facts.service.own {
-        UnitFile::Text(text) => setup::parameters(text).args,
-        _ => Vec::new(),
-    };
-    let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+    let args: Vec<OsString> = facts.kept().args.into_iter().map(OsString::from).collect();
     look::session(&settings.with_args(&args), environment, look::person(environment), None)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use crate::cli::setup::{SetupOutput, carry_out, report};
+use crate::cli::setup::{SetupOutput, carry_out};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::setup::{Home, SetupPlan, inspect};
@@ -24,12 +24,9 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
     let plan = SetupPlan::upgrade(&facts, options.restart)?;
-    carry_out(&facts, &plan, options.output)?;
-    let result = match (plan.keeps_edited, plan.actions.is_empty()) {
-        (true, _) => "Your own version of a unit is kept; everything else is up to date.",
-        (false, true) => "Already up to date.",
-        (false, false) => "The units are up to date.",
+    let done = match plan.actions.is_empty() {
+        true => "Already up to date.",
+        false => "The units are up to date.",
     };
-    report(&plan, options.output, result)?;
-    Ok(Exit::Good)
+    carry_out(&facts, &plan, options.output, done)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::environment::Environment;
 use crate::facts::DockerClient;
+use crate::setup::units::{Parameters, parameters};
 
 /// A user's login: what a shell under su(1) or sudo(8) says differently is corrected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,16 +34,22 @@ pub struct SetupFacts {
     /// Whether the user manager ends with the user's last session.
     pub ends_at_logout: bool,
     pub has_sudo: bool,
-    /// The PATH for the service: the installed one while it runs.
-    pub path: OsString,
     pub service: UnitFacts,
     pub socket: UnitFacts,
     pub daemon: DaemonFacts,
     pub client: DockerClient,
     /// The file that names the docker client's context before ours, and what it says.
     pub previous_context: (PathBuf, Option<String>),
-    /// The cache of programs' answers, if there is one.
-    pub answers: Option<PathBuf>,
+}
+
+impl SetupFacts {
+    /// Returns what the installed service was written with.
+    pub fn kept(&self) -> Parameters {
+        match &self.service.own {
+            UnitFile::Text(text) => parameters(text),
+            _ => Parameters::default(),
+        }
+    }
 }
 
 /// Whether a user manager starts units.
@@ -64,8 +71,6 @@ pub struct UnitFacts {
     pub packaged: bool,
     /// The user's links that start it at login.
     pub links: Vec<PathBuf>,
-    /// Whether it starts at login, by such a link or by the administrator's.
-    pub enabled: bool,
     /// Whether it runs, or is about to.
     pub active: bool,
 }
@@ -76,11 +81,10 @@ pub enum UnitFile {
     #[default]
     Absent,
     Text(String),
-    /// Anything else, in words.
-    Other(String),
+    /// A link, or anything that cannot be read.
+    Other,
 }
 
-/// The daemon that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DaemonFacts {
     /// The PID of a supervisor.

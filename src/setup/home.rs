@@ -4,7 +4,6 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
 use std::process::Command;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::environment::Environment;
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::facts::{look, places};
 use crate::plan;
 use crate::setup::facts::Home;
@@ -41,7 +40,7 @@ impl Home {
                 .runtime_dir
                 .map_or_else(|| places::user_runtime_dir(uid), |(path, _)| path),
             config_home: environment.config_home().unwrap_or_default(),
-            program: own_program(&search_path, called)?,
+            program: own_program(&search_path, called),
             search_path,
             environment,
         })
@@ -59,22 +58,30 @@ impl Home {
         self.config_home.join("systemd/user")
     }
 
-    /// Returns a tool of systemd's that asks the user manager, whatever the shell's variables say.
-    pub fn manager_tool(&self, name: &str) -> Command {
+    /// Returns a tool that talks to the user manager and the user's own client settings, whatever the
+    /// shell's variables say.
+    pub fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(self.program(name).unwrap_or_else(|| name.into()));
         command
-            .arg("--user")
+            .env("HOME", &self.dir)
             .env("XDG_RUNTIME_DIR", places::user_runtime_dir(self.uid))
             .env("XDG_CONFIG_HOME", &self.config_home)
+            .env("DOCKER_CONTEXT", "default")
+            .env_remove("DOCKER_HOST")
             .env_remove("DBUS_SESSION_BUS_ADDRESS");
+        command
+    }
+
+    pub fn systemctl(&self, verb: &str) -> Command {
+        let mut command = self.tool("systemctl");
+        command.args(["--user", verb]);
         command
     }
 
     /// Returns a property of `unit`, or of the manager itself; `None` if no manager answers.
     pub fn property(&self, unit: Option<&str>, name: &str) -> Option<String> {
-        let mut show = self.manager_tool("systemctl");
-        let said =
-            process::succeed(show.args(["show", "--value", "--property", name]).args(unit), SOON);
+        let mut show = self.systemctl("show");
+        let said = process::succeed(show.args(["--value", "--property", name]).args(unit), SOON);
         said.ok().map(|value| value.trim().to_owned())
     }
 }
@@ -109,11 +116,7 @@ fn account(uid: u32) -> Option<(String, Option<PathBuf>)> {
 
 /// Returns the path by which units start this program: the name that the user knows, which may be a
 /// link that an upgrade points elsewhere.
-fn own_program(search_path: &OsStr, called: &OsStr) -> Result<PathBuf, Error> {
-    let unknown = |error: io::Error| {
-        Error::new(Exit::Failed, "the path of this program is not known").because(&error)
-    };
-    let real = env::current_exe().map_err(unknown)?;
+fn own_program(search_path: &OsStr, called: &OsStr) -> PathBuf {
     let directory = env::current_dir().unwrap_or_default();
     let found = which::which_in(called, Some(search_path), directory).ok();
     let mut named = found.and_then(|found| path::absolute(found).ok()).unwrap_or_default();
@@ -121,6 +124,8 @@ fn own_program(search_path: &OsStr, called: &OsStr) -> Result<PathBuf, Error> {
         // By this name of upstream's, it is another tool.
         named.set_file_name("dockerd-rootless");
     }
-    let is_it = named.canonicalize().is_ok_and(|found| found == real);
-    Ok(if is_it { named } else { real })
+    match env::current_exe() {
+        Ok(real) if !named.canonicalize().is_ok_and(|found| found == real) => real,
+        _ => named,
+    }
 }

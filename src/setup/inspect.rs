@@ -6,15 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::check::survey;
-use crate::facts::ask::ANSWERS;
 use crate::facts::places;
 use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts, UnitFile};
-use crate::setup::units::{SERVICE, SOCKET, parameters};
+use crate::setup::units::{SERVICE, SOCKET};
 use crate::supervise;
-use crate::sys::{elevate, files, process};
-
-/// The largest unit in bytes that is read.
-const UNIT_MAX: u64 = 256 * 1024;
+use crate::sys::{elevate, process};
 
 /// Looks.
 pub fn inspect(mut home: Home) -> SetupFacts {
@@ -33,21 +29,13 @@ pub fn inspect(mut home: Home) -> SetupFacts {
     let environment = &home.environment;
     let data_home = environment.data_home().unwrap_or_default();
     let previous = data_home.join("dockerd-rootless/previous-context");
-    let answers = environment.cache_home().map(|home| home.join(ANSWERS));
     let docker = home.program("docker");
-    // Another shell's PATH is no reason to change what works.
-    let kept = match &service.own {
-        UnitFile::Text(text) if service.active => parameters(text).path,
-        _ => None,
-    };
     SetupFacts {
         manager,
         ends_at_logout: booted && !linger.exists(),
         has_sudo: elevate::has_sudo(&home.search_path),
-        path: kept.map_or_else(|| home.search_path.clone(), Into::into),
         client: survey::docker_client(docker.as_deref(), environment.docker_config().as_deref()),
         previous_context: (previous.clone(), fs::read_to_string(previous).ok()),
-        answers: answers.filter(|path| path.exists()),
         // A connection to a socket of the manager's starts the daemon.
         daemon: daemon(&home.runtime_dir, service.active, socket.active && !service.active),
         service,
@@ -60,8 +48,8 @@ pub fn inspect(mut home: Home) -> SetupFacts {
 /// them, whatever the shell says.
 fn follow_manager(home: &mut Home, read: &str) {
     // A new manager must have started what it starts, including the bus.
-    let mut settle = home.manager_tool("systemctl");
-    let _ = process::succeed(settle.args(["is-system-running", "--wait"]), super::home::SOON);
+    let mut settle = home.systemctl("is-system-running");
+    let _ = process::succeed(settle.arg("--wait"), super::home::SOON);
     home.runtime_dir = places::user_runtime_dir(home.uid);
     let default = home.dir.join(".config");
     let reads = |config_home: &Path| {
@@ -75,28 +63,24 @@ fn follow_manager(home: &mut Home, read: &str) {
 
 fn read_unit(home: &Home, name: &str) -> UnitFacts {
     let unit_dir = home.unit_dir();
-    let path = unit_dir.join(name);
     let property = |property| home.property(Some(name), property).unwrap_or_default();
     let fragment = PathBuf::from(property("FragmentPath"));
-    let links = links(&unit_dir, name);
+    let targets = ["default.target.wants", "sockets.target.wants"];
+    let links = targets.map(|target| unit_dir.join(target).join(name)).into_iter();
     UnitFacts {
-        own: read_file(&path),
-        packaged: !fragment.starts_with(unit_dir) && is_for_us(&fragment),
-        enabled: !links.is_empty() || !self::links("/etc/systemd/user".as_ref(), name).is_empty(),
-        links,
+        own: read_file(&unit_dir.join(name)),
+        packaged: !fragment.starts_with(&unit_dir) && is_for_us(&fragment),
+        links: links.filter(|link| link.is_symlink()).collect(),
         active: ["active", "activating", "reloading"].contains(&&*property("ActiveState")),
     }
 }
 
 fn read_file(path: &Path) -> UnitFile {
-    if let Ok(end) = fs::read_link(path) {
-        return UnitFile::Other(format!("a link to `{}`", end.display()));
-    }
-    match files::read_regular(path, UNIT_MAX).map(|bytes| bytes.map(String::from_utf8)) {
-        Ok(Some(Ok(text))) => UnitFile::Text(text),
-        Ok(_) => UnitFile::Other("no text of a unit".to_owned()),
+    match fs::read_to_string(path) {
+        _ if path.is_symlink() => UnitFile::Other,
+        Ok(text) => UnitFile::Text(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => UnitFile::Absent,
-        Err(error) => UnitFile::Other(format!("not readable ({error})")),
+        Err(_) => UnitFile::Other,
     }
 }
 
@@ -107,13 +91,6 @@ fn is_for_us(path: &Path) -> bool {
         line == "ListenStream=%t/docker.sock"
             || program.is_some_and(|path| path.trim_matches('"').ends_with("/dockerd-rootless"))
     })
-}
-
-/// Returns the links below `directory` that start a unit at login.
-fn links(directory: &Path, name: &str) -> Vec<PathBuf> {
-    let targets = ["default.target.wants", "sockets.target.wants"];
-    let links = targets.map(|target| directory.join(target).join(name)).into_iter();
-    links.filter(|link| link.is_symlink()).collect()
 }
 
 /// Looks at the daemon of this session. `runs` says whether its unit does, and `would_start` whether

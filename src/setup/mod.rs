@@ -12,9 +12,9 @@ pub mod purge;
 mod tests;
 mod units;
 
-pub use actions::{Action, CONTEXT};
-pub use facts::{Home, Manager, SetupFacts, UnitFile};
+pub use actions::Action;
+pub use facts::{Home, Manager, SetupFacts};
 pub use inspect::inspect;
 pub use perform::perform;
 pub use plan::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
-pub use units::{SERVICE, parameters};
+pub use units::SERVICE;

@@ -1,25 +1,23 @@
 //! Decides what is done, as a list of actions. An empty list means that all is as it should be.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::iter;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
 use crate::facts::places;
-use crate::setup::actions::{Action, CONTEXT};
+use crate::setup::actions::Action;
 use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
-use crate::setup::units::{
-    Parameters, SERVICE, SOCKET, is_edited, parameters, render_service, render_socket, unit_path,
-};
+use crate::setup::units::{SERVICE, SOCKET, is_edited, render_service, render_socket, unit_path};
 use crate::sys::elevate;
 use crate::words::{self, quoted};
 
+/// The docker client's context for the rootless daemon, as upstream's setup tool calls it.
+const CONTEXT: &str = "rootless";
+
 /// The client's own context, which always exists.
 const DEFAULT_CONTEXT: &str = "default";
-
-/// When a daemon on demand ends, unless a setting says so.
-const IDLE_TIMEOUT: Action = Action::Set("supervise.idle-timeout", "300");
 
 /// What `install` is asked for.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -54,8 +52,6 @@ pub struct SetupPlan {
     pub actions: Vec<Action>,
     /// Sentences without a full stop.
     pub notes: Vec<String>,
-    /// Whether a unit stays that is not as we write it.
-    pub keeps_edited: bool,
 }
 
 impl SetupPlan {
@@ -81,68 +77,50 @@ impl SetupPlan {
     /// answers.
     pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
         let service = &facts.service;
-        let kept = match &service.own {
-            UnitFile::Text(text) => parameters(text),
-            _ if service.packaged => Parameters::default(),
-            _ => {
-                let unit_dir = facts.home.unit_dir();
-                let what = format!("no {SERVICE} is installed in `{}`", unit_dir.display());
-                return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
-            }
-        };
+        if !service.packaged && !matches!(service.own, UnitFile::Text(_)) {
+            let what =
+                format!("no {SERVICE} is installed in `{}`", facts.home.unit_dir().display());
+            return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
+        }
         if facts.manager != Manager::Answers {
             return Err(no_manager(facts));
         }
-        let path = kept.path.map_or_else(|| facts.path.clone(), Into::into);
         let mut plan = Self::default();
-        let wrote = plan.settle_units(facts, &path, &kept.args)?;
+        let wrote = plan.settle_units(facts, true, &facts.kept().args)?;
         if service.active && (wrote || facts.daemon.outdated || restart) {
             plan.restart(facts, restart);
         }
         Ok(plan)
     }
 
-    /// Undoes an installation, whatever is missing on the host. Ends with 5 if the data are to go
-    /// and a daemon uses them that no unit has started.
-    pub fn uninstall(facts: &SetupFacts, purge_data: bool) -> Result<Self, Error> {
+    /// Undoes an installation, whatever is missing on the host.
+    pub fn uninstall(facts: &SetupFacts) -> Self {
         let mut plan = Self::default();
         let answers = facts.manager == Manager::Answers;
-        if daemon_runs(facts) && !(answers && facts.service.active) {
-            let pid = facts.daemon.supervisor;
-            let stop =
-                pid.map_or("stop it where it was started".into(), |pid| format!("kill {pid}"));
-            if purge_data {
-                let what = "a daemon that no unit has started uses the data";
-                return Err(Error::new(Exit::AlreadyRunning, what).hint(stop));
-            }
-            plan.note(format!("A daemon runs that no unit has started. To stop it: {stop}"));
-        }
+        plan.notes.extend(stray_daemon(facts));
         // The socket first, since it would start the service again.
-        let units = [(SOCKET, &facts.socket), (SERVICE, &facts.service)];
-        for (name, unit) in units {
-            plan.act(answers && unit.active, Action::Unit("stop", name));
-        }
-        for (name, unit) in units {
-            if answers {
-                plan.act(!unit.links.is_empty(), Action::Unit("disable", name));
-            } else {
-                plan.actions.extend(unit.links.iter().cloned().map(Action::Remove));
-            }
-        }
-        for (name, unit) in units {
-            plan.remove_unit(facts.home.unit_dir().join(name), unit);
+        for (name, unit) in [(SOCKET, &facts.socket), (SERVICE, &facts.service)] {
+            plan.systemctl(answers && unit.active, "stop", name);
+            plan.actions.extend(unit.links.iter().cloned().map(Action::Remove));
+            let path = facts.home.unit_dir().join(name);
+            let goes = unit.own != UnitFile::Absent && !plan.keeps(&path, &unit.own);
+            plan.act(goes, Action::Remove(path));
         }
         let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
-        plan.act(answers && removes, Action::Reload);
+        plan.systemctl(answers && removes, "daemon-reload", "");
         plan.leave_context(facts);
         let (path, previous) = &facts.previous_context;
         plan.act(previous.is_some(), Action::Remove(path.clone()));
-        plan.actions.extend(facts.answers.clone().filter(|_| purge_data).map(Action::Remove));
-        Ok(plan)
+        plan
     }
 
     fn act(&mut self, is_needed: bool, action: Action) {
         self.actions.extend(is_needed.then_some(action));
+    }
+
+    fn systemctl(&mut self, is_needed: bool, verb: &str, unit: &str) {
+        let line = format!("systemctl --user {verb} {unit}");
+        self.act(is_needed, Action::Run(line.trim_end().to_owned()));
     }
 
     fn note(&mut self, note: impl Into<String>) {
@@ -151,23 +129,29 @@ impl SetupPlan {
 
     fn install_units(&mut self, facts: &SetupFacts, request: &InstallRequest) -> Result<(), Error> {
         if facts.ends_at_logout && request.enable_linger {
-            self.act(true, Action::EnableLinger(facts.home.user.clone()));
+            let user = quoted(facts.home.user.as_ref());
+            let line = format!("loginctl --no-ask-password enable-linger {user}");
+            self.act(true, Action::Run(line));
         } else if facts.ends_at_logout {
-            let command = enable_linger_as_root(facts);
+            let command = enable_linger(facts);
             self.note(format!("Docker stops when you log out. To keep it running: {command}"));
         }
-        let wrote = self.settle_units(facts, &facts.path, &request.args)?;
-        let (service, socket) = ((SERVICE, &facts.service), (SOCKET, &facts.socket));
-        let is_on_demand = socket.1.enabled && !service.1.enabled;
-        let on_demand = request.on_demand || (is_on_demand && !request.no_on_demand);
-        let (wanted, unwanted) = if on_demand { (socket, service) } else { (service, socket) };
-        self.act(on_demand && request.never_idle, IDLE_TIMEOUT);
+        // Another shell's PATH is no reason to change what works.
+        let wrote = self.settle_units(facts, facts.service.active, &request.args)?;
+        let [service, socket] = [&facts.service, &facts.socket].map(|unit| !unit.links.is_empty());
+        let on_demand = request.on_demand || (socket && !service && !request.no_on_demand);
+        if on_demand && request.never_idle {
+            let program = quoted(&facts.home.program);
+            let line = format!("{program} config set supervise.idle-timeout 300");
+            self.act(true, Action::Run(line));
+        }
         if !request.no_start {
             self.start(facts, on_demand, wrote);
         }
         // Behind the start: what does not start here need not be tried at each login.
-        self.act(unwanted.1.enabled, Action::Unit("disable", unwanted.0));
-        self.act(!wanted.1.enabled, Action::Unit("enable", wanted.0));
+        let (wanted, unwanted) = if on_demand { (SOCKET, SERVICE) } else { (SERVICE, SOCKET) };
+        self.systemctl(if on_demand { service } else { socket }, "disable", unwanted);
+        self.systemctl(if on_demand { !socket } else { !service }, "enable", wanted);
         Ok(())
     }
 
@@ -183,22 +167,19 @@ impl SetupPlan {
         } else if service.active && daemon.busy {
             let command = format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}");
             self.keep_running(&command);
-        } else if !service.active && !socket.active && daemon_runs(facts) {
-            let pid = daemon.supervisor.map_or_else(String::new, |pid| format!(" (PID {pid})"));
-            self.note(format!(
-                "A daemon runs that no unit has started{pid}, so none is started. Once it has ended: systemctl --user start {unit}"
-            ));
+        } else if let (false, Some(note)) = (socket.active, stray_daemon(facts)) {
+            self.note(note);
         } else if service.active || !socket.active || !on_demand {
-            self.act(socket.active, Action::Unit("stop", SOCKET));
-            self.act(service.active, Action::Unit("stop", SERVICE));
-            self.act(true, Action::Unit("start", unit));
+            self.systemctl(socket.active, "stop", SOCKET);
+            self.systemctl(service.active, "stop", SERVICE);
+            self.act(true, Action::Start("start", unit));
         }
     }
 
     fn restart(&mut self, facts: &SetupFacts, although_busy: bool) {
         let daemon = &facts.daemon;
         if !daemon.busy || although_busy {
-            self.act(true, Action::Unit("restart", SERVICE));
+            self.act(true, Action::Start("restart", SERVICE));
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
             self.act(true, Action::Replace);
         } else {
@@ -216,18 +197,19 @@ impl SetupPlan {
     fn settle_units(
         &mut self,
         facts: &SetupFacts,
-        path: &OsStr,
+        keeps_path: bool,
         args: &[String],
     ) -> Result<bool, Error> {
         let SetupFacts { home, service, socket, .. } = facts;
         if [service, socket].iter().all(|unit| unit.packaged && unit.own == UnitFile::Absent) {
             return Ok(false);
         }
-        let path = unit_path(&home.program, path);
+        let kept = facts.kept().path.filter(|_| keeps_path).map(OsString::from);
+        let path = unit_path(&home.program, kept.as_ref().unwrap_or(&home.search_path));
         let text = render_service(&home.program, &path, args)?;
         let wrote = self.settle_unit(home.unit_dir().join(SERVICE), service, text);
         let wrote_socket = self.settle_unit(home.unit_dir().join(SOCKET), socket, render_socket());
-        self.act(wrote || wrote_socket, Action::Reload);
+        self.systemctl(wrote || wrote_socket, "daemon-reload", "");
         Ok(wrote)
     }
 
@@ -237,21 +219,17 @@ impl SetupPlan {
         is_new
     }
 
-    fn remove_unit(&mut self, path: PathBuf, unit: &UnitFacts) {
-        let goes = !self.keeps(&path, &unit.own) && unit.own != UnitFile::Absent;
-        self.act(goes, Action::Remove(path));
-    }
-
-    /// Returns whether a file is not ours to change, and notes why.
+    /// Returns whether a file is not ours to change, and says so.
     fn keeps(&mut self, path: &Path, file: &UnitFile) -> bool {
-        let why = match file {
-            UnitFile::Text(text) if is_edited(text) => "was edited".to_owned(),
-            UnitFile::Other(what) => format!("is {what}"),
-            _ => return false,
+        let is_kept = match file {
+            UnitFile::Text(text) => is_edited(text),
+            UnitFile::Other => true,
+            UnitFile::Absent => false,
         };
-        self.keeps_edited = true;
-        self.note(format!("`{}` {why}, and is kept", path.display()));
-        true
+        if is_kept {
+            self.note(format!("`{}` was edited or is a link, and is kept", path.display()));
+        }
+        is_kept
     }
 
     fn choose_context(&mut self, facts: &SetupFacts) {
@@ -266,13 +244,17 @@ impl SetupPlan {
             let instead = format!("To do without: export DOCKER_HOST={host}");
             return self.note(format!("No docker context is selected, since {why}. {instead}"));
         }
-        match client.contexts.get(CONTEXT) {
-            None => self.act(true, Action::PointContext("create", host)),
-            Some(old) => self.act(*old != host, Action::PointContext("update", host)),
-        }
+        let known = client.contexts.get(CONTEXT);
+        let verb = if known.is_some() { "update" } else { "create" };
+        let docker = quoted(format!("host={host}").as_ref());
+        let line = format!("docker context {verb} {CONTEXT} --docker {docker}");
+        self.act(known != Some(&host), Action::Run(line));
         let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
-        let switch = Action::SelectContext(CONTEXT.to_owned(), Some(current.to_owned()));
-        self.act(current != CONTEXT, switch);
+        if current != CONTEXT {
+            let (file, _) = &facts.previous_context;
+            self.act(true, Action::Write(file.clone(), current.to_owned()));
+            self.act(true, Action::Run(format!("docker context use {CONTEXT}")));
+        }
     }
 
     fn leave_context(&mut self, facts: &SetupFacts) {
@@ -288,16 +270,23 @@ impl SetupPlan {
         if client.current_context.as_deref() == Some(CONTEXT) {
             let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
-            let name = previous.unwrap_or(DEFAULT_CONTEXT).to_owned();
-            self.act(true, Action::SelectContext(name, None));
+            let name = quoted(previous.unwrap_or(DEFAULT_CONTEXT).as_ref());
+            self.act(true, Action::Run(format!("docker context use {name}")));
         }
-        self.act(true, Action::RemoveContext);
+        self.act(true, Action::Run(format!("docker context rm -f {CONTEXT}")));
     }
 }
 
-/// Returns whether a daemon runs, by a unit or not.
-fn daemon_runs(facts: &SetupFacts) -> bool {
-    facts.daemon.answers || facts.daemon.supervisor.is_some()
+/// Returns the note on a daemon that no unit has started, if one runs.
+fn stray_daemon(facts: &SetupFacts) -> Option<String> {
+    let daemon = &facts.daemon;
+    let is_units = facts.manager == Manager::Answers && facts.service.active;
+    let runs = (daemon.answers || daemon.supervisor.is_some()) && !is_units;
+    let stop = match daemon.supervisor {
+        Some(pid) => format!("kill {pid}"),
+        None => "stop it where it was started".to_owned(),
+    };
+    runs.then(|| format!("A daemon runs that no unit has started. To stop it: {stop}"))
 }
 
 /// Returns the daemon's address.
@@ -314,19 +303,15 @@ pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
     format!("PATH={directory}:\"$PATH\" {}", words::join(&line).display())
 }
 
-/// Returns root's command that keeps the user manager.
+/// Returns the user's line that keeps the user manager, as root.
 pub fn enable_linger(facts: &SetupFacts) -> String {
-    format!("loginctl enable-linger {}", quoted(facts.home.user.as_ref()))
-}
-
-/// Returns the user's line for that command.
-pub fn enable_linger_as_root(facts: &SetupFacts) -> String {
-    elevate::line(facts.has_sudo, &enable_linger(facts))
+    let user = quoted(facts.home.user.as_ref());
+    elevate::line(facts.has_sudo, &format!("loginctl enable-linger {user}"))
 }
 
 /// Returns the refusal of a user without a manager.
 pub fn no_manager(facts: &SetupFacts) -> Error {
     let user = &facts.home.user;
     let what = format!("no user manager runs for `{user}`, so no unit can be installed");
-    Error::new(Exit::Prerequisite, what).hint(enable_linger_as_root(facts))
+    Error::new(Exit::Prerequisite, what).hint(enable_linger(facts))
 }

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use crate::error::{Error, Exit};
 use crate::facts::Mounts;
+use crate::setup::actions::Action;
 use crate::setup::facts::SetupFacts;
 use crate::setup::perform::LATER;
 use crate::supervise;
@@ -27,21 +28,10 @@ const MARKS: [&str; 2] = ["containers", "volumes"];
 /// And without one of these: dockerd 29.0 to 29.2 makes no `image` where containerd stores images.
 const FURTHER_MARKS: [&str; 3] = ["containerd", "engine-id", "image"];
 
-/// The daemon's data.
-pub struct Data {
-    /// The data root, links followed.
-    pub root: PathBuf,
-    /// What the daemon has made there.
-    pub entries: Vec<PathBuf>,
-    /// What they take, as du(1) lists it.
-    pub listing: String,
-    /// Whether other files are there, which are kept.
-    pub is_shared: bool,
-}
-
-/// Measures what is in the data root; `None` if there is nothing. Refuses what is no data root or
-/// has something mounted in it (exit 1), and ends with 4 if no user namespace can be entered.
-pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<Data>, Error> {
+/// Returns what deletes the daemon's data and a list of what they take; `None` if there are none.
+/// Refuses what is no data root or has something mounted in it (exit 1), and ends with 4 if no user
+/// namespace can be entered.
+pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<(Action, String)>, Error> {
     let refuse = |why: &str| {
         let what = format!("not deleting the data root `{}`: {why}", data_root.display());
         Error::new(Exit::Failed, what).hint(format!("ls -la {}", quoted(data_root)))
@@ -68,8 +58,11 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<Data>, Err
     }
     let is_own = |name: &&OsString| ENTRIES.split_whitespace().any(|own| *name == own);
     let entries: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
-    let listing = inside_namespace(facts, &root, "du", &["-sch", "--"], &entries)?;
-    Ok(Some(Data { is_shared: entries.len() < names.len(), listing, entries, root }))
+    let mut listing = inside_namespace(facts, &root, "du", &["-sch", "--"], &entries)?;
+    if entries.len() < names.len() {
+        listing += &format!("Other files in `{}` are kept\n", root.display());
+    }
+    Ok(Some((Action::DeleteData(root, entries), listing)))
 }
 
 /// Returns whether a directory with these `names` is a data root.

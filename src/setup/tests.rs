@@ -31,7 +31,7 @@ fn bare() -> SetupFacts {
         },
         manager: Manager::Answers,
         has_sudo: true,
-        path: "/usr/bin:/bin".into(),
+        previous_context: ("/x/previous-context".into(), None),
         client: DockerClient { program: Some("/usr/bin/docker".into()), ..DockerClient::default() },
         ..SetupFacts::default()
     }
@@ -46,7 +46,11 @@ fn upgrade(facts: &SetupFacts) -> SetupPlan {
 }
 
 fn uninstall(facts: &SetupFacts) -> SetupPlan {
-    SetupPlan::uninstall(facts, false).expect("a plan")
+    SetupPlan::uninstall(facts)
+}
+
+fn unit<'a>(facts: &'a mut SetupFacts, name: &str) -> &'a mut UnitFacts {
+    if name == SERVICE { &mut facts.service } else { &mut facts.socket }
 }
 
 /// Returns what is there when `plan` has been carried out, and the daemon runs.
@@ -55,33 +59,33 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
     for action in &plan.actions {
         match action {
             Action::Write(path, text) => {
-                let file = match path.strip_prefix(&dir).expect("a unit").to_str() {
-                    Some(SERVICE) => &mut facts.service.own,
-                    _ => &mut facts.socket.own,
-                };
-                *file = UnitFile::Text(text.clone());
-            }
-            Action::Unit(verb, name) => {
-                let unit = if *name == SERVICE { &mut facts.service } else { &mut facts.socket };
-                match *verb {
-                    "enable" | "disable" => {
-                        unit.enabled = *verb == "enable";
-                        let link = dir.join("x.wants").join(name);
-                        unit.links = Some(link).filter(|_| unit.enabled).into_iter().collect();
-                    }
-                    verb => unit.active = verb != "stop",
+                match path.strip_prefix(&dir).ok().and_then(Path::to_str) {
+                    Some(name) => unit(&mut facts, name).own = UnitFile::Text(text.clone()),
+                    None => facts.previous_context.1 = Some(text.clone()),
                 }
-                facts.daemon.answers = facts.service.active;
             }
-            Action::PointContext(_, host) => {
-                facts.client.contexts.insert(CONTEXT.to_owned(), host.clone());
-            }
-            Action::SelectContext(name, previous) => {
-                facts.client.current_context = Some(name.clone());
-                facts.previous_context.1.clone_from(previous);
+            Action::Start(_, name) => unit(&mut facts, name).active = true,
+            Action::Run(line) => {
+                let words: Vec<&str> = line.split(' ').collect();
+                match words[1..] {
+                    ["--user", "stop", name] => unit(&mut facts, name).active = false,
+                    ["--user", "enable", name] => {
+                        unit(&mut facts, name).links = vec![dir.join("x.wants").join(name)];
+                    }
+                    ["--user", "disable", name] => unit(&mut facts, name).links.clear(),
+                    ["context", "create" | "update", name, _, host] => {
+                        let host = host.trim_start_matches("host=").to_owned();
+                        facts.client.contexts.insert(name.to_owned(), host);
+                    }
+                    ["context", "use", name] => {
+                        facts.client.current_context = Some(name.to_owned());
+                    }
+                    _ => {}
+                }
             }
             _ => {}
         }
+        facts.daemon.answers = facts.service.active;
     }
     facts
 }
@@ -104,11 +108,12 @@ fn a_first_installation_starts_before_it_enables_and_a_second_has_nothing_to_do(
         [
             "write ~/docker.service",
             "write ~/docker.socket",
-            "reload systemd's user units",
+            "run systemctl --user daemon-reload",
             "start docker.service",
-            "enable docker.service",
-            "create docker context `rootless`",
-            "select docker context `rootless`",
+            "run systemctl --user enable docker.service",
+            "run docker context create rootless --docker host=unix:///run/user/1000/docker.sock",
+            "write /x/previous-context",
+            "run docker context use rootless",
         ]
     );
     assert_eq!(plan.notes, [""; 0]);
@@ -124,19 +129,14 @@ fn actions_are_told_in_the_past_tense_and_as_objects() {
             r#"{"action":"write","path":"/x"}"#,
         ),
         (
-            Action::Unit("stop", SOCKET),
-            "Stopped docker.socket",
-            r#"{"action":"stop","unit":"docker.socket"}"#,
+            Action::Start("restart", SERVICE),
+            "Restarted docker.service",
+            r#"{"action":"restart","unit":"docker.service"}"#,
         ),
         (
-            Action::SelectContext("lab".to_owned(), None),
-            "Selected docker context `lab`",
-            r#"{"action":"select","context":"lab"}"#,
-        ),
-        (
-            Action::DeleteData("/x".into(), vec!["/x/y".into()]),
-            "Deleted the data in /x",
-            r#"{"action":"delete","data":"/x"}"#,
+            Action::Run("docker context use lab".to_owned()),
+            "Ran docker context use lab",
+            r#"{"action":"run","command":"docker context use lab"}"#,
         ),
     ];
     for (action, past, json) in cases {
@@ -157,8 +157,11 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
         SetupPlan::install(facts, &request).expect("a plan")
     };
     let first = on_demand(&bare(), Some(true));
-    let set = "set supervise.idle-timeout in your configuration file";
-    assert_eq!(explained(&first)[3..], [set, "start docker.socket", "enable docker.socket"]);
+    let set = "run /home/u/bin/dockerd-rootless config set supervise.idle-timeout 300";
+    assert_eq!(
+        explained(&first)[3..],
+        [set, "start docker.socket", "run systemctl --user enable docker.socket"]
+    );
     let facts = after(bare(), &first);
     assert_eq!(explained(&on_demand(&facts, None)), [set]);
 
@@ -169,16 +172,22 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
     assert_eq!(
         explained(&back),
         [
-            "stop docker.socket",
-            "stop docker.service",
+            "run systemctl --user stop docker.socket",
+            "run systemctl --user stop docker.service",
             "start docker.service",
-            "disable docker.socket",
-            "enable docker.service"
+            "run systemctl --user disable docker.socket",
+            "run systemctl --user enable docker.service"
         ]
     );
     used.daemon.busy = true;
     let busy = on_demand(&used, Some(false));
-    assert_eq!(explained(&busy), ["disable docker.socket", "enable docker.service"]);
+    assert_eq!(
+        explained(&busy),
+        [
+            "run systemctl --user disable docker.socket",
+            "run systemctl --user enable docker.service"
+        ]
+    );
     assert!(busy.notes[0].starts_with("Containers run"), "{:?}", busy.notes);
 }
 
@@ -189,13 +198,16 @@ fn an_edited_unit_stays() {
     facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
     for plan in [install(&facts), upgrade(&facts)] {
         assert_eq!(explained(&plan), [""; 0]);
-        assert!(plan.keeps_edited && plan.notes[0].contains("is kept"), "{:?}", plan.notes);
+        assert!(plan.notes[0].contains("is kept"), "{:?}", plan.notes);
     }
     let plan = uninstall(&facts);
     let mut removed = explained(&plan);
     removed.retain(|what| what.contains("docker.service"));
-    assert_eq!(removed, ["stop docker.service", "disable docker.service"]);
-    assert!(plan.keeps_edited && plan.notes[0].contains("is kept"), "{:?}", plan.notes);
+    assert_eq!(
+        removed,
+        ["run systemctl --user stop docker.service", "remove ~/x.wants/docker.service"]
+    );
+    assert!(plan.notes[0].contains("is kept"), "{:?}", plan.notes);
 }
 
 #[test]
@@ -203,10 +215,9 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
     let mut facts = bare();
     facts.service.own = UnitFile::Text(upstreams());
     facts.service.active = true;
-    facts.service.enabled = true;
     facts.daemon.answers = true;
     let plan = upgrade(&facts);
-    let restart = Action::Unit("restart", SERVICE);
+    let restart = Action::Start("restart", SERVICE);
     assert_eq!(plan.actions.last(), Some(&restart));
     let Action::Write(_, text) = &plan.actions[0] else { panic!("{:?}", plan.actions) };
     for line in [
@@ -235,8 +246,8 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
 fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     let mut facts = installed();
     assert_eq!(upgrade(&facts), SetupPlan::default());
-    // Another PATH or other arguments do not matter for the unit.
-    facts.path = "/opt/bin".into();
+    // Another shell's PATH does not matter for the unit.
+    facts.home.search_path = "/opt/bin".into();
     assert_eq!(upgrade(&facts), SetupPlan::default());
     facts.daemon.outdated = true;
     assert_eq!(explained(&upgrade(&facts)), ["restart docker.service"]);
@@ -244,7 +255,7 @@ fn an_upgrade_of_what_is_current_restarts_a_daemon_whose_programs_are_older() {
     facts.home.program = "/opt/dockerd-rootless".into();
     assert_eq!(
         explained(&upgrade(&facts)),
-        ["write ~/docker.service", "reload systemd's user units", "restart docker.service"]
+        ["write ~/docker.service", "run systemctl --user daemon-reload", "restart docker.service"]
     );
     let none = SetupPlan::upgrade(&bare(), false).expect_err("no unit");
     assert_eq!(none.exit(), Exit::Failed);
@@ -276,16 +287,16 @@ fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     facts.previous_context.1 = Some("lab".to_owned());
     let uses = |facts: &SetupFacts| {
         let mut all = explained(&uninstall(facts));
-        all.retain(|what| what.contains("context"));
+        all.retain(|what| what.contains("docker context"));
         all
     };
-    let remove = "remove docker context `rootless`";
-    assert_eq!(uses(&facts), ["select docker context `default`", remove]);
+    let remove = "run docker context rm -f rootless";
+    assert_eq!(uses(&facts), ["run docker context use default", remove]);
     facts.client.contexts.insert("lab".to_owned(), "ssh://lab".to_owned());
-    assert_eq!(uses(&facts), ["select docker context `lab`", remove]);
+    assert_eq!(uses(&facts), ["run docker context use lab", remove]);
     facts.client.current_context = Some("lab".to_owned());
     assert_eq!(uses(&facts), [remove]);
-    facts.client.contexts = BTreeMap::from([(CONTEXT.to_owned(), "tcp://far".to_owned())]);
+    facts.client.contexts = BTreeMap::from([("rootless".to_owned(), "tcp://far".to_owned())]);
     assert_eq!(uses(&facts), [""; 0]);
 }
 
@@ -322,19 +333,6 @@ fn a_program_that_no_unit_can_start_is_refused() {
         facts.home.program = program.into();
         SetupPlan::install(&facts, &InstallRequest::default()).expect_err(program);
     }
-}
-
-#[test]
-fn data_in_use_are_not_deleted_and_what_is_known_of_programs_goes_with_the_data() {
-    let mut facts = bare();
-    facts.answers = Some("/x/programs.json".into());
-    assert_eq!(explained(&uninstall(&facts)), [""; 0]);
-    let plan = SetupPlan::uninstall(&facts, true).expect("a plan");
-    assert_eq!(explained(&plan), ["remove /x/programs.json"]);
-    facts.daemon.supervisor = Some(42);
-    let refusal = SetupPlan::uninstall(&facts, true).expect_err("it runs");
-    assert_eq!(refusal.exit(), Exit::AlreadyRunning);
-    assert!(refusal.render().contains("kill 42"));
 }
 
 #[test]

@@ -69,16 +69,14 @@ fn is_ours(text: &str) -> Option<bool> {
 }
 
 fn is_upstreams(text: &str) -> bool {
-    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mut programs = lines().filter_map(|line| line.strip_prefix("ExecStart="));
-    let program = programs.next().and_then(|words| words.split_whitespace().next());
-    program.is_some_and(|program| program.ends_with("/dockerd-rootless.sh"))
-        && programs.next().is_none()
-        && lines().all(|line| {
-            let depends_on_host = ["Environment=PATH=", "ExecStart="];
-            UPSTREAM.lines().any(|own| own == line)
-                || depends_on_host.iter().any(|start| line.starts_with(start))
-        })
+    let is_known = |line: &str| {
+        let exec = line.strip_prefix("ExecStart=").and_then(|words| words.split(' ').next());
+        exec.is_some_and(|program| program.ends_with("/dockerd-rootless.sh"))
+            || line.starts_with("Environment=PATH=")
+            || UPSTREAM.lines().any(|own| own == line)
+    };
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    text.contains("\nExecStart=") && lines.all(is_known)
 }
 
 fn hash(body: &str) -> String {

@@ -42,17 +42,20 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     let config = user.home.join(".config/systemd");
     let before = tree(&config);
 
+    let notes = user.home.join(".local/share/dockerd-rootless");
     let told = home.tell("install --format json").good();
+    let socket = user.runtime_dir.join("docker.sock").display().to_string();
     assert_eq!(
         told.actions(),
         [
             format!("write {}", home.unit("docker.service").display()),
             format!("write {}", home.unit("docker.socket").display()),
-            "reload systemd's user units".to_owned(),
+            "run systemctl --user daemon-reload".to_owned(),
             "start docker.service".to_owned(),
-            "enable docker.service".to_owned(),
-            "create rootless".to_owned(),
-            "select rootless".to_owned(),
+            "run systemctl --user enable docker.service".to_owned(),
+            format!("run docker context create rootless --docker host=unix://{socket}"),
+            format!("write {}", notes.join("previous-context").display()),
+            "run docker context use rootless".to_owned(),
         ]
     );
     assert_eq!(manager.property("docker.service", "ActiveState"), "active");
@@ -81,18 +84,17 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     manager.systemctl(&["reload", "docker"]);
     assert_eq!(home.docker("info --format {{.OperatingSystem}}").good().code, Some(0));
 
-    let notes = user.home.join(".local/share/dockerd-rootless");
     let told = home.tell("uninstall --format json").good();
     assert_eq!(
         told.actions(),
         [
-            "stop docker.service".to_owned(),
-            "disable docker.service".to_owned(),
             format!("remove {}", home.unit("docker.socket").display()),
+            "run systemctl --user stop docker.service".to_owned(),
+            format!("remove {}", home.unit("default.target.wants/docker.service").display()),
             format!("remove {}", home.unit("docker.service").display()),
-            "reload systemd's user units".to_owned(),
-            "select default".to_owned(),
-            "remove rootless".to_owned(),
+            "run systemctl --user daemon-reload".to_owned(),
+            "run docker context use default".to_owned(),
+            "run docker context rm -f rootless".to_owned(),
             format!("remove {}", notes.join("previous-context").display()),
         ]
     );
@@ -111,7 +113,7 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     assert!(refused.stderr.contains("no terminal to confirm on (use --yes)"), "{refused:?}");
     assert!(data.join("image").exists());
     let dry = home.tell("uninstall --purge-data --dry-run").good();
-    assert!(dry.stdout.contains("would delete the data in ~/.local/share/docker\n"), "{dry:?}");
+    assert!(dry.stdout.contains("would delete ~/.local/share/docker\n"), "{dry:?}");
     assert!(dry.stderr.contains("M\t/") && dry.stderr.contains("\ttotal\n"), "{dry:?}");
     assert!(data.join("image").exists());
     let told = at_terminal(&home, "uninstall --purge-data", "no\n");
@@ -163,8 +165,11 @@ fn on_demand_nothing_runs_until_somebody_connects() {
     let home = Home::new(&user);
     home.tell("config set supervise.idle-timeout 2").good();
     let told = home.tell("install --on-demand --format json").good();
-    assert!(told.actions().contains(&"enable docker.socket".to_owned()), "{told:?}");
-    assert!(!told.actions().iter().any(|action| action.starts_with("set ")), "{told:?}");
+    assert!(
+        told.actions().contains(&"run systemctl --user enable docker.socket".to_owned()),
+        "{told:?}"
+    );
+    assert!(!told.actions().iter().any(|action| action.contains("config set")), "{told:?}");
     let state = |unit: &str| manager.property(unit, "ActiveState");
     assert_eq!(manager.property("docker.socket", "UnitFileState"), "enabled");
     assert_eq!(manager.property("docker.service", "UnitFileState"), "disabled");
@@ -256,10 +261,8 @@ fn without_a_start_nothing_runs_and_a_dry_run_changes_nothing() {
     assert_eq!(home.context(), "default");
     manager.systemctl(&["start", "docker"]);
     assert!(Docker(&user).answers());
-    assert_eq!(
-        home.tell("uninstall --dry-run").good().stdout.lines().next(),
-        Some("would stop docker.service")
-    );
+    let dry = home.tell("uninstall --dry-run").good();
+    assert!(dry.stdout.contains("would run systemctl --user stop docker.service\n"), "{dry:?}");
     home.tell("uninstall").good();
     manager.stop();
     assert_nothing_left(&user);

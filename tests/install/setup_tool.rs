@@ -25,21 +25,24 @@ fn it_installs_and_uninstalls_in_upstreams_words() {
     let home = Home::new(&user);
     let told = tool(&home, "install").good();
     let unit = home.unit("docker.service");
+    let note = user.home.join(".local/share/dockerd-rootless/previous-context");
+    let host = format!("unix://{}/docker.sock", user.runtime_dir.display());
     let expected = [
         format!("[INFO] Wrote {}", unit.display()),
         format!("[INFO] Wrote {}", home.unit("docker.socket").display()),
-        "[INFO] Reloaded systemd's user units".to_owned(),
+        "[INFO] Ran systemctl --user daemon-reload".to_owned(),
         "[INFO] Started docker.service".to_owned(),
-        "[INFO] Enabled docker.service".to_owned(),
-        "[INFO] Created docker context `rootless`".to_owned(),
-        "[INFO] Selected docker context `rootless`".to_owned(),
+        "[INFO] Ran systemctl --user enable docker.service".to_owned(),
+        format!("[INFO] Ran docker context create rootless --docker host={host}"),
+        format!("[INFO] Wrote {}", note.display()),
+        "[INFO] Ran docker context use rootless".to_owned(),
         "[INFO] Installed docker.service successfully.".to_owned(),
         "[INFO] To control docker.service, run: `systemctl --user (start|stop|restart) docker.service`".to_owned(),
         format!("[INFO] To run docker.service on system startup, run: `sudo loginctl enable-linger {}`", user.name),
         "[INFO] Make sure the following environment variable(s) are set (or add them to ~/.bashrc):".to_owned(),
         format!("export PATH={}:$PATH", user.home.join("bin").display()),
         "[INFO] Some applications may require the following environment variable too:".to_owned(),
-        format!("export DOCKER_HOST=unix://{}/docker.sock", user.runtime_dir.display()),
+        format!("export DOCKER_HOST={host}"),
     ];
     assert_eq!(lines(&told), expected);
     // The unit starts the program under the name by which it supervises.
@@ -53,7 +56,7 @@ fn it_installs_and_uninstalls_in_upstreams_words() {
     assert_eq!(tool(&home, "nsenter -- id -u").good().stdout, "0\n");
 
     let told = tool(&home, "uninstall").good();
-    assert!(lines(&told).contains(&"[INFO] Removed docker context `rootless`"), "{told:?}");
+    assert!(lines(&told).contains(&"[INFO] Ran docker context rm -f rootless"), "{told:?}");
     assert!(lines(&told).contains(&"[INFO] Uninstalled docker.service"), "{told:?}");
     assert!(told.stdout.contains("does NOT remove Docker binaries and data"), "{told:?}");
     assert_eq!(tool(&home, "nsenter true").code, Some(1));
