@@ -47,20 +47,19 @@ pub fn run(
     let mut plan = SetupPlan::install(&facts, &request)?;
     plan.notes.extend(problems.iter().map(|found| format!("{}: {}", found.id, found.summary)));
     plan.notes.extend(unseen_variables(&facts.home.environment));
-    carry_out(&facts, &plan, options.output, &done(&facts, &plan, &request))
+    carry_out(&facts, &plan, options.output, &done(&facts, &request))
 }
 
 /// Says what the user can do now.
-fn done(facts: &SetupFacts, plan: &SetupPlan, request: &InstallRequest) -> String {
-    let before = if plan.actions.is_empty() { "Already up to date. " } else { "" };
-    let now = if facts.manager != Manager::Answers || request.no_start {
-        "is set up.".to_owned()
+fn done(facts: &SetupFacts, request: &InstallRequest) -> String {
+    if facts.manager != Manager::Answers || request.no_start {
+        "Rootless Docker is set up.".to_owned()
     } else if facts.client.program.is_some() && !request.no_context {
-        "is ready. Try:  docker run --rm hello-world".to_owned()
+        "Rootless Docker is ready. Try:  docker run --rm hello-world".to_owned()
     } else {
-        format!("is ready. To use it:  export DOCKER_HOST={}", setup::host(facts))
-    };
-    format!("{before}Rootless Docker {now}")
+        let host = setup::host(facts);
+        format!("Rootless Docker is ready. To use it:  export DOCKER_HOST={host}")
+    }
 }
 
 /// Returns notes on the variables of this shell that the service does not have, or that lead the

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
 
-use crate::cli::fetch;
 use crate::cli::output::{Format, print, print_json};
 use crate::error::{Error, Exit};
 use crate::setup::{self, Action, SetupFacts, SetupPlan};
@@ -31,10 +30,8 @@ pub fn carry_out(
     let mark = if io::stdout().is_terminal() { "✓ " } else { "" };
     let home = format!(" {}/", facts.home.dir.display());
     for action in &plan.actions {
-        match action {
-            _ if is_dry => {}
-            Action::RemovePrograms => drop(fetch::remove(&facts.home.environment, false)?),
-            other => setup::perform(facts, other)?,
+        if !is_dry {
+            setup::perform(facts, action)?;
         }
         if is_text {
             let would = || format!("would {}", action.imperative());
@@ -58,7 +55,7 @@ pub fn carry_out(
     match (is_dry, plan.actions.is_empty()) {
         (true, true) => print("Nothing to do.\n")?,
         (true, false) => {}
-        (false, true) => print(format!("{done}\n"))?,
+        (false, true) => print(format!("Already up to date. {done}\n"))?,
         (false, false) => print(format!("\n{done}\n"))?,
     }
     Ok(Exit::Good)

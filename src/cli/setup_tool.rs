@@ -99,10 +99,6 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
             [INFO] To control {SERVICE}, run: `systemctl --user (start|stop|restart) {SERVICE}`\n\
             [INFO] To run {SERVICE} on system startup, run: `{linger}`\n"
         ));
-    } else {
-        let line = setup::start_by_hand(&facts, &request.args);
-        let what = "systemd not detected, dockerd-rootless needs to be started manually:";
-        say(&format!("{what}\n\n{line}\n"));
     }
     let bin = facts.home.program.parent().unwrap_or(Path::new("/")).display();
     let host = setup::host(&facts);
@@ -118,14 +114,12 @@ fn install(tool: &SetupTool, environment: &Environment, called: &OsStr) -> Resul
 fn uninstall(environment: &Environment, called: &OsStr) -> Result<(), Error> {
     let facts = inspect(Home::find(environment, called)?);
     carry_out(&facts, &SetupPlan::uninstall(&facts))?;
-    match facts.manager {
-        Manager::Answers => say(&format!("Uninstalled {SERVICE}")),
-        _ => say("systemd not detected, dockerd-rootless needs to be stopped manually"),
-    }
-    say("\n\
+    say(&format!(
+        "Uninstalled {SERVICE}\n\n\
         [INFO] Make sure to unset or update the environment PATH, DOCKER_HOST, and DOCKER_CONTEXT environment variables if you have added them to `~/.bashrc`.\n\
         [INFO] This uninstallation tool does NOT remove Docker binaries and data.\n\
-        [INFO] To remove data, run: `dockerd-rootless uninstall --purge-data`");
+        [INFO] To remove data, run: `dockerd-rootless uninstall --purge-data`"
+    ));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! for.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, Write};
 
 use crate::cli::fetch;
 use crate::cli::setup::{SetupOutput, carry_out};
@@ -13,6 +13,7 @@ use crate::facts::ask::ANSWERS;
 use crate::facts::{Session, look};
 use crate::settings::Settings;
 use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge};
+use crate::words;
 
 #[derive(Clone, Copy, clap::Args)]
 pub struct UninstallOptions {
@@ -51,7 +52,8 @@ pub fn run(
     }
     // Last, since deleting the data needs rootlesskit.
     if options.remove_binaries && !fetch::remove(&facts.home.environment, true)?.is_empty() {
-        plan.actions.push(Action::RemovePrograms);
+        let program = words::quoted(&facts.home.program);
+        plan.actions.push(Action::Run(format!("{program} fetch --remove")));
     }
     carry_out(&facts, &plan, options.output, "Rootless Docker is uninstalled.")
 }
@@ -91,16 +93,12 @@ fn session(facts: &SetupFacts) -> Result<Session, Error> {
 
 /// Asks whether to go on.
 fn ask() -> Result<(), Error> {
-    if !io::stdin().is_terminal() {
-        let what = "not deleting data: no terminal to confirm on (use --yes)";
-        let hint = "dockerd-rootless uninstall --purge-data --yes";
-        return Err(Error::new(Exit::Usage, what).hint(hint));
-    }
     let mut answer = String::new();
     let _ = write!(io::stderr(), "Delete all of this? Type `yes`: ");
     let _ = io::stdin().lock().read_line(&mut answer);
     match answer.trim() {
         "yes" => Ok(()),
-        _ => Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`")),
+        _ => Err(Error::new(Exit::Failed, "nothing is changed: the answer was not `yes`")
+            .hint("dockerd-rootless uninstall --purge-data --yes")),
     }
 }

@@ -24,9 +24,5 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
     let plan = SetupPlan::upgrade(&facts, options.restart)?;
-    let done = match plan.actions.is_empty() {
-        true => "Already up to date.",
-        false => "The units are up to date.",
-    };
-    carry_out(&facts, &plan, options.output, done)
+    carry_out(&facts, &plan, options.output, "The service is that of this version.")
 }

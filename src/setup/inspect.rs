@@ -1,16 +1,141 @@
-//! Looks at what is installed for a user. Nothing is changed, and nothing that is wrong with the
+//! Looks at what is installed for a user, also under su(1) and sudo(8), where variables are missing or
+//! still another user's (docker/docs#14491). Nothing is changed, and nothing that is wrong with the
 //! host or the settings stops it: what is broken must be removable, too.
 
+use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::{self, Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tracing::warn;
 
 use crate::check::survey;
-use crate::facts::places;
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::facts::{look, places};
 use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts, UnitFile};
 use crate::setup::units::{SERVICE, SOCKET};
-use crate::supervise;
 use crate::sys::{elevate, process};
+use crate::{plan, supervise};
+
+/// How long the user manager may take for what starts and stops nothing.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// What the templates of both units say. A package's have no stamp.
+const OUR_COMMENT: &str = "`dockerd-rootless install";
+
+impl Home {
+    /// Finds the home of the user who called this program by the word `called`. Refuses root (exit
+    /// 1) and a user without a home (exit 4).
+    pub fn find(environment: &Environment, called: &OsStr) -> Result<Self, Error> {
+        let uid = look::uid();
+        let (user, home) = account(uid).unwrap_or_else(|| (uid.to_string(), None));
+        let environment = at_login(environment.clone(), uid, home);
+        let person = look::person(&environment);
+        plan::refuse_root(&person)?;
+        plan::refuse_home(&person)?;
+        let (search_path, _) = places::search_path(&environment);
+        Ok(Self {
+            uid,
+            user,
+            dir: environment.get("HOME").map(PathBuf::from).unwrap_or_default(),
+            runtime_dir: person
+                .runtime_dir
+                .map_or_else(|| places::user_runtime_dir(uid), |(path, _)| path),
+            config_home: environment.config_home().unwrap_or_default(),
+            program: own_program(&search_path, called),
+            search_path,
+            environment,
+        })
+    }
+
+    /// Returns the path of the program `name`: in PATH, or beside this program, whose directory a
+    /// shell need not have in its PATH yet.
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        let found = which::which_in(name, Some(&self.search_path), "/").ok();
+        found.or_else(|| Some(self.program.with_file_name(name)).filter(|beside| beside.is_file()))
+    }
+
+    /// Returns the directory of the user's own units.
+    pub fn unit_dir(&self) -> PathBuf {
+        self.config_home.join("systemd/user")
+    }
+
+    /// Returns a tool that talks to the user manager and the user's own client settings, whatever the
+    /// shell's variables say.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(self.program(name).unwrap_or_else(|| name.into()));
+        command
+            .env("HOME", &self.dir)
+            .env("XDG_RUNTIME_DIR", places::user_runtime_dir(self.uid))
+            .env("XDG_CONFIG_HOME", &self.config_home)
+            .env("DOCKER_CONTEXT", "default")
+            .env_remove("DOCKER_HOST")
+            .env_remove("DBUS_SESSION_BUS_ADDRESS");
+        command
+    }
+
+    pub fn systemctl(&self, verb: &str) -> Command {
+        let mut command = self.tool("systemctl");
+        command.args(["--user", verb]);
+        command
+    }
+
+    /// Returns a property of `unit`, or of the manager itself; `None` if no manager answers.
+    pub fn property(&self, unit: Option<&str>, name: &str) -> Option<String> {
+        let mut show = self.systemctl("show");
+        let said = process::succeed(show.args(["--value", "--property", name]).args(unit), SOON);
+        said.ok().map(|value| value.trim().to_owned())
+    }
+}
+
+/// Corrects the environment's home and runtime directory to those of a login.
+fn at_login(mut environment: Environment, uid: u32, home: Option<PathBuf>) -> Environment {
+    let is_own = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
+    for (name, own) in [("HOME", home), ("XDG_RUNTIME_DIR", look::own_runtime_dir(uid))] {
+        let Some(own) = own else { continue };
+        let set = environment.get(name).map(PathBuf::from);
+        if let Some(set) = set {
+            if is_own(&set) || !is_own(&own) {
+                continue;
+            }
+            let (set, own) = (set.display(), own.display());
+            warn!("{name} `{set}` is not yours, as after `su` or `sudo`; using `{own}`");
+        }
+        environment = environment.with(name, own);
+    }
+    environment
+}
+
+/// Returns the user's name and home (passwd(5)), from the file or a directory service.
+fn account(uid: u32) -> Option<(String, Option<PathBuf>)> {
+    let uid = uid.to_string();
+    let asked = process::brief(Command::new("getent").args(["passwd", &uid]));
+    let text = asked.map(|(_, text)| text).or_else(|_| fs::read_to_string("/etc/passwd")).ok()?;
+    let mut accounts = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let fields = accounts.find(|fields| fields.get(2) == Some(&uid.as_str()))?;
+    Some((fields[0].to_owned(), fields.get(5).map(PathBuf::from)))
+}
+
+/// Returns the path by which units start this program: the name that the user knows, which may be a
+/// link that an upgrade points elsewhere.
+fn own_program(search_path: &OsStr, called: &OsStr) -> PathBuf {
+    let directory = env::current_dir().unwrap_or_default();
+    let found = which::which_in(called, Some(search_path), directory).ok();
+    let mut named = found.and_then(|found| path::absolute(found).ok()).unwrap_or_default();
+    if named.extension() == Some("sh".as_ref()) {
+        // By this name of upstream's, it is another tool.
+        named.set_file_name("dockerd-rootless");
+    }
+    match env::current_exe() {
+        Ok(real) if !named.canonicalize().is_ok_and(|found| found == real) => real,
+        _ => named,
+    }
+}
 
 /// Looks.
 pub fn inspect(mut home: Home) -> SetupFacts {
@@ -49,7 +174,7 @@ pub fn inspect(mut home: Home) -> SetupFacts {
 fn follow_manager(home: &mut Home, read: &str) {
     // A new manager must have started what it starts, including the bus.
     let mut settle = home.systemctl("is-system-running");
-    let _ = process::succeed(settle.arg("--wait"), super::home::SOON);
+    let _ = process::succeed(settle.arg("--wait"), SOON);
     home.runtime_dir = places::user_runtime_dir(home.uid);
     let default = home.dir.join(".config");
     let reads = |config_home: &Path| {
@@ -69,7 +194,8 @@ fn read_unit(home: &Home, name: &str) -> UnitFacts {
     let links = targets.map(|target| unit_dir.join(target).join(name)).into_iter();
     UnitFacts {
         own: read_file(&unit_dir.join(name)),
-        packaged: !fragment.starts_with(&unit_dir) && is_for_us(&fragment),
+        packaged: !fragment.starts_with(&unit_dir)
+            && fs::read_to_string(&fragment).is_ok_and(|text| text.contains(OUR_COMMENT)),
         links: links.filter(|link| link.is_symlink()).collect(),
         active: ["active", "activating", "reloading"].contains(&&*property("ActiveState")),
     }
@@ -82,15 +208,6 @@ fn read_file(path: &Path) -> UnitFile {
         Err(error) if error.kind() == io::ErrorKind::NotFound => UnitFile::Absent,
         Err(_) => UnitFile::Other,
     }
-}
-
-/// Returns whether a unit of a package or of the administrator starts this program or listens for it.
-fn is_for_us(path: &Path) -> bool {
-    fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
-        let program = line.strip_prefix("ExecStart=").and_then(|exec| exec.split(' ').next());
-        line == "ListenStream=%t/docker.sock"
-            || program.is_some_and(|path| path.trim_matches('"').ends_with("/dockerd-rootless"))
-    })
 }
 
 /// Looks at the daemon of this session. `runs` says whether its unit does, and `would_start` whether

@@ -1,9 +1,7 @@
 //! Installs, upgrades and removes: what there is and what is asked for give a list of actions, which
 //! can be printed, and is empty when all is as it should be.
 
-mod actions;
 mod facts;
-mod home;
 mod inspect;
 mod perform;
 mod plan;
@@ -12,9 +10,8 @@ pub mod purge;
 mod tests;
 mod units;
 
-pub use actions::Action;
 pub use facts::{Home, Manager, SetupFacts};
 pub use inspect::inspect;
 pub use perform::perform;
-pub use plan::{InstallRequest, SetupPlan, enable_linger, host, no_manager, start_by_hand};
+pub use plan::{Action, InstallRequest, SetupPlan, enable_linger, host, no_manager};
 pub use units::SERVICE;

@@ -5,14 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tracing::info;
-
 use crate::error::{Error, Exit};
-use crate::facts::places;
-use crate::setup::actions::Action;
 use crate::setup::facts::{Home, SetupFacts};
 use crate::setup::inspect::socket;
-use crate::setup::plan::enable_linger;
+use crate::setup::plan::{Action, enable_linger};
 use crate::setup::purge;
 use crate::setup::units::SERVICE;
 use crate::supervise;
@@ -28,7 +24,6 @@ pub const LATER: Duration = Duration::from_secs(900);
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Carries out `action`. Actions before it stay done: the next installation goes on from there.
-/// `RemovePrograms` is the command's business.
 pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
     let home = &facts.home;
     let list = |path: &Path| format!("ls -ld {}", quoted(path.parent().unwrap_or(path)));
@@ -41,12 +36,7 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         }
         Action::Run(line) => (run(home, line), line.clone()),
         Action::Start(verb, unit) => return start(home, verb, unit),
-        Action::Replace => {
-            let done = supervise::refresh(&places::run_dir(&home.runtime_dir))?;
-            return Ok(done.iter().for_each(|line| info!("{line}")));
-        }
         Action::DeleteData(root, entries) => return purge::delete(facts, root, entries),
-        Action::RemovePrograms => return Ok(()),
     };
     let what = format!("could not {}", action.imperative());
     done.map_err(|error| Error::new(Exit::Failed, what).because(&error).hint(hint))

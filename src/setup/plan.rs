@@ -2,22 +2,69 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::iter;
 use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use crate::error::{Error, Exit};
 use crate::facts::places;
-use crate::setup::actions::Action;
 use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
 use crate::setup::units::{SERVICE, SOCKET, is_edited, render_service, render_socket, unit_path};
 use crate::sys::elevate;
-use crate::words::{self, quoted};
+use crate::words::quoted;
 
 /// The docker client's context for the rootless daemon, as upstream's setup tool calls it.
 const CONTEXT: &str = "rootless";
 
 /// The client's own context, which always exists.
 const DEFAULT_CONTEXT: &str = "default";
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Writes a text.
+    Write(PathBuf, String),
+    Remove(PathBuf),
+    /// Runs this command line.
+    Run(String),
+    /// Has systemctl(1) `start` or `restart` a unit, and waits for the daemon.
+    Start(&'static str, &'static str),
+    /// Deletes these entries of a data root.
+    DeleteData(PathBuf, Vec<PathBuf>),
+}
+
+impl Action {
+    /// Returns the verb, its past tense, and the kind and the name of what it acts on.
+    fn parts(&self) -> (&'static str, &'static str, &'static str, String) {
+        let path = |path: &PathBuf| path.display().to_string();
+        match self {
+            Self::Write(file, _) => ("write", "Wrote", "path", path(file)),
+            Self::Remove(file) => ("remove", "Removed", "path", path(file)),
+            Self::Run(line) => ("run", "Ran", "command", line.clone()),
+            Self::Start("start", unit) => ("start", "Started", "unit", (*unit).to_owned()),
+            Self::Start(_, unit) => ("restart", "Restarted", "unit", (*unit).to_owned()),
+            Self::DeleteData(root, _) => ("delete", "Deleted", "data", path(root)),
+        }
+    }
+
+    /// Returns what it does, as in "would write FILE".
+    pub fn imperative(&self) -> String {
+        let (verb, _, _, name) = self.parts();
+        format!("{verb} {name}")
+    }
+
+    /// Returns what it did, as in "Wrote FILE".
+    pub fn past(&self) -> String {
+        let (_, past, _, name) = self.parts();
+        format!("{past} {name}")
+    }
+
+    /// Returns it for programs: the verb, and what it acts on.
+    pub fn json(&self) -> Value {
+        let (verb, _, kind, name) = self.parts();
+        json!({"action": verb, kind: name})
+    }
+}
 
 /// What `install` is asked for.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -63,7 +110,7 @@ impl SetupPlan {
             Manager::Silent => return Err(no_manager(facts)),
             Manager::Absent => plan.note(format!(
                 "This host has no systemd, so nothing starts Docker for you. To start it: {}",
-                start_by_hand(facts, &request.args)
+                start_by_hand(&facts.home.program, &request.args)
             )),
             Manager::Answers => plan.install_units(facts, request)?,
         }
@@ -181,7 +228,8 @@ impl SetupPlan {
         if !daemon.busy || although_busy {
             self.act(true, Action::Start("restart", SERVICE));
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
-            self.act(true, Action::Replace);
+            // Containers keep running.
+            self.act(true, Action::Run(format!("{} restart", quoted(&facts.home.program))));
         } else {
             self.keep_running(&format!("restart {SERVICE}"));
         }
@@ -294,13 +342,12 @@ pub fn host(facts: &SetupFacts) -> String {
     places::unix_url(&places::api_socket(&facts.home.runtime_dir)).display().to_string()
 }
 
-/// Returns the line that starts the daemon without systemd. A shell need not have the program's directory in
-/// its PATH yet, and the other programs may lie there, too.
-pub fn start_by_hand(facts: &SetupFacts, args: &[String]) -> String {
-    let program = &facts.home.program;
-    let line: Vec<_> = iter::once(program.into()).chain(args.iter().map(Into::into)).collect();
+/// Returns the line that starts the daemon without systemd. A shell need not have the program's
+/// directory in its PATH yet, and the other programs may lie there, too.
+fn start_by_hand(program: &Path, args: &[String]) -> String {
     let directory = quoted(program.parent().unwrap_or(Path::new("/")));
-    format!("PATH={directory}:\"$PATH\" {}", words::join(&line).display())
+    let line = format!("PATH={directory}:\"$PATH\" {} {}", quoted(program), args.join(" "));
+    line.trim_end().to_owned()
 }
 
 /// Returns the user's line that keeps the user manager, as root.

@@ -9,9 +9,9 @@ use std::process::Command;
 
 use crate::error::{Error, Exit};
 use crate::facts::Mounts;
-use crate::setup::actions::Action;
 use crate::setup::facts::SetupFacts;
 use crate::setup::perform::LATER;
+use crate::setup::plan::Action;
 use crate::supervise;
 use crate::sys::{elevate, process, processes};
 use crate::words::quoted;

@@ -109,8 +109,11 @@ fn from_nothing_to_a_container_through_the_context_and_back_to_nothing() {
     assert_eq!(again.json()["changed"], false, "{again:?}");
 
     let refused = home.tell("uninstall --purge-data");
-    assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("no terminal to confirm on (use --yes)"), "{refused:?}");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("hint: dockerd-rootless uninstall --purge-data --yes"),
+        "{refused:?}"
+    );
     assert!(data.join("image").exists());
     let dry = home.tell("uninstall --purge-data --dry-run").good();
     assert!(dry.stdout.contains("would delete ~/.local/share/docker\n"), "{dry:?}");
