@@ -70,8 +70,8 @@ fn unseen_variables(environment: &Environment) -> Vec<String> {
         format!("{name} is set in this shell only. To set it for the service: dockerd-rootless config set {key} VALUE")
     });
     let overriding = ["DOCKER_HOST", "DOCKER_CONTEXT"].into_iter();
-    let overriding = overriding.filter(|name| environment.get(name).is_some());
     let overriding = overriding
+        .filter(|name| environment.get(name).is_some())
         .map(|name| format!("{name} is set, and overrides the docker context: unset {name}"));
     unseen.chain(overriding).collect()
 }

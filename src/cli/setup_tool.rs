@@ -42,10 +42,9 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<Exit, Error> 
     let tool = match SetupTool::try_parse_from(args) {
         Ok(tool) => tool,
         Err(usage) => {
-            let asked_for_help = usage.exit_code() == 0;
             // If the output is closed, the exit code still tells.
             let _ = usage.print();
-            return Ok(if asked_for_help { Exit::Good } else { Exit::Failed });
+            return Ok(if usage.exit_code() == 0 { Exit::Good } else { Exit::Failed });
         }
     };
     let called = args.first().cloned().unwrap_or_default();

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
 
 use crate::cli::fetch;
 use crate::cli::setup::{SetupOutput, carry_out};
@@ -10,7 +11,7 @@ use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::ask::ANSWERS;
-use crate::facts::{Session, look};
+use crate::facts::look;
 use crate::settings::Settings;
 use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge};
 use crate::words;
@@ -39,15 +40,13 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
     let mut plan = SetupPlan::uninstall(&facts);
-    let session = session(&facts);
+    let data_root = data_root(&facts);
     if options.purge_data {
-        purge_data(&facts, &session?, options, &mut plan)?;
-    } else if let Ok(session) = session
-        && session.places.data_root.exists()
-    {
+        purge_data(&facts, &data_root?, options, &mut plan)?;
+    } else if let Some(data_root) = data_root.ok().filter(|data_root| data_root.exists()) {
         plan.notes.push(format!(
             "Images, containers and volumes are kept in `{}`. To delete them: dockerd-rootless uninstall --purge-data",
-            session.places.data_root.display()
+            data_root.display()
         ));
     }
     // Last, since deleting the data needs rootlesskit.
@@ -61,17 +60,15 @@ pub fn run(
 /// Plans to delete the data, if the user agrees.
 fn purge_data(
     facts: &SetupFacts,
-    session: &Session,
+    data_root: &Path,
     options: &UninstallOptions,
     plan: &mut SetupPlan,
 ) -> Result<(), Error> {
     let is_stopped_first = facts.manager == Manager::Answers && facts.service.active;
     if !is_stopped_first {
-        purge::refuse_used(&session.places.data_root)?;
+        purge::refuse_used(data_root)?;
     }
-    let Some((delete, listing)) = purge::measure(&session.places.data_root, facts)? else {
-        return Ok(());
-    };
+    let Some((delete, listing)) = purge::measure(data_root, facts)? else { return Ok(()) };
     // If standard error is closed, the question cannot be answered either.
     let _ = write!(io::stderr(), "{listing}");
     if !options.output.dry_run && !options.yes {
@@ -83,12 +80,14 @@ fn purge_data(
     Ok(())
 }
 
-/// Returns the settings and places of a launch by the unit.
-fn session(facts: &SetupFacts) -> Result<Session, Error> {
+/// Returns the data root of a launch by the unit.
+fn data_root(facts: &SetupFacts) -> Result<PathBuf, Error> {
     let environment = &facts.home.environment;
     let settings = Settings::resolve(&layers(environment, &[])?)?;
     let args: Vec<OsString> = facts.kept().args.into_iter().map(OsString::from).collect();
-    look::session(&settings.with_args(&args), environment, look::person(environment), None)
+    let person = look::person(environment);
+    let session = look::session(&settings.with_args(&args), environment, person, None)?;
+    Ok(session.places.data_root)
 }
 
 /// Asks whether to go on.

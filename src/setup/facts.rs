@@ -45,10 +45,7 @@ pub struct SetupFacts {
 impl SetupFacts {
     /// Returns what the installed service was written with.
     pub fn kept(&self) -> Parameters {
-        match &self.service.own {
-            UnitFile::Text(text) => parameters(text),
-            _ => Parameters::default(),
-        }
+        self.service.own.as_deref().map(parameters).unwrap_or_default()
     }
 }
 
@@ -65,24 +62,14 @@ pub enum Manager {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
-    /// The user's own file.
-    pub own: UnitFile,
+    /// The text of the user's own file: empty if it is a link or cannot be read.
+    pub own: Option<String>,
     /// Whether a package or an administrator has a unit for this program.
     pub packaged: bool,
     /// The user's links that start it at login.
     pub links: Vec<PathBuf>,
     /// Whether it runs, or is about to.
     pub active: bool,
-}
-
-/// What is found at the path of a unit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum UnitFile {
-    #[default]
-    Absent,
-    Text(String),
-    /// A link, or anything that cannot be read.
-    Other,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
 use std::process::Command;
@@ -17,7 +16,7 @@ use crate::check::survey;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::facts::{look, places};
-use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::facts::{DaemonFacts, Home, Manager, SetupFacts, UnitFacts};
 use crate::setup::units::{SERVICE, SOCKET};
 use crate::sys::{elevate, process};
 use crate::{plan, supervise};
@@ -176,14 +175,12 @@ fn follow_manager(home: &mut Home, read: &str) {
     let mut settle = home.systemctl("is-system-running");
     let _ = process::succeed(settle.arg("--wait"), SOON);
     home.runtime_dir = places::user_runtime_dir(home.uid);
-    let default = home.dir.join(".config");
-    let reads = |config_home: &Path| {
-        let units = config_home.join("systemd/user");
+    let places = [home.config_home.clone(), home.dir.join(".config")];
+    let is_read = |place: &PathBuf| {
+        let units = place.join("systemd/user");
         read.split_whitespace().any(|directory| Path::new(directory) == units)
     };
-    if !reads(&home.config_home) && reads(&default) {
-        home.config_home = default;
-    }
+    home.config_home = places.iter().find(|place| is_read(place)).unwrap_or(&places[0]).clone();
 }
 
 fn read_unit(home: &Home, name: &str) -> UnitFacts {
@@ -201,12 +198,10 @@ fn read_unit(home: &Home, name: &str) -> UnitFacts {
     }
 }
 
-fn read_file(path: &Path) -> UnitFile {
-    match fs::read_to_string(path) {
-        _ if path.is_symlink() => UnitFile::Other,
-        Ok(text) => UnitFile::Text(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => UnitFile::Absent,
-        Err(_) => UnitFile::Other,
+fn read_file(path: &Path) -> Option<String> {
+    match path.symlink_metadata().ok()?.is_file() {
+        true => Some(fs::read_to_string(path).unwrap_or_default()),
+        false => Some(String::new()),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Exit};
 use crate::facts::places;
-use crate::setup::facts::{Manager, SetupFacts, UnitFacts, UnitFile};
+use crate::setup::facts::{Manager, SetupFacts, UnitFacts};
 use crate::setup::units::{SERVICE, SOCKET, is_edited, render_service, render_socket, unit_path};
 use crate::sys::elevate;
 use crate::words::quoted;
@@ -124,7 +124,7 @@ impl SetupPlan {
     /// answers.
     pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
         let service = &facts.service;
-        if !service.packaged && !matches!(service.own, UnitFile::Text(_)) {
+        if !service.packaged && service.own.is_none() {
             let what =
                 format!("no {SERVICE} is installed in `{}`", facts.home.unit_dir().display());
             return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
@@ -150,7 +150,7 @@ impl SetupPlan {
             plan.systemctl(answers && unit.active, "stop", name);
             plan.actions.extend(unit.links.iter().cloned().map(Action::Remove));
             let path = facts.home.unit_dir().join(name);
-            let goes = unit.own != UnitFile::Absent && !plan.keeps(&path, &unit.own);
+            let goes = unit.own.is_some() && !plan.keeps(&path, unit);
             plan.act(goes, Action::Remove(path));
         }
         let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
@@ -249,7 +249,7 @@ impl SetupPlan {
         args: &[String],
     ) -> Result<bool, Error> {
         let SetupFacts { home, service, socket, .. } = facts;
-        if [service, socket].iter().all(|unit| unit.packaged && unit.own == UnitFile::Absent) {
+        if [service, socket].iter().all(|unit| unit.packaged && unit.own.is_none()) {
             return Ok(false);
         }
         let kept = facts.kept().path.filter(|_| keeps_path).map(OsString::from);
@@ -262,18 +262,14 @@ impl SetupPlan {
     }
 
     fn settle_unit(&mut self, path: PathBuf, unit: &UnitFacts, text: String) -> bool {
-        let is_new = !self.keeps(&path, &unit.own) && unit.own != UnitFile::Text(text.clone());
+        let is_new = !self.keeps(&path, unit) && unit.own.as_ref() != Some(&text);
         self.act(is_new, Action::Write(path, text));
         is_new
     }
 
     /// Returns whether a file is not ours to change, and says so.
-    fn keeps(&mut self, path: &Path, file: &UnitFile) -> bool {
-        let is_kept = match file {
-            UnitFile::Text(text) => is_edited(text),
-            UnitFile::Other => true,
-            UnitFile::Absent => false,
-        };
+    fn keeps(&mut self, path: &Path, unit: &UnitFacts) -> bool {
+        let is_kept = unit.own.as_deref().is_some_and(is_edited);
         if is_kept {
             self.note(format!("`{}` was edited or is a link, and is kept", path.display()));
         }

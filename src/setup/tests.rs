@@ -59,7 +59,7 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
         match action {
             Action::Write(path, text) => {
                 match path.strip_prefix(&dir).ok().and_then(Path::to_str) {
-                    Some(name) => unit(&mut facts, name).own = UnitFile::Text(text.clone()),
+                    Some(name) => unit(&mut facts, name).own = Some(text.clone()),
                     None => facts.previous_context.1 = Some(text.clone()),
                 }
             }
@@ -193,8 +193,8 @@ fn on_demand_is_the_socket_in_the_services_place_and_stays_until_it_is_taken_bac
 #[test]
 fn an_edited_unit_stays() {
     let mut facts = installed();
-    let UnitFile::Text(text) = facts.service.own.clone() else { panic!("a text") };
-    facts.service.own = UnitFile::Text(text.replace("RestartSec=2", "RestartSec=9"));
+    let text = facts.service.own.clone().expect("a text");
+    facts.service.own = Some(text.replace("RestartSec=2", "RestartSec=9"));
     for plan in [install(&facts), upgrade(&facts)] {
         assert_eq!(explained(&plan), [""; 0]);
         assert!(plan.notes[0].contains("is kept"), "{:?}", plan.notes);
@@ -212,7 +212,7 @@ fn an_edited_unit_stays() {
 #[test]
 fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
     let mut facts = bare();
-    facts.service.own = UnitFile::Text(upstreams());
+    facts.service.own = Some(upstreams());
     facts.service.active = true;
     facts.daemon.answers = true;
     let plan = upgrade(&facts);
