@@ -125,8 +125,7 @@ impl SetupPlan {
     pub fn upgrade(facts: &SetupFacts, restart: bool) -> Result<Self, Error> {
         let service = &facts.service;
         if !service.packaged && service.own.is_none() {
-            let what =
-                format!("no {SERVICE} is installed in `{}`", facts.home.unit_dir().display());
+            let what = format!("{SERVICE} is not installed");
             return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless install"));
         }
         if facts.manager != Manager::Answers {
@@ -279,12 +278,11 @@ impl SetupPlan {
     fn choose_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
         let host = host(facts);
-        let why = match (&client.program, &client.config_fault) {
-            (None, _) => "there is no docker client in PATH".to_owned(),
-            (_, Some(fault)) => format!("the docker client's config.json is not valid ({fault})"),
-            _ => String::new(),
-        };
-        if !why.is_empty() {
+        if client.program.is_none() || client.config_fault.is_some() {
+            let no_client = || "there is no docker client in PATH".to_owned();
+            let why = client.config_fault.as_ref().map_or_else(no_client, |fault| {
+                format!("the docker client's config.json is not valid ({fault})")
+            });
             let instead = format!("To do without: export DOCKER_HOST={host}");
             return self.note(format!("No docker context is selected, since {why}. {instead}"));
         }
@@ -303,10 +301,8 @@ impl SetupPlan {
 
     fn leave_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
-        let Some(address) = client.contexts.get(CONTEXT).filter(|_| client.program.is_some())
-        else {
-            return;
-        };
+        let ours = client.contexts.get(CONTEXT).filter(|_| client.program.is_some());
+        let Some(address) = ours else { return };
         if *address != host(facts) {
             let note = format!("The docker context `{CONTEXT}` is for {address}, and is kept");
             return self.note(note);

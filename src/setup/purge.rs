@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::slice;
 
 use crate::error::{Error, Exit};
 use crate::facts::Mounts;
@@ -37,10 +38,10 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<(Action, S
         Error::new(Exit::Failed, what).hint(format!("ls -la {}", quoted(data_root)))
     };
     let unread = |error: io::Error| refuse("it cannot be read").because(&error);
-    let root = match data_root.canonicalize() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(unread)?,
-    };
+    if !data_root.try_exists().map_err(unread)? {
+        return Ok(None);
+    }
+    let root = data_root.canonicalize().map_err(unread)?;
     let entries = fs::read_dir(&root).map_err(unread)?.map(|entry| Ok(entry?.file_name()));
     let names: Vec<OsString> = entries.collect::<io::Result<_>>().map_err(unread)?;
     if names.is_empty() {
@@ -58,7 +59,7 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<(Action, S
     }
     let is_own = |name: &&OsString| ENTRIES.split_whitespace().any(|own| *name == own);
     let entries: Vec<PathBuf> = names.iter().filter(is_own).map(|name| root.join(name)).collect();
-    let mut listing = inside_namespace(facts, &root, "du", &["-sch", "--"], &entries)?;
+    let mut listing = inside_namespace(facts, &root, &["du", "-sch", "--"], &entries)?;
     if entries.len() < names.len() {
         listing += &format!("Other files in `{}` are kept\n", root.display());
     }
@@ -71,29 +72,25 @@ fn is_data_root(names: &[OsString]) -> bool {
     MARKS.iter().all(&has) && FURTHER_MARKS.iter().any(has)
 }
 
-/// Refuses to delete data that are in use (exit 5), also by a daemon that does not answer, listens
-/// elsewhere or has another runtime directory.
+/// Refuses to delete data that are in use (exit 5): a process has a file in `root` open, or is in a
+/// container of it. So it also finds a daemon that does not answer or listens elsewhere.
 pub fn refuse_used(root: &Path) -> Result<(), Error> {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let Some(pid) = user_of(&root) else { return Ok(()) };
+    let uses_it = |pid: &u32| {
+        processes::open_files(*pid).any(|file| file.starts_with(&root))
+            || supervise::is_container(*pid, slice::from_ref(&root))
+    };
+    let mut pids = processes::all().into_iter().map(|process| process.identity.pid);
+    let Some(pid) = pids.find(uses_it) else { return Ok(()) };
     let what = format!("not deleting the data in `{}`: process {pid} uses them", root.display());
     Err(Error::new(Exit::AlreadyRunning, what).hint(format!("ps -fp {pid}")))
-}
-
-/// Returns a process whose root, or a file that it has open, is in `root`, as far as we may know.
-fn user_of(root: &Path) -> Option<u32> {
-    let mut pids = processes::all().into_iter().map(|process| process.identity.pid);
-    pids.find(|pid| {
-        processes::open_files(*pid).any(|file| file.starts_with(root))
-            || supervise::is_container(*pid, &[root.to_owned()])
-    })
 }
 
 /// Deletes `entries` of the data root `root`, and that too if it is empty then.
 pub(super) fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Result<(), Error> {
     // The unit has been stopped meanwhile. Another daemon may have the same data.
     refuse_used(root)?;
-    inside_namespace(facts, root, "rm", &["-rf", "--"], entries)?;
+    inside_namespace(facts, root, &["rm", "-rf", "--"], entries)?;
     // A file system of its own, or with other files in it, is kept.
     let _ = fs::remove_dir(root);
     Ok(())
@@ -103,14 +100,13 @@ pub(super) fn delete(facts: &SetupFacts, root: &Path, entries: &[PathBuf]) -> Re
 fn inside_namespace(
     facts: &SetupFacts,
     root: &Path,
-    program: &str,
-    args: &[&str],
+    program: &[&str],
     paths: &[PathBuf],
 ) -> Result<String, Error> {
     let mut rootlesskits = ["docker-rootlesskit", "rootlesskit"].iter();
     let rootlesskit = rootlesskits.find_map(|name| facts.home.program(name));
     let mut command = Command::new(rootlesskit.unwrap_or("rootlesskit".into()));
-    command.env("PATH", &facts.home.search_path).arg(program).args(args).args(paths);
+    command.env("PATH", &facts.home.search_path).args(program).args(paths);
     process::succeed(&mut command, LATER).map_err(|error| {
         let what = format!("cannot reach the data in `{}` of subordinate ids", root.display());
         let delete = format!("rm -rf --one-file-system {}", quoted(root));
@@ -147,9 +143,8 @@ mod tests {
     fn data_with_an_open_file_are_in_use() {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().canonicalize().expect("a path");
-        assert_eq!(user_of(&root), None);
+        refuse_used(&root).expect("not in use");
         let open = File::create(root.join("meta.db")).expect("a file");
-        assert!(user_of(&root).is_some());
         let refused = refuse_used(&root).expect_err("in use");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);
         drop(open);

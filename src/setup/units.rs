@@ -139,10 +139,11 @@ pub fn unit_path(program: &Path, search_path: &OsStr) -> String {
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let mut kept: Vec<String> = Vec::new();
     for directory in own.into_iter().chain(std::env::split_paths(search_path)).chain(sbin) {
-        let text = directory.to_str().filter(|text| !text.contains(char::is_control));
-        let text =
-            text.filter(|text| directory.is_absolute() && !kept.iter().any(|own| own == text));
-        kept.extend(text.map(str::to_owned));
+        match directory.into_os_string().into_string() {
+            Ok(text) if kept.contains(&text) || !text.starts_with('/') => {}
+            Ok(text) if !text.contains(char::is_control) => kept.push(text),
+            _ => {}
+        }
     }
     kept.join(":")
 }
