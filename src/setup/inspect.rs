@@ -22,10 +22,7 @@ use crate::sys::{elevate, process};
 use crate::{plan, supervise};
 
 /// How long the user manager may take for what starts and stops nothing.
-pub const SOON: Duration = Duration::from_secs(30);
-
-/// What the templates of both units say. A package's have no stamp.
-const OUR_COMMENT: &str = "`dockerd-rootless install";
+const SOON: Duration = Duration::from_secs(30);
 
 impl Home {
     /// Finds the home of the user who called this program by the word `called`. Refuses root (exit
@@ -171,9 +168,6 @@ pub fn inspect(mut home: Home) -> SetupFacts {
 /// Takes the directories of the user manager, which reads units in those of `read`: its units have
 /// them, whatever the shell says.
 fn follow_manager(home: &mut Home, read: &str) {
-    // A new manager must have started what it starts, including the bus.
-    let mut settle = home.systemctl("is-system-running");
-    let _ = process::succeed(settle.arg("--wait"), SOON);
     home.runtime_dir = places::user_runtime_dir(home.uid);
     let places = [home.config_home.clone(), home.dir.join(".config")];
     let is_read = |place: &PathBuf| {
@@ -191,8 +185,10 @@ fn read_unit(home: &Home, name: &str) -> UnitFacts {
     let links = targets.map(|target| unit_dir.join(target).join(name)).into_iter();
     UnitFacts {
         own: read_file(&unit_dir.join(name)),
+        // Both templates say so; a package's units have no stamp.
         packaged: !fragment.starts_with(&unit_dir)
-            && fs::read_to_string(&fragment).is_ok_and(|text| text.contains(OUR_COMMENT)),
+            && fs::read_to_string(&fragment)
+                .is_ok_and(|text| text.contains(" `dockerd-rootless install")),
         links: links.filter(|link| link.is_symlink()).collect(),
         active: ["active", "activating", "reloading"].contains(&&*property("ActiveState")),
     }

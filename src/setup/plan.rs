@@ -16,9 +16,6 @@ use crate::words::quoted;
 /// The docker client's context for the rootless daemon, as upstream's setup tool calls it.
 const CONTEXT: &str = "rootless";
 
-/// The client's own context, which always exists.
-const DEFAULT_CONTEXT: &str = "default";
-
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -291,7 +288,7 @@ impl SetupPlan {
         let docker = quoted(format!("host={host}").as_ref());
         let line = format!("docker context {verb} {CONTEXT} --docker {docker}");
         self.act(known != Some(&host), Action::Run(line));
-        let current = client.current_context.as_deref().unwrap_or(DEFAULT_CONTEXT);
+        let current = client.current_context.as_deref().unwrap_or("default");
         if current != CONTEXT {
             let (file, _) = &facts.previous_context;
             self.act(true, Action::Write(file.clone(), current.to_owned()));
@@ -310,7 +307,7 @@ impl SetupPlan {
         if client.current_context.as_deref() == Some(CONTEXT) {
             let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
-            let name = quoted(previous.unwrap_or(DEFAULT_CONTEXT).as_ref());
+            let name = quoted(previous.unwrap_or("default").as_ref());
             self.act(true, Action::Run(format!("docker context use {name}")));
         }
         self.act(true, Action::Run(format!("docker context rm -f {CONTEXT}")));
@@ -322,10 +319,8 @@ fn stray_daemon(facts: &SetupFacts) -> Option<String> {
     let daemon = &facts.daemon;
     let is_units = facts.manager == Manager::Answers && facts.service.active;
     let runs = (daemon.answers || daemon.supervisor.is_some()) && !is_units;
-    let stop = match daemon.supervisor {
-        Some(pid) => format!("kill {pid}"),
-        None => "stop it where it was started".to_owned(),
-    };
+    let stop = daemon.supervisor.map(|pid| format!("kill {pid}"));
+    let stop = stop.as_deref().unwrap_or("stop it where it was started");
     runs.then(|| format!("A daemon runs that no unit has started. To stop it: {stop}"))
 }
 

@@ -34,9 +34,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/facts", &["ask.rs", "look.rs", "probe.rs"]),
     ("src/supervise/machine.rs", &[]),
     ("src/check", &["mod.rs", "survey.rs", "trial"]),
-    ("src/setup/facts.rs", &[]),
-    ("src/setup/plan.rs", &[]),
-    ("src/setup/units.rs", &[]),
+    ("src/setup", &["inspect.rs", "perform.rs", "purge.rs"]),
     ("src/fetch/plan.rs", &[]),
 ];
 
