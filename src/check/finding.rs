@@ -10,7 +10,7 @@ use crate::check::trials::{Outcome, Trials};
 use crate::environment::Environment;
 use crate::facts::{HostFacts, Version};
 use crate::plan::{Network, Refusal};
-use crate::settings::{Origin, RootlesskitFlags, Settings};
+use crate::settings::{Flags, Origin, Settings};
 
 /// A check. Its name is the kebab-case form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -181,7 +181,7 @@ pub struct Evidence<'a> {
 
 impl<'a> Evidence<'a> {
     /// Returns the user's own flags for rootlesskit.
-    pub fn flags(&self) -> RootlesskitFlags<'a> {
+    pub fn flags(&self) -> Flags<'a> {
         self.host.tools.flags(self.settings)
     }
 
@@ -191,15 +191,17 @@ impl<'a> Evidence<'a> {
     }
 
     /// Returns the value of dockerd's option `--name`, from its arguments or its configuration file.
-    pub fn daemon_option(&self, name: &str, letter: Option<u8>) -> Option<String> {
-        let by_arg = self.settings.args().value(name, letter);
+    pub fn daemon_option(&self, name: &str) -> Option<String> {
+        let args = self.settings.args();
+        let by_arg = args.value(name);
         let by_arg = by_arg.map(|value| value.to_string_lossy().into_owned());
         by_arg.or_else(|| self.host.session.daemon_json.text(name).map(str::to_owned))
     }
 
     /// Returns whether dockerd is told `false` for `name`.
     pub fn daemon_turns_off(&self, name: &str) -> bool {
-        self.settings.args().turns_off(name) || self.host.session.daemon_json.turns_off(name)
+        self.settings.args().switch(name) == Some(false)
+            || self.host.session.daemon_json.turns_off(name)
     }
 
     pub fn dockerd_version(&self) -> Option<Version> {

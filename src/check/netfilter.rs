@@ -38,7 +38,7 @@ pub fn netfilter(evidence: &Evidence<'_>) -> Finding {
             return explain(evidence, Finding::problem(what), modules);
         }
     }
-    if evidence.daemon_option("firewall-backend", None).as_deref() == Some("nftables") {
+    if evidence.daemon_option("firewall-backend").as_deref() == Some("nftables") {
         return match inside.firewalls.iter().find(|own| own.name == "nft") {
             None => Finding::problem("dockerd is told to use nftables, and no `nft` is in PATH")
                 .fix(Fix::Package(Package::Nftables)),
@@ -66,11 +66,11 @@ fn iptables(evidence: &Evidence<'_>, firewalls: &[Firewall]) -> Finding {
         let value = if other.name == "iptables" { Iptables::Path } else { Iptables::Legacy };
         return fails(chosen, failure)
             .because(format!("`{}` works", other.path.display()))
-            .fix(Fix::Set("daemon.iptables", value.word().to_owned()));
+            .fix(Fix::Set("daemon.iptables", value.word().display().to_string()));
     }
     // IPv6's rules only matter to those who ask for IPv6.
     let asked = evidence.settings.ipv6.value
-        || evidence.settings.args().long("ip6tables").is_some()
+        || evidence.settings.args().has("ip6tables")
         || evidence.host.session.daemon_json.may_set("ip6tables");
     if asked
         && !evidence.daemon_turns_off("ip6tables")

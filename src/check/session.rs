@@ -80,7 +80,7 @@ fn delegation(evidence: &Evidence<'_>) -> Finding {
 
 /// Returns whether dockerd is told not to use systemd's control groups.
 fn without_cgroups(evidence: &Evidence<'_>) -> bool {
-    evidence.daemon_option("exec-opt", None).as_deref() == Some("native.cgroupdriver=cgroupfs")
+    evidence.daemon_option("exec-opt").as_deref() == Some("native.cgroupdriver=cgroupfs")
 }
 
 /// `dbus`. On cgroup v2 with systemd, runc asks the user manager over the bus to create each

@@ -52,7 +52,7 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
     }
     let stated = evidence.environment.get("DOCKER_DRIVER");
     let stated = stated.map(|driver| driver.to_string_lossy().into_owned());
-    let stated = stated.or_else(|| evidence.daemon_option("storage-driver", Some(b's')));
+    let stated = stated.or_else(|| evidence.daemon_option("storage-driver"));
     let has_data = |driver: &&str| root.drivers_with_data.iter().any(|own| own == driver);
     let found: Vec<&str> = FOUND_BY_DATA.into_iter().filter(has_data).collect();
     if stated.is_none() && found.len() > 1 {
@@ -143,7 +143,7 @@ fn elsewhere(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let (uid, gid) = (survey.account.uid, survey.account.gid);
     let path = format!("/var/lib/dockerd-rootless/{uid}");
     let kind = survey.mounts.of(Path::new(&path)).map_or("", |mount| &mount.kind);
-    let is_stated = evidence.daemon_option("data-root", Some(b'g')).is_some();
+    let is_stated = evidence.daemon_option("data-root").is_some();
     if is_stated || !GOOD.contains(&kind) {
         return finding.tell(format!(
             "choose a directory on a local file system ({}) with dockerd's `--data-root`",

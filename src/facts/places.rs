@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
 use crate::facts::{DaemonJson, RootlesskitFacts};
-use crate::settings::{RootlesskitFlags, Settings};
+use crate::settings::{Flags, Settings};
 
 /// The paths of a launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +39,12 @@ impl Places {
         read: impl FnOnce(&Path) -> DaemonJson,
     ) -> (Self, DaemonJson) {
         let args = settings.args();
-        let explicit = args.long("config-file").flatten().map(PathBuf::from);
+        let explicit = args.value("config-file").map(PathBuf::from);
         let config_home = || Some(environment.config_home()?.join("docker/daemon.json"));
         let daemon_json = explicit.or_else(config_home).unwrap_or_default();
         let json = read(&daemon_json);
-        let place = |name: &str, letter: Option<u8>, default: PathBuf| {
-            let explicit = args.value(name, letter).map(PathBuf::from);
+        let place = |name: &str, default: PathBuf| {
+            let explicit = args.value(name).map(PathBuf::from);
             explicit.or_else(|| json.text(name).map(PathBuf::from)).unwrap_or(default)
         };
         let containerd_rootless = environment.get("CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR");
@@ -53,9 +53,9 @@ impl Places {
             state_dir: state_dir(settings, rootlesskit, &runtime_dir),
             containerd_rootless: containerd_rootless
                 .map_or_else(|| runtime_dir.join("containerd-rootless"), PathBuf::from),
-            pid_file: place("pidfile", Some(b'p'), runtime_dir.join("docker.pid")),
-            exec_root: place("exec-root", None, runtime_dir.join("docker")),
-            data_root: place("data-root", Some(b'g'), data_home.join("docker")),
+            pid_file: place("pidfile", runtime_dir.join("docker.pid")),
+            exec_root: place("exec-root", runtime_dir.join("docker")),
+            data_root: place("data-root", data_home.join("docker")),
             daemon_json,
             runtime_dir,
         };
@@ -80,11 +80,8 @@ pub fn state_dir(
 }
 
 /// Reads the user's own flags for `rootlesskit`, as that does.
-pub fn flags<'a>(
-    settings: &'a Settings,
-    rootlesskit: Option<&RootlesskitFacts>,
-) -> RootlesskitFlags<'a> {
-    RootlesskitFlags::read(&settings.rootlesskit_flags.value, |name| {
+pub fn flags<'a>(settings: &'a Settings, rootlesskit: Option<&RootlesskitFacts>) -> Flags<'a> {
+    Flags::of_rootlesskit(&settings.rootlesskit_flags.value, |name| {
         rootlesskit.is_some_and(|facts| facts.flags.get(name) == Some(&false))
     })
 }

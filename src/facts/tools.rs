@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{RootlesskitFlags, Settings};
+use crate::settings::{Flags, Settings};
 
 /// The programs by role.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,7 +31,7 @@ pub struct Tools {
 
 impl Tools {
     /// Reads the user's own flags for rootlesskit, as this one does.
-    pub fn flags<'a>(&self, settings: &'a Settings) -> RootlesskitFlags<'a> {
+    pub fn flags<'a>(&self, settings: &'a Settings) -> Flags<'a> {
         crate::facts::places::flags(settings, self.rootlesskit.known())
     }
 }

@@ -16,7 +16,7 @@ use crate::plan::keep::Keep;
 use crate::plan::preflight::SOCKET_PATH_MAX;
 use crate::plan::stage::{Family, Step};
 use crate::plan::{Reason, number};
-use crate::settings::{Choice, DockerdArgs, Iptables, Settings};
+use crate::settings::{Choice, Flags, Iptables, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
 const DOCKERD_MTU: u32 = 1500;
@@ -52,7 +52,7 @@ impl Daemon {
         let mut warnings = Vec::new();
         let (mtu_args, mtu) = container_mtu(settings, host, mtu);
         let (host_args, hosts) = hosts(settings, host, &mut warnings);
-        warnings.extend(open_port(settings.args()));
+        warnings.extend(open_port(&settings.args()));
         let (iptables, backend) =
             iptables(settings, host).map_err(|error| error.check("netfilter"))?;
         let (keep, kept) = match config {
@@ -64,7 +64,7 @@ impl Daemon {
             }
         };
         Ok(Self {
-            args: [mtu_args, host_args, keep.args(), keep.rest(settings.args())].concat(),
+            args: [mtu_args, host_args, keep.args(), keep.rest(&settings.dockerd_args)].concat(),
             keep,
             iptables,
             reasons: [mtu].into_iter().chain(hosts).chain([backend]).chain(kept).collect(),
@@ -89,7 +89,7 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
     };
     let left = if mtu == 0 {
         Some(why.clone())
-    } else if args.long("mtu").is_some() {
+    } else if args.has("mtu") {
         Some("dockerd's arguments have --mtu".to_owned())
     } else if daemon_json.may_set("mtu") {
         Some(format!("`{}` sets mtu, or cannot be read", places.daemon_json.display()))
@@ -106,9 +106,7 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
     let dockerd = host.tools.dockerd.known();
     let user_networks = if !dockerd.is_some_and(|facts| facts.has_flag("default-network-opt")) {
         "user-made networks keep 1500, as this dockerd has no --default-network-opt"
-    } else if args.long("default-network-opt").is_some()
-        || daemon_json.may_set("default-network-opts")
-    {
+    } else if args.has("default-network-opt") || daemon_json.may_set("default-network-opts") {
         "user-made networks follow your own default-network-opts"
     } else {
         let option = format!("--default-network-opt=bridge=com.docker.network.driver.mtu={mtu}");
@@ -130,7 +128,7 @@ fn hosts(
         return (Vec::new(), None);
     };
     let json = places.daemon_json.display();
-    let (args, value, why) = if settings.args().has_hosts() {
+    let (args, value, why) = if settings.args().has("host") {
         (vec![], "as given", "dockerd's arguments have -H".to_owned())
     } else if daemon_json.may_set("hosts") {
         warnings.push(Warning(format!(
@@ -150,14 +148,14 @@ fn hosts(
 }
 
 /// Warns of a TCP port without TLS that others reach.
-fn open_port(args: DockerdArgs<'_>) -> Option<Warning> {
+fn open_port(args: &Flags<'_>) -> Option<Warning> {
     let is_open = |host: &&OsStr| {
         let host = host.as_bytes().strip_prefix(b"tcp://");
         host.is_some_and(|host| {
             ![&b"127."[..], b"localhost", b"[::1]"].iter().any(|own| host.starts_with(own))
         })
     };
-    let host = args.value("host", Some(b'H')).filter(is_open)?.display();
+    let host = args.value("host").filter(is_open)?.display();
     (args.switch("tlsverify") != Some(true)).then(|| {
         Warning(format!(
             "dockerd listens on `{host}` without --tlsverify: all who reach it can act as you"
@@ -179,7 +177,8 @@ pub enum Api {
 impl Api {
     /// Decides. `passed` is where the first socket of the service manager is.
     pub fn decide(settings: &Settings, session: &Session, passed: Option<PathBuf>) -> Self {
-        let explicit = settings.args().value("host", Some(b'H'));
+        let args = settings.args();
+        let explicit = args.value("host");
         let is_passed = session.listen_fds.as_ref().is_some_and(|fds| !fds.is_own);
         match explicit.map(OsStr::as_bytes) {
             Some(host) if is_passed && host.starts_with(b"fd:") => Self::Passed(passed),
@@ -221,12 +220,13 @@ impl Api {
 
 /// Whether the user says where the daemon listens.
 pub fn has_hosts(settings: &Settings, session: &Session) -> bool {
-    settings.args().has_hosts() || session.daemon_json.may_set("hosts")
+    settings.args().has("host") || session.daemon_json.may_set("hosts")
 }
 
 /// How long dockerd itself lets containers end when it does, before their own times count.
 pub fn shutdown_timeout(settings: &Settings, session: &Session) -> Duration {
-    let explicit = settings.args().long("shutdown-timeout").flatten().and_then(OsStr::to_str);
+    let args = settings.args();
+    let explicit = args.value("shutdown-timeout").and_then(OsStr::to_str);
     let seconds = match explicit {
         Some(text) => text.parse().ok(),
         None => session.daemon_json.number("shutdown-timeout"),
@@ -289,10 +289,9 @@ fn decided_elsewhere(settings: &Settings, host: &HostFacts) -> Option<&'static s
     let Tools { iptables, iptables_legacy, .. } = &host.tools;
     let (args, json) = (settings.args(), &host.session.daemon_json);
     let is_nft = |path: &PathBuf| path.file_name().is_some_and(|name| name == "xtables-nft-multi");
-    let has_backend =
-        args.long("firewall-backend").flatten().is_some_and(|value| value != "iptables")
-            || json.may_set("firewall-backend");
-    if args.turns_off("iptables") || json.turns_off("iptables") {
+    let has_backend = args.value("firewall-backend").is_some_and(|value| value != "iptables")
+        || json.may_set("firewall-backend");
+    if args.switch("iptables") == Some(false) || json.turns_off("iptables") {
         Some("dockerd is told to do without iptables")
     } else if has_backend {
         Some("dockerd is told which firewall backend to use")
@@ -313,8 +312,7 @@ pub fn sockets(settings: &Settings, session: &Session) -> Vec<(PathBuf, usize)> 
     if is_made && !has_hosts(settings, session) {
         sockets.push((api_socket(&session.places.runtime_dir), SOCKET_PATH_MAX));
     }
-    let is_foreign =
-        settings.args().long("containerd").is_some() || session.daemon_json.may_set("containerd");
+    let is_foreign = settings.args().has("containerd") || session.daemon_json.may_set("containerd");
     if !is_foreign {
         let longest = session.places.containerd().join("containerd-debug.sock");
         sockets.push((longest, CONTAINERD_SOCKET_PATH_MAX));

@@ -14,7 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::error::{Error, Exit, Warning};
 use crate::facts::HostFacts;
 use crate::plan::Reason;
-use crate::settings::{DockerdArgs, Settings, Sourced, Switch, assignment};
+use crate::settings::{Choice, Settings, Sourced, assignment, flag_of};
 
 /// The key of dockerd's configuration, and its flag.
 const LIVE_RESTORE: &str = "live-restore";
@@ -56,24 +56,22 @@ impl Keep {
     ) -> Result<(Self, Reason, Vec<Warning>), Error> {
         let (args, json) = (settings.args(), &host.session.daemon_json);
         let explicit = args.switch(LIVE_RESTORE).or_else(|| json.switch(LIVE_RESTORE));
-        let is_foreign = args.long("containerd").is_some()
+        let is_foreign = args.has("containerd")
             || json.may_set("containerd")
             || json.switch("embedded-containerd") == Some(true);
-        let only_tells = TELLS.iter().any(|name| args.long(name).is_some())
-            || args.has_letter(b'v')
-            || args.has_letter(b'h');
+        let only_tells = TELLS.iter().any(|name| args.has(name));
         let mut warnings = Vec::new();
         let Sourced { value: asked, origin } = &settings.keep_containers;
         let swarm = "the daemon is a member of a swarm, which does not go with live-restore";
         let (wanted, why) = match asked {
-            Switch::Off => (false, origin.to_string()),
+            Choice::Fixed(false) => (false, origin.to_string()),
             _ if only_tells => (false, "dockerd is told to end at once".to_owned()),
-            Switch::On if host.session.has_swarm => {
+            Choice::Fixed(true) if host.session.has_swarm => {
                 let what = format!("supervise.keep-containers is `true`, but {swarm}");
                 let hint = origin.take_back("supervise.keep-containers", "auto");
                 return Err(Error::new(Exit::Config, what).hint(hint));
             }
-            Switch::On => {
+            Choice::Fixed(true) => {
                 if explicit == Some(false) {
                     let what = "supervise.keep-containers is `true`, and dockerd's own \
                                 live-restore is set to false: containers are kept";
@@ -81,7 +79,7 @@ impl Keep {
                 }
                 (true, origin.to_string())
             }
-            Switch::Auto => match why_not(host, explicit, is_foreign, swarm) {
+            Choice::Auto => match why_not(host, explicit, is_foreign, swarm) {
                 Some(why_not) => (false, why_not.to_owned()),
                 None => (true, "containers keep running while dockerd is replaced".to_owned()),
             },
@@ -111,11 +109,20 @@ impl Keep {
     }
 
     /// Returns the user's arguments without those that say what our configuration file says.
-    pub fn rest(&self, args: DockerdArgs<'_>) -> Vec<OsString> {
-        match self.config {
-            Some(_) => args.without("config-file", &[LIVE_RESTORE]),
-            None => args.0.to_vec(),
+    pub fn rest(&self, args: &[OsString]) -> Vec<OsString> {
+        if self.config.is_none() {
+            return args.to_vec();
         }
+        let mut kept = Vec::new();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match flag_of(arg) {
+                Some(("config-file", None)) => drop(args.next()),
+                Some(("config-file" | LIVE_RESTORE, _)) => {}
+                _ => kept.push(arg.clone()),
+            }
+        }
+        kept
     }
 }
 
@@ -159,10 +166,9 @@ impl Engine {
             socket = text(socket.clone())?,
             ttrpc = text(directory.join("containerd.sock.ttrpc"))?,
         );
-        let is_debug = args.switch("debug").unwrap_or(args.has_letter(b'D'))
-            || json.switch("debug") == Some(true);
+        let is_debug = args.switch("debug") == Some(true) || json.switch("debug") == Some(true);
         let by_file = || json.text("log-level").map(OsString::from);
-        let level = args.value("log-level", Some(b'l')).map(OsStr::to_owned).or_else(by_file);
+        let level = args.value("log-level").map(OsStr::to_owned).or_else(by_file);
         let level = if is_debug { "debug".into() } else { level.unwrap_or_else(|| "info".into()) };
         let command = vec![
             program.into_os_string(),
@@ -260,7 +266,7 @@ mod tests {
                 "--containerd=/run/user/1000/docker/containerd/containerd.sock"
             ]
         );
-        assert_eq!(keep.rest(DockerdArgs(&words)), ["-D", "--data-root", "/d"]);
+        assert_eq!(keep.rest(&words), ["-D", "--data-root", "/d"]);
         let engine = keep.engine.expect("ours");
         assert_eq!(engine.command[3..], ["--log-level", "debug"]);
         let parsed: toml::Table = engine.config.parse().expect("TOML");

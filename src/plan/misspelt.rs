@@ -1,11 +1,11 @@
 //! Finds arguments that dockerd would refuse, before anything starts: dockerd itself reads its
 //! arguments as Go's pflag does, without abbreviations, and takes no positional ones.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Exit};
 use crate::facts::DockerdFacts;
-use crate::settings::DockerdArgs;
 
 /// Flags that `dockerd --help` hides, of all versions; `=` marks those with a value.
 #[rustfmt::skip]
@@ -16,12 +16,12 @@ const HIDDEN: [&str; 20] = [
 ];
 
 /// Refuses the first of `args` that this dockerd does not take (exit 2), if its flags are known.
-pub fn refuse_misspelt(args: DockerdArgs<'_>, dockerd: Option<&DockerdFacts>) -> Result<(), Error> {
+pub fn refuse_misspelt(args: &[OsString], dockerd: Option<&DockerdFacts>) -> Result<(), Error> {
     let Some(facts) = dockerd.filter(|facts| facts.flags.iter().any(|flag| flag.ends_with('=')))
     else {
         return Ok(());
     };
-    let mut rest = args.0.iter().map(|arg| arg.as_bytes());
+    let mut rest = args.iter().map(|arg| arg.as_bytes());
     while let Some(arg) = rest.next() {
         let awaits_value = match arg {
             b"--" => match rest.next() {
@@ -90,7 +90,6 @@ fn positional(arg: &[u8]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsString;
 
     #[test]
     fn dockerds_spellings_pass_and_others_are_refused() {
@@ -99,7 +98,7 @@ mod tests {
         let facts = DockerdFacts { version: None, flags: flags.map(str::to_owned).into() };
         let judge = |line: &str| {
             let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-            let refused = refuse_misspelt(DockerdArgs(&args), Some(&facts)).err();
+            let refused = refuse_misspelt(&args, Some(&facts)).err();
             refused.map(|error| (error.exit(), error.render()))
         };
         for line in [
@@ -134,6 +133,6 @@ mod tests {
             assert!(exit == Exit::Usage && refused.contains(said), "{line}: {refused}");
         }
         let mute = DockerdFacts { version: None, flags: vec!["mtu".to_owned()] };
-        assert!(refuse_misspelt(DockerdArgs(&["x".into()]), Some(&mute)).is_ok());
+        assert!(refuse_misspelt(&["x".into()], Some(&mute)).is_ok());
     }
 }

@@ -231,7 +231,7 @@ fn daemon_command(
 ) -> Result<Vec<OsString>, Error> {
     let named = &settings.daemon_binary.value;
     let dockerd = required_program(&host.tools.dockerd, Some(named), "dockerd")?;
-    misspelt::refuse_misspelt(settings.args(), host.tools.dockerd.known())?;
+    misspelt::refuse_misspelt(&settings.dockerd_args, host.tools.dockerd.known())?;
     let args = daemon.args.iter().cloned();
     Ok(std::iter::once(dockerd.as_os_str().to_owned()).chain(args).collect())
 }
@@ -289,7 +289,7 @@ fn rootlesskit_args(
         args.push("--disable-host-loopback".into());
     }
     args.push(assignment("--port-driver", network.port_driver.word()));
-    let copied = settings.copy_up.value.0.iter();
+    let copied = settings.copy_up.value.iter();
     args.extend(copied.map(|path| assignment("--copy-up", path.as_os_str())));
     args.push(assignment("--propagation", settings.propagation.value.word().as_ref()));
     if settings.ipv6.value {

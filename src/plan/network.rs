@@ -8,7 +8,7 @@ use crate::facts::{RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version};
 use crate::plan::refusal::{Fault, Refusal};
 use crate::plan::{Reason, number};
 use crate::settings::{
-    Choice, Mtu, NetworkDriver, Origin, PortDriver, RootlesskitFlags, Settings, Sourced, Switch,
+    Choice, Flags, Input, Mtu, NetworkDriver, Origin, PortDriver, Settings, Sourced, Value,
 };
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
@@ -58,17 +58,17 @@ impl Network {
     /// Decides, or finds no network driver that can be used.
     pub fn decide(settings: &Settings, tools: &Tools) -> Result<Self, Refusal> {
         let flags = tools.flags(settings);
-        let by_flag = flags.value("net").map(NetworkDriver::from_word);
+        let given = by_flag(&flags, "net");
         let (driver, driver_from, driver_why) =
-            settle(by_flag, "--net", &settings.network_driver, || choose_driver(tools))?;
-        let by_flag = flags.value("mtu").and_then(|mtu| Some(Mtu(mtu.to_str()?.parse().ok()?)));
-        let (Mtu(mtu), _, mtu_why) = settle(by_flag, "--mtu", &settings.mtu, || {
+            settle(given, "--net", &settings.network_driver, || choose_driver(tools))?;
+        let given = by_flag(&flags, "mtu");
+        let (Mtu(mtu), _, mtu_why) = settle(given, "--mtu", &settings.mtu, || {
             Ok((Mtu(0), format!("the default for {}", driver.word().display())))
         })?;
         let mtu = if mtu == 0 { default_mtu(&driver) } else { mtu };
-        let by_flag = flags.value("port-driver").map(PortDriver::from_word);
+        let given = by_flag(&flags, "port-driver");
         let (port_driver, port_from, port_why) =
-            settle(by_flag, "--port-driver", &settings.port_driver, || {
+            settle(given, "--port-driver", &settings.port_driver, || {
                 Ok(match driver {
                     NetworkDriver::Pasta => {
                         (PortDriver::Implicit, "pasta forwards ports by itself".to_owned())
@@ -311,6 +311,11 @@ fn settle<T: Clone>(
     Ok((value, origin, why))
 }
 
+/// Returns what the user's own flag `name` says.
+fn by_flag<T: Value>(flags: &Flags<'_>, name: &str) -> Option<T> {
+    T::read(&Input::Text(flags.value(name)?.to_owned())).ok()
+}
+
 /// The MTU in bytes that rootlesskit gives to `driver` by default.
 fn default_mtu(driver: &NetworkDriver) -> u32 {
     match driver {
@@ -382,14 +387,13 @@ fn judge_slirp4netns(tool: &Tool<Slirp4netnsFacts>, is_known: bool) -> Result<St
 fn decide_detach_netns(
     settings: &Settings,
     tools: &Tools,
-    flags: &RootlesskitFlags<'_>,
+    flags: &Flags<'_>,
 ) -> (bool, Origin, String) {
     let setting = &settings.detach_netns;
     let explicit = match (flags.switch("detach-netns"), setting.value) {
         (Some(value), _) => Some((value, Origin::Flag("--detach-netns"))),
-        (None, Switch::On) => Some((true, setting.origin.clone())),
-        (None, Switch::Off) => Some((false, setting.origin.clone())),
-        (None, Switch::Auto) => None,
+        (None, Choice::Fixed(value)) => Some((value, setting.origin.clone())),
+        (None, Choice::Auto) => None,
     };
     if let Some((value, origin)) = explicit {
         let why = origin.to_string();

@@ -11,61 +11,90 @@ const ROOTLESSKIT_SWITCHES: &[&str] = &[
     "detach-netns", "source-ip-transparent",
 ];
 
-/// Flags of rootlesskit in the order given, as its own parser reads them (urfave/cli, on Go's
-/// `flag`): one or two dashes, `=` or the next argument for a value; the last of a name counts.
+/// dockerd's short flags, their long names, and whether each is a switch.
+const DOCKERD_SHORT: [(u8, &str, bool); 8] = [
+    (b'D', "debug", true),
+    (b'H', "host", false),
+    (b'g', "data-root", false),
+    (b'h', "help", true),
+    (b'l', "log-level", false),
+    (b'p', "pidfile", false),
+    (b's', "storage-driver", false),
+    (b'v', "version", true),
+];
+
+/// One flag, without its dashes.
+#[derive(Debug, PartialEq, Eq)]
+struct Flag<'a> {
+    name: &'a str,
+    value: Option<&'a OsStr>,
+    /// The next argument, which is the value if the flag is no switch.
+    next: Option<&'a OsStr>,
+}
+
+/// Flags in the order given; the last of a name counts.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct RootlesskitFlags<'a> {
-    flags: Vec<(&'a str, Option<&'a OsStr>)>,
+pub struct Flags<'a> {
+    list: Vec<Flag<'a>>,
     /// What is wrong with them, as the end of a sentence.
     pub fault: Option<String>,
 }
 
-impl<'a> RootlesskitFlags<'a> {
-    /// Reads `args`. `is_switch` knows the flags without a value of this very rootlesskit.
-    pub fn read(args: &'a [OsString], is_switch: impl Fn(&str) -> bool) -> Self {
-        let mut flags = Vec::new();
+impl<'a> Flags<'a> {
+    /// Reads `args` as rootlesskit does (urfave/cli, on Go's `flag`): one or two dashes, `=` or the
+    /// next argument for a value. `is_switch` knows the flags without a value of this rootlesskit.
+    pub fn of_rootlesskit(args: &'a [OsString], is_switch: impl Fn(&str) -> bool) -> Self {
+        let mut flags = Self::default();
         let mut rest = args.iter();
-        let mut fault = None;
         while let Some(arg) = rest.next() {
+            let shown = arg.display();
             let Some((name, mut value)) = flag_of(arg) else {
-                let arg = arg.display();
-                fault = Some(format!(
-                    "`{arg}` is no flag, and rootlesskit would run it instead of the daemon"
+                flags.fault = Some(format!(
+                    "`{shown}` is no flag, and rootlesskit would run it instead of the daemon"
                 ));
-                break;
+                return flags;
             };
             if value.is_none() && !ROOTLESSKIT_SWITCHES.contains(&name) && !is_switch(name) {
                 value = rest.next().map(OsString::as_os_str);
                 if value.is_none() {
-                    fault = Some(format!("`{}` lacks its value", arg.display()));
-                    break;
+                    flags.fault = Some(format!("`{shown}` lacks its value"));
+                    return flags;
                 }
             }
-            flags.push((name, value));
+            flags.list.push(Flag { name, value, next: None });
         }
-        let fault = fault.or_else(|| fault_of_state_dir(&flags, args));
-        Self { flags, fault }
+        flags.fault = flags.fault_of_state_dir(args);
+        flags
     }
 
-    /// Returns the flags as arguments again, without those of `names`.
-    pub fn without(&self, names: &[&str]) -> Vec<OsString> {
-        let kept = self.flags.iter().filter(|(name, _)| !names.contains(name));
-        kept.map(|(name, value)| match value {
-            Some(value) => assignment(&format!("--{name}"), value),
-            None => format!("--{name}").into(),
-        })
-        .collect()
+    /// Reads `args` as dockerd does (pflag). It takes no positional ones, so what does not start
+    /// with a dash is a value.
+    pub fn of_dockerd(args: &'a [OsString]) -> Self {
+        let mut list = Vec::new();
+        for (at, arg) in args.iter().enumerate() {
+            let next = args.get(at + 1).map(OsString::as_os_str);
+            match arg.as_bytes() {
+                [b'-', b'-', ..] => {
+                    list.extend(flag_of(arg).map(|(name, value)| Flag { name, value, next }));
+                }
+                [b'-', letters @ ..] => list.extend(short_flags(letters, next)),
+                _ => {}
+            }
+        }
+        Self { list, fault: None }
     }
 
     /// Returns the value of the last flag called `name`.
     pub fn value(&self, name: &str) -> Option<&'a OsStr> {
-        self.last(name)?
+        self.last(name).and_then(|flag| flag.value.or(flag.next))
     }
 
     /// Whether the switch `name` is given, and how: `--name=false` turns it off.
     pub fn switch(&self, name: &str) -> Option<bool> {
-        let value = self.last(name)?;
-        Some(!value.is_some_and(|value| is_false(value.as_bytes())))
+        // What Go's `strconv.ParseBool` takes for false.
+        let off = ["0", "f", "F", "false", "FALSE", "False"];
+        self.last(name)
+            .map(|flag| !flag.value.is_some_and(|value| off.iter().any(|off| value == *off)))
     }
 
     /// Whether the flag is given, with a value or without.
@@ -73,33 +102,61 @@ impl<'a> RootlesskitFlags<'a> {
         self.last(name).is_some()
     }
 
-    /// Returns the ports that rootlesskit publishes.
-    pub fn published(&self) -> Vec<String> {
-        let flags = self.flags.iter();
-        let values = flags.filter(|(name, _)| ["p", "publish"].contains(name));
-        values.filter_map(|(_, value)| Some(value.as_ref()?.to_str()?.to_owned())).collect()
+    /// Returns the flags as arguments again, without those of `names`.
+    pub fn without(&self, names: &[&str]) -> Vec<OsString> {
+        let kept = self.list.iter().filter(|flag| !names.contains(&flag.name));
+        kept.map(|flag| match flag.value {
+            Some(value) => assignment(&format!("--{}", flag.name), value),
+            None => format!("--{}", flag.name).into(),
+        })
+        .collect()
     }
 
-    fn last(&self, name: &str) -> Option<Option<&'a OsStr>> {
-        self.flags.iter().rev().find(|(flag, _)| *flag == name).map(|(_, value)| *value)
+    /// Returns the ports that rootlesskit publishes.
+    pub fn published(&self) -> Vec<String> {
+        let published = self.list.iter().filter(|flag| ["p", "publish"].contains(&flag.name));
+        published.filter_map(|flag| Some(flag.value?.to_str()?.to_owned())).collect()
+    }
+
+    fn last(&self, name: &str) -> Option<&Flag<'a>> {
+        self.list.iter().rfind(|flag| flag.name == name)
+    }
+
+    /// rootlesskit deletes its state directory, so there must be no doubt which one it is: each
+    /// argument that looks like the flag must have been read as one. A switch that is newer than this
+    /// program would otherwise hide it, by being taken for a flag with a value.
+    fn fault_of_state_dir(&self, args: &[OsString]) -> Option<String> {
+        let names_it = |arg: &&OsString| flag_of(arg).is_some_and(|(name, _)| name == "state-dir");
+        let read: Vec<_> = self.list.iter().filter(|flag| flag.name == "state-dir").collect();
+        if args.iter().filter(names_it).count() != read.len() {
+            return Some("it is not clear whether `--state-dir` is a flag or a value".to_owned());
+        }
+        let is_empty = read.iter().any(|flag| flag.value.is_some_and(OsStr::is_empty));
+        is_empty.then(|| "`--state-dir` has an empty value".to_owned())
     }
 }
 
-/// rootlesskit deletes its state directory, so there must be no doubt which one it is: each
-/// argument that looks like the flag must have been read as one. A switch that is newer than this
-/// program would otherwise hide it, by being taken for a flag with a value.
-fn fault_of_state_dir(flags: &[(&str, Option<&OsStr>)], args: &[OsString]) -> Option<String> {
-    let names_it = |arg: &&OsString| flag_of(arg).is_some_and(|(name, _)| name == "state-dir");
-    let read = flags.iter().filter(|(name, _)| *name == "state-dir");
-    if args.iter().filter(names_it).count() != read.clone().count() {
-        return Some("it is not clear whether `--state-dir` is a flag or a value".to_owned());
+/// Reads the `letters` of dockerd's short flags behind one dash: switches, then one with a value.
+fn short_flags<'a>(letters: &'a [u8], next: Option<&'a OsStr>) -> Vec<Flag<'a>> {
+    let mut flags = Vec::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let Some((_, name, is_switch)) = DOCKERD_SHORT.iter().find(|(own, ..)| own == letter)
+        else {
+            break;
+        };
+        let rest = &letters[at + 1..];
+        let attached = Some(rest).filter(|rest| !rest.is_empty() && !is_switch);
+        let value = rest.strip_prefix(b"=").or(attached).map(OsStr::from_bytes);
+        flags.push(Flag { name, value, next });
+        if value.is_some() || !is_switch {
+            break;
+        }
     }
-    let mut values = read.filter_map(|(_, value)| *value);
-    values.any(OsStr::is_empty).then(|| "`--state-dir` has an empty value".to_owned())
+    flags
 }
 
 /// The name of a flag and the value behind its `=`, if `arg` is a flag at all.
-fn flag_of(arg: &OsStr) -> Option<(&str, Option<&OsStr>)> {
+pub fn flag_of(arg: &OsStr) -> Option<(&str, Option<&OsStr>)> {
     let bytes = arg.as_bytes();
     let dashes = bytes.iter().take(2).take_while(|byte| **byte == b'-').count();
     let flag = &bytes[dashes..];
@@ -111,104 +168,9 @@ fn flag_of(arg: &OsStr) -> Option<(&str, Option<&OsStr>)> {
     (dashes > 0 && !name.is_empty()).then_some((name, value))
 }
 
-/// What Go's `strconv.ParseBool` takes for false.
-fn is_false(value: &[u8]) -> bool {
-    matches!(value, b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False")
-}
-
 /// Returns `name=value`, any bytes.
 pub fn assignment(name: &str, value: &OsStr) -> OsString {
-    let mut arg = OsString::from(name);
-    arg.push("=");
-    arg.push(value);
-    arg
-}
-
-/// dockerd's arguments. It takes no positional ones, so what does not start with a dash is a value.
-#[derive(Clone, Copy, Debug)]
-pub struct DockerdArgs<'a>(pub &'a [OsString]);
-
-impl<'a> DockerdArgs<'a> {
-    /// Returns the value of the last `--name`, `Some(None)` if it has none.
-    pub fn long(self, name: &str) -> Option<Option<&'a OsStr>> {
-        let (at, rest) = self.last(name)?;
-        Some(match rest.split_first() {
-            Some((_, value)) => Some(OsStr::from_bytes(value)),
-            None => self.0.get(at + 1).map(OsString::as_os_str),
-        })
-    }
-
-    /// Returns the value of the last `-x`, behind it or behind the switches `D`, `v` and `h`.
-    pub fn short(self, letter: u8) -> Option<&'a OsStr> {
-        self.0.iter().enumerate().rev().find_map(|(at, arg)| {
-            let letters = arg.as_bytes().strip_prefix(b"-")?;
-            let first = letters.iter().position(|other| !b"Dvh".contains(other))?;
-            if letters[first] != letter {
-                return None;
-            }
-            match letters[first + 1..].strip_prefix(b"=").unwrap_or(&letters[first + 1..]) {
-                [] => self.0.get(at + 1).map(OsString::as_os_str),
-                value => Some(OsStr::from_bytes(value)),
-            }
-        })
-    }
-
-    /// Returns the value of `--name`, or of its short form if it has one.
-    pub fn value(self, name: &str, letter: Option<u8>) -> Option<&'a OsStr> {
-        self.long(name).flatten().or_else(|| self.short(letter?))
-    }
-
-    /// Whether they say where to listen.
-    pub fn has_hosts(self) -> bool {
-        self.long("host").is_some() || self.short(b'H').is_some()
-    }
-
-    /// What the last `--name` says, which is a switch.
-    pub fn switch(self, name: &str) -> Option<bool> {
-        let (_, rest) = self.last(name)?;
-        Some(!rest.split_first().is_some_and(|(_, value)| is_false(value)))
-    }
-
-    /// Whether `--name` is turned off by `--name=false`.
-    pub fn turns_off(self, name: &str) -> bool {
-        self.switch(name) == Some(false)
-    }
-
-    /// Whether the short switch `letter` is given, alone or beside others of `D`, `v` and `h`.
-    pub fn has_letter(self, letter: u8) -> bool {
-        let is_switch = |other: &&u8| b"Dvh".contains(other);
-        self.0.iter().any(|arg| {
-            let letters = arg.as_bytes().strip_prefix(b"-").unwrap_or_default();
-            letters.iter().take_while(is_switch).any(|own| *own == letter)
-        })
-    }
-
-    /// Returns the arguments without the flag `valued` and its value, and without these `switches`.
-    pub fn without(self, valued: &str, switches: &[&str]) -> Vec<OsString> {
-        let mut kept = Vec::new();
-        let mut args = self.0.iter();
-        while let Some(arg) = args.next() {
-            match behind(arg.as_bytes(), valued) {
-                Some(b"") => drop(args.next()),
-                Some(_) => {}
-                None if switches.iter().any(|name| behind(arg.as_bytes(), name).is_some()) => {}
-                None => kept.push(arg.clone()),
-            }
-        }
-        kept
-    }
-
-    /// Where the last `--name` is, and what follows it.
-    fn last(self, name: &str) -> Option<(usize, &'a [u8])> {
-        let mut args = self.0.iter().enumerate().rev();
-        args.find_map(|(at, arg)| Some((at, behind(arg.as_bytes(), name)?)))
-    }
-}
-
-/// What follows `--name` in `arg`: nothing, or `=` and a value.
-fn behind<'a>(arg: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let rest = arg.strip_prefix(b"--")?.strip_prefix(name.as_bytes())?;
-    (rest.is_empty() || rest[0] == b'=').then_some(rest)
+    [name.as_ref(), "=".as_ref(), value].into_iter().collect()
 }
 
 #[cfg(test)]
@@ -243,14 +205,14 @@ mod tests {
         ];
         for (line, state_dir, fault) in cases {
             let args = args(line);
-            let flags = RootlesskitFlags::read(&args, |_| false);
+            let flags = Flags::of_rootlesskit(&args, |_| false);
             assert_eq!(flags.value("state-dir").and_then(OsStr::to_str), *state_dir, "{line:?}");
             assert_eq!(flags.fault.as_deref(), *fault, "{line:?}");
         }
         for (line, expected) in
             [("", None), ("--ipv6", Some(true)), ("--ipv6=false", Some(false)), ("-ipv6=1", Some(true))]
         {
-            assert_eq!(RootlesskitFlags::read(&args(line), |_| false).switch("ipv6"), expected, "{line:?}");
+            assert_eq!(Flags::of_rootlesskit(&args(line), |_| false).switch("ipv6"), expected, "{line:?}");
         }
     }
 
@@ -260,28 +222,32 @@ mod tests {
         for line in [
             "-H fd://", "-Hfd://", "-H=fd://", "-DH fd://", "--host=fd://", "--host fd://", "-D --mtu 1 -H x",
         ] {
-            assert!(DockerdArgs(&args(line)).has_hosts(), "{line}");
+            assert!(Flags::of_dockerd(&args(line)).has("host"), "{line}");
         }
         for line in ["", "-D", "--hostess x", "-l H", "-lH", "--label=-H", "--host-gateway-ip=::1"] {
-            assert!(!DockerdArgs(&args(line)).has_hosts(), "{line}");
+            assert!(!Flags::of_dockerd(&args(line)).has("host"), "{line}");
         }
     }
 
     #[test]
     fn finds_values_and_switches_of_dockerd() {
         let line = args("--mtu 1 --mtu=2 --iptables --iptables=false --pidfile /a");
-        let read = DockerdArgs(&line);
-        assert_eq!(read.long("mtu"), Some(Some(OsStr::new("2"))));
-        assert_eq!(read.long("pidfile"), Some(Some(OsStr::new("/a"))));
-        assert_eq!(read.long("exec-root"), None);
+        let read = Flags::of_dockerd(&line);
+        let cases = [("mtu", Some("2")), ("pidfile", Some("/a")), ("exec-root", None)];
+        for (name, expected) in cases {
+            assert_eq!(read.value(name), expected.map(OsStr::new), "{name}");
+        }
         for (line, expected) in
-            [("-p /a", "/a"), ("-p=/a", "/a"), ("-Dp/a", "/a"), ("--pidfile /b -p /a", "/b")]
+            [("-p /a", "/a"), ("-p=/a", "/a"), ("-Dp/a", "/a"), ("--pidfile /b -p /a", "/a")]
         {
             let line = args(line);
-            let value = DockerdArgs(&line).value("pidfile", Some(b'p'));
+            let value = Flags::of_dockerd(&line).value("pidfile");
             assert_eq!(value, Some(OsStr::new(expected)), "{line:?}");
         }
-        assert!(read.turns_off("iptables") && !read.turns_off("mtu"));
-        assert!(!DockerdArgs(&args("--iptables=false --iptables")).turns_off("iptables"));
+        assert_eq!(read.switch("iptables"), Some(false));
+        let on = args("--iptables=false --iptables -vD=false");
+        let on = Flags::of_dockerd(&on);
+        assert_eq!(on.switch("iptables"), Some(true));
+        assert_eq!((on.switch("version"), on.switch("debug")), (Some(true), Some(false)));
     }
 }

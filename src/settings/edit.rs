@@ -1,13 +1,14 @@
-//! Edits the text of a configuration file. Comments, layout and line ends stay.
+//! Edits the text of a configuration file: one value is replaced, added or removed where it stands.
 
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 
-use toml_edit::{Document, DocumentMut, Item, Table, TomlError, Value};
+use toml::de::DeTable;
 
 use crate::error::{Error, Exit};
 use crate::settings::value::toml_string;
-use crate::settings::{Key, Layer, Settings};
+use crate::settings::{Input, Key, Layer, Settings};
 
 /// What an edit makes of a configuration file.
 #[derive(Debug)]
@@ -19,130 +20,89 @@ pub struct Edited {
 }
 
 /// Edits the `text` of the configuration file `path`: `key` gets `value`, a word as `--set` takes
-/// it; without a value the key goes. Comments on lines of their own stay, and so does a section
-/// that becomes empty, since it may hold some.
+/// it; without a value the key goes. Every other byte stays.
 ///
 /// Fails over what is wrong with the value, or elsewhere in the file; not over what the file said of
-/// the key itself, which this fixes.
+/// the key itself, which this fixes. The result is read back, and refused if another key changed.
 pub fn edit(path: &Path, text: &str, key: &Key, value: Option<&OsStr>) -> Result<Edited, Error> {
-    let value = value.map(|word| read_word(key, word)).transpose()?;
-    let (stored, shown) = value.unzip();
+    let (stored, shown) = value.map(|word| read_word(key, word)).transpose()?.unzip();
     let before = Layer::from_toml(path, text)?;
+    let (old, others_before) = said(&before, key);
     // Judged before the edit, so that an error names the line as it is in the file.
-    let mut others = before.clone();
+    let mut others = before;
     others.values.remove(key.name);
     Settings::resolve(&[others])?;
 
-    let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
-    let edited = match &stored {
-        Some(value) => set(text, section, name, value),
-        None => unset(text, section, name),
+    let edited = splice(text, key, stored.as_deref());
+    let layout = || {
+        let what = format!("{}: the layout of [{}] is unusual", path.display(), key.section());
+        Error::new(Exit::Config, what).hint("edit the file: one line for each key of the section")
     };
-    let edited = edited.map_err(|error| {
-        let what = format!("{}: {}", path.display(), error.message());
-        Error::new(Exit::Config, what)
-    })?;
-    let after = Layer::from_toml(path, &edited)?;
-    let edited = with_line_ends_of(text, edited, |other| {
-        Layer::from_toml(path, other).is_ok_and(|layer| layer.values == after.values)
-    });
-    let said = [&before, &after].map(|layer| layer.values.get(key.name).map(|(input, _)| input));
-    let says_the_same = said[0] == said[1];
+    let after = Layer::from_toml(path, &edited).map_err(|_| layout())?;
+    let (new, others_after) = said(&after, key);
     Settings::resolve(&[after])?;
-    Ok(Edited { text: if says_the_same { text.to_owned() } else { edited }, shown })
+    if others_before != others_after || new.is_some() != stored.is_some() {
+        return Err(layout());
+    }
+    Ok(Edited { text: if old == new { text.to_owned() } else { edited }, shown })
 }
 
-/// Returns `edited` with the line ends of the `old` text, unless a value would become another.
-fn with_line_ends_of(old: &str, edited: String, is_same: impl Fn(&str) -> bool) -> String {
-    let crlf = edited.replace("\r\n", "\n").replace('\n', "\r\n");
-    if old.contains("\r\n") && is_same(&crlf) { crlf } else { edited }
+/// Returns what `layer` says of `key`, and of the others.
+fn said(layer: &Layer, key: &Key) -> (Option<Input>, BTreeMap<&'static str, Input>) {
+    let said = layer.values.iter().map(|(name, (input, _))| (*name, input.clone()));
+    let mut others: BTreeMap<_, _> = said.collect();
+    (others.remove(key.name), others)
 }
 
-/// The value that `word` is for `key`, in TOML syntax: as it is stored, and as it may be shown.
+/// Returns the value that `word` is for `key`, in TOML syntax: as it is stored, and as it may be shown.
 fn read_word(key: &Key, word: &OsStr) -> Result<(String, String), Error> {
-    let assignment = [OsStr::new(key.name), OsStr::new("="), word];
-    let assignment = assignment.into_iter().collect::<OsString>();
-    let settings = Settings::resolve(&[Layer::from_assignments(&[assignment])?])?;
-    if word.to_str().is_none() {
+    let Some(text) = word.to_str() else {
         let what = format!("`{}`: the value is not UTF-8 text", key.name);
         let hint = "TOML files are UTF-8; the environment and `--set` take any bytes";
         return Err(Error::new(Exit::Config, what).hint(hint));
-    }
-    let shown = settings
-        .show()
-        .into_iter()
-        .find(|(shown, ..)| shown.name == key.name)
-        .and_then(|(_, value, _)| value)
-        .unwrap_or_default();
+    };
+    let layer = Layer::from_assignments(&[format!("{}={text}", key.name).into()])?;
+    let settings = Settings::resolve(&[layer])?;
+    let value = settings.show().into_iter().find(|(shown, ..)| shown.name == key.name);
+    let shown = value.and_then(|(_, value, _)| value).unwrap_or_default();
     // A string is the word itself; what is shown of a proxy lacks the password.
     let is_string = shown.starts_with(['"', '\'']);
-    let stored = if is_string { toml_string(word) } else { shown.clone() };
-    Ok((stored, shown))
+    Ok((if is_string { toml_string(word) } else { shown.clone() }, shown))
 }
 
-/// Returns `text` with `value` for the key `name` of `section`.
-fn set(text: &str, section: &str, name: &str, value: &str) -> Result<String, TomlError> {
-    let mut document: DocumentMut = text.parse()?;
-    let mut value: Value = value.parse()?;
-    if !document.contains_key(section) {
-        // Comments at the end of the file stay above the new section.
-        let above = document.trailing().as_str().unwrap_or_default().to_owned();
-        let is_first = document.is_empty() && above.is_empty();
-        document.set_trailing("");
-        let mut table = Table::new();
-        table.decor_mut().set_prefix(if is_first { above } else { format!("{above}\n") });
-        document.insert(section, Item::Table(table));
-    }
-    let Some(table) = document.get_mut(section).and_then(Item::as_table_like_mut) else {
-        return Ok(text.to_owned());
+/// Returns `text` with `value` for `key`, or without the lines of the key.
+fn splice(text: &str, key: &Key, value: Option<&str>) -> String {
+    let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
+    let document = DeTable::parse(text).map(|document| document.into_inner()).unwrap_or_default();
+    let found = document.iter().find(|(own, _)| own.get_ref() == section);
+    let entries = found.and_then(|(_, table)| table.get_ref().as_table());
+    let old = entries.and_then(|entries| entries.iter().find(|(own, _)| own.get_ref() == name));
+    let line_end = |at: usize| text[at..].find('\n').map_or(text.len(), |end| at + end + 1);
+    let newline = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let insert = |at: usize, lines: String| {
+        let gap = if at == 0 || text[..at].ends_with('\n') { "" } else { newline };
+        (at..at, format!("{gap}{lines}{newline}"))
     };
-    match table.get_mut(name) {
-        Some(Item::Value(old)) => {
-            *value.decor_mut() = old.decor().clone();
-            *old = value;
-        }
+    let (place, new) = match (old, value, found) {
         // A section in the value's place stays, and is refused.
-        Some(_) => {}
-        None => {
-            table.insert(name, Item::Value(value));
-            tidy(document.get_mut(section));
+        (Some((_, old)), ..) if old.get_ref().is_table() => return text.to_owned(),
+        (Some((_, old)), Some(value), _) => (old.span(), value.to_owned()),
+        (Some((_, old)), None, _) => {
+            // A key and the beginning of its value share a line.
+            let start = text[..old.span().start].rfind('\n').map_or(0, |at| at + 1);
+            (start..line_end(old.span().end), String::new())
         }
-    }
-    Ok(render(&document, text))
-}
-
-/// Returns `text` without the key `name` of `section`, and without the lines that are its alone.
-fn unset(text: &str, section: &str, name: &str) -> Result<String, TomlError> {
-    let parsed = Document::parse(text)?;
-    let found = parsed.get(section);
-    let Some(Item::Value(old)) = found.and_then(|found| found.get(name)) else {
-        return Ok(text.to_owned());
+        (None, None, _) => return text.to_owned(),
+        (None, Some(value), None) => {
+            let blank = if text.is_empty() { "" } else { newline };
+            insert(text.len(), format!("{blank}[{section}]{newline}{name} = {value}"))
+        }
+        (None, Some(value), Some((own, _))) => {
+            let ends = entries.into_iter().flatten().map(|(_, value)| value.span().end);
+            let is_header = text[..own.span().start].trim_end().ends_with('[');
+            let name = if is_header { name } else { key.name };
+            insert(line_end(ends.max().unwrap_or(own.span().end)), format!("{name} = {value}"))
+        }
     };
-    if let Some(Item::Table(_)) = found {
-        // A key and the beginning of its value share a line.
-        let place = old.span().unwrap_or_default();
-        let start = text[..place.start].rfind('\n').map_or(0, |at| at + 1);
-        let end = text[place.end..].find('\n').map_or(text.len(), |at| place.end + at + 1);
-        return Ok([&text[..start], &text[end..]].concat());
-    }
-    let mut document: DocumentMut = text.parse()?;
-    let table = document.get_mut(section).and_then(Item::as_table_like_mut);
-    table.and_then(|table| table.remove(name));
-    tidy(document.get_mut(section));
-    Ok(render(&document, text))
-}
-
-/// Spaces a table in one line evenly. More lines may hold comments, which this would drop.
-fn tidy(section: Option<&mut Item>) {
-    if let Some(table) = section.and_then(Item::as_inline_table_mut)
-        && !table.to_string().contains('\n')
-    {
-        table.fmt();
-    }
-}
-
-/// The text of `document`, with the byte order mark of the `old` text.
-fn render(document: &DocumentMut, old: &str) -> String {
-    let mark = if old.starts_with('\u{feff}') { "\u{feff}" } else { "" };
-    format!("{mark}{document}")
+    [&text[..place.start], &new, &text[place.end..]].concat()
 }

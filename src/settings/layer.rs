@@ -6,7 +6,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use toml::de::{DeTable, DeValue};
+use toml::Table;
+use toml::de::DeTable;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
@@ -27,7 +28,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns the command, or the words, that give `key` the value `instead` of the one from here.
+    /// Returns the command, or the words, that give `key` the value `instead`.
     pub fn take_back(&self, key: &str, instead: &str) -> String {
         match self {
             Self::Variable(name) => format!("unset {name}"),
@@ -85,7 +86,7 @@ impl Layer {
                          containers reach the host's loopback"
                     )));
                 }
-                input = Input::Bool(text == "false");
+                input = Input::Toml((text == "false").into());
             }
             layer.values.insert(key.name, (input, Origin::Variable(name)));
         }
@@ -94,12 +95,11 @@ impl Layer {
 
     /// Refuses a variable that is one of ours, misspelt. Others may belong to a later upstream.
     pub fn refuse_misspelt(environment: &Environment) -> Result<(), Error> {
-        let own =
-            || KEYS.iter().flat_map(|key| key.variables).filter(|own| own.starts_with(PREFIX));
-        let unknown = environment.names(PREFIX).filter(|name| !own().any(|own| own == name));
-        for name in unknown {
-            let near = own().find(|own| strsim::levenshtein(own, name) <= 2);
-            if let Some(near) = near {
+        for name in environment.names("DOCKERD_ROOTLESS_") {
+            let own = KEYS.iter().flat_map(|key| key.variables);
+            let near = own.min_by_key(|own| strsim::levenshtein(own, name));
+            if let Some(near) = near.filter(|own| (1..=2).contains(&strsim::levenshtein(own, name)))
+            {
                 return Err(Error::new(Exit::Config, format!("unknown variable `{name}`"))
                     .hint(format!("did you mean `{near}`? If not: unset {name}")));
             }
@@ -122,31 +122,30 @@ impl Layer {
                 _ => error,
             }
         };
-        let document = DeTable::parse(text).map_err(|error| {
+        let parsed = DeTable::parse(text).and_then(|spans| Ok((spans, text.parse::<Table>()?)));
+        let (spans, values) = parsed.map_err(|error| {
             wrong(error.span().map_or(0, |span| span.start), error.message().to_owned())
                 .hint("a line is `key = value`, with text in quotes: driver = \"pasta\"")
         })?;
         let mut layer = Self::default();
-        for (section, table) in document.get_ref() {
-            let (at, section) = (section.span().start, section.get_ref());
-            let is_known = KEYS.iter().any(|key| key.section() == section);
+        for (section, table) in spans.get_ref() {
+            let is_known = KEYS.iter().any(|key| key.section() == section.get_ref());
             let entries = table.get_ref().as_table();
             // In an unknown section the first key is named, which may have a near relation.
-            if !is_known && entries.is_none_or(|entries| entries.is_empty()) {
-                return Err(wrong(at, format!("unknown key `{section}`")).hint(sections()));
-            }
-            let Some(entries) = entries else {
-                let what = format!("`{section}` is a section, and got a value");
-                return Err(wrong(at, what).hint(sections()));
-            };
-            for (name, value) in entries {
-                let full = format!("{section}.{}", name.get_ref());
+            let entries = entries.filter(|entries| is_known || !entries.is_empty());
+            let entries = entries.ok_or_else(|| {
+                let what = format!("unknown key `{}`", section.get_ref());
+                wrong(section.span().start, what).hint(sections())
+            })?;
+            for name in entries.keys() {
+                let full = format!("{}.{}", section.get_ref(), name.get_ref());
                 let offset = name.span().start;
                 let key = Key::find(&full).map_err(|nearest| {
                     wrong(offset, format!("unknown key `{full}`")).hint(nearest)
                 })?;
+                let value = values[&**section.get_ref()][&**name.get_ref()].clone();
                 let origin = Origin::File(path.to_owned(), line_at(offset));
-                layer.values.insert(key.name, (toml_input(value.get_ref()), origin));
+                layer.values.insert(key.name, (Input::Toml(value), origin));
             }
         }
         Ok(layer)
@@ -157,15 +156,15 @@ impl Layer {
         let mut layer = Self::default();
         for word in assignments {
             let bytes = word.as_bytes();
-            let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
-            let name =
-                String::from_utf8_lossy(bytes.split(|byte| !is_name(byte)).next().unwrap_or(b""));
-            let wrong = |what: &str| Error::new(Exit::Usage, format!("`--set {name}`: {what}"));
+            // What lacks a key is not shown: it may hold a password.
             let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
-                wrong("expected KEY=VALUE").hint("for example: --set network.driver=pasta")
+                Error::new(Exit::Usage, "`--set`: expected KEY=VALUE")
+                    .hint("for example: --set network.driver=pasta")
             })?;
-            let key = Key::find(&String::from_utf8_lossy(&bytes[..equals]))
-                .map_err(|nearest| wrong("unknown key").hint(nearest))?;
+            let name = String::from_utf8_lossy(&bytes[..equals]);
+            let key = Key::find(&name).map_err(|nearest| {
+                Error::new(Exit::Usage, format!("`--set {name}`: unknown key")).hint(nearest)
+            })?;
             let value = OsStr::from_bytes(&bytes[equals + 1..]).to_owned();
             layer.values.insert(key.name, (Input::Text(value), Origin::CommandLine));
         }
@@ -173,28 +172,9 @@ impl Layer {
     }
 }
 
-/// How the variables of upstream's script begin, and ours.
-const PREFIX: &str = "DOCKERD_ROOTLESS_";
-
-/// The hint for a key without a section.
+/// Returns the hint for a key without a section.
 fn sections() -> String {
     let mut names: Vec<String> = KEYS.iter().map(|key| format!("[{}]", key.section())).collect();
     names.dedup();
     format!("keys stand in a section: {}", names.join(", "))
-}
-
-/// A TOML value as an input; arrays count if they hold strings only.
-fn toml_input(value: &DeValue<'_>) -> Input {
-    match value {
-        DeValue::String(text) => Input::String(text.to_string()),
-        DeValue::Boolean(value) => Input::Bool(*value),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or(Input::Other("integer out of range"), Input::Integer),
-        DeValue::Array(items) => items
-            .iter()
-            .map(|item| item.get_ref().as_str().map(str::to_owned))
-            .collect::<Option<Vec<String>>>()
-            .map_or(Input::Other("array of other things than strings"), Input::Array),
-        other => Input::Other(other.type_str()),
-    }
 }

@@ -12,12 +12,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
-pub use args::{DockerdArgs, RootlesskitFlags, assignment};
+pub use args::{Flags, assignment, flag_of};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
-    Choice, Directories, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation,
-    ProxyUrl, Seconds, Switch, Value,
+    Choice, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation, ProxyUrl,
+    Seconds, Value,
 };
 
 /// The system's configuration file.
@@ -51,16 +51,19 @@ impl Key {
 
     /// Returns the key called `name`, or a hint: the key that is meant, or where to find the keys.
     pub fn find(name: &str) -> Result<&'static Self, String> {
-        KEYS.iter().find(|key| key.name == name).ok_or_else(|| {
-            let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
-            let same_end = KEYS.iter().find(|key| last(key.name) == last(name));
-            let nearest = || KEYS.iter().min_by_key(|key| strsim::levenshtein(key.name, name));
-            let close = nearest().filter(|key| strsim::levenshtein(key.name, name) <= 2);
-            match same_end.or(close) {
-                Some(key) => format!("did you mean `{}`?", key.name),
-                None => "`dockerd-rootless config show` lists the keys".to_owned(),
-            }
-        })
+        if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+            return Ok(key);
+        }
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
+        let distance = |key: &&Self| match last(key.name) == last(name) {
+            true => 0,
+            false => strsim::levenshtein(key.name, name),
+        };
+        let near = KEYS.iter().min_by_key(distance).filter(|key| distance(key) <= 2);
+        Err(near.map_or_else(
+            || "`dockerd-rootless config show` lists the keys".to_owned(),
+            |key| format!("did you mean `{}`?", key.name),
+        ))
     }
 }
 
@@ -137,17 +140,17 @@ settings! {
     port_driver: Choice<PortDriver> = "network.port-driver", ["DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER"],
         Choice::Auto, "auto: implicit for pasta, else builtin",
         "The port driver of rootlesskit.";
-    slirp4netns_sandbox: Switch = "network.slirp4netns-sandbox", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX"],
-        Switch::Auto, "auto: rootlesskit decides",
+    slirp4netns_sandbox: Choice<bool> = "network.slirp4netns-sandbox", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX"],
+        Choice::Auto, "auto: rootlesskit decides",
         "Whether slirp4netns gets a mount namespace of its own.";
-    slirp4netns_seccomp: Switch = "network.slirp4netns-seccomp", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SECCOMP"],
-        Switch::Auto, "auto: rootlesskit decides",
+    slirp4netns_seccomp: Choice<bool> = "network.slirp4netns-seccomp", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SECCOMP"],
+        Choice::Auto, "auto: rootlesskit decides",
         "Whether slirp4netns is confined by seccomp.";
     host_loopback: bool = "network.host-loopback", ["DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK"],
         false, "false",
         "Whether containers reach the host's 127.0.0.1 through the gateway; the variable says the opposite, and only its literal `false` opens it.";
-    detach_netns: Switch = "network.detach-netns", ["DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS"],
-        Switch::Auto, "auto: on when this rootlesskit has the flag and dockerd is 29.5 or later",
+    detach_netns: Choice<bool> = "network.detach-netns", ["DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS"],
+        Choice::Auto, "auto: on when this rootlesskit has the flag and dockerd is 29.5 or later",
         "Whether the daemon stays in the host's network namespace and only containers use the detached one.";
     ipv6: bool = "network.ipv6", ["DOCKERD_ROOTLESS_IPV6"],
         false, "false",
@@ -158,8 +161,8 @@ settings! {
     state_dir: Option<OsString> = "rootlesskit.state-dir", ["DOCKERD_ROOTLESS_ROOTLESSKIT_STATE_DIR"],
         None, "$XDG_RUNTIME_DIR/dockerd-rootless",
         "rootlesskit's state directory. rootlesskit deletes it with all its contents: it must be new, empty, or left by rootlesskit.";
-    copy_up: Directories = "rootlesskit.copy-up", [],
-        Directories(vec![PathBuf::from("/etc"), PathBuf::from("/run")]), "[\"/etc\", \"/run\"]",
+    copy_up: Vec<PathBuf> = "rootlesskit.copy-up", [],
+        vec!["/etc".into(), "/run".into()], "[\"/etc\", \"/run\"]",
         "Directories that become writable inside the namespace.";
     propagation: Propagation = "rootlesskit.propagation", [],
         Propagation::Rslave, "rslave",
@@ -188,8 +191,8 @@ settings! {
     probe_interval: Seconds<1> = "supervise.probe-interval", ["DOCKERD_ROOTLESS_SUPERVISE_PROBE_INTERVAL"],
         Seconds(30), "30",
         "Every how many seconds the daemon is asked how it is.";
-    keep_containers: Switch = "supervise.keep-containers", ["DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS"],
-        Switch::Auto, "auto: true, unless live-restore is stated to be false, a swarm exists, or containerd is stated to be another's",
+    keep_containers: Choice<bool> = "supervise.keep-containers", ["DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS"],
+        Choice::Auto, "auto: true, unless live-restore is stated to be false, a swarm exists, or containerd is stated to be another's",
         "Whether containers keep running while dockerd is replaced (dockerd's live-restore).";
     on_hang: OnHang = "supervise.on-hang", ["DOCKERD_ROOTLESS_SUPERVISE_ON_HANG"],
         OnHang::Restart, "restart",
@@ -212,14 +215,14 @@ impl Settings {
         self
     }
 
-    /// dockerd's arguments, all that the user gave.
-    pub fn args(&self) -> DockerdArgs<'_> {
-        DockerdArgs(&self.dockerd_args)
+    /// Reads dockerd's arguments, all that the user gave.
+    pub fn args(&self) -> Flags<'_> {
+        Flags::of_dockerd(&self.dockerd_args)
     }
 
     /// Whether `directory` becomes writable inside the namespaces.
     pub fn copies_up(&self, directory: &str) -> bool {
-        self.copy_up.value.0.iter().any(|path| path == Path::new(directory))
+        self.copy_up.value.iter().any(|path| path == Path::new(directory))
     }
 }
 

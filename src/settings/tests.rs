@@ -117,11 +117,11 @@ fn only_the_literal_false_opens_the_host_loopback() {
 #[test]
 fn detach_netns_takes_upstreams_four_words_and_auto() {
     let cases = [
-        ("1", Some(Switch::On)),
-        ("true", Some(Switch::On)),
-        ("0", Some(Switch::Off)),
-        ("false", Some(Switch::Off)),
-        ("auto", Some(Switch::Auto)),
+        ("1", Some(Choice::Fixed(true))),
+        ("true", Some(Choice::Fixed(true))),
+        ("0", Some(Choice::Fixed(false))),
+        ("false", Some(Choice::Fixed(false))),
+        ("auto", Some(Choice::Auto)),
         ("yes", None),
         ("True", None),
     ];
@@ -155,13 +155,12 @@ fn a_wrong_value_is_named_with_its_place_and_what_is_allowed() {
         ),
         (
             toml("[rootlesskit]\n\npropagation = \"rshared\"\n"),
-            "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got the \
-             string `rshared`\nhint: dockerd-rootless config unset rootlesskit.propagation\n",
+            "error: /etc/x.toml:3: `rootlesskit.propagation`: expected rslave, rprivate, slave or private, got `\"rshared\"`\nhint: dockerd-rootless config unset rootlesskit.propagation\n",
         ),
         (
             toml("[network]\nmtu = \"1500\"\n"),
             "error: /etc/x.toml:2: `network.mtu`: expected a whole number of bytes from 0 to 65521, or auto, \
-             got the string `1500`\nhint: dockerd-rootless config unset network.mtu\n",
+             got `\"1500\"`\nhint: dockerd-rootless config unset network.mtu\n",
         ),
         (
             toml("[rootlesskit]\ncopy-up = [\"/etc,/usr\"]\n"),

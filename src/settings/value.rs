@@ -1,91 +1,79 @@
 //! What a setting can hold, and how each kind is read from text and from TOML.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::words;
 
 /// A value as one layer states it, before it is known to be valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// A word of the environment or of `--set`: any bytes.
     Text(OsString),
-    String(String),
-    Integer(i64),
-    Bool(bool),
-    Array(Vec<String>),
-    /// A TOML value of a kind that no setting has; its type's name.
-    Other(&'static str),
+    Toml(toml::Value),
 }
 
 impl Input {
-    /// The value as it is named in a message.
+    /// Returns the value as a message names it.
     pub fn describe(&self) -> String {
         match self {
             Self::Text(text) => format!("`{}`", text.display()),
-            Self::String(text) => format!("the string `{text}`"),
-            Self::Integer(number) => format!("`{number}`"),
-            Self::Bool(value) => format!("`{value}`"),
-            Self::Array(items) => format!("`{items:?}`"),
-            Self::Other(kind) => format!("a value of type {kind}"),
+            Self::Toml(value) => format!("`{value}`"),
         }
     }
 
-    /// The text of a word or a TOML string; no other kind is taken for text.
+    /// Returns the text of a word or a TOML string; no other kind is taken for text.
     fn text(&self) -> Option<&OsStr> {
         match self {
             Self::Text(text) => Some(text),
-            Self::String(text) => Some(OsStr::new(text)),
-            _ => None,
+            Self::Toml(value) => value.as_str().map(OsStr::new),
         }
     }
 }
 
 /// A kind of value.
 pub trait Value: Sized {
-    /// The allowed values, as they are named in a message.
+    /// The allowed values, as a message names them.
     const EXPECTED: &'static str;
+
+    /// The same where `auto` is allowed, too.
+    const OR_AUTO: &'static str = Self::EXPECTED;
 
     /// Reads what a layer states; `Err` says what is wrong where [`Self::EXPECTED`] does not.
     fn read(input: &Input) -> Result<Self, Option<String>>;
 
-    /// The value in TOML syntax, as `config show` prints it; `None` where there is none.
+    /// Returns the value in TOML syntax, as `config show` prints it; `None` where there is none.
     fn show(&self) -> Option<String>;
 }
 
 /// `auto`, which the plan decides with a reason, or what the user decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice<T> {
     Auto,
     Fixed(T),
 }
 
-/// An enum whose variants go by words. In an `open` one, rootlesskit may know other words.
-macro_rules! word_enum {
-    ($(#[$doc:meta])* $name:ident, $expected:literal, $($variant:ident = $word:literal),+; open) => {
-        $(#[$doc])*
+/// An enum whose variants go by words, and maybe one variant for all other words.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident, $expected:literal, $($variant:ident = $word:literal),+ $(; $other:ident)?) => {
+        $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum $name {
             $($variant,)+
-            /// A name that this program does not know; it is handed on as it is.
-            Other(OsString),
+            $(
+                /// A name that this program does not know; rootlesskit gets it as it is.
+                $other(OsString),
+            )?
         }
 
         impl $name {
-            /// Returns the name as rootlesskit takes it.
+            /// Returns the name as settings and rootlesskit have it.
             pub fn word(&self) -> &OsStr {
                 match self {
                     $(Self::$variant => OsStr::new($word),)+
-                    Self::Other(word) => word,
-                }
-            }
-
-            /// Returns the value that goes by `word`.
-            pub fn from_word(word: &OsStr) -> Self {
-                match word.as_bytes() {
-                    $(bytes if bytes == $word.as_bytes() => Self::$variant,)+
-                    _ => Self::Other(word.to_owned()),
+                    $(Self::$other(word) => word,)?
                 }
             }
         }
@@ -94,7 +82,13 @@ macro_rules! word_enum {
             const EXPECTED: &'static str = $expected;
 
             fn read(input: &Input) -> Result<Self, Option<String>> {
-                OsString::read(input).map(|word| Self::from_word(&word))
+                let word = OsString::read(input)?;
+                match word.to_str() {
+                    $(Some($word) => Ok(Self::$variant),)+
+                    $(_ => Ok(Self::$other(word)),)?
+                    #[allow(unreachable_patterns)]
+                    _ => Err(None),
+                }
             }
 
             fn show(&self) -> Option<String> {
@@ -102,115 +96,53 @@ macro_rules! word_enum {
             }
         }
     };
-    ($(#[$doc:meta])* $name:ident, $expected:literal, $($variant:ident = $word:literal),+) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name {
-            $($variant,)+
-        }
-
-        impl $name {
-            /// Returns the name as settings have it.
-            pub fn word(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word,)+
-                }
-            }
-        }
-
-        impl Value for $name {
-            const EXPECTED: &'static str = $expected;
-
-            fn read(input: &Input) -> Result<Self, Option<String>> {
-                match input.text().map(OsStr::as_bytes) {
-                    $(Some(bytes) if bytes == $word.as_bytes() => Ok(Self::$variant),)+
-                    _ => Err(None),
-                }
-            }
-
-            fn show(&self) -> Option<String> {
-                Some(toml_string(OsStr::new(self.word())))
-            }
-        }
-    };
 }
 
-word_enum! {
+words! {
     /// rootlesskit's `--net`. `host` is always refused, as upstream's script does (moby 76b1d304e4).
     NetworkDriver, "slirp4netns, pasta, vpnkit, gvisor-tap-vsock, lxc-user-nic or auto",
     Slirp4netns = "slirp4netns", Pasta = "pasta", Vpnkit = "vpnkit", GvisorTapVsock = "gvisor-tap-vsock",
-    LxcUserNic = "lxc-user-nic", Host = "host"; open
+    LxcUserNic = "lxc-user-nic", Host = "host"; Other
 }
 
-word_enum! {
+words! {
     /// rootlesskit's `--port-driver`.
     PortDriver, "builtin, implicit, slirp4netns, pesto, gvisor-tap-vsock, none or auto",
     Builtin = "builtin", Implicit = "implicit", Slirp4netns = "slirp4netns", Pesto = "pesto",
-    GvisorTapVsock = "gvisor-tap-vsock", None = "none"; open
+    GvisorTapVsock = "gvisor-tap-vsock", None = "none"; Other
 }
 
-word_enum! {
+words! {
     /// rootlesskit's `--propagation`, as far as it goes with copy-up.
     Propagation, "rslave, rprivate, slave or private",
     Rslave = "rslave", Rprivate = "rprivate", Slave = "slave", Private = "private"
 }
 
-word_enum! {
-    /// Which iptables dockerd meets in its namespace: `legacy` or an error, or what `PATH` has.
+words! {
+    /// Which iptables dockerd finds in its namespace: `legacy` or an error, or what `PATH` has.
+    #[derive(Copy)]
     Iptables, "auto, legacy or path", Auto = "auto", Legacy = "legacy", Path = "path"
 }
 
-word_enum! {
+words! {
     /// What follows when dockerd hangs.
     OnHang, "restart or report", Restart = "restart", Report = "report"
 }
 
-/// `true`, `false`, or left to the program that does it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switch {
-    Auto,
-    On,
-    Off,
-}
-
-impl Switch {
-    /// Returns the name as rootlesskit takes it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "true",
-            Self::Off => "false",
-        }
-    }
-}
-
-impl Value for Switch {
-    const EXPECTED: &'static str = "true, false or auto";
-
-    fn read(input: &Input) -> Result<Self, Option<String>> {
-        match (bool::read(input), input.text().map(OsStr::as_bytes)) {
-            (Ok(true), _) => Ok(Self::On),
-            (Ok(false), _) => Ok(Self::Off),
-            (_, Some(b"auto")) => Ok(Self::Auto),
-            _ => Err(None),
-        }
-    }
-
-    fn show(&self) -> Option<String> {
-        Some(if *self == Self::Auto { "\"auto\"" } else { self.word() }.to_owned())
-    }
-}
-
 impl Value for bool {
     const EXPECTED: &'static str = "true or false";
+    const OR_AUTO: &'static str = "true, false or auto";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        match (input, input.text().map(OsStr::as_bytes)) {
-            (Input::Bool(value), _) => Ok(*value),
-            (Input::Text(_), Some(b"true" | b"1")) => Ok(true),
-            (Input::Text(_), Some(b"false" | b"0")) => Ok(false),
-            _ => Err(None),
+        match input {
+            Input::Toml(value) => value.as_bool(),
+            Input::Text(text) => match text.as_bytes() {
+                b"true" | b"1" => Some(true),
+                b"false" | b"0" => Some(false),
+                _ => None,
+            },
         }
+        .ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
@@ -218,20 +150,28 @@ impl Value for bool {
     }
 }
 
-/// Reads a number: a TOML integer, or decimal digits in a word.
-fn read_number(input: &Input) -> Option<u32> {
-    match input {
-        Input::Integer(number) => u32::try_from(*number).ok(),
-        Input::Text(text) => {
-            let text = text.to_str()?;
-            text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+impl Choice<bool> {
+    /// Returns the name as rootlesskit takes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fixed(true) => "true",
+            Self::Fixed(false) => "false",
         }
-        _ => None,
     }
 }
 
-/// The largest MTU in bytes that rootlesskit and slirp4netns take.
-pub const MTU_MAX: u32 = 65521;
+/// Reads a number in `range`: a TOML integer, or decimal digits in a word.
+fn read_number(input: &Input, range: RangeInclusive<u32>) -> Result<u32, Option<String>> {
+    let number: Option<u32> = match input {
+        Input::Toml(value) => value.as_integer().and_then(|number| number.try_into().ok()),
+        Input::Text(text) => {
+            let text = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            text.and_then(|text| text.parse().ok())
+        }
+    };
+    number.filter(|number| range.contains(number)).ok_or(None)
+}
 
 /// An MTU in bytes; 0 leaves it to the network driver, as rootlesskit does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,10 +182,11 @@ impl Value for Mtu {
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
         // Go would read a leading zero as octal: refuse what the two might read differently.
-        let is_octal =
-            input.text().is_some_and(|text| text != "0" && text.as_bytes().starts_with(b"0"));
-        let number = read_number(input).filter(|number| *number <= MTU_MAX && !is_octal);
-        number.map(Self).ok_or(None)
+        if input.text().is_some_and(|text| text != "0" && text.as_bytes().starts_with(b"0")) {
+            return Err(None);
+        }
+        // The largest that rootlesskit and slirp4netns take.
+        read_number(input, 0..=65521).map(Self)
     }
 
     fn show(&self) -> Option<String> {
@@ -253,10 +194,7 @@ impl Value for Mtu {
     }
 }
 
-/// The longest time in seconds that a setting takes: a day.
-const SECONDS_MAX: u32 = 86_400;
-
-/// A time in seconds, `MIN` or more.
+/// A time in seconds, from `MIN` to a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds<const MIN: u32>(pub u32);
 
@@ -267,8 +205,7 @@ impl<const MIN: u32> Value for Seconds<MIN> {
     };
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let number = read_number(input).filter(|number| (MIN..=SECONDS_MAX).contains(number));
-        number.map(Self).ok_or(None)
+        read_number(input, MIN..=86400).map(Self)
     }
 
     fn show(&self) -> Option<String> {
@@ -277,13 +214,13 @@ impl<const MIN: u32> Value for Seconds<MIN> {
 }
 
 impl<T: Value> Value for Choice<T> {
-    const EXPECTED: &'static str = T::EXPECTED;
+    const EXPECTED: &'static str = T::OR_AUTO;
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        if input.text() == Some(OsStr::new("auto")) {
-            return Ok(Self::Auto);
+        match input.text() {
+            Some(text) if text == "auto" => Ok(Self::Auto),
+            _ => T::read(input).map(Self::Fixed),
         }
-        T::read(input).map(Self::Fixed)
     }
 
     fn show(&self) -> Option<String> {
@@ -298,17 +235,20 @@ impl Value for OsString {
     const EXPECTED: &'static str = "a string that is not empty";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        match input.text() {
-            Some(text) if text.as_bytes().contains(&0) => {
-                Err(Some("it contains a NUL byte".to_owned()))
-            }
-            Some(text) if !text.is_empty() => Ok(text.to_owned()),
-            _ => Err(None),
-        }
+        let text = input.text().filter(|text| !text.is_empty()).ok_or(None)?;
+        without_nul(text).map(OsStr::to_owned)
     }
 
     fn show(&self) -> Option<String> {
         Some(toml_string(self))
+    }
+}
+
+/// Refuses a text that no program can be given.
+fn without_nul(text: &OsStr) -> Result<&OsStr, Option<String>> {
+    match text.as_bytes().contains(&0) {
+        true => Err(Some(format!("`{}` contains a NUL byte", text.display()))),
+        false => Ok(text),
     }
 }
 
@@ -328,15 +268,18 @@ impl Value for Vec<OsString> {
     const EXPECTED: &'static str = "a list of strings (in one text: words as a shell splits them)";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let items = match input {
+        let items: Self = match input {
             Input::Text(text) => words::split(text).map_err(|reason| Some(reason.to_owned()))?,
-            Input::Array(items) => items.iter().map(OsString::from).collect(),
-            _ => return Err(None),
+            Input::Toml(value) => {
+                let items = value.as_array().ok_or(None)?.iter();
+                items
+                    .map(|item| item.as_str().map(OsString::from))
+                    .collect::<Option<_>>()
+                    .ok_or(None)?
+            }
         };
-        match items.iter().find(|item| item.as_bytes().contains(&0)) {
-            Some(item) => Err(Some(format!("`{}` contains a NUL byte", item.display()))),
-            None => Ok(items),
-        }
+        items.iter().try_for_each(|item| without_nul(item).map(drop))?;
+        Ok(items)
     }
 
     fn show(&self) -> Option<String> {
@@ -346,10 +289,7 @@ impl Value for Vec<OsString> {
 }
 
 /// Directories, each absolute and free of the comma at which rootlesskit splits its lists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directories(pub Vec<PathBuf>);
-
-impl Value for Directories {
+impl Value for Vec<PathBuf> {
     const EXPECTED: &'static str = "a list of absolute paths";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
@@ -363,11 +303,11 @@ impl Value for Directories {
                 return wrong("contains a comma, at which rootlesskit would split it");
             }
         }
-        Ok(Self(items.into_iter().map(PathBuf::from).collect()))
+        Ok(items.into_iter().map(PathBuf::from).collect())
     }
 
     fn show(&self) -> Option<String> {
-        self.0.iter().map(|path| path.clone().into_os_string()).collect::<Vec<_>>().show()
+        self.iter().map(OsString::from).collect::<Vec<_>>().show()
     }
 }
 
@@ -383,12 +323,12 @@ impl Value for ProxyUrl {
     }
 
     fn show(&self) -> Option<String> {
-        Some(toml_string(OsStr::new(&self.redacted())))
+        Some(toml_string(self.redacted().as_ref()))
     }
 }
 
 impl ProxyUrl {
-    /// The address without user and password.
+    /// Returns the address without user and password.
     pub fn redacted(&self) -> String {
         let url = self.0.to_string_lossy();
         let start = url.find("://").map_or(0, |at| at + 3);
@@ -399,7 +339,7 @@ impl ProxyUrl {
     }
 }
 
-/// `text` as a TOML string; bytes that are not UTF-8 are shown as U+FFFD.
+/// Returns `text` as a TOML string; bytes that are not UTF-8 are shown as U+FFFD.
 pub(super) fn toml_string(text: &OsStr) -> String {
     toml::Value::String(text.to_string_lossy().into_owned()).to_string()
 }

@@ -241,8 +241,11 @@ fn enter(sample: &mut Sample, tree: &Path, account: &Account, described: &Sessio
     let json = account.home.join(".config/docker/daemon.json");
     let text = fs::read_to_string(tree.join(json.strip_prefix("/").expect("absolute")));
     let parsed = text.map_or(DaemonJson::Absent, |text| DaemonJson::parse(&text));
-    let by_arg =
-        sample.settings.args().0.iter().find_map(|arg| arg.to_str()?.strip_prefix("--data-root="));
+    let by_arg = sample
+        .settings
+        .dockerd_args
+        .iter()
+        .find_map(|arg| arg.to_str()?.strip_prefix("--data-root="));
     let data_root = by_arg.or(parsed.text("data-root")).map(PathBuf::from);
     session.places.data_root =
         data_root.unwrap_or_else(|| account.home.join(".local/share/docker"));

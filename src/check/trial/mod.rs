@@ -123,7 +123,7 @@ fn validate(settings: &Settings, search_path: &OsStr, host: &HostFacts) -> Outco
         return Outcome::default();
     }
     let mut command = Command::new(path);
-    command.args(settings.args().0).arg("--validate");
+    command.args(&settings.dockerd_args).arg("--validate");
     command.arg("--config-file").arg(&session.places.daemon_json);
     // It also looks for docker-proxy, as it will when it starts.
     match process::brief(command.env("PATH", search_path)) {
