@@ -61,7 +61,7 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
     let Ok(network) = evidence.network() else {
         return Finding::skip("no network driver is chosen");
     };
-    if !network.ipv6 {
+    if !network.settings.ipv6.value {
         return Finding::skip("network.ipv6 is off: containers reach IPv4 hosts only");
     }
     let why = match (&network.driver, &evidence.trials.inside) {

@@ -8,7 +8,7 @@ use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
 use crate::facts::Directory;
 use crate::plan;
-use crate::settings::NetworkDriver;
+use crate::settings::{Choice, NetworkDriver};
 
 /// Bytes that the runtime directory must have free. Where a file cannot be written, rootlesskit
 /// hangs.
@@ -156,9 +156,10 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
 /// detached network namespace (slirp4netns#317).
 fn is_sandboxed(evidence: &Evidence<'_>) -> bool {
     evidence.network().is_ok_and(|network| {
-        let is_auto = network.sandbox != "true" && network.sandbox != "false";
+        let explicit = network.settings.slirp4netns_sandbox.value;
         network.driver == NetworkDriver::Slirp4netns
-            && (network.sandbox == "true" || is_auto && !network.detach_netns)
+            && (explicit == Choice::Fixed(true)
+                || explicit == Choice::Auto && !network.detach_netns)
     })
 }
 

@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::probe::{self, ProbeDepth};
 use crate::facts::{HostFacts, Person, look, places};
-use crate::plan::{self, Api, InPlace, LaunchPlan};
+use crate::plan::{self, Api, Daemon, LaunchPlan};
 use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
 use crate::supervise::{self, How, Legacy, Notice, Outcome, RunDir, Task, Verdict};
@@ -138,10 +138,11 @@ impl supervise::Caller for Run<'_> {
         prepare(self.environment, self.request, ProbeDepth::Launch)
     }
 
-    fn plan_dockerd(&self, mtu: u32) -> Result<(InPlace, HostFacts), Error> {
+    fn plan_dockerd(&self, mtu: u32) -> Result<(Daemon, HostFacts), Error> {
         let (person, settings) = settle(self.environment, self.request)?;
         let host = look(self.environment, self.request, person, &settings, ProbeDepth::Launch)?;
-        let plan = InPlace::build(&settings, &host, mtu)?;
+        let config = places::daemon_config(&host.session.places.runtime_dir);
+        let plan = Daemon::decide(&settings, &host, mtu, Some(&config))?;
         Ok((plan, host))
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
 
-use crate::cli::output::{Format, print, print_json};
+use crate::cli::output::{self, Format, print};
 use crate::error::{Error, Exit};
 use crate::setup::{self, Action, SetupFacts, SetupPlan};
 
@@ -40,12 +40,13 @@ pub fn carry_out(
         }
     }
     if !is_text {
-        print_json(json!({
+        let report = json!({
             "changed": !plan.actions.is_empty(),
             "dry_run": is_dry,
             "actions": plan.actions.iter().map(Action::json).collect::<Vec<_>>(),
             "notes": plan.notes,
-        }))?;
+        });
+        output::tell(Format::Json, report, "")?;
         return Ok(Exit::Good);
     }
     for note in &plan.notes {

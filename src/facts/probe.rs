@@ -152,6 +152,7 @@ fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
         iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
         iptables_legacy: find("iptables-legacy"),
         ip6tables_legacy: find("ip6tables-legacy"),
+        has_sudo: find("sudo").is_some(),
         ..Tools::default()
     }
 }

@@ -35,6 +35,7 @@ pub fn debian_12() -> HostFacts {
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
             iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
+            has_sudo: true,
             ..Tools::default()
         },
         session: Session {

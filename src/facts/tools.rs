@@ -27,6 +27,9 @@ pub struct Tools {
     pub iptables: Option<PathBuf>,
     pub iptables_legacy: Option<PathBuf>,
     pub ip6tables_legacy: Option<PathBuf>,
+    /// Whether hints may say `sudo`.
+    #[serde(skip)]
+    pub has_sudo: bool,
 }
 
 impl Tools {

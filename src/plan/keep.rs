@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::error::{Error, Exit, Warning};
+use crate::error::{Error, Exit};
 use crate::facts::HostFacts;
 use crate::plan::Reason;
 use crate::settings::{Choice, Settings, Sourced, assignment, flag_of};
@@ -21,6 +21,9 @@ const LIVE_RESTORE: &str = "live-restore";
 
 /// The flags of dockerd that have it tell something and end.
 const TELLS: [&str; 3] = ["help", "version", "validate"];
+
+/// Why a swarm's member keeps no containers.
+const SWARM: &str = "the daemon is a member of a swarm, which does not go with live-restore";
 
 /// What outlives dockerd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,57 +50,56 @@ pub struct Engine {
 }
 
 impl Keep {
-    /// Decides. `config` is where our configuration file for dockerd would be. Refuses to keep the
-    /// containers of a member of a swarm, if that is asked for (exit 78).
+    /// Decides, and says why. `config` is where our configuration file for dockerd would be. Refuses to
+    /// keep the containers of a member of a swarm, if that is asked for (exit 78).
     pub fn decide(
         settings: &Settings,
         host: &HostFacts,
         config: &Path,
-    ) -> Result<(Self, Reason, Vec<Warning>), Error> {
+    ) -> Result<(Self, Reason), Error> {
+        const KEY: &str = "supervise.keep-containers";
         let (args, json) = (settings.args(), &host.session.daemon_json);
         let explicit = args.switch(LIVE_RESTORE).or_else(|| json.switch(LIVE_RESTORE));
         let is_foreign = args.has("containerd")
             || json.may_set("containerd")
             || json.switch("embedded-containerd") == Some(true);
         let only_tells = TELLS.iter().any(|name| args.has(name));
-        let mut warnings = Vec::new();
-        let Sourced { value: asked, origin } = &settings.keep_containers;
-        let swarm = "the daemon is a member of a swarm, which does not go with live-restore";
-        let (wanted, why) = match asked {
-            Choice::Fixed(false) => (false, origin.to_string()),
-            _ if only_tells => (false, "dockerd is told to end at once".to_owned()),
-            Choice::Fixed(true) if host.session.has_swarm => {
-                let what = format!("supervise.keep-containers is `true`, but {swarm}");
-                let hint = origin.take_back("supervise.keep-containers", "auto");
-                return Err(Error::new(Exit::Config, what).hint(hint));
-            }
-            Choice::Fixed(true) => {
-                if explicit == Some(false) {
-                    let what = "supervise.keep-containers is `true`, and dockerd's own \
-                                live-restore is set to false: containers are kept";
-                    warnings.push(Warning(what.to_owned()));
-                }
-                (true, origin.to_string())
-            }
-            Choice::Auto => match why_not(host, explicit, is_foreign, swarm) {
-                Some(why_not) => (false, why_not.to_owned()),
-                None => (true, "containers keep running while dockerd is replaced".to_owned()),
-            },
-        };
         let is_read = json.is_read();
-        let live_restore = wanted && is_read;
-        let why =
-            if is_read { why } else { "dockerd's configuration file cannot be read".to_owned() };
+        let Sourced { value: asked, origin } = &settings.keep_containers;
+        let is_asked = *asked == Choice::Fixed(true);
+        if is_asked && host.session.has_swarm && !only_tells {
+            let what = format!("{KEY} is `true`, but {SWARM}");
+            return Err(Error::new(Exit::Config, what).hint(origin.take_back(KEY, "auto")));
+        }
+        let why_not = if !is_read {
+            Some("dockerd's configuration file cannot be read")
+        } else if only_tells {
+            Some("dockerd is told to end at once")
+        } else if *asked != Choice::Auto {
+            None
+        } else if explicit == Some(false) {
+            Some("live-restore is set to false")
+        } else if host.session.has_swarm {
+            Some(SWARM)
+        } else if is_foreign {
+            Some("dockerd is told to use another containerd")
+        } else {
+            host.tools.containerd.is_none().then_some("no containerd is in PATH")
+        };
+        let live_restore = why_not.is_none() && *asked != Choice::Fixed(false);
+        let why = match (why_not, asked) {
+            (Some(why), _) => why.to_owned(),
+            (None, Choice::Auto) => "containers keep running while dockerd is replaced".to_owned(),
+            (None, Choice::Fixed(_)) => origin.to_string(),
+        };
         let has_config = live_restore || (explicit == Some(true) && is_read);
+        let has_engine = !is_foreign && !only_tells && is_read;
         let keep = Self {
             live_restore,
             config: has_config.then(|| config.to_owned()),
-            engine: (!is_foreign && !only_tells && is_read)
-                .then(|| Engine::decide(settings, host))
-                .flatten(),
+            engine: has_engine.then(|| Engine::decide(settings, host)).flatten(),
         };
-        let value = live_restore.to_string();
-        Ok((keep, Reason::new("supervise.keep-containers", value.as_ref(), why), warnings))
+        Ok((keep, Reason::new(KEY, live_restore.to_string(), why)))
     }
 
     /// Returns what dockerd is told of it.
@@ -107,41 +109,20 @@ impl Keep {
         let engine = engine.map(|engine| assignment("--containerd", engine.socket.as_os_str()));
         config.chain(engine).collect()
     }
-
-    /// Returns the user's arguments without those that say what our configuration file says.
-    pub fn rest(&self, args: &[OsString]) -> Vec<OsString> {
-        if self.config.is_none() {
-            return args.to_vec();
-        }
-        let mut kept = Vec::new();
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            match flag_of(arg) {
-                Some(("config-file", None)) => drop(args.next()),
-                Some(("config-file" | LIVE_RESTORE, _)) => {}
-                _ => kept.push(arg.clone()),
-            }
-        }
-        kept
-    }
 }
 
-/// Says why `auto` keeps no containers, if it does not.
-fn why_not(
-    host: &HostFacts,
-    live_restore: Option<bool>,
-    is_foreign: bool,
-    swarm: &'static str,
-) -> Option<&'static str> {
-    if live_restore == Some(false) {
-        Some("live-restore is set to false")
-    } else if host.session.has_swarm {
-        Some(swarm)
-    } else if is_foreign {
-        Some("dockerd is told to use another containerd")
-    } else {
-        host.tools.containerd.is_none().then_some("no containerd is in PATH")
+/// Returns dockerd's arguments without those that say what our configuration file says.
+pub fn without_ours(args: &[OsString]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match flag_of(arg) {
+            Some(("config-file", None)) => drop(args.next()),
+            Some(("config-file" | LIVE_RESTORE, _)) => {}
+            _ => kept.push(arg.clone()),
+        }
     }
+    kept
 }
 
 impl Engine {
@@ -212,8 +193,7 @@ mod tests {
         host.session.daemon_json = DaemonJson::parse(json);
         change(&mut host);
         let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        let decided = Keep::decide(&settings.with_args(&args), &host, Path::new("/ours.json"));
-        decided.map(|(keep, reason, _)| (keep, reason))
+        Keep::decide(&settings.with_args(&args), &host, Path::new("/ours.json"))
     }
 
     #[rustfmt::skip]
@@ -266,7 +246,7 @@ mod tests {
                 "--containerd=/run/user/1000/docker/containerd/containerd.sock"
             ]
         );
-        assert_eq!(keep.rest(&words), ["-D", "--data-root", "/d"]);
+        assert_eq!(without_ours(&words), ["-D", "--data-root", "/d"]);
         let engine = keep.engine.expect("ours");
         assert_eq!(engine.command[3..], ["--log-level", "debug"]);
         let parsed: toml::Table = engine.config.parse().expect("TOML");

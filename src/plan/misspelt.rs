@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Exit};
 use crate::facts::DockerdFacts;
+use crate::settings::flag_of;
 
 /// Flags that `dockerd --help` hides, of all versions; `=` marks those with a value.
 #[rustfmt::skip]
@@ -17,24 +18,20 @@ const HIDDEN: [&str; 20] = [
 
 /// Refuses the first of `args` that this dockerd does not take (exit 2), if its flags are known.
 pub fn refuse_misspelt(args: &[OsString], dockerd: Option<&DockerdFacts>) -> Result<(), Error> {
-    let Some(facts) = dockerd.filter(|facts| facts.flags.iter().any(|flag| flag.ends_with('=')))
-    else {
+    let knows_values = |facts: &&DockerdFacts| facts.flags.iter().any(|flag| flag.ends_with('='));
+    let Some(facts) = dockerd.filter(knows_values) else {
         return Ok(());
     };
-    let mut rest = args.iter().map(|arg| arg.as_bytes());
+    let mut rest = args.iter();
     while let Some(arg) = rest.next() {
-        let awaits_value = match arg {
-            b"--" => match rest.next() {
-                Some(next) => return Err(positional(next)),
-                None => return Ok(()),
-            },
-            [b'-', b'-', name @ ..] => {
-                let equals = name.iter().position(|byte| *byte == b'=');
-                let name = String::from_utf8_lossy(&name[..equals.unwrap_or(name.len())]);
-                let has_value = takes_value(facts, &name);
-                has_value.ok_or_else(|| unknown(facts, &format!("--{name}")))? && equals.is_none()
+        let awaits_value = match (arg.as_bytes(), flag_of(arg)) {
+            (b"--", _) => return rest.next().map_or(Ok(()), |next| Err(positional(next))),
+            ([b'-', b'-', ..], Some((name, value))) => {
+                takes_value(facts, name, "--")? && value.is_none()
             }
-            [b'-', letters @ ..] if !letters.is_empty() => cluster_awaits_value(facts, letters)?,
+            ([b'-', letters @ ..], _) if !letters.is_empty() => {
+                letters_await_value(facts, letters)?
+            }
             _ => return Err(positional(arg)),
         };
         if awaits_value {
@@ -45,45 +42,42 @@ pub fn refuse_misspelt(args: &[OsString], dockerd: Option<&DockerdFacts>) -> Res
 }
 
 /// Whether the value of short flags such as `-DH` is the next argument.
-fn cluster_awaits_value(facts: &DockerdFacts, letters: &[u8]) -> Result<bool, Error> {
+fn letters_await_value(facts: &DockerdFacts, letters: &[u8]) -> Result<bool, Error> {
     for (at, letter) in letters.iter().enumerate() {
-        let letter = char::from(*letter).to_string();
-        let is_last = at + 1 == letters.len();
-        match takes_value(facts, &letter) {
-            None => return Err(unknown(facts, &format!("-{letter}"))),
-            Some(true) => return Ok(is_last),
-            Some(false) if letters.get(at + 1) == Some(&b'=') => return Ok(false),
-            Some(false) => {}
+        let rest = &letters[at + 1..];
+        if takes_value(facts, &char::from(*letter).to_string(), "-")? {
+            return Ok(rest.is_empty());
+        }
+        if rest.starts_with(b"=") {
+            break;
         }
     }
     Ok(false)
 }
 
-/// Whether the flag `name` takes a value; `None` if there is no such flag.
-fn takes_value(facts: &DockerdFacts, name: &str) -> Option<bool> {
+/// Whether the flag `name`, behind `dashes`, takes a value.
+fn takes_value(facts: &DockerdFacts, name: &str, dashes: &str) -> Result<bool, Error> {
     let mut known = facts.flags.iter().map(String::as_str).chain(HIDDEN);
-    known.find(|flag| flag.trim_end_matches('=') == name).map(|flag| flag.ends_with('='))
-}
-
-fn unknown(facts: &DockerdFacts, flag: &str) -> Error {
+    let found = known.find(|flag| flag.trim_end_matches('=') == name);
+    if let Some(flag) = found {
+        return Ok(flag.ends_with('='));
+    }
     let version = facts.version.map_or_else(String::new, |version| format!(" {version}"));
-    let long =
-        facts.flags.iter().map(|flag| flag.trim_end_matches('=')).filter(|flag| flag.len() > 1);
-    let near = long
-        .map(|known| (strsim::levenshtein(known, flag.trim_start_matches('-')), known))
-        .filter(|(distance, _)| *distance <= 2 && flag.starts_with("--"))
-        .min();
-    let hint = match near {
-        Some((_, near)) => format!("did you mean `--{near}`?"),
+    let known = facts.flags.iter().map(|flag| flag.trim_end_matches('='));
+    let near = known.filter(|known| known.len() > 1 && dashes == "--");
+    let near = near.min_by_key(|known| strsim::levenshtein(known, name));
+    let hint = match near.filter(|known| strsim::levenshtein(known, name) <= 2) {
+        Some(near) => format!("did you mean `--{near}`?"),
         None => "`dockerd --help` lists its options; ours come first, before any of dockerd's"
             .to_owned(),
     };
-    Error::new(Exit::Usage, format!("dockerd{version} has no option `{flag}`")).hint(hint)
+    let what = format!("dockerd{version} has no option `{dashes}{name}`");
+    Err(Error::new(Exit::Usage, what).hint(hint))
 }
 
-fn positional(arg: &[u8]) -> Error {
-    let arg = String::from_utf8_lossy(arg);
-    Error::new(Exit::Usage, format!("`{arg}` is not an option, and dockerd takes nothing else"))
+fn positional(arg: &OsString) -> Error {
+    let what = format!("`{}` is not an option, and dockerd takes nothing else", arg.display());
+    Error::new(Exit::Usage, what)
         .hint("`dockerd-rootless --help` lists our commands, which come first")
 }
 

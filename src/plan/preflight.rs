@@ -19,110 +19,8 @@ pub fn refuse_person(person: &Person) -> Result<&Path, Error> {
     refuse_runtime_dir(person).map_err(|error| error.check("runtime-dir"))
 }
 
-fn missing<T>(what: String, hint: String) -> Result<T, Error> {
-    Err(Error::new(Exit::Prerequisite, what).hint(hint))
-}
-
-/// Refuses a home that is not there, or that is another user's.
-pub fn refuse_home(person: &Person) -> Result<(), Error> {
-    let export = |home: &Path| format!("export HOME={}", quoted(home));
-    match (&person.home, &person.own_home) {
-        (None, _) => missing(
-            "HOME is not set".to_owned(),
-            "export HOME=$(getent passwd $(id -u) | cut -d: -f6)".to_owned(),
-        ),
-        (Some((home, _)), Some(own)) if home != own => missing(
-            format!("HOME is `{}`, yours is `{}`", home.display(), own.display()),
-            export(own),
-        ),
-        (Some((home, false)), _) => missing(
-            format!("HOME `{}` is not a directory", home.display()),
-            "create it, or set HOME to your home directory".to_owned(),
-        ),
-        (Some((_, true)), _) => Ok(()),
-    }
-}
-
-/// Refuses a runtime directory that another user could tamper with; returns it.
-pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
-    let uid = person.uid;
-    let usual = user_runtime_dir(uid);
-    let Some((path, directory)) = &person.runtime_dir else {
-        let usual = usual.display();
-        return missing(
-            format!("XDG_RUNTIME_DIR is not set, and {usual} is not a directory of yours"),
-            format!(
-                "log in through a session of systemd-logind, or as root: loginctl enable-linger {uid}; \
-                 without systemd: mkdir -p -m 0700 ~/.docker/run && export XDG_RUNTIME_DIR=~/.docker/run"
-            ),
-        );
-    };
-    let own_directory = name_own_directory(uid);
-    let after_su =
-        format!("{own_directory}; after `su` or `sudo` it is still that of the other user");
-    let is_anothers = path.parent() == usual.parent() && *path != usual;
-    let (fault, hint) = match directory {
-        _ if !path.is_absolute() => ("is not an absolute path".to_owned(), own_directory),
-        Directory::Missing if is_anothers => ("does not exist".to_owned(), after_su),
-        Directory::Missing => {
-            ("does not exist".to_owned(), format!("mkdir -m 0700 {}", quoted(path)))
-        }
-        Directory::Unknown(reason) => (format!("cannot be looked at: {reason}"), own_directory),
-        Directory::Symlink => (
-            "is a symbolic link, which can be made to point elsewhere".to_owned(),
-            "set XDG_RUNTIME_DIR to the directory itself".to_owned(),
-        ),
-        Directory::NotADirectory => ("is not a directory".to_owned(), own_directory),
-        Directory::Present { owner, .. } if *owner != uid => {
-            (format!("belongs to user {owner}, not to you (user {uid}): {TAMPER}"), after_su)
-        }
-        Directory::Present { mode, .. } if mode & 0o022 != 0 => (
-            format!("can be written by others (mode {mode:04o}): {TAMPER}"),
-            format!("chmod 0700 {}", quoted(path)),
-        ),
-        Directory::Present { .. } => {
-            let mut above = person.ancestors.iter();
-            let fault = above.find_map(|above| Some((above.path.display(), above.fault(uid)?)));
-            let Some((above, fault)) = fault else {
-                return Ok(path);
-            };
-            let path = path.display();
-            let what = format!("`{above}` above XDG_RUNTIME_DIR `{path}` {fault}: {TAMPER}");
-            return missing(what, own_directory);
-        }
-    };
-    missing(format!("XDG_RUNTIME_DIR `{}` {fault}", path.display()), hint)
-}
-
-const TAMPER: &str = "another user could take the daemon's socket over there";
-
-fn name_own_directory(uid: u32) -> String {
-    let usual = user_runtime_dir(uid);
-    format!("name a directory of your own, of mode 0700: usually {}", usual.display())
-}
-
-/// Refuses a runtime directory that a supervisor does not use: others can look into it, or what a
-/// daemon leaves cannot be told from its user's files.
-pub fn refuse_shared_runtime_dir(person: &Person) -> Result<(), Error> {
-    let Some((path, Directory::Present { mode, .. })) = &person.runtime_dir else {
-        return Ok(());
-    };
-    let name = path.display();
-    if mode & 0o077 != 0 {
-        return missing(
-            format!(
-                "XDG_RUNTIME_DIR `{name}` is open to others (mode {mode:04o}): it must be yours alone"
-            ),
-            format!("chmod 0700 {}", quoted(path)),
-        );
-    }
-    if person.runtime_dir_holds_home {
-        let what = format!(
-            "XDG_RUNTIME_DIR `{name}` is or holds your home: what a daemon leaves is removed from it"
-        );
-        return missing(what, name_own_directory(person.uid));
-    }
-    Ok(())
+fn missing(what: String, hint: impl Into<String>) -> Error {
+    Error::new(Exit::Prerequisite, what).hint(hint)
 }
 
 /// Refuses root, who has a daemon of his own (exit 1).
@@ -133,6 +31,111 @@ pub fn refuse_root(person: &Person) -> Result<(), Error> {
     let what = "rootless Docker must be started by an unprivileged user, not by root (uid 0)";
     let hint = "log in as the user who will own the daemon; `dockerd` itself is the daemon of root";
     Err(Error::new(Exit::Failed, what).hint(hint))
+}
+
+/// Refuses a home that is not there, or that is another user's.
+pub fn refuse_home(person: &Person) -> Result<(), Error> {
+    let Some((home, is_directory)) = &person.home else {
+        let hint = "export HOME=$(getent passwd $(id -u) | cut -d: -f6)";
+        return Err(missing("HOME is not set".to_owned(), hint));
+    };
+    let shown = home.display();
+    if let Some(own) = person.own_home.as_ref().filter(|own| *own != home) {
+        let what = format!("HOME is `{shown}`, yours is `{}`", own.display());
+        return Err(missing(what, format!("export HOME={}", quoted(own))));
+    }
+    if !is_directory {
+        let what = format!("HOME `{shown}` is not a directory");
+        return Err(missing(what, "create it, or set HOME to your home directory"));
+    }
+    Ok(())
+}
+
+/// Says why `directory` is no directory of user `uid`, if it is none.
+fn fault_of(directory: &Directory, uid: u32) -> Option<String> {
+    match directory {
+        Directory::Missing => Some("does not exist".to_owned()),
+        Directory::Unknown(reason) => Some(format!("cannot be judged: {reason}")),
+        Directory::Symlink => Some("is a symbolic link".to_owned()),
+        Directory::NotADirectory => Some("is not a directory".to_owned()),
+        Directory::Present { owner, .. } => {
+            (*owner != uid).then(|| format!("belongs to user {owner}, not to you (user {uid})"))
+        }
+    }
+}
+
+/// Refuses a runtime directory that another user could tamper with; returns it.
+pub fn refuse_runtime_dir(person: &Person) -> Result<&Path, Error> {
+    let uid = person.uid;
+    let usual = user_runtime_dir(uid);
+    let Some((path, directory)) = &person.runtime_dir else {
+        let what = format!(
+            "XDG_RUNTIME_DIR is not set, and {} is not a directory of yours",
+            usual.display()
+        );
+        let hint = format!(
+            "log in through a session of systemd-logind, or as root: loginctl enable-linger {uid}; \
+             without systemd: mkdir -p -m 0700 ~/.docker/run && export XDG_RUNTIME_DIR=~/.docker/run"
+        );
+        return Err(missing(what, hint));
+    };
+    let is_anothers = path.parent() == usual.parent() && *path != usual;
+    let shown = format!("XDG_RUNTIME_DIR `{}`", path.display());
+    let is_writable = |mode: u32| mode & 0o022 != 0;
+    let mut above = person.ancestors.iter();
+    let (what, hint) = match (fault_of(directory, uid), directory) {
+        _ if !path.is_absolute() => {
+            (format!("{shown} is not an absolute path"), name_own_directory(uid))
+        }
+        (Some(fault), Directory::Missing) if !is_anothers => {
+            (format!("{shown} {fault}"), format!("mkdir -m 0700 {}", quoted(path)))
+        }
+        (Some(fault), Directory::Present { .. }) => {
+            (format!("{shown} {fault}: {TAMPER}"), name_own_directory(uid))
+        }
+        (Some(fault), _) => (format!("{shown} {fault}"), name_own_directory(uid)),
+        (None, Directory::Present { mode, .. }) if is_writable(*mode) => (
+            format!("{shown} can be written by others (mode {mode:04o}): {TAMPER}"),
+            format!("chmod 0700 {}", quoted(path)),
+        ),
+        (None, _) => match above.find_map(|above| Some((&above.path, above.fault(uid)?))) {
+            None => return Ok(path),
+            Some((above, fault)) => (
+                format!("`{}` above {shown} {fault}: {TAMPER}", above.display()),
+                name_own_directory(uid),
+            ),
+        },
+    };
+    Err(missing(what, hint))
+}
+
+const TAMPER: &str = "another user could take the daemon's socket over there";
+
+fn name_own_directory(uid: u32) -> String {
+    format!(
+        "name a directory of your own, of mode 0700: usually {}; after `su` or `sudo`, \
+         XDG_RUNTIME_DIR may still be that of the other user",
+        user_runtime_dir(uid).display()
+    )
+}
+
+/// Refuses a runtime directory that a supervisor does not use: others can look into it, or what a
+/// daemon leaves cannot be told from its user's files.
+pub fn refuse_shared_runtime_dir(person: &Person) -> Result<(), Error> {
+    let Some((path, Directory::Present { mode, .. })) = &person.runtime_dir else {
+        return Ok(());
+    };
+    let shown = format!("XDG_RUNTIME_DIR `{}`", path.display());
+    if mode & 0o077 != 0 {
+        let what = format!("{shown} is open to others (mode {mode:04o}): it must be yours alone");
+        return Err(missing(what, format!("chmod 0700 {}", quoted(path))));
+    }
+    if person.runtime_dir_holds_home {
+        let what =
+            format!("{shown} is or holds your home: what a daemon leaves is removed from it");
+        return Err(missing(what, name_own_directory(person.uid)));
+    }
+    Ok(())
 }
 
 /// Returns the sockets that rootlesskit makes, each with the bytes that its path may have.
@@ -168,28 +171,14 @@ pub fn refuse_long_paths(sockets: &[(PathBuf, usize)]) -> Result<(), Error> {
 
 /// Refuses a state directory that rootlesskit may not delete, for that is what it does (exit 78).
 pub fn refuse_foreign_state_dir(path: &Path, state_dir: &StateDir, uid: u32) -> Result<(), Error> {
-    let fault = match &state_dir.directory {
-        _ if state_dir.holds.is_some() => {
-            let held = state_dir.holds.as_deref().unwrap_or(path);
-            format!("is or holds `{}`", held.display())
-        }
-        Directory::Missing => return Ok(()),
-        Directory::Unknown(reason) => format!("cannot be judged: {reason}"),
-        Directory::Symlink => "is a symbolic link".to_owned(),
-        Directory::NotADirectory => "is not a directory".to_owned(),
-        Directory::Present { owner, .. } if *owner != uid => {
-            format!("belongs to user {owner}, not to you (user {uid})")
-        }
-        Directory::Present { .. } if state_dir.foreign.is_empty() => return Ok(()),
-        Directory::Present { .. } => {
-            let names = state_dir.foreign.iter().take(3);
-            let names: Vec<String> = names.map(|name| format!("`{}`", name.display())).collect();
-            let more = match state_dir.foreign.len() - names.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            format!("holds what rootlesskit did not make: {}{more}", names.join(", "))
-        }
+    let fault = match (&state_dir.holds, fault_of(&state_dir.directory, uid)) {
+        (Some(held), _) => format!("is or holds `{}`", held.display()),
+        (None, _) if state_dir.directory == Directory::Missing => return Ok(()),
+        (None, Some(fault)) => fault,
+        (None, None) => match state_dir.foreign.first() {
+            None => return Ok(()),
+            Some(name) => format!("holds what rootlesskit did not make: `{}`", name.display()),
+        },
     };
     let what = format!(
         "the state directory `{}` {fault}; rootlesskit would delete it with all its contents",
@@ -203,13 +192,12 @@ pub fn refuse_foreign_state_dir(path: &Path, state_dir: &StateDir, uid: u32) -> 
 
 /// Refuses a second instance on the same state directory or with the same pid file (exit 5).
 pub fn refuse_second_instance(session: &Session) -> Result<(), Error> {
-    let places = &session.places;
     let running = session.pid_files.iter().find_map(|file| match file.state {
         PidState::Running(pid) => Some((pid, file.path.display())),
         _ => None,
     });
     let what = if let Lock::Held(pid) = session.state_dir.lock {
-        let path = places.state_dir.display();
+        let path = session.places.state_dir.display();
         format!("rootless Docker is already running (PID {pid}) with the state directory `{path}`")
     } else if let Some((pid, path)) = running {
         format!("the daemon is already running (PID {pid}), says `{path}`")
@@ -217,7 +205,7 @@ pub fn refuse_second_instance(session: &Session) -> Result<(), Error> {
         let what = format!(
             "containerd-rootless is running (PID {pid}) on `{}`, and does not go with a daemon of \
              the same user (moby#52171)",
-            places.containerd_rootless.display()
+            session.places.containerd_rootless.display()
         );
         let hint = "stop it first: systemctl --user stop containerd, or kill the PID";
         return Err(Error::new(Exit::AlreadyRunning, what).hint(hint).check("containerd-rootless"));

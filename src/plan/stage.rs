@@ -3,20 +3,16 @@
 //! runs, so that what `plan` prints is what the stage is told.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Exit};
-use crate::settings::assignment;
+use crate::settings::{assignment, split_assignment};
 
 /// The first word of the stage's command line.
 pub const STAGE: &str = "namespace-stage";
 
 /// The first word of a trial's command line, which is the stage's otherwise.
 pub const TRIAL: &str = "namespace-trial";
-
-/// The word that has the stage stay, with the descriptor of its connection to the supervisor.
-const KEEPER: &str = "keeper";
 
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +30,9 @@ pub struct Stage {
     pub daemon: Vec<OsString>,
 }
 
-/// An Internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4.
     Ipv4,
-    /// IPv6.
     Ipv6,
 }
 
@@ -54,26 +47,16 @@ pub enum Step {
     RebindBroken(PathBuf),
     /// Let the network namespace forward IPv4, and IPv6 if it has that.
     Forward,
-    /// Put the legacy backend of a family first in dockerd's PATH, if the kernel has it.
-    LegacyIptables {
-        /// The family.
-        family: Family,
-        /// The program.
-        program: PathBuf,
-        /// Whether it is an error if the kernel has it not.
-        required: bool,
-    },
-    /// Move sockets from the descriptors where they crossed rootlesskit to 3 and following.
-    TakeSockets {
-        /// How many.
-        count: u32,
-        /// The first of them.
-        from: u32,
-    },
+    /// Put the legacy backend of a family first in dockerd's PATH, if the kernel has it;
+    /// fail otherwise if it is required.
+    LegacyIptables { family: Family, program: PathBuf, required: bool },
+    /// Move sockets from the descriptors where they crossed rootlesskit, `from` and following, to 3
+    /// and following.
+    TakeSockets { count: u32, from: u32 },
 }
 
 impl Step {
-    /// The step as a word of the command line.
+    /// Returns the step as a word of the command line.
     pub fn word(&self) -> OsString {
         let (name, value): (&str, OsString) = match self {
             Self::DropLink(path) => ("drop-link", path.into()),
@@ -115,34 +98,27 @@ impl Step {
         })
     }
 
-    /// What the step does and why, for people.
+    /// Says what the step does and why.
     pub fn explain(&self) -> String {
         match self {
-            Self::DropLink(path) => {
-                format!(
-                    "drop {} if copy-up linked it to the host's, so that the daemon makes its own",
-                    path.display()
-                )
-            }
+            Self::DropLink(path) => format!(
+                "drop {} if copy-up linked it to the host's, so that the daemon makes its own",
+                path.display()
+            ),
             Self::Label(path) => {
                 format!("label {} for iptables, since the host has SELinux enabled", path.display())
             }
-            Self::RebindBroken(path) => {
-                format!(
-                    "bind the originals over directories of {} whose links copy-up broke",
-                    path.display()
-                )
-            }
+            Self::RebindBroken(path) => format!(
+                "bind the originals over directories of {} whose links copy-up broke",
+                path.display()
+            ),
             Self::Forward => {
                 "turn on IPv4 forwarding, and IPv6 forwarding where there is IPv6".to_owned()
             }
             Self::LegacyIptables { family, program, required } => format!(
                 "put {} first in the daemon's PATH if the namespace's kernel has its {} tables{}",
                 program.display(),
-                match family {
-                    Family::Ipv4 => "IPv4",
-                    Family::Ipv6 => "IPv6",
-                },
+                if *family == Family::Ipv4 { "IPv4" } else { "IPv6" },
                 if *required { ", fail otherwise" } else { "; else PATH decides" }
             ),
             Self::TakeSockets { count, from } => {
@@ -153,12 +129,11 @@ impl Step {
 }
 
 impl Stage {
-    /// The words behind the program's own path, as rootlesskit is to run them.
+    /// Returns the words behind the program's own path, as rootlesskit runs them.
     pub fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> =
             vec![STAGE.into(), format!("outside={}", self.outside).into()];
-        let keeper = self.keeper.map(|fd| format!("{KEEPER}={fd}").into());
-        words.extend(keeper);
+        words.extend(self.keeper.map(|fd| format!("keeper={fd}").into()));
         words.extend(self.netns.iter().map(|path| assignment("netns", path.as_os_str())));
         words.extend(self.steps.iter().map(Step::word));
         words.push("--".into());
@@ -172,39 +147,29 @@ impl Stage {
             Error::new(Exit::Usage, format!("`{STAGE}`: {what}"))
                 .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`")
         };
-        let end = words
-            .iter()
-            .position(|word| word == "--")
-            .ok_or_else(|| wrong("the word `--` is missing"))?;
-        let daemon = words[end + 1..].to_vec();
-        if daemon.is_empty() {
-            return Err(wrong("no daemon is named behind `--`"));
-        }
+        let mut parts = words.splitn(2, |word| word == "--");
+        let options = parts.next().unwrap_or_default();
+        let daemon = parts.next().unwrap_or_default().to_vec();
         let mut stage = Self { outside: 0, keeper: None, netns: None, steps: Vec::new(), daemon };
-        for word in &words[..end] {
-            let unknown = || wrong(&format!("unknown word `{}`", word.display()));
-            let bytes = word.as_bytes();
-            let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(unknown)?;
-            let name = std::str::from_utf8(&bytes[..equals]).map_err(|_| unknown())?;
-            let value = OsStr::from_bytes(&bytes[equals + 1..]);
-            let text = value.to_str();
-            match name {
-                "outside" => {
-                    let inode = text.and_then(|text| text.parse().ok());
-                    stage.outside = inode.ok_or_else(unknown)?;
-                }
-                KEEPER => {
-                    let fd = text.and_then(|text| text.parse().ok());
-                    stage.keeper = Some(fd.ok_or_else(unknown)?);
-                }
-                "netns" => stage.netns = Some(PathBuf::from(value)),
-                _ => stage.steps.push(Step::parse(name, value).ok_or_else(unknown)?),
-            }
+        for word in options {
+            let is_known = split_assignment(word).and_then(|(name, value)| stage.take(name, value));
+            is_known.ok_or_else(|| wrong(&format!("unknown word `{}`", word.display())))?;
         }
-        if stage.outside == 0 {
-            return Err(wrong("the word `outside=INODE` is missing"));
+        if stage.outside == 0 || stage.daemon.is_empty() {
+            return Err(wrong("expected outside=INODE ... -- DAEMON"));
         }
         Ok(stage)
+    }
+
+    /// Takes one word in; `None` if it is unknown.
+    fn take(&mut self, name: &str, value: &OsStr) -> Option<()> {
+        match name {
+            "outside" => self.outside = value.to_str()?.parse().ok()?,
+            "keeper" => self.keeper = Some(value.to_str()?.parse().ok()?),
+            "netns" => self.netns = Some(PathBuf::from(value)),
+            _ => self.steps.push(Step::parse(name, value)?),
+        }
+        Some(())
     }
 }
 

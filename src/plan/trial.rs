@@ -8,8 +8,8 @@ use crate::environment::Environment;
 use crate::error::Error;
 use crate::facts::HostFacts;
 use crate::facts::places::search_path;
-use crate::plan::stage::{Step, TRIAL};
-use crate::plan::{Admitted, Refusal, preflight, rootlesskit_args};
+use crate::plan::stage::{Stage, Step, TRIAL};
+use crate::plan::{admit, daemon, preflight, rootlesskit_args, steps};
 use crate::settings::Settings;
 
 /// What to execute for a trial.
@@ -36,19 +36,27 @@ impl Trial {
         state_dir: &Path,
         subject: OsString,
     ) -> Result<Self, Error> {
-        let admitted = Admitted::new(settings, host, None)?;
-        let network = &admitted.network;
-        preflight::refuse_long_paths(&preflight::rootlesskit_sockets(state_dir, network))?;
+        let (rootlesskit, network) = admit(settings, host)?;
+        preflight::refuse_long_paths(&preflight::rootlesskit_sockets(state_dir, &network))?;
         let possible = network.refuse_impossible(&host.tools);
-        possible.and_then(|()| network.refuse_old_dockerd(&host.tools)).map_err(Refusal::error)?;
-        let mut stage = admitted.stage(settings, host, state_dir, vec![subject]);
-        stage.steps.retain(|step| !matches!(step, Step::TakeSockets { .. }));
+        let possible = possible.and_then(|()| network.refuse_old_dockerd(&host.tools));
+        possible.map_err(|refusal| refusal.error(&host.tools))?;
+        let (iptables, _) = daemon::iptables(settings, host)?;
+        let mut steps = steps(settings, host, &iptables);
+        steps.retain(|step| !matches!(step, Step::TakeSockets { .. }));
+        let stage = Stage {
+            keeper: None,
+            outside: host.session.user_namespace,
+            netns: network.detach_netns.then(|| state_dir.join("netns")),
+            steps,
+            daemon: vec![subject],
+        };
         let mut inside = stage.words();
         inside[0] = TRIAL.into();
         let flags = host.tools.flags(settings).without(&["state-dir", "publish", "p"]);
-        let args = rootlesskit_args(settings, network, state_dir, &flags, &host.session.own_path);
+        let args = rootlesskit_args(settings, &network, state_dir, &flags, &host.session.own_path);
         Ok(Self {
-            rootlesskit: admitted.rootlesskit.to_owned(),
+            rootlesskit,
             args: [&args[..], &inside].concat(),
             inside,
             search_path: search_path(environment).0,

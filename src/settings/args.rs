@@ -155,22 +155,27 @@ fn short_flags<'a>(letters: &'a [u8], next: Option<&'a OsStr>) -> Vec<Flag<'a>> 
     flags
 }
 
-/// The name of a flag and the value behind its `=`, if `arg` is a flag at all.
+/// Returns the name of a flag and the value behind its `=`, if `arg` is a flag at all.
 pub fn flag_of(arg: &OsStr) -> Option<(&str, Option<&OsStr>)> {
-    let bytes = arg.as_bytes();
-    let dashes = bytes.iter().take(2).take_while(|byte| **byte == b'-').count();
-    let flag = &bytes[dashes..];
-    let (name, value) = match flag.iter().position(|byte| *byte == b'=') {
-        Some(at) => (&flag[..at], Some(OsStr::from_bytes(&flag[at + 1..]))),
-        None => (flag, None),
+    let rest = arg.as_bytes().strip_prefix(b"-")?;
+    let flag = OsStr::from_bytes(rest.strip_prefix(b"-").unwrap_or(rest));
+    let (name, value) = match split_assignment(flag) {
+        Some((name, value)) => (name, Some(value)),
+        None => (flag.to_str()?, None),
     };
-    let name = std::str::from_utf8(name).ok()?;
-    (dashes > 0 && !name.is_empty()).then_some((name, value))
+    (!name.is_empty()).then_some((name, value))
 }
 
 /// Returns `name=value`, any bytes.
 pub fn assignment(name: &str, value: &OsStr) -> OsString {
     [name.as_ref(), "=".as_ref(), value].into_iter().collect()
+}
+
+/// Splits `name=value`.
+pub fn split_assignment(word: &OsStr) -> Option<(&str, &OsStr)> {
+    let at = word.as_bytes().iter().position(|byte| *byte == b'=')?;
+    let (name, value) = word.as_bytes().split_at(at);
+    Some((std::str::from_utf8(name).ok()?, OsStr::from_bytes(&value[1..])))
 }
 
 #[cfg(test)]

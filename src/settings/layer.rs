@@ -1,9 +1,8 @@
 //! What one source says: values by key, each with its place.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use toml::Table;
@@ -12,7 +11,7 @@ use toml::de::DeTable;
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::settings::value::Input;
-use crate::settings::{KEYS, Key};
+use crate::settings::{KEYS, Key, split_assignment};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,17 +154,15 @@ impl Layer {
     pub fn from_assignments(assignments: &[OsString]) -> Result<Self, Error> {
         let mut layer = Self::default();
         for word in assignments {
-            let bytes = word.as_bytes();
             // What lacks a key is not shown: it may hold a password.
-            let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(|| {
+            let (name, value) = split_assignment(word).ok_or_else(|| {
                 Error::new(Exit::Usage, "`--set`: expected KEY=VALUE")
                     .hint("for example: --set network.driver=pasta")
             })?;
-            let name = String::from_utf8_lossy(&bytes[..equals]);
-            let key = Key::find(&name).map_err(|nearest| {
+            let key = Key::find(name).map_err(|nearest| {
                 Error::new(Exit::Usage, format!("`--set {name}`: unknown key")).hint(nearest)
             })?;
-            let value = OsStr::from_bytes(&bytes[equals + 1..]).to_owned();
+            let value = value.to_owned();
             layer.values.insert(key.name, (Input::Text(value), Origin::CommandLine));
         }
         Ok(layer)

@@ -8,11 +8,11 @@ mod edit;
 mod layer;
 mod value;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
-pub use args::{Flags, assignment, flag_of};
+pub use args::{Flags, assignment, flag_of, split_assignment};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
@@ -220,9 +220,29 @@ impl Settings {
         Flags::of_dockerd(&self.dockerd_args)
     }
 
+    /// Returns the settings as rootlesskit has them: the user's own `flags` come after ours and win.
+    pub fn with_flags(mut self, flags: &Flags<'_>) -> Self {
+        override_by(&mut self.network_driver, flags, "--net");
+        override_by(&mut self.mtu, flags, "--mtu");
+        override_by(&mut self.port_driver, flags, "--port-driver");
+        override_by(&mut self.slirp4netns_sandbox, flags, "--slirp4netns-sandbox");
+        override_by(&mut self.detach_netns, flags, "--detach-netns");
+        override_by(&mut self.ipv6, flags, "--ipv6");
+        self
+    }
+
     /// Whether `directory` becomes writable inside the namespaces.
     pub fn copies_up(&self, directory: &str) -> bool {
         self.copy_up.value.iter().any(|path| path == Path::new(directory))
+    }
+}
+
+/// Replaces a setting by what `flag` says, if it is given.
+fn override_by<T: Value>(setting: &mut Sourced<T>, flags: &Flags<'_>, flag: &'static str) {
+    let name = flag.trim_start_matches('-');
+    let word = flags.value(name).or(flags.has(name).then_some(OsStr::new("true")));
+    if let Some(Ok(value)) = word.map(|word| T::read(&Input::Text(word.to_owned()))) {
+        *setting = Sourced { value, origin: Origin::Flag(flag) };
     }
 }
 

@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 use crate::error::{Error, Exit};
 use crate::facts::HostFacts;
 use crate::facts::places::Places;
-use crate::plan::{Api, InPlace, Keep, LaunchPlan};
+use crate::plan::{Api, Daemon, Keep, LaunchPlan};
 use crate::stage::orders::{Report, Sibling};
 use crate::sys::lock::Lock;
 use crate::sys::notify::{self, Message};
@@ -72,7 +72,7 @@ pub trait Caller {
     fn plan_launch(&self) -> Result<(LaunchPlan, HostFacts), Error>;
 
     /// Plans a dockerd in namespaces whose interface has this MTU in bytes.
-    fn plan_dockerd(&self, mtu: u32) -> Result<(InPlace, HostFacts), Error>;
+    fn plan_dockerd(&self, mtu: u32) -> Result<(Daemon, HostFacts), Error>;
 
     /// Returns the code to end with if the host has a fault that lasts.
     fn find_fault(&self) -> Option<Exit>;
