@@ -17,7 +17,7 @@ use crate::plan::misspelt::refuse_misspelt;
 use crate::plan::preflight::SOCKET_PATH_MAX;
 use crate::plan::stage::{Family, Step};
 use crate::plan::{Reason, fixed, install_hint, required_program};
-use crate::settings::{Iptables, Mtu, Settings};
+use crate::settings::{Iptables, Number, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
 const DOCKERD_MTU: u32 = 1500;
@@ -57,10 +57,13 @@ impl Daemon {
         let (mut args, reason) = container_mtu(settings, host, mtu);
         let mut reasons = vec![reason];
         let mut warnings = Vec::new();
-        if let Some((hosts, reason, warning)) = hosts(settings, &host.session) {
+        let session = &host.session;
+        if let Some((hosts, reason)) = hosts(settings, session) {
+            if !settings.args().has("host") && session.daemon_json.may_set("hosts") {
+                warnings.push(Warning(format!("passed sockets may not be served: {}", reason.why)));
+            }
             args.extend(hosts);
             reasons.push(reason);
-            warnings.extend(warning);
         }
         let mut keep = Keep::default();
         if let Some(config) = config {
@@ -85,9 +88,9 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
     let Session { daemon_json, places, .. } = &host.session;
     let args = settings.args();
     let reason = |value: &str, why: String| Reason::new("network.container-mtu", value, why);
-    let (Mtu(mtu), why) = fixed(&settings.container_mtu).unwrap_or_else(|| {
+    let (Number(mtu), why) = fixed(&settings.container_mtu).unwrap_or_else(|| {
         let why = "the same as the namespace's interface, so that no packet is cut on the way";
-        (Mtu(own), why.to_owned())
+        (Number(own), why.to_owned())
     });
     let left = if mtu == 0 {
         Some(why.clone())
@@ -101,51 +104,37 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
     if let Some(why) = left {
         return (Vec::new(), reason("dockerd's own", why));
     }
-    let value = mtu.to_string();
-    if mtu == DOCKERD_MTU {
-        return (Vec::new(), reason(&value, format!("{why}; it is dockerd's default")));
+    let mut ours = Vec::new();
+    if mtu != DOCKERD_MTU {
+        ours.push(format!("--mtu={mtu}").into());
+        let option = "default-network-opt";
+        let is_own = args.has(option) || daemon_json.may_set("default-network-opts");
+        // For bridges that users create; older versions leave those at 1500.
+        if !is_own && host.tools.dockerd.known().is_some_and(|facts| facts.has_flag(option)) {
+            ours.push(format!("--{option}=bridge=com.docker.network.driver.mtu={mtu}").into());
+        }
     }
-    let mut ours = vec![OsString::from(format!("--mtu={mtu}"))];
-    let dockerd = host.tools.dockerd.known();
-    let user_networks = if !dockerd.is_some_and(|facts| facts.has_flag("default-network-opt")) {
-        "user-made networks keep 1500, as this dockerd has no --default-network-opt"
-    } else if args.has("default-network-opt") || daemon_json.may_set("default-network-opts") {
-        "user-made networks follow your own default-network-opts"
-    } else {
-        let option = format!("--default-network-opt=bridge=com.docker.network.driver.mtu={mtu}");
-        ours.push(option.into());
-        "user-made bridge networks too"
-    };
-    (ours, reason(&value, format!("{why}; {user_networks}")))
+    (ours, reason(&mtu.to_string(), why))
 }
 
 /// Returns the arguments that make dockerd take the passed sockets, and why. Without them it would
 /// bind a socket of its own over the manager's, and clients that are connected there would wait for
 /// ever.
-fn hosts(
-    settings: &Settings,
-    session: &Session,
-) -> Option<(Vec<OsString>, Reason, Option<Warning>)> {
+fn hosts(settings: &Settings, session: &Session) -> Option<(Vec<OsString>, Reason)> {
     let fds = session.listen_fds.as_ref()?;
-    let reason = |value: &str, why: &str| Reason::new("hosts", value, why);
+    let as_given = |why: String| Some((Vec::new(), Reason::new("hosts", "as given", why)));
     if settings.args().has("host") {
-        return Some((vec![], reason("as given", "dockerd's arguments have -H"), None));
+        return as_given("dockerd's arguments have -H".to_owned());
     }
     if session.daemon_json.may_set("hosts") {
         let json = session.places.daemon_json.display();
-        let why = format!("`{json}` sets hosts, or cannot be read");
-        let warning = format!(
-            "the service manager passes {} socket(s), but {why}: dockerd serves them only if it names \
-             fd://",
-            fds.count
-        );
-        return Some((vec![], reason("as given", &why), Some(Warning(warning))));
+        return as_given(format!("`{json}` sets hosts, or cannot be read, and must name fd://"));
     }
     let why = match fds.is_own {
         true => "the supervisor keeps the socket while the daemon restarts".to_owned(),
         false => format!("the service manager passes {} socket(s)", fds.count),
     };
-    Some((vec!["-H".into(), "fd://".into()], reason("fd://", &why), None))
+    Some((vec!["-H".into(), "fd://".into()], Reason::new("hosts", "fd://", why)))
 }
 
 /// The daemon's socket, and who keeps it.

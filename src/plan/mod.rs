@@ -21,7 +21,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::{daemon_config, notify_socket, search_path};
 use crate::facts::{HostFacts, PidState, Session, Tool, Tools};
-use crate::settings::{Choice, Mtu, Origin, Settings, Sourced, assignment};
+use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
 pub use daemon::{Api, Daemon, has_hosts, shutdown_timeout};
@@ -114,10 +114,7 @@ impl LaunchPlan {
         let state_dir = &session.places.state_dir;
         refuse_foreign_state_dir(state_dir, &session.state_dir, session.person.uid)?;
         preflight::refuse_second_instance(session)?;
-        let mut possible = network.refuse_impossible(tools);
-        if supervised {
-            possible = possible.and_then(|()| network.refuse_old_dockerd(tools));
-        }
+        let possible = network.refuse_impossible(tools, supervised);
         possible.map_err(|refusal| refusal.error(tools))?;
         let config = supervised.then(|| daemon_config(runtime_dir));
         let daemon = Daemon::decide(settings, host, network.mtu, config.as_deref())?;
@@ -134,7 +131,7 @@ impl LaunchPlan {
         args.extend(stage.words());
         let mut reasons = [network.reasons.clone(), daemon.reasons].concat();
         reasons.push(backend);
-        warnings.extend(network.warnings(tools));
+        warnings.extend(network.old_dockerd(tools).map(|refusal| Warning(refusal.what)));
         warnings.extend(daemon.warnings);
         warnings.extend(host.exposed.iter().map(|program| {
             let program = program.display();
@@ -201,7 +198,7 @@ fn rootlesskit_args(
 ) -> Vec<OsString> {
     // An explicit 0 leaves it to rootlesskit.
     let mtu = match settings.mtu.value {
-        Choice::Fixed(Mtu(mtu)) => mtu,
+        Choice::Fixed(Number(mtu)) => mtu,
         Choice::Auto => network.mtu,
     };
     let mut args = vec![

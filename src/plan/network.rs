@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use crate::error::{Error, Exit, Warning};
+use crate::error::{Error, Exit};
 use crate::facts::{RootlesskitFacts, Tool, Tools, Version};
 use crate::plan::{Reason, fixed, install_hint};
-use crate::settings::{Choice, Mtu, NetworkDriver, Origin, PortDriver, Settings, Sourced};
+use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings, Sourced};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
 const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
@@ -109,8 +109,8 @@ impl Network {
             Some(decided) => decided,
             None => choose_driver(tools)?,
         };
-        let (Mtu(mtu), mtu_why) = fixed(&settings.mtu)
-            .unwrap_or_else(|| (Mtu(0), format!("the default for {}", driver.word().display())));
+        let (Number(mtu), mtu_why) = fixed(&settings.mtu)
+            .unwrap_or_else(|| (Number(0), format!("the default for {}", driver.word().display())));
         let mtu = if mtu == 0 { default_mtu(&driver) } else { mtu };
         let (port_driver, port_why) =
             fixed(&settings.port_driver).unwrap_or_else(|| choose_port_driver(&driver));
@@ -143,69 +143,47 @@ impl Network {
         self.detach_netns && !matches!(self.settings.detach_netns.origin, Origin::Flag(_))
     }
 
-    /// Returns what is odd: values that have no effect or a bad one.
-    pub(super) fn warnings(&self, tools: &Tools) -> Vec<Warning> {
-        let lacks_ipv6 = matches!(
-            self.driver,
-            NetworkDriver::Vpnkit | NetworkDriver::LxcUserNic | NetworkDriver::GvisorTapVsock
-        );
-        let name = self.driver.word().display();
-        let ipv6 = (self.settings.ipv6.value && lacks_ipv6)
-            .then(|| format!("network.ipv6 has no effect with network driver `{name}`"));
-        ipv6.into_iter().chain(self.fault_of_dockerd(tools)).map(Warning).collect()
-    }
-
-    /// What keeps this dockerd from working with the network, as far as is known.
-    fn fault_of_dockerd(&self, tools: &Tools) -> Option<String> {
+    /// Says what keeps this dockerd from starting with the network, as far as is known.
+    pub(super) fn old_dockerd(&self, tools: &Tools) -> Option<Refusal> {
         let version = tools.dockerd.known().and_then(|facts| facts.version)?;
-        (self.detach_netns && version < DETACH_NETNS_SINCE).then(|| {
-            format!(
-                "the network namespace is detached, and dockerd {version} does not start in that \
-                 ({DETACH_NETNS_SINCE} and later do)"
-            )
-        })
-    }
-
-    /// Refuses a network with which this dockerd would not start: a supervisor would start it
-    /// again and again.
-    pub(super) fn refuse_old_dockerd(&self, tools: &Tools) -> Result<(), Refusal> {
+        let is_too_old = self.detach_netns && version < DETACH_NETNS_SINCE;
+        let what = format!(
+            "the network namespace is detached, and dockerd {version} does not start in that \
+             ({DETACH_NETNS_SINCE} and later do)"
+        );
         let setting = &self.settings.detach_netns;
-        self.fault_of_dockerd(tools).map_or(Ok(()), |fault| {
-            Err(Refusal::setting("network.detach-netns", setting, "auto", fault))
-        })
+        is_too_old.then(|| Refusal::setting("network.detach-netns", setting, "auto", what))
     }
 
-    /// Refuses what this rootlesskit would refuse later, or would fail over in silence.
-    pub(super) fn refuse_impossible(&self, tools: &Tools) -> Result<(), Refusal> {
+    /// Refuses what this rootlesskit would refuse later, or would fail over in silence, and a dockerd
+    /// that does not start, which a supervisor would start again and again.
+    pub(super) fn refuse_impossible(&self, tools: &Tools, supervised: bool) -> Result<(), Refusal> {
         self.refuse_network(tools)?;
         self.refuse_ports(tools)?;
-        self.refuse_missing_program(tools)
+        self.refuse_missing_program(tools)?;
+        self.old_dockerd(tools).filter(|_| supervised).map_or(Ok(()), Err)
     }
 
     /// The part of [`Self::refuse_impossible`] that is about the network alone.
     pub fn refuse_network(&self, tools: &Tools) -> Result<(), Refusal> {
         let Settings { network_driver, detach_netns, slirp4netns_sandbox, ipv6, .. } =
             &self.settings;
-        let rootlesskit = tools.rootlesskit.known();
+        let refuse_driver =
+            |what: String| Err(Refusal::setting("network.driver", network_driver, "auto", what));
         if self.driver == NetworkDriver::Host {
             let what = "network driver `host` gives dockerd no network namespace, in which it may \
                         not set up a bridge (`docker run --net=host` needs network.detach-netns)";
-            return Err(Refusal::setting("network.driver", network_driver, "auto", what));
+            return refuse_driver(what.to_owned());
         }
-        let unknown = |facts: &RootlesskitFacts| {
-            unknown_to(facts, "network", self.driver.word(), &facts.network_drivers)
-        };
-        if let Some(what) = rootlesskit.and_then(unknown) {
-            return Err(Refusal::setting("network.driver", network_driver, "auto", what));
-        }
-        let lacks = |facts: &&RootlesskitFacts| !facts.flags.contains_key("detach-netns");
-        if let Some(facts) = rootlesskit.filter(lacks).filter(|_| self.adds_detach_netns()) {
-            let what = format!(
-                "{} does not know `--detach-netns` (2.0 and later do), which network.detach-netns \
-                 asks for",
-                name_of(facts)
-            );
-            return Err(Refusal::setting("network.detach-netns", detach_netns, "auto", what));
+        if let Some(facts) = tools.rootlesskit.known() {
+            let (name, word) = (name_of(facts), self.driver.word());
+            if let Some(what) = unknown_to(&name, &facts.network_drivers, "network", word) {
+                return refuse_driver(what);
+            }
+            if self.adds_detach_netns() && !facts.flags.contains_key("detach-netns") {
+                let what = format!("{name} does not know `--detach-netns` (2.0 and later do)");
+                return Err(Refusal::setting("network.detach-netns", detach_netns, "auto", what));
+            }
         }
         let has_sandbox = slirp4netns_sandbox.value == Choice::Fixed(true);
         if self.driver == NetworkDriver::Slirp4netns && self.detach_netns && has_sandbox {
@@ -224,20 +202,19 @@ impl Network {
     /// The part of [`Self::refuse_impossible`] that is about ports.
     pub fn refuse_ports(&self, tools: &Tools) -> Result<(), Refusal> {
         let (net, port) = (self.driver.word().display(), self.port_driver.word());
-        let is_builtin_with_pasta =
-            self.port_driver == PortDriver::Builtin && self.driver == NetworkDriver::Pasta;
-        let needed = NEEDS.iter().find(|(driver, _)| *driver == self.port_driver);
-        let needed = needed.map(|(_, needed)| needed).filter(|needed| **needed != self.driver);
-        let rootlesskit = tools.rootlesskit.known();
-        let what = if let Some(unknown) =
-            rootlesskit.and_then(|facts| unknown_to(facts, "port", port, &facts.port_drivers))
-        {
+        let unknown = |facts: &RootlesskitFacts| {
+            unknown_to(&name_of(facts), &facts.port_drivers, "port", port)
+        };
+        let needed =
+            NEEDS.iter().find(|(own, needed)| *own == self.port_driver && *needed != self.driver);
+        let port = port.display();
+        let what = if let Some(unknown) = tools.rootlesskit.known().and_then(unknown) {
             unknown
-        } else if let Some(needed) = needed {
-            let (port, needed) = (port.display(), needed.word().display());
+        } else if let Some((_, needed)) = needed {
+            let needed = needed.word().display();
             format!("port driver `{port}` needs network driver `{needed}`, not `{net}`")
-        } else if is_builtin_with_pasta {
-            "port driver `builtin` does not go with network driver `pasta`".to_owned()
+        } else if self.port_driver == PortDriver::Builtin && self.driver == NetworkDriver::Pasta {
+            format!("port driver `{port}` does not go with network driver `{net}`")
         } else {
             return Ok(());
         };
@@ -262,24 +239,15 @@ impl Network {
     }
 }
 
-/// Says that `rootlesskit` does not have the driver `word` among those that are `known`.
-fn unknown_to(
-    rootlesskit: &RootlesskitFacts,
-    kind: &str,
-    word: &OsStr,
-    known: &[String],
-) -> Option<String> {
-    if known.is_empty() || known.iter().any(|name| word == name.as_str()) {
+/// Says that the rootlesskit of this `name` lacks the driver `word` among its `own`.
+fn unknown_to(name: &str, own: &[String], kind: &str, word: &OsStr) -> Option<String> {
+    if own.is_empty() || own.iter().any(|own| word == own.as_str()) {
         return None;
     }
     // `host` is known, and would be refused next.
-    let offered: Vec<_> = known.iter().map(String::as_str).filter(|name| *name != "host").collect();
-    Some(format!(
-        "{} does not know {kind} driver `{}`, only {}",
-        name_of(rootlesskit),
-        word.display(),
-        offered.join(", ")
-    ))
+    let offered: Vec<_> = own.iter().map(String::as_str).filter(|name| *name != "host").collect();
+    let (word, offered) = (word.display(), offered.join(", "));
+    Some(format!("{name} does not know {kind} driver `{word}`, only {offered}"))
 }
 
 fn name_of(rootlesskit: &RootlesskitFacts) -> String {

@@ -38,8 +38,7 @@ impl Trial {
     ) -> Result<Self, Error> {
         let (rootlesskit, network) = admit(settings, host)?;
         preflight::refuse_long_paths(&preflight::rootlesskit_sockets(state_dir, &network))?;
-        let possible = network.refuse_impossible(&host.tools);
-        let possible = possible.and_then(|()| network.refuse_old_dockerd(&host.tools));
+        let possible = network.refuse_impossible(&host.tools, true);
         possible.map_err(|refusal| refusal.error(&host.tools))?;
         let (iptables, _) = daemon::iptables(settings, host)?;
         let mut steps = steps(settings, host, &iptables);

@@ -16,7 +16,7 @@ pub use args::{Flags, assignment, flag_of, split_assignment};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use value::{
-    Choice, Input, Iptables, Mtu, NetworkDriver, OnHang, PortDriver, Propagation, ProxyUrl,
+    Choice, Input, Iptables, Mtu, NetworkDriver, Number, OnHang, PortDriver, Propagation, ProxyUrl,
     Seconds, Value,
 };
 
@@ -183,13 +183,13 @@ settings! {
         true, "true",
         "Whether a supervisor stays, which keeps the daemon and its network alive; otherwise `run` becomes rootlesskit, as `run --exec` does.";
     idle_timeout: Seconds<0> = "supervise.idle-timeout", ["DOCKERD_ROOTLESS_SUPERVISE_IDLE_TIMEOUT"],
-        Seconds(0), "0",
+        Number(0), "0",
         "After how many seconds without containers and clients everything ends, until the service manager's socket is used again; 0 for never.";
     start_timeout: Seconds<1> = "supervise.start-timeout", ["DOCKERD_ROOTLESS_SUPERVISE_START_TIMEOUT"],
-        Seconds(60), "60",
+        Number(60), "60",
         "How many seconds rootlesskit may take until dockerd starts; a dockerd that takes longer to answer is only reported, as long as it works.";
     probe_interval: Seconds<1> = "supervise.probe-interval", ["DOCKERD_ROOTLESS_SUPERVISE_PROBE_INTERVAL"],
-        Seconds(30), "30",
+        Number(30), "30",
         "Every how many seconds the daemon is asked how it is.";
     keep_containers: Choice<bool> = "supervise.keep-containers", ["DOCKERD_ROOTLESS_SUPERVISE_KEEP_CONTAINERS"],
         Choice::Auto, "auto: true, unless live-restore is stated to be false, a swarm exists, or containerd is stated to be another's",

@@ -1,7 +1,6 @@
 //! What a setting can hold, and how each kind is read from text and from TOML.
 
 use std::ffi::{OsStr, OsString};
-use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -161,51 +160,36 @@ impl Choice<bool> {
     }
 }
 
-/// Reads a number in `range`: a TOML integer, or decimal digits in a word.
-fn read_number(input: &Input, range: RangeInclusive<u32>) -> Result<u32, Option<String>> {
-    let number: Option<u32> = match input {
-        Input::Toml(value) => value.as_integer().and_then(|number| number.try_into().ok()),
-        Input::Text(text) => {
-            let text = text.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            text.and_then(|text| text.parse().ok())
-        }
-    };
-    number.filter(|number| range.contains(number)).ok_or(None)
-}
+/// The largest MTU in bytes that rootlesskit and slirp4netns take, and the longest time in seconds.
+const MTU_MAX: u32 = 65521;
+const DAY: u32 = 86400;
 
 /// An MTU in bytes; 0 leaves it to the network driver, as rootlesskit does.
+pub type Mtu = Number<0, MTU_MAX>;
+
+/// A time in seconds.
+pub type Seconds<const MIN: u32> = Number<MIN, DAY>;
+
+/// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mtu(pub u32);
+pub struct Number<const MIN: u32, const MAX: u32>(pub u32);
 
-impl Value for Mtu {
-    const EXPECTED: &'static str = "a whole number of bytes from 0 to 65521, or auto";
-
-    fn read(input: &Input) -> Result<Self, Option<String>> {
-        // Go would read a leading zero as octal: refuse what the two might read differently.
-        if input.text().is_some_and(|text| text != "0" && text.as_bytes().starts_with(b"0")) {
-            return Err(None);
-        }
-        // The largest that rootlesskit and slirp4netns take.
-        read_number(input, 0..=65521).map(Self)
-    }
-
-    fn show(&self) -> Option<String> {
-        Some(self.0.to_string())
-    }
-}
-
-/// A time in seconds, from `MIN` to a day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seconds<const MIN: u32>(pub u32);
-
-impl<const MIN: u32> Value for Seconds<MIN> {
-    const EXPECTED: &'static str = match MIN {
-        0 => "a whole number of seconds from 0 to 86400",
-        _ => "a whole number of seconds from 1 to 86400",
+impl<const MIN: u32, const MAX: u32> Value for Number<MIN, MAX> {
+    const EXPECTED: &'static str = match (MIN, MAX) {
+        (0, DAY) => "a whole number of seconds from 0 to 86400",
+        (1, DAY) => "a whole number of seconds from 1 to 86400",
+        _ => "a whole number of bytes from 0 to 65521, or auto",
     };
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        read_number(input, MIN..=86400).map(Self)
+        let number: Option<u32> = match input {
+            Input::Toml(value) => value.as_integer().and_then(|number| number.try_into().ok()),
+            // Go reads a leading zero as octal: refuse what the two would read differently.
+            Input::Text(text) => text.to_str().and_then(|text| {
+                text.parse().ok().filter(|number: &u32| number.to_string() == text)
+            }),
+        };
+        number.filter(|number| (MIN..=MAX).contains(number)).map(Self).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
@@ -235,20 +219,11 @@ impl Value for OsString {
     const EXPECTED: &'static str = "a string that is not empty";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let text = input.text().filter(|text| !text.is_empty()).ok_or(None)?;
-        without_nul(text).map(OsStr::to_owned)
+        input.text().filter(|text| !text.is_empty()).map(OsStr::to_owned).ok_or(None)
     }
 
     fn show(&self) -> Option<String> {
         Some(toml_string(self))
-    }
-}
-
-/// Refuses a text that no program can be given.
-fn without_nul(text: &OsStr) -> Result<&OsStr, Option<String>> {
-    match text.as_bytes().contains(&0) {
-        true => Err(Some(format!("`{}` contains a NUL byte", text.display()))),
-        false => Ok(text),
     }
 }
 
@@ -268,18 +243,16 @@ impl Value for Vec<OsString> {
     const EXPECTED: &'static str = "a list of strings (in one text: words as a shell splits them)";
 
     fn read(input: &Input) -> Result<Self, Option<String>> {
-        let items: Self = match input {
-            Input::Text(text) => words::split(text).map_err(|reason| Some(reason.to_owned()))?,
+        match input {
+            Input::Text(text) => words::split(text).map_err(|reason| Some(reason.to_owned())),
             Input::Toml(value) => {
                 let items = value.as_array().ok_or(None)?.iter();
                 items
                     .map(|item| item.as_str().map(OsString::from))
                     .collect::<Option<_>>()
-                    .ok_or(None)?
+                    .ok_or(None)
             }
-        };
-        items.iter().try_for_each(|item| without_nul(item).map(drop))?;
-        Ok(items)
+        }
     }
 
     fn show(&self) -> Option<String> {
