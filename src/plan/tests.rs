@@ -21,10 +21,14 @@ fn docker_29_5() -> HostFacts {
     host
 }
 
-/// Adds a pasta.
-fn with_pasta(mut host: HostFacts) -> HostFacts {
-    host.tools.pasta = Some("/usr/bin/pasta".into());
+/// Returns `host` after a `change`.
+fn with(mut host: HostFacts, change: impl FnOnce(&mut HostFacts)) -> HostFacts {
+    change(&mut host);
     host
+}
+
+fn with_pasta(host: HostFacts) -> HostFacts {
+    with(host, |host| host.tools.pasta = Some("/usr/bin/pasta".into()))
 }
 
 fn words(line: &str) -> Vec<OsString> {
@@ -280,12 +284,10 @@ fn a_flag_that_is_none_is_refused_since_rootlesskit_would_run_it() {
 #[rustfmt::skip]
 #[test]
 fn containers_get_the_mtu_of_the_namespace_unless_the_user_says_otherwise() {
-    let mut configured = debian_12();
-    configured.session.daemon_json = DaemonJson::parse(r#"{"mtu": 1400}"#);
-    let mut broken = debian_12();
-    broken.session.daemon_json = DaemonJson::parse("{");
-    let mut opts = docker_29_5();
-    opts.session.daemon_json = DaemonJson::parse(r#"{"default-network-opts": {}}"#);
+    let json = |host, text| with(host, |host| host.session.daemon_json = DaemonJson::parse(text));
+    let configured = json(debian_12(), r#"{"mtu": 1400}"#);
+    let broken = json(debian_12(), "{");
+    let opts = json(docker_29_5(), r#"{"default-network-opts": {}}"#);
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &[], "", " --mtu=65520"),
         (&docker_29_5(), &[], "", " --mtu=65520 --default-network-opt=bridge=com.docker.network.driver.mtu=65520"),
@@ -314,12 +316,9 @@ fn containers_get_the_mtu_of_the_namespace_unless_the_user_says_otherwise() {
 #[rustfmt::skip]
 #[test]
 fn iptables_is_left_alone_wherever_another_choice_is_made() {
-    let mut off = debian_12();
-    off.session.daemon_json = DaemonJson::parse(r#"{"iptables": false}"#);
-    let mut legacy = debian_12();
-    legacy.tools.iptables = Some("/usr/sbin/xtables-legacy-multi".into());
-    let mut lacking = debian_12();
-    lacking.tools.iptables_legacy = None;
+    let off = with(debian_12(), |host| host.session.daemon_json = DaemonJson::parse(r#"{"iptables": false}"#));
+    let legacy = with(debian_12(), |host| host.tools.iptables = Some("/usr/sbin/xtables-legacy-multi".into()));
+    let lacking = with(debian_12(), |host| host.tools.iptables_legacy = None);
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &["daemon.iptables=path"], "", "path: command line"),
         (&debian_12(), &[], "--iptables=false", "path: dockerd is told to do without iptables"),
@@ -374,11 +373,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
 #[rustfmt::skip]
 #[test]
 fn a_session_that_is_not_safe_is_refused() {
-    let with = |change: &dyn Fn(&mut Session)| {
-        let mut host = debian_12();
-        change(&mut host.session);
-        host
-    };
+    let with = |change: &dyn Fn(&mut Session)| with(debian_12(), |host| change(&mut host.session));
     let runtime = |path: &str, directory: Directory| {
         with(&|session| session.person.runtime_dir = Some((path.into(), directory.clone())))
     };
@@ -482,11 +477,7 @@ fn a_state_directory_that_rootlesskit_may_not_delete_is_refused() {
 #[rustfmt::skip]
 #[test]
 fn a_second_instance_is_refused_and_the_first_named() {
-    let change = |change: &dyn Fn(&mut Session)| {
-        let mut host = debian_12();
-        change(&mut host.session);
-        host
-    };
+    let change = |change: &dyn Fn(&mut Session)| with(debian_12(), |host| change(&mut host.session));
     let pid_file =
         |state| PidFile { path: "/run/user/1000/docker.pid".into(), state, is_daemons: true };
     let cases = [
@@ -634,10 +625,6 @@ fn the_host_loopback_and_ipv6_are_flags() {
     assert!(line(&[]).contains("--disable-host-loopback"));
     assert!(!line(&["network.host-loopback=true"]).contains("loopback"));
     assert!(line(&["network.ipv6=true"]).ends_with("--propagation=rslave --ipv6"));
-    let mut host = debian_12();
-    host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
-    let warned = plan(&host, &["network.ipv6=true", "network.driver=lxc-user-nic"], "").unwrap();
-    assert_eq!(warned.warnings.len(), 1, "{:?}", warned.warnings);
 }
 
 proptest! {
