@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use toml::Table;
 use toml::de::DeTable;
+use toml::{Table, Value};
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
@@ -143,6 +143,12 @@ impl Layer {
                     wrong(offset, format!("unknown key `{full}`")).hint(nearest)
                 })?;
                 let value = values[&**section.get_ref()][&**name.get_ref()].clone();
+                let has_nul =
+                    |value: &Value| value.as_str().is_some_and(|text| text.contains('\0'));
+                let items = value.as_array().into_iter().flatten();
+                if std::iter::once(&value).chain(items).any(has_nul) {
+                    return Err(wrong(offset, format!("`{full}` contains a NUL byte")));
+                }
                 let origin = Origin::File(path.to_owned(), line_at(offset));
                 layer.values.insert(key.name, (Input::Toml(value), origin));
             }
