@@ -1,294 +1,253 @@
-//! Decides what a run does: facts → a list of actions, which `--dry-run` prints and any other run
-//! performs.
-#![forbid(unsafe_code)]
+//! Plans a run as a list of steps, which `--dry-run` prints and any other run performs.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::fetch::checksum::{Sum, Voucher};
-use crate::fetch::download::Url;
-use crate::fetch::{OWN, Package, Version};
+use crate::fetch::archive::{hexadecimal, sum_of, unpack};
+use crate::fetch::download::Client;
+use crate::fetch::source::Tarball;
+use crate::fetch::store::{ASIDE, Store, There, at, make_dir, remove_tree, sync};
+use crate::fetch::{OWN, SCRIPTS, Version, shell_files};
 use crate::words;
 
-/// The set of programs that were in the directory before the first fetch.
-pub const BEFORE: &str = "before";
-
-/// What is appended to the name of a program that was in the way.
-pub const ASIDE: &str = ".before-dockerd-rootless";
-
-/// What was done outside of our directory. It is written before the act.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// Where the links to the programs are.
-    pub bin_dir: PathBuf,
-    /// The shell files that have, or may have, our lines.
-    pub shell_files: Vec<ShellFile>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShellFile {
-    pub path: PathBuf,
-    /// Whether it was not there before.
-    pub created: bool,
-}
-
-/// Where a tarball is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    File(PathBuf),
-    Server(Url),
-}
-
-/// One tarball.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tarball {
-    pub package: Package,
-    pub file: String,
-    pub source: Source,
-    pub sum: Option<(Sum, Voucher)>,
-}
-
-impl fmt::Display for Tarball {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Source::File(path) => write!(out, "`{}` ", path.display())?,
-            Source::Server(url) => write!(out, "`{url}` ")?,
-        }
-        match &self.sum {
-            Some((sum, voucher)) => write!(out, "with the SHA-256 sum {sum} of {voucher}"),
-            None => out.write_str("WITHOUT A CHECKSUM"),
-        }
-    }
-}
-
-/// What is in the place of a link of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum There {
-    Nothing,
-    OurLink,
-    /// A file or link that is not ours.
-    Program,
-    /// Anything else.
-    Other,
-}
-
-/// A set that holds the wanted programs, undamaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
-    pub set: String,
-    pub programs: Vec<&'static str>,
-}
-
-/// What is installed, and what is around it.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// Our directory, and whether there is one.
-    pub store: PathBuf,
-    pub has_store: bool,
-    pub bin_dir: PathBuf,
-    pub state: Option<State>,
-    pub current: Option<String>,
-    pub previous: Option<String>,
-    pub sets: Vec<String>,
-    pub ready: Option<Ready>,
-    /// What interrupted runs left in the store.
-    pub leftovers: Vec<PathBuf>,
-    /// What each name of ours is in `bin_dir`.
-    pub programs: Vec<(&'static str, There)>,
-    /// The programs that were set aside.
-    pub aside: Vec<&'static str>,
-    /// The shell files that lack our lines.
-    pub lacking: Vec<ShellFile>,
-    /// The shell files that have them.
-    pub edited: Vec<ShellFile>,
-    /// Where downloads are kept, if there are any.
-    pub downloads: Option<PathBuf>,
-}
-
-impl Facts {
-    fn names(&self, there: There) -> Vec<&'static str> {
-        let found = self.programs.iter().filter(|(_, found)| *found == there);
-        found.map(|(name, _)| *name).collect()
-    }
-}
+/// This very program.
+const OURSELVES: &str = "/proc/self/exe";
 
 /// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Deletes what interrupted runs left.
-    Clean(Vec<PathBuf>),
-    Get(Tarball),
-    /// Makes a set of this version from the tarballs.
-    Unpack(Version),
-    /// Writes the state.
-    Record(State),
-    /// Renames programs that are in the way, and puts links in their places.
-    SetAside(Vec<&'static str>),
-    /// Switches to this set, or to the one that was unpacked.
-    Use(Option<String>, String),
-    AddToPath(PathBuf, PathBuf),
-    Prune(Vec<String>),
-    /// Switches to the programs that were set aside, and renames them back.
-    PutBack(Vec<&'static str>),
-    Unlink(Vec<&'static str>),
-    RemoveFromPath(ShellFile),
-    DeleteStore(PathBuf),
-    DeleteDownloads(PathBuf),
-    /// Becomes `dockerd-rootless install` with these arguments.
-    Install(Vec<OsString>),
+pub struct Step<'a> {
+    verb: &'static str,
+    object: String,
+    /// Does it, and says whether that changed anything.
+    act: Box<dyn FnOnce(&mut Made) -> Result<bool, Error> + 'a>,
 }
 
-impl Action {
-    /// Says what will be done, or with `is_done` what was.
-    pub fn explain(&self, is_done: bool) -> String {
-        let (verb, object) = match self {
-            Self::Clean(_) => ("delete", "what an interrupted run left".to_owned()),
-            Self::Get(tarball) => ("fetch", tarball.to_string()),
-            Self::Unpack(version) => ("unpack", format!("Docker {version}")),
-            Self::Record(_) => ("record", "in state.json what changes outside".to_owned()),
-            Self::SetAside(names) => ("rename", format!("{} to NAME{ASIDE}", names.join(", "))),
-            Self::Use(_, name) => ("switch", format!("to {name}")),
-            Self::AddToPath(file, bin_dir) => {
-                ("add", format!("`{}` to PATH in `{}`", bin_dir.display(), file.display()))
-            }
-            Self::Prune(sets) => ("delete", format!("older programs: {}", sets.join(", "))),
-            Self::PutBack(names) => ("restore", names.join(", ")),
-            Self::Unlink(names) => ("remove", format!("links: {}", names.join(", "))),
-            Self::RemoveFromPath(file) => {
-                ("remove", format!("our lines in `{}`", file.path.display()))
-            }
-            Self::DeleteStore(store) => {
-                ("delete", format!("the programs in `{}`", store.display()))
-            }
-            Self::DeleteDownloads(path) => ("delete", format!("downloads in `{}`", path.display())),
-            Self::Install(args) => ("run", format!("`{OWN} {}`", words::join(args).display())),
-        };
-        let ending = match (is_done, verb.ends_with('e')) {
-            (false, _) => "",
-            (true, true) => "d",
-            (true, false) => "ed",
-        };
-        format!("{verb}{ending} {object}")
+/// What steps hand on to later ones.
+#[derive(Default)]
+pub struct Made {
+    /// The tarballs that are here, with their sums.
+    tarballs: Vec<(File, String)>,
+    /// The set that is or will be in use.
+    pub set: Option<String>,
+    pub is_changed: bool,
+}
+
+impl<'a> Step<'a> {
+    fn new(
+        verb: &'static str,
+        object: String,
+        act: impl FnOnce(&mut Made) -> Result<bool, Error> + 'a,
+    ) -> Self {
+        Self { verb, object, act: Box::new(act) }
     }
 }
 
-/// Plans to have `version` in use, from `tarballs` unless it is here.
-pub fn fetch(
-    facts: &Facts,
-    version: &Version,
-    tarballs: [Tarball; 2],
-) -> Result<Vec<Action>, Error> {
-    refuse(facts)?;
-    let mut actions = Vec::new();
-    if !facts.leftovers.is_empty() {
-        actions.push(Action::Clean(facts.leftovers.clone()));
+/// Performs `steps`, or does nothing with `dry_run`. Hands what was, or would be, done to `tell`.
+pub fn perform(
+    steps: Vec<Step<'_>>,
+    dry_run: bool,
+    mut made: Made,
+    mut tell: impl FnMut(String) -> Result<(), Error>,
+) -> Result<Made, Error> {
+    for Step { verb, object, act } in steps {
+        if dry_run {
+            tell(format!("{verb} {object}"))?;
+        } else if act(&mut made)? {
+            tell(format!("{}ed {object}", verb.trim_end_matches('e')))?;
+        } else {
+            continue;
+        }
+        made.is_changed |= verb != "fetch" && verb != "run";
     }
-    if facts.ready.is_none() {
-        actions.extend(tarballs.map(Action::Get));
-        actions.push(Action::Unpack(version.clone()));
+    Ok(made)
+}
+
+/// Plans to have `version` in use, from `tarballs` unless it is here; and our lines in `shell_files`.
+pub fn fetch<'a>(
+    store: &'a Store,
+    client: &'a Client,
+    version: &'a Version,
+    tarballs: &'a [Tarball; 2],
+    shell_files: Vec<PathBuf>,
+) -> Result<(Vec<Step<'a>>, Made), Error> {
+    refuse(store)?;
+    let sums: Option<Vec<&str>> = tarballs.iter().map(|tarball| tarball.known_sum()).collect();
+    let wanted = sums.map(|sums| set_name(version, &sums)).transpose()?;
+    let current = store.current();
+    let is_ready = wanted.as_ref().is_some_and(|set| store.set(set).exists());
+    let mut steps = Vec::new();
+    if !is_ready {
+        for tarball in tarballs {
+            steps.push(Step::new("fetch", tarball.to_string(), |made| {
+                made.tarballs.push(tarball.get(&store.root.join("download"), client)?);
+                Ok(true)
+            }));
+        }
+        let object = format!("Docker {}", version.text);
+        let staging = store.root.join("staging");
+        steps.push(Step::new("unpack", object, move |made| {
+            let unpacked = unpack_all(store, &staging, version, tarballs, made);
+            unpacked.inspect_err(|_| drop(remove_tree(&staging)))
+        }));
     }
-    let state = record(facts);
-    if facts.state.as_ref() != Some(&state) {
-        actions.push(Action::Record(state));
+    let old = store.sets_but(&[current.as_deref(), wanted.as_deref()]);
+    if !old.is_empty() && wanted != current {
+        let object = format!("older programs: {}", old.join(", "));
+        steps.push(Step::new("delete", object, move |made| {
+            // The same again leaves the previous one alone.
+            let is_new = made.set != store.current();
+            old.iter().filter(|_| is_new).try_for_each(|set| store.remove_set(set))?;
+            Ok(is_new)
+        }));
     }
-    let foreign = facts.names(There::Program);
+    let foreign = store.names(There::Program, "");
     if !foreign.is_empty() {
-        actions.push(Action::SetAside(foreign));
+        let object = format!("{} to NAME{ASIDE}", foreign.join(", "));
+        steps.push(Step::new("rename", object, move |_| store.set_aside(&foreign).map(|()| true)));
     }
-    let target = facts.ready.as_ref().map(|ready| ready.set.clone());
-    let absent = facts.names(There::Nothing);
-    let lacks_links = |ready: &Ready| ready.programs.iter().any(|name| absent.contains(name));
-    let is_in_use = target.is_some()
-        && target == facts.current
-        && !facts.ready.as_ref().is_some_and(lacks_links);
-    let keep = [&facts.current, if is_in_use { &facts.previous } else { &target }];
-    let mut old = facts.sets.clone();
-    old.retain(|set| !keep.contains(&&Some(set.clone())));
-    if !is_in_use {
-        let name = format!("Docker {version} in `{}`", facts.bin_dir.display());
-        actions.push(Action::Use(target, name));
+    let absent = store.names(There::Nothing, "");
+    let lacks_link = |set: &String| absent.iter().any(|name| store.set(set).join(name).exists());
+    if !is_ready || wanted != current || wanted.as_ref().is_some_and(lacks_link) {
+        let object = format!("to Docker {} in `{}`", version.text, store.bin_dir.display());
+        steps.push(Step::new("switch", object, |made| switch(store, made)));
     }
-    for file in &facts.lacking {
-        actions.push(Action::AddToPath(file.path.clone(), facts.bin_dir.clone()));
+    for file in shell_files {
+        let object = format!("`{}` to PATH in `{}`", store.bin_dir.display(), file.display());
+        steps.push(Step::new("add", object, move |_| Ok(shell_files::add(&file, &store.bin_dir))));
     }
-    if !old.is_empty() {
-        actions.push(Action::Prune(old));
-    }
-    Ok(actions)
+    Ok((steps, Made { set: wanted, ..Made::default() }))
 }
 
 /// Refuses what a fetch cannot change.
-fn refuse(facts: &Facts) -> Result<(), Error> {
-    if let Some(state) = &facts.state
-        && state.bin_dir != facts.bin_dir
-    {
-        let [old, new] = [&state.bin_dir, &facts.bin_dir].map(|path| path.display());
+fn refuse(store: &Store) -> Result<(), Error> {
+    if let Some(old) = store.linked.as_ref().filter(|old| **old != store.bin_dir) {
+        let [old, new] = [old, &store.bin_dir].map(|path| path.display());
         let what = format!("the links are in `{old}`; they cannot also be in `{new}`");
         return Err(Error::new(Exit::Usage, what).hint("dockerd-rootless fetch --remove"));
     }
-    match facts.names(There::Other).first() {
-        None => Ok(()),
-        Some(name) => {
-            let path = facts.bin_dir.join(name);
-            let what = format!("`{}` is neither a file nor a link", path.display());
-            let quoted = words::quote(path.as_os_str());
-            let quoted = quoted.display();
-            Err(Error::new(Exit::Failed, what).hint(format!("mv {quoted} {quoted}.old")))
-        }
-    }
+    let Some(name) = store.names(There::Other, "").pop() else {
+        return Ok(());
+    };
+    let path = store.bin(name);
+    let what = format!("`{}` is neither a file nor a link", path.display());
+    let path = words::quoted(&path);
+    Err(Error::new(Exit::Failed, what).hint(format!("mv {path} {path}.old")))
 }
 
-/// Returns the state after the fetch.
-fn record(facts: &Facts) -> State {
-    let mut state = facts.state.clone().unwrap_or_default();
-    state.bin_dir.clone_from(&facts.bin_dir);
-    for file in &facts.lacking {
-        if !state.shell_files.iter().any(|known| known.path == file.path) {
-            state.shell_files.push(file.clone());
+/// Names a set of `version` by what it is made from: the sums of the tarballs, and ours.
+fn set_name(version: &Version, sums: &[&str]) -> Result<String, Error> {
+    let own = File::open(OURSELVES).and_then(|file| sum_of(&file));
+    let own = at(Path::new(OURSELVES), own)?;
+    let hash = hexadecimal(&Sha256::digest(format!("{} {own}", sums.join(" "))));
+    Ok(format!("{}-{}", version.text, &hash[..8]))
+}
+
+/// Makes a set of both tarballs, unless it is here.
+fn unpack_all(
+    store: &Store,
+    staging: &Path,
+    version: &Version,
+    tarballs: &[Tarball; 2],
+    made: &mut Made,
+) -> Result<bool, Error> {
+    let sums: Vec<&str> = made.tarballs.iter().map(|(_, sum)| &**sum).collect();
+    let name = set_name(version, &sums)?;
+    let is_here = store.set(&name).exists();
+    if !is_here {
+        make_dir(staging, 0o755)?;
+        for (tarball, (file, _)) in tarballs.iter().zip(&made.tarballs) {
+            unpack(file, &tarball.file, tarball.package, staging)?;
         }
+        let copied = fs::copy(OURSELVES, staging.join(OWN))
+            .and_then(|_| SCRIPTS.iter().try_for_each(|script| symlink(OWN, staging.join(script))))
+            .and_then(|()| sync(&staging.join(OWN)));
+        at(staging, copied)?;
     }
-    state
+    made.set = Some(name);
+    Ok(!is_here)
+}
+
+/// Switches to the set that was made, or found.
+fn switch(store: &Store, made: &Made) -> Result<bool, Error> {
+    let before = store.current();
+    let set = made.set.as_deref().unwrap_or_default();
+    if store.root.join("staging").exists() {
+        store.place(set)?;
+    }
+    store.switch(set)?;
+    Ok(made.tarballs.is_empty() || before.as_deref() != Some(set))
+}
+
+/// Plans to become the installer of what is in place then.
+pub fn install(store: &Store, args: Vec<OsString>) -> Step<'_> {
+    let object = format!("`{OWN} {}`", words::join(&args).display());
+    Step::new("run", object, move |_| {
+        let program = store.bin(OWN);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = [store.bin_dir.clone()].into_iter().chain(std::env::split_paths(&path));
+        let path = std::env::join_paths(path).unwrap_or_default();
+        at(&program, Err(Command::new(&program).args(args).env("PATH", path).exec()))
+    })
 }
 
 /// Plans to exchange the current and the previous version.
-pub fn roll_back(facts: &Facts) -> Result<Vec<Action>, Error> {
-    match (&facts.current, &facts.previous) {
-        (Some(current), Some(previous)) if current != previous && facts.state.is_some() => {
-            let name = match &**previous {
-                BEFORE => format!("the programs that were in `{}` before", facts.bin_dir.display()),
-                set => format!("Docker {}", set.rsplit_once('-').map_or(set, |(name, _)| name)),
-            };
-            Ok(vec![Action::Use(Some(previous.clone()), name)])
-        }
-        _ => {
-            let what = "there is no earlier version to go back to";
-            Err(Error::new(Exit::Failed, what).hint("dockerd-rootless fetch --version latest"))
-        }
-    }
+pub fn roll_back(store: &Store) -> Result<(Vec<Step<'_>>, Made), Error> {
+    let current = store.current();
+    let previous = store.sets_but(&[current.as_deref()]).pop();
+    let (Some(previous), Some(_)) = (previous, current) else {
+        let what = "there is no earlier version to go back to";
+        return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless fetch --version latest"));
+    };
+    let object = match previous.rsplit_once('-') {
+        Some((version, _)) => format!("to Docker {version}"),
+        None => format!("to the programs that were in `{}` before", store.bin_dir.display()),
+    };
+    let step = Step::new("switch", object, |made| switch(store, made));
+    Ok((vec![step], Made { set: Some(previous), ..Made::default() }))
+}
+
+/// Undoes all that fetches did, and returns what that was, or with `dry_run` would be: one line each.
+pub fn remove(environment: &Environment, dry_run: bool) -> Result<Vec<String>, Error> {
+    let store = Store::find(environment, None)?;
+    let _lock = if store.root.exists() && !dry_run { Some(store.lock()?) } else { None };
+    let mut done = Vec::new();
+    perform(removal(&store, environment), dry_run, Made::default(), |line| {
+        done.push(line);
+        Ok(())
+    })?;
+    Ok(done)
 }
 
 /// Plans to undo all that fetches did.
-pub fn remove(facts: &Facts) -> Vec<Action> {
-    let free = [facts.names(There::OurLink), facts.names(There::Nothing)].concat();
-    let mut aside = facts.aside.clone();
-    aside.retain(|name| free.contains(name));
-    let mut links = facts.names(There::OurLink);
+pub fn removal<'a>(store: &'a Store, environment: &Environment) -> Vec<Step<'a>> {
+    let [mut links, absent] = [There::OurLink, There::Nothing].map(|there| store.names(there, ""));
+    let mut aside = store.names(There::Program, ASIDE);
+    aside.retain(|name| links.contains(name) || absent.contains(name));
     links.retain(|name| !aside.contains(name));
-    let mut actions = Vec::new();
+    let mut steps = Vec::new();
     if !aside.is_empty() {
-        actions.push(Action::PutBack(aside));
+        steps.push(Step::new("restore", aside.join(", "), move |_| {
+            store.put_back(&aside).map(|()| true)
+        }));
     }
     if !links.is_empty() {
-        actions.push(Action::Unlink(links));
+        let object = format!("links: {}", links.join(", "));
+        steps.push(Step::new("remove", object, move |_| store.unlink(&links).map(|()| true)));
     }
-    actions.extend(facts.edited.iter().cloned().map(Action::RemoveFromPath));
-    if facts.has_store {
-        actions.push(Action::DeleteStore(facts.store.clone()));
+    for file in shell_files::files(environment, true) {
+        let object = format!("our lines in `{}`", file.display());
+        steps.push(Step::new("remove", object, move |_| Ok(shell_files::remove(&file))));
     }
-    actions.extend(facts.downloads.clone().map(Action::DeleteDownloads));
-    actions
+    if store.root.exists() {
+        let object = format!("`{}`", store.root.display());
+        steps.push(Step::new("delete", object, |_| store.remove().map(|()| true)));
+    }
+    steps
 }

@@ -1,241 +1,267 @@
 //! Finds out which version to get, where its tarballs are, and which sums they must have.
 
-use std::fs;
+use std::fmt;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use tracing::{info, warn};
 
+use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::fetch::checksum::{self, Line, Sum, Voucher};
-use crate::fetch::download::{Client, Url};
-use crate::fetch::plan::{Source, Tarball};
-use crate::fetch::store::failed;
-use crate::fetch::{Package, Version, architecture, versions_in_index};
+use crate::fetch::archive::sum_of;
+use crate::fetch::checksum;
+use crate::fetch::download::{Client, is_loopback};
+use crate::fetch::store::{at, remove_tree};
+use crate::fetch::{Package, Version, architecture, directory, newest_in};
 use crate::sys::files;
 
 /// Docker's own server.
 const DOCKERS_MIRROR: &str = "https://download.docker.com";
 
-/// The largest list of sums in bytes.
-const LIST_MAX: u64 = 1 << 20;
-
-/// What the options ask for.
-pub struct Request<'a> {
-    pub version: Option<&'a str>,
-    pub channel: String,
-    pub mirror: Option<String>,
-    pub offline: Option<&'a Path>,
-    pub sha256: &'a [String],
-    pub checksums: Option<&'a Path>,
-    pub insecure_no_checksum: bool,
+/// The options that say what to fetch.
+#[derive(Args)]
+pub struct Request {
+    /// A version, or `latest` for the newest on the mirror [default: the newest with a built-in checksum]
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// One of Docker's channels [variable CHANNEL; default: stable]
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// Another server than Docker's, with or without /linux/static [variable DOCKERD_ROOTLESS_MIRROR]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Use archives from DIR, without network access
+    #[arg(long, value_name = "DIR", conflicts_with = "mirror")]
+    offline: Option<PathBuf>,
+    /// The SHA-256 sum that an archive must have; once for each
+    #[arg(long, value_name = "FILE=SUM")]
+    sha256: Vec<String>,
+    /// A list of such sums, as sha256sum writes it
+    #[arg(long, value_name = "FILE")]
+    checksums: Option<PathBuf>,
+    /// Accept archives without a known checksum (dangerous: the network can replace them)
+    #[arg(long)]
+    insecure_no_checksum: bool,
+    /// Use http, too (dangerous: the network can read and replace what is downloaded)
+    #[arg(long)]
     pub insecure_http: bool,
+    /// How many seconds a server may be silent
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u16).range(1..))]
+    pub timeout: u16,
 }
 
-/// Where tarballs are looked for.
-enum Origin {
-    Directory(PathBuf),
-    Server(Url),
+/// One tarball, with its sum and where that is from.
+pub struct Tarball {
+    pub package: Package,
+    pub file: String,
+    /// An address, or a path that begins with `/`.
+    source: String,
+    sum: Option<(String, &'static str)>,
 }
 
-impl Request<'_> {
+impl Tarball {
+    pub fn known_sum(&self) -> Option<&str> {
+        self.sum.as_ref().map(|(sum, _)| &**sum)
+    }
+
+    /// Copies the tarball into a file of ours, which has no name any more, and returns that with its sum.
+    /// Fails with exit 6 if the sum is wrong.
+    pub fn get(&self, path: &Path, client: &Client) -> Result<(File, String), Error> {
+        let mut file = at(path, files::open_own(path))?;
+        remove_tree(path)?;
+        if self.source.starts_with('/') {
+            let source = Path::new(&self.source);
+            let mut opened = at(source, files::open_regular(source))?.0;
+            at(source, io::copy(&mut opened, &mut file))?;
+        } else {
+            client.tarball(&self.source, &file)?;
+        }
+        let sum = at(path, sum_of(&file))?;
+        if let Some(expected) = self.known_sum().filter(|expected| *expected != sum) {
+            let source = &self.source;
+            let what = format!("`{source}` has the SHA-256 sum `{sum}` instead of `{expected}`");
+            let hint = "nothing was changed; try another mirror: --mirror URL";
+            return Err(Error::new(Exit::Integrity, what).hint(hint));
+        }
+        Ok((file, sum))
+    }
+}
+
+impl fmt::Display for Tarball {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = &self.source;
+        match &self.sum {
+            Some((sum, voucher)) => {
+                write!(out, "`{source}` with the SHA-256 sum {sum} of {voucher}")
+            }
+            None => write!(out, "`{source}` WITHOUT A CHECKSUM"),
+        }
+    }
+}
+
+impl Request {
     /// Decides on the version and finds the sums. Asks the mirror if it must.
-    pub fn resolve(&self, client: &Client) -> Result<(Version, [Tarball; 2]), Error> {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if !self.channel.starts_with(|c: char| c.is_ascii_alphanumeric())
-            || !self.channel.chars().all(is_plain)
-        {
-            let what = format!("`{}` is not the name of a channel", self.channel);
+    pub fn resolve(
+        &self,
+        environment: &Environment,
+        client: &Client,
+    ) -> Result<(Version, [Tarball; 2]), Error> {
+        let channel = given(self.channel.as_ref(), environment, "CHANNEL", "stable");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if !channel.chars().all(is_plain) {
+            let what = format!("`{channel}` is not the name of a channel");
             return Err(Error::new(Exit::Usage, what).hint("--channel stable, or --channel test"));
         }
-        let origin = self.origin()?;
-        let version = self.version(&origin, client)?;
-        let lines = self.lines(&version)?;
-        let list = self.checksums.map(read_list).transpose()?.unwrap_or_default();
+        let place = format!("{channel}/{}", architecture());
+        let origin = self.origin(environment, &directory(&channel, architecture()))?;
+        let version = self.version(&origin, &place, client)?;
+        let lists = self.lists(&version)?;
         let tarball = |package: Package| {
             let file = package.file(&version);
-            let source = origin.source(&file, self)?;
-            let sum = self.sum(&lines, &list, &file, &source, client)?;
-            Ok::<_, Error>(Tarball { package, file, source, sum })
+            let source = format!("{origin}{file}");
+            if source.starts_with('/') && !Path::new(&source).exists() {
+                return Err(self.lacks(&origin, &place));
+            }
+            let names = [&file, &file, &format!("{place}/{file}")];
+            let known = lists.iter().zip(names).find_map(|((voucher, lines), name)| {
+                Some((checksum::find(lines, name)?, *voucher))
+            });
+            let sum = match known {
+                Some(known) => Some(known),
+                None => self.sum_beside(&file, &source, client)?,
+            };
+            Ok(Tarball { package, file, source, sum })
         };
         let tarballs = [tarball(Package::Docker)?, tarball(Package::Extras)?];
         Ok((version, tarballs))
     }
 
-    /// Returns `CHANNEL/ARCH`.
-    fn directory(&self) -> String {
-        format!("{}/{}", self.channel, architecture())
-    }
-
-    fn origin(&self) -> Result<Origin, Error> {
-        if let Some(directory) = self.offline {
-            return Ok(Origin::Directory(directory.to_owned()));
+    /// Returns the directory of the tarballs, which is `directory` on a server; with a slash at its end.
+    fn origin(&self, environment: &Environment, directory: &str) -> Result<String, Error> {
+        if let Some(path) = &self.offline {
+            return Ok(format!("{}/", at(path, std::path::absolute(path))?.display()));
         }
-        let mirror = self.mirror.as_deref().unwrap_or(DOCKERS_MIRROR);
+        let mirror =
+            given(self.mirror.as_ref(), environment, "DOCKERD_ROOTLESS_MIRROR", DOCKERS_MIRROR);
         let root = mirror.trim_end_matches('/').trim_end_matches("/linux/static");
-        let url = Url::parse(root).map_err(|why| {
-            let what = format!("`{mirror}` is not the address of a mirror: {why}");
-            Error::new(Exit::Usage, what).hint("--mirror https://HOST/DIRECTORY")
-        })?;
-        if !url.is_https() && !url.is_loopback() && !self.insecure_http {
-            let what = format!("the mirror `{url}` is not https");
+        let rest = root.strip_prefix("https://").or_else(|| root.strip_prefix("http://"));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/[]%+=,".contains(c);
+        if rest.is_none_or(|rest| rest.is_empty() || !rest.chars().all(is_plain)) {
+            let what = format!("`{mirror}` is not the address of a mirror");
+            return Err(Error::new(Exit::Usage, what).hint("--mirror https://HOST/DIRECTORY"));
+        }
+        if root.starts_with("http:") && !is_loopback(root) && !self.insecure_http {
+            let what = format!("the mirror `{root}` is not https");
             let hint = "if you trust the network in between: --insecure-http";
             return Err(Error::new(Exit::Usage, what).hint(hint));
         }
-        Ok(Origin::Server(url.with(&format!("/linux/static/{}/", self.directory()))))
+        Ok(format!("{root}/{directory}/"))
     }
 
-    fn version(&self, origin: &Origin, client: &Client) -> Result<Version, Error> {
-        if let Some(text) = self.version.filter(|text| *text != "latest") {
+    fn version(&self, origin: &str, place: &str, client: &Client) -> Result<Version, Error> {
+        if let Some(text) = self.version.as_ref().filter(|text| *text != "latest") {
             return Version::parse(text).ok_or_else(|| {
                 let what = format!("`{text}` is not a version");
                 Error::new(Exit::Usage, what).hint("--version 29.6.2, or --version latest")
             });
         }
-        if let (None, Origin::Server(_), Some(known)) =
-            (self.version, origin, checksum::newest_in_table(&self.directory()))
-        {
+        if let Some(directory) = &self.offline {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            let names = entries.map(|entry| entry.file_name().display().to_string());
+            let names = names.collect::<Vec<_>>().join("\n");
+            return newest_in(&names).ok_or_else(|| self.lacks(origin, place));
+        }
+        if let (None, Some(known)) = (&self.version, checksum::newest_in_table(place)) {
             info!(
-                "{known} is the newest version in the built-in list of checksums, which is of {}; for the newest on the mirror: --version latest",
+                "{} is the newest version in the built-in list of checksums, which is of {}; for the newest on the mirror: --version latest",
+                known.text,
                 checksum::table_date()
             );
             return Ok(known);
         }
-        let index = origin.index(client)?;
-        versions_in_index(&index).pop().ok_or_else(|| origin.lacks("docker-V.tgz", self))
+        let index = client.text(origin)?.unwrap_or_default();
+        newest_in(&index).ok_or_else(|| self.lacks(origin, place))
     }
 
-    /// Reads the `--sha256` options.
-    fn lines(&self, version: &Version) -> Result<Vec<Line>, Error> {
+    /// Returns the known sums with where they are from, the most trusted first.
+    fn lists(&self, version: &Version) -> Result<[(&'static str, Vec<checksum::Line>); 3], Error> {
         let [docker, extras] = Package::ALL.map(|package| package.file(version));
-        let read = |option: &String| {
-            let parsed = option.rsplit_once('=');
-            let parsed = parsed.and_then(|(file, sum)| Some((file.to_owned(), Sum::parse(sum)?)));
-            let why = match &parsed {
-                Some((file, _)) if *file == docker || *file == extras => return Ok(parsed),
-                Some((file, _)) => format!("`{file}` is not one of the files to fetch"),
-                None => "expected FILE=SUM with 64 hexadecimal digits".to_owned(),
+        let mut options = Vec::new();
+        for option in &self.sha256 {
+            let (file, sum) = option.rsplit_once('=').unwrap_or_default();
+            let sum = checksum::parse(sum).filter(|_| file == docker || file == extras);
+            let Some(sum) = sum else {
+                let what = format!("`--sha256 {option}` is not one of the files and its sum");
+                let hint = format!("--sha256 {docker}=SUM --sha256 {extras}=SUM");
+                return Err(Error::new(Exit::Usage, what).hint(hint));
             };
-            let what = format!("`--sha256 {option}`: {why}");
-            Err(Error::new(Exit::Usage, what)
-                .hint(format!("--sha256 {docker}=SUM --sha256 {extras}=SUM")))
-        };
-        self.sha256.iter().filter_map(|option| read(option).transpose()).collect()
+            options.push((file.to_owned(), sum));
+        }
+        let list = self.checksums.as_deref().map(read_list).transpose()?.unwrap_or_default();
+        let table = checksum::parse_list(checksum::TABLE).unwrap_or_default();
+        Ok([("`--sha256`", options), ("`--checksums`", list), ("the built-in table", table)])
     }
 
-    /// Returns the sum by the most trusted source that has one.
-    fn sum(
+    /// Returns the sum in the file beside the tarball, if there is one.
+    fn sum_beside(
         &self,
-        lines: &[Line],
-        list: &[Line],
         file: &str,
-        source: &Source,
+        source: &str,
         client: &Client,
-    ) -> Result<Option<(Sum, Voucher)>, Error> {
-        let known = checksum::find(lines, file).map(|sum| (sum, Voucher::Option));
-        let known = known.or_else(|| Some((checksum::find(list, file)?, Voucher::List)));
-        let table = || checksum::find_in_table(&self.directory(), file);
-        if let Some(known) = known.or_else(|| Some((table()?, Voucher::Table))) {
-            return Ok(Some(known));
-        }
-        match source.beside(client)? {
-            Some(text) => match checksum::parse_beside(&text, file) {
-                Some(sum) => {
-                    warn!(
-                        "`{file}` is checked against the mirror's own sum only, which a malicious mirror can replace as well"
-                    );
-                    Ok(Some((sum, Voucher::Beside)))
-                }
-                None => {
-                    let what = format!("`{file}.sha256` beside the tarball has no sum of it");
-                    Err(Error::new(Exit::Integrity, what).hint(format!("--sha256 {file}=SUM")))
-                }
-            },
-            None if self.insecure_no_checksum => {
+    ) -> Result<Option<(String, &'static str)>, Error> {
+        let beside = format!("{source}.sha256");
+        let text = match source.starts_with('/') {
+            true => fs::read_to_string(beside).ok(),
+            false => client.text(&beside)?,
+        };
+        // A sum alone, or a line of sha256sum.
+        let first = text.as_ref().and_then(|text| text.split_whitespace().next());
+        let Some(sum) = first.and_then(checksum::parse) else {
+            if text.is_none() && self.insecure_no_checksum {
                 warn!("`{file}` is taken WITHOUT A CHECKSUM (--insecure-no-checksum)");
-                Ok(None)
+                return Ok(None);
             }
-            None => {
-                let what = format!("no checksum of `{file}` is known");
-                let hint = format!(
-                    "--sha256 {file}=SUM, or --checksums FILE; or, if you trust the server and the network: --insecure-no-checksum"
-                );
-                Err(Error::new(Exit::Integrity, what).hint(hint))
-            }
-        }
-    }
-}
-
-impl Origin {
-    fn source(&self, file: &str, request: &Request<'_>) -> Result<Source, Error> {
-        match self {
-            Self::Server(url) => Ok(Source::Server(url.with(file))),
-            Self::Directory(directory) if directory.join(file).exists() => {
-                Ok(Source::File(directory.join(file)))
-            }
-            Self::Directory(_) => Err(self.lacks(file, request)),
-        }
-    }
-
-    /// Returns the names of the files that are there.
-    fn index(&self, client: &Client) -> Result<String, Error> {
-        match self {
-            Self::Directory(directory) => {
-                let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-                let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-                Ok(names.collect::<Vec<_>>().join("\n"))
-            }
-            Self::Server(url) => client.text(url)?.ok_or_else(|| {
-                let what = format!("`{url}`: the server answers 404");
-                Error::new(Exit::Failed, what)
-                    .hint("name a version: --version VERSION; or another --channel or --mirror")
-            }),
-        }
-    }
-
-    fn lacks(&self, file: &str, request: &Request<'_>) -> Error {
-        let place = match self {
-            Self::Directory(directory) => directory.display().to_string(),
-            Self::Server(url) => url.to_string(),
+            let what = format!("no checksum of `{file}` is known");
+            let hint = format!(
+                "--sha256 {file}=SUM, or --checksums FILE; or, if you trust the server and the network: --insecure-no-checksum"
+            );
+            return Err(Error::new(Exit::Integrity, what).hint(hint));
         };
-        let names = match request.version.and_then(Version::parse) {
-            Some(version) => Package::ALL.map(|package| package.file(&version)).join(" and "),
-            None => "docker-VERSION.tgz and docker-rootless-extras-VERSION.tgz".to_owned(),
-        };
-        let what = format!("`{place}` has no `{file}` with its pair");
+        warn!(
+            "`{file}` is checked against the mirror's own sum only, which a malicious mirror can replace as well"
+        );
+        Ok(Some((sum, "the `.sha256` file beside it")))
+    }
+
+    fn lacks(&self, origin: &str, place: &str) -> Error {
+        let version = self.version.as_ref().filter(|text| *text != "latest");
+        let version = version.map_or("VERSION", String::as_str);
+        let what = format!("`{origin}` does not have both tarballs");
         let hint = format!(
-            "it must hold {names}; Docker's are at {DOCKERS_MIRROR}/linux/static/{}/",
-            request.directory()
+            "it must hold docker-{version}.tgz and docker-rootless-extras-{version}.tgz; Docker's are at {DOCKERS_MIRROR}/linux/static/{place}/"
         );
         Error::new(Exit::Failed, what).hint(hint)
     }
 }
 
-impl Source {
-    /// Returns the text of the file `NAME.sha256` beside it.
-    fn beside(&self, client: &Client) -> Result<Option<String>, Error> {
-        match self {
-            Self::Server(url) => client.text(&url.with(".sha256")),
-            Self::File(path) => {
-                let path = PathBuf::from(format!("{}.sha256", path.display()));
-                match files::read_regular(&path, LIST_MAX) {
-                    Ok(text) => Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned())),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                    Err(error) => Err(failed(&path, "cannot be read", &error)),
-                }
-            }
-        }
-    }
+/// Returns the value of an option, of its variable, or the default.
+fn given(
+    option: Option<&String>,
+    environment: &Environment,
+    variable: &str,
+    default: &str,
+) -> String {
+    let variable = environment.get(variable).map(|value| value.to_string_lossy().into_owned());
+    option.cloned().or(variable).unwrap_or_else(|| default.to_owned())
 }
 
 /// Reads the file of `--checksums`.
-fn read_list(path: &Path) -> Result<Vec<Line>, Error> {
-    let bytes = files::read_regular(path, LIST_MAX)
-        .map_err(|error| failed(path, "cannot be read", &error))?;
-    let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
-    checksum::parse_list(&text).map_err(|(number, line)| {
-        let what =
-            format!("`{}` is not a list of checksums: line {number} is `{line}`", path.display());
+fn read_list(path: &Path) -> Result<Vec<checksum::Line>, Error> {
+    let text = at(path, fs::read_to_string(path))?;
+    checksum::parse_list(&text).map_err(|line| {
+        let what = format!("`{}` is not a list of checksums: `{line}`", path.display());
         Error::new(Exit::Usage, what).hint("make one from files that you trust: sha256sum *.tgz")
     })
 }

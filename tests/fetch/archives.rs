@@ -35,14 +35,18 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
     use EntryType as E;
     let scene = Scene::have(OLD);
     let cases = [
-        ("a parent", entry("docker/../../dockerd", E::Regular, 0o755, ""), "which is not directly"),
-        ("only a parent", entry("../dockerd", E::Regular, 0o755, ""), "which is not below"),
+        ("a parent", entry("docker/../../dockerd", E::Regular, 0o755, ""), "is not directly in"),
+        ("only a parent", entry("../dockerd", E::Regular, 0o755, ""), "is not directly in"),
         (
             "an absolute name",
             entry("/tmp/dockerd-rootless-evil", E::Regular, 0o755, ""),
-            "which is not below",
+            "is not directly in",
         ),
-        ("a link out", entry("docker/dockerd", E::Symlink, 0o777, "/bin/sh"), "a symbolic link"),
+        (
+            "a link out",
+            entry("docker/dockerd", E::Symlink, 0o777, "/bin/sh"),
+            "is not a regular file",
+        ),
         (
             "a link that something is written through",
             with(|tarball| {
@@ -56,14 +60,26 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
                 );
                 tarball.file("docker/dockerd", b"evil");
             }),
-            "a symbolic link",
+            "is not a regular file",
         ),
-        ("a linked directory", entry("docker", E::Symlink, 0o777, "/tmp"), "a symbolic link"),
-        ("a hard link", entry("docker/dockerd", E::Link, 0o755, "/etc/passwd"), "a hard link"),
-        ("a character device", entry("docker/dockerd", E::Char, 0o666, ""), "a device"),
-        ("a block device", entry("docker/dockerd", E::Block, 0o666, ""), "a device"),
-        ("a FIFO", entry("docker/dockerd", E::Fifo, 0o666, ""), "a FIFO"),
-        ("a sparse file", entry("docker/dockerd", E::GNUSparse, 0o755, ""), "a sparse file"),
+        ("a linked directory", entry("docker", E::Symlink, 0o777, "/tmp"), "is not a regular file"),
+        (
+            "a hard link",
+            entry("docker/dockerd", E::Link, 0o755, "/etc/passwd"),
+            "is not a regular file",
+        ),
+        (
+            "a character device",
+            entry("docker/dockerd", E::Char, 0o666, ""),
+            "is not a regular file",
+        ),
+        ("a block device", entry("docker/dockerd", E::Block, 0o666, ""), "is not a regular file"),
+        ("a FIFO", entry("docker/dockerd", E::Fifo, 0o666, ""), "is not a regular file"),
+        (
+            "a sparse file",
+            entry("docker/dockerd", E::GNUSparse, 0o755, ""),
+            "is not a regular file",
+        ),
         ("setuid", entry("docker/dockerd", E::Regular, 0o4755, ""), "setuid"),
         ("setgid", entry("docker/dockerd", E::Regular, 0o2755, ""), "setuid, setgid"),
         ("setuid of what is not taken", entry("docker/other", E::Regular, 0o4755, ""), "setuid"),
@@ -73,12 +89,12 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
                 tarball.file("docker/dockerd", b"one");
                 tarball.file("docker/dockerd", b"two");
             }),
-            "is there twice",
+            "the program `dockerd` twice",
         ),
         (
             "another directory",
             with(|tarball| tarball.directory("docker/cli-plugins/")),
-            "not directly",
+            "is not a regular file",
         ),
         (
             "a long name of GNU",
@@ -86,7 +102,7 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
                 tarball.entry("././@LongLink", E::GNULongName, 0o644, "", 12, b"../dockerd\0\0");
                 tarball.file("docker/dockerd", b"x");
             }),
-            "a name that is too long",
+            "is not a regular file",
         ),
         (
             "a name of pax",
@@ -95,7 +111,7 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
                 tarball.entry("pax", E::XHeader, 0o644, "", record.len() as u64, record);
                 tarball.file("docker/dockerd", b"x");
             }),
-            "an extended header with `path`",
+            "an extended header with a name or a size",
         ),
         (
             "a size of pax",
@@ -104,15 +120,7 @@ fn entries_that_would_leave_or_harm_the_directory_are_refused() {
                 tarball.entry("pax", E::XHeader, 0o644, "", record.len() as u64, record);
                 tarball.file("docker/dockerd", b"x");
             }),
-            "an extended header with `size`",
-        ),
-        (
-            "a large header of pax",
-            with(|tarball| {
-                let record = vec![b'x'; 70_000];
-                tarball.entry("pax", E::XGlobalHeader, 0o644, "", 70_000, &record);
-            }),
-            "an extended header that is too large",
+            "an extended header with a name or a size",
         ),
         (
             "too many entries",
@@ -135,14 +143,11 @@ fn a_bomb_is_not_unpacked() {
     let one = with(|tarball| {
         tarball.entry("docker/dockerd", EntryType::Regular, 0o755, "", ten_gigabytes, b"")
     });
-    assert_refused(&scene, "ten gigabytes", one, "larger than 512 MiB");
+    assert_refused(&scene, "ten gigabytes", one, "is not below 512 MiB");
     let hidden = with(|tarball| {
         tarball.entry("docker/other", EntryType::Regular, 0o755, "", ten_gigabytes, b"")
     });
-    assert_refused(&scene, "ten gigabytes of what is not taken", hidden, "larger than 512 MiB");
-    let mut behind = Tarball::good_but("").raw();
-    behind.resize(behind.len() + (8 << 20), 0);
-    assert_refused(&scene, "zeros behind the end", gzip(&behind), "behind its end");
+    assert_refused(&scene, "ten gigabytes of what is not taken", hidden, "is not below 512 MiB");
 }
 
 #[test]
@@ -161,11 +166,6 @@ fn what_is_damaged_or_incomplete_is_refused() {
         ("all but the last byte", half[..half.len() - 1].to_vec(), "is damaged"),
         ("another byte", flipped, "is damaged"),
         ("something behind it", [&*whole, b"#!/bin/sh\n"].concat(), "is damaged"),
-        (
-            "something behind its end inside",
-            gzip(&[&*Tarball::good_but("").raw(), b"evil"].concat()),
-            "behind its end",
-        ),
         ("a wrong sum in a header", gzip(&wrong_header), "is damaged"),
         ("a page of HTML", b"<html>404 not found</html>".to_vec(), "is damaged"),
         ("nothing", Vec::new(), ""),

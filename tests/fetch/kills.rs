@@ -20,13 +20,9 @@ fn put_foreign(scene: &Scene) {
     }
 }
 
-/// The home without what differs from run to run: caches are left out, and the state is read.
+/// The home without what differs from run to run.
 fn tree(scene: &Scene) -> BTreeMap<PathBuf, String> {
     let mut tree = scene.tree();
-    let state = PathBuf::from(".local/share/dockerd-rootless/state.json");
-    if let Some(content) = tree.get_mut(&state) {
-        *content = std::fs::read_to_string(scene.user.home.join(&state)).expect("the state");
-    }
     // A shell file that was being written: its copy stays.
     tree.retain(|path, _| {
         let name = path.to_string_lossy().into_owned();

@@ -35,7 +35,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/supervise/machine.rs", &[]),
     ("src/check", &["mod.rs", "survey.rs", "trial"]),
     ("src/setup", &["inspect.rs", "perform.rs", "purge.rs"]),
-    ("src/fetch/plan.rs", &[]),
+    ("src/fetch/checksum.rs", &[]),
 ];
 
 /// What a file that only thinks does not name.
