@@ -25,9 +25,6 @@ const TOTAL_MAX: u64 = 3 << 29;
 /// The most entries of a tarball.
 const ENTRIES_MAX: usize = 200;
 
-/// The largest extended header in bytes that is looked into.
-const PAX_MAX: u64 = 64 * 1024;
-
 const HINT: &str = "nothing was changed; try another mirror or version: --mirror URL, --version V";
 
 /// Bytes that are read at once.
@@ -51,7 +48,7 @@ fn read(mut file: &File, name: &str, package: Package, directory: &Path) -> io::
     let reader = BufReader::with_capacity(CHUNK, file);
     let mut archive = Archive::new(MultiGzDecoder::new(reader).take(TOTAL_MAX));
     let mut seen = BTreeSet::new();
-    // Raw: an extended header is an entry like any other, and names and sizes are those that are judged.
+    // Raw: an extended header changes nothing, so names and sizes are those that are judged.
     for (number, entry) in archive.entries()?.raw(true).enumerate() {
         let mut entry = entry?;
         if number >= ENTRIES_MAX {
@@ -59,7 +56,6 @@ fn read(mut file: &File, name: &str, package: Package, directory: &Path) -> io::
         }
         let (kind, size) = (entry.header().entry_type(), entry.size());
         if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() {
-            refuse_decisive_extension(&mut entry)?;
             continue;
         }
         let path = entry.path_bytes().into_owned();
@@ -111,16 +107,6 @@ fn judge(
         Some(name) => return Ok(Some(name)),
     };
     refuse(format!("the entry `{}` is not {why}", path.escape_debug()))
-}
-
-/// Refuses an extended header (POSIX pax: `LENGTH KEY=VALUE`) that other programs would take names from.
-fn refuse_decisive_extension(entry: &mut impl Read) -> io::Result<()> {
-    let mut text = String::new();
-    entry.take(PAX_MAX).read_to_string(&mut text)?;
-    match ["path=", "size="].iter().any(|key| text.contains(key)) {
-        true => refuse("it holds an extended header with a name or a size".to_owned()),
-        false => Ok(()),
-    }
 }
 
 /// Writes one program: a new file, through no link, executable for all.

@@ -21,9 +21,6 @@ const TARBALL_MAX: u64 = 1 << 30;
 /// The largest list of sums or index of a directory in bytes.
 const TEXT_MAX: u64 = 4 << 20;
 
-/// What is sent as the name of the program.
-const AGENT: &str = concat!("dockerd-rootless/", env!("CARGO_PKG_VERSION"));
-
 /// Pauses before each further try in milliseconds.
 const PAUSES: [u64; 3] = [200, 600, 1800];
 
@@ -133,7 +130,7 @@ impl Client {
             let proxy = if is_loopback(url) { " --no-proxy" } else { "" };
             return format!(
                 "--no-config --no-hsts --no-verbose --tries=1 --output-document=- \
-                 --secure-protocol=TLSv1_2 --user-agent={AGENT} --timeout={timeout} \
+                 --secure-protocol=TLSv1_2 --timeout={timeout} \
                  --max-redirect={redirects}{proxy}"
             );
         }
@@ -148,7 +145,7 @@ impl Client {
         format!(
             "-q --globoff --tlsv1.2 --fail --location --proto {first} --proto-redir {redirected} \
              --max-redirs 5 --connect-timeout 10 --speed-limit 1024 --speed-time {timeout} \
-             --user-agent {AGENT} {bar}{proxy}"
+             {bar}{proxy}"
         )
     }
 
