@@ -14,8 +14,6 @@ use crate::facts::{look, places};
 use crate::fetch::{self, Client, Made, Request, Step, Store, Version};
 use crate::supervise;
 
-pub use crate::fetch::remove;
-
 /// What follows the options in the help.
 pub const EXAMPLES: &str = "\
 A flag wins over its variable. FORCE_ROOTLESS_INSTALL and SKIP_IPTABLES become --force and

@@ -5,13 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cli::fetch;
 use crate::cli::setup::{SetupOutput, carry_out};
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::ask::ANSWERS;
 use crate::facts::look;
+use crate::fetch;
 use crate::settings::Settings;
 use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge};
 use crate::words;
@@ -50,7 +50,7 @@ pub fn run(
         ));
     }
     // Last, since deleting the data needs rootlesskit.
-    if options.remove_binaries && !fetch::remove(&facts.home.environment, true)?.is_empty() {
+    if options.remove_binaries && fetch::is_installed(&facts.home.environment)? {
         let program = words::quoted(&facts.home.program);
         plan.actions.push(Action::Run(format!("{program} fetch --remove")));
     }

@@ -12,7 +12,7 @@ mod source;
 mod store;
 
 pub use download::Client;
-pub use plan::{Made, Step, fetch, install, perform, removal, remove, roll_back};
+pub use plan::{Made, Step, fetch, install, is_installed, perform, removal, roll_back};
 pub use source::Request;
 pub use store::{Store, at, check_writable};
 

@@ -213,16 +213,9 @@ pub fn roll_back(store: &Store) -> Result<(Vec<Step<'_>>, Made), Error> {
     Ok((vec![step], Made { set: Some(previous), ..Made::default() }))
 }
 
-/// Undoes all that fetches did, and returns what that was, or with `dry_run` would be: one line each.
-pub fn remove(environment: &Environment, dry_run: bool) -> Result<Vec<String>, Error> {
-    let store = Store::find(environment, None)?;
-    let _lock = if store.root.exists() && !dry_run { Some(store.lock()?) } else { None };
-    let mut done = Vec::new();
-    perform(removal(&store, environment), dry_run, Made::default(), |line| {
-        done.push(line);
-        Ok(())
-    })?;
-    Ok(done)
+/// Says whether there is anything that `fetch` did.
+pub fn is_installed(environment: &Environment) -> Result<bool, Error> {
+    Ok(!removal(&Store::find(environment, None)?, environment).is_empty())
 }
 
 /// Plans to undo all that fetches did.
