@@ -162,10 +162,10 @@ impl Legacy {
     }
 
     fn adopt(self, task: Task<'_>) -> io::Result<Supervisor<'_>> {
-        let Status { restarts, replaced, heals, .. } = self.status;
+        let Status { restarts, replaced, .. } = self.status;
         let [_, control, reader, writer] = self.descriptors;
         let pipe = (take(reader)?.into(), take(writer)?.into());
-        let machine = Machine::resume(restarts, replaced, heals);
+        let machine = Machine::resume(restarts, replaced);
         let mut supervisor = Supervisor::new(task, self.running, machine, pipe)?;
         let own = supervisor.running.api.own();
         supervisor.socket = own.and_then(|path| run_dir::Name::of(path).ok());

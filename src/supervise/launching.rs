@@ -17,8 +17,8 @@ use crate::stage::launch;
 use crate::stage::orders::Order;
 use crate::supervise::dockerd::write_config;
 use crate::supervise::{
-    Deadline, Death, Effect, Event, How, Launch, Limit, NO_LOG, Running, Silence, State,
-    Supervisor, failed, helper, leftovers, notices, progress, run_dir,
+    Deadline, Death, Effect, Event, How, Launch, Limit, NO_LOG, Notice, Running, Silence, State,
+    Supervisor, Why, failed, helper, leftovers, notices, progress, run_dir,
 };
 use crate::sys::processes::{self, Identity};
 
@@ -27,6 +27,9 @@ const DUMPS: usize = 2;
 
 /// How long containers and plugins that a dead daemon left may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How often the network helper is started again before everything is.
+const HEAL_ATTEMPTS: u8 = 2;
 
 /// How long a network helper may take to be ready.
 const HEALS: Duration = Duration::from_secs(5);
@@ -45,12 +48,10 @@ impl Supervisor<'_> {
                 }
                 Effect::Yield => self.yield_place(),
                 Effect::End => self.end_in_order(),
-                Effect::Reload => self.reload(),
                 Effect::Dump => self.dump(),
                 Effect::KillDaemon => self.kill_daemon(),
                 Effect::Kill => processes::signal_all(&processes::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
-                Effect::Heal => self.heal(),
                 Effect::Arm(limit) => self.arm(limit),
                 Effect::Disarm => self.deadline = None,
                 Effect::Tell(notice) => self.tell(notice),
@@ -195,11 +196,21 @@ impl Supervisor<'_> {
         self.raise(Event::Cleared);
     }
 
-    fn heal(&mut self) {
+    /// Starts the network helper again, and everything if that has failed.
+    pub(super) fn heal(&mut self) {
+        if self.machine.state != State::Ready {
+            return;
+        }
+        if self.launch.attempts == HEAL_ATTEMPTS {
+            return self.raise(Event::RestartAll(Why::Helper));
+        }
+        self.launch.attempts += 1;
+        self.tell(Notice::HelperLost);
         if let Err(error) = self.start_helper() {
             warn!("cannot restart the network helper: {error}");
-            self.raise(Event::HelperDied);
+            return self.heal();
         }
+        self.write_status();
     }
 
     fn start_helper(&mut self) -> io::Result<()> {
@@ -224,13 +235,14 @@ impl Supervisor<'_> {
         if self.launch.healing.take_if(|now| *now == started).is_none() {
             return;
         }
-        if is_ready {
-            self.launch.lost = None;
-            self.look_after_helper();
-            self.raise(Event::HelperBack);
-        } else {
+        if !is_ready {
             processes::signal_one(started, Signal::SIGKILL);
-            self.raise(Event::HelperDied);
+            return self.heal();
         }
+        (self.launch.lost, self.launch.attempts) = (None, 0);
+        self.status.heals += 1;
+        self.tell(Notice::HelperBack);
+        self.look_after_helper();
+        self.write_status();
     }
 }

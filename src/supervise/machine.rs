@@ -24,9 +24,6 @@ const CLEAR: Duration = Duration::from_secs(15);
 /// How long a dockerd that hangs may take to write what its goroutines do.
 const DUMP: Duration = Duration::from_secs(1);
 
-/// How often a network helper is started again before everything is.
-const HEAL_ATTEMPTS: u8 = 2;
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// rootlesskit was started, and dockerd has not answered yet.
@@ -88,8 +85,6 @@ pub enum Event {
     /// dockerd's process is there.
     Announced,
     Answered,
-    /// It has done well for a minute: a failure from now on is no repetition.
-    Settled,
     DaemonEnded(Death),
     EngineEnded,
     /// rootlesskit has ended, and with it the namespaces.
@@ -99,10 +94,6 @@ pub enum Event {
     Stop,
     Replace(Why),
     RestartAll(Why),
-    Reload,
-    /// The network helper has ended, or was started again in vain.
-    HelperDied,
-    HelperBack,
     /// Nothing has used the daemon for long, and it was asked to end.
     Idle,
     /// The time that [`Effect::Arm`] gave is over.
@@ -136,14 +127,12 @@ pub enum Effect {
     Yield,
     /// Have dockerd end with its containers in order. One that is not up yet is killed.
     End,
-    Reload,
     Dump,
     KillDaemon,
     /// Kill every process of ours.
     Kill,
     /// End the namespaces, and what a daemon left that has ended; then raise [`Event::Cleared`].
     Clear,
-    Heal,
     /// Raise [`Event::Deadline`] when the time is over, instead of any time given before.
     Arm(Limit),
     Disarm,
@@ -187,19 +176,15 @@ pub struct Machine {
     /// Whether the daemon has ever answered.
     pub has_answered: bool,
     is_announced: bool,
-    owes_reload: bool,
     /// What follows a stop that dockerd must be up for.
     pub owes_stop: Option<Then>,
     /// Whether a dockerd that left containers was started once more to stop them.
     stops_again: bool,
     /// Failures in a row.
-    failures: u32,
-    /// Attempts in a row to start the network helper again.
-    heal_attempts: u8,
-    /// How often everything, dockerd alone, and the network helper were started again.
+    pub failures: u32,
+    /// How often everything was started again, and dockerd alone.
     pub restarts: u32,
     pub replaced: u32,
-    pub heals: u32,
 }
 
 impl Machine {
@@ -208,10 +193,10 @@ impl Machine {
         (Self::default(), vec![Launch, Arm(Limit::Start)])
     }
 
-    /// Returns a machine whose daemon is up, and has been replaced, restarted and healed so often.
-    pub fn resume(restarts: u32, replaced: u32, heals: u32) -> Self {
+    /// Returns a machine whose daemon is up, and has been restarted and replaced so often.
+    pub fn resume(restarts: u32, replaced: u32) -> Self {
         let up = Self { state: Ready, has_answered: true, is_announced: true, ..Self::default() };
-        Self { restarts, replaced, heals, ..up }
+        Self { restarts, replaced, ..up }
     }
 
     /// Takes `event` and returns what follows, in this order.
@@ -222,11 +207,6 @@ impl Machine {
             (Over, _) => vec![],
             // containerd outlives all that dockerd does, and dockerd needs it even to end.
             (_, Event::EngineEnded) => vec![Tell(Notice::EngineDied), StartEngine(self.pause())],
-            (_, Event::HelperBack) => {
-                self.heals += 1;
-                self.heal_attempts = 0;
-                vec![Tell(Notice::HelperBack)]
-            }
             (Stopping(then), _) => self.while_stopping(then, event),
             (_, Event::Ended(death)) => self.died(death),
             (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
@@ -245,11 +225,6 @@ impl Machine {
             }
             (Starting | Reviving, Event::Answered) => self.up(),
             (Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
-            (_, Event::Reload) => {
-                // dockerd's handler comes late: it would die of the signal.
-                self.owes_reload = true;
-                vec![]
-            }
             (_, Event::Deadline) => self.too_late(),
             _ => vec![],
         }
@@ -257,11 +232,6 @@ impl Machine {
 
     fn while_up(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Settled => {
-                self.failures = 0;
-                vec![]
-            }
-            Event::Reload => vec![Reload],
             Event::Replace(why) => {
                 let [ask, limit] = match why {
                     Why::Hung => [Dump, Arm(Limit::After(DUMP))],
@@ -269,11 +239,6 @@ impl Machine {
                 };
                 self.enter(Replacing(why), &[Tell(Notice::Replacing(why)), ask, limit])
             }
-            Event::HelperDied if self.heal_attempts < HEAL_ATTEMPTS => {
-                self.heal_attempts += 1;
-                vec![Tell(Notice::HelperLost), Heal]
-            }
-            Event::HelperDied => self.restart(Why::Helper),
             Event::RestartAll(why) => self.restart(why),
             Event::Idle => self.enter(
                 Stopping(Then::Leave(Verdict::Idle)),
@@ -349,11 +314,8 @@ impl Machine {
     fn up(&mut self) -> Vec<Effect> {
         self.state = Ready;
         self.has_answered = true;
-        let reload = std::mem::take(&mut self.owes_reload).then_some(Reload);
-        let owed = match self.owes_stop.take() {
-            Some(then) => self.end(then, Notice::Stopping),
-            None => reload.into_iter().collect(),
-        };
+        let owed = self.owes_stop.take().map(|then| self.end(then, Notice::Stopping));
+        let owed = owed.unwrap_or_default();
         [Disarm, Tell(Notice::Up)].into_iter().chain(owed).collect()
     }
 
@@ -439,7 +401,6 @@ impl Machine {
     }
 
     fn restart(&mut self, why: Why) -> Vec<Effect> {
-        self.heal_attempts = 0;
         self.restarts += 1;
         let pause = if why == Why::Asked { Duration::ZERO } else { self.pause() };
         self.end(Then::Again(pause), Notice::RestartingAll(why))

@@ -202,8 +202,9 @@ struct Launch {
     helper: Option<Helper>,
     /// A helper that has ended.
     lost: Option<Helper>,
-    /// The helper that is being started.
+    /// The helper that is being started, and for which time in a row.
     healing: Option<Identity>,
+    attempts: u8,
     has_answered: bool,
     /// Our connection to the keeper.
     #[serde(skip)]
@@ -262,6 +263,7 @@ struct Supervisor<'a> {
     begun: Option<control::Begun>,
     /// How the daemon ended, in words.
     death: String,
+    owes_reload: bool,
     over: bool,
     outcome: Outcome,
 }
@@ -293,6 +295,7 @@ impl<'a> Supervisor<'a> {
             requests: VecDeque::new(),
             begun: None,
             death: String::new(),
+            owes_reload: false,
             over: false,
             outcome: Outcome::default(),
         })
@@ -371,7 +374,7 @@ impl<'a> Supervisor<'a> {
     fn tell_machine(&mut self, event: Event) {
         // Nothing has to wake for that before it matters.
         if self.launch.settles.take_if(|time| *time <= Instant::now()).is_some() {
-            self.machine.on(Event::Settled);
+            self.machine.failures = 0;
         }
         let before = self.machine.clone();
         let effects = self.machine.on(event);
@@ -386,7 +389,9 @@ impl<'a> Supervisor<'a> {
         match signal {
             SIGCHLD => self.reap(),
             SIGTERM | SIGINT => self.raise(Event::Stop),
-            SIGHUP => self.raise(Event::Reload),
+            SIGHUP if self.machine.state == State::Ready => self.reload(),
+            // dockerd's handler comes late: it would die of the signal.
+            SIGHUP => self.owes_reload = true,
             SIGUSR1 => self.dump(),
             SIGQUIT => {
                 self.dump();

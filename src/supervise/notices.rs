@@ -16,7 +16,7 @@ impl Supervisor<'_> {
         let text = self.sentence(notice);
         match notice {
             Notice::Up
-            | Notice::Replacing(Why::Asked)
+            | Notice::Replacing(Why::Asked | Why::Ports | Why::Forgotten)
             | Notice::HelperBack
             | Notice::Idle
             | Notice::Stopping
@@ -62,8 +62,6 @@ impl Supervisor<'_> {
                 let what = explain(Silence::Hung, "dockerd");
                 return format!("{what}; replacing dockerd when it has written its goroutines");
             }
-            Notice::Replacing(Why::Ports) => "replacing dockerd to restore published ports",
-            Notice::Replacing(Why::Forgotten) => "replacing dockerd to restart lost containers",
             Notice::Replacing(_) => "replacing dockerd",
             Notice::EngineDied => "containerd ended; restarting it",
             Notice::HelperLost => "the network helper ended; restarting it",

@@ -88,7 +88,6 @@ impl Supervisor<'_> {
         status.problems = self.problems.values().cloned().collect();
         status.restarts = self.machine.restarts;
         status.replaced = self.machine.replaced;
-        status.heals = self.machine.heals;
         if let Err(error) = self.task.run_dir.write(status) {
             debug!("cannot write the status: {error}");
         }

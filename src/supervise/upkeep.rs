@@ -78,6 +78,9 @@ impl Supervisor<'_> {
             info!("dockerd answers again");
             self.write_status();
         }
+        if self.machine.state == State::Ready && std::mem::take(&mut self.owes_reload) {
+            self.reload();
+        }
         self.look_after_helper();
         self.look_after_places();
         self.look_at_parts();
@@ -141,7 +144,7 @@ impl Supervisor<'_> {
             _ if !self.running.has_helper || launch.healing.is_some() => {}
             Some(helper) if processes::is_there(helper.identity) => {}
             Some(helper) => self.lose_helper(helper.identity),
-            None if launch.lost.is_some() => self.raise(Event::HelperDied),
+            None if launch.lost.is_some() => self.heal(),
             None => {
                 if let Some(helper) = Helper::find(&processes::descendants()) {
                     self.watch_helper(helper);
@@ -171,7 +174,7 @@ impl Supervisor<'_> {
     fn lose_helper(&mut self, identity: Identity) {
         if let Some(helper) = self.launch.helper.take_if(|helper| helper.identity == identity) {
             self.launch.lost = Some(helper);
-            self.raise(Event::HelperDied);
+            self.heal();
         }
     }
 

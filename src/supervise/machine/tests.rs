@@ -16,10 +16,9 @@ const PERMANENT: Death = Death { permanent: Some(Exit::Config), ..BY_CODE };
 /// One that leaves its containers.
 const ALONE: Death = Death { left: true, ..BY_SIGNAL };
 
-const EVENTS: [Event; 21] = [
+const EVENTS: [Event; 17] = [
     Event::Announced,
     Event::Answered,
-    Event::Settled,
     Event::DaemonEnded(BY_CODE),
     Event::DaemonEnded(IN_ORDER),
     Event::DaemonEnded(ALONE),
@@ -33,9 +32,6 @@ const EVENTS: [Event; 21] = [
     Event::Replace(Why::Asked),
     Event::Replace(Why::Hung),
     Event::RestartAll(Why::Asked),
-    Event::Reload,
-    Event::HelperDied,
-    Event::HelperBack,
     Event::Idle,
     Event::Deadline,
 ];
@@ -61,10 +57,6 @@ fn states() -> Vec<(&'static str, Machine)> {
         ("starting again", up(State::Starting)),
         ("starting again, dockerd is there", announced(up(State::Starting))),
         ("ready", up(State::Ready)),
-        (
-            "ready, the network helper was started in vain",
-            Machine { heal_attempts: 2, ..up(State::Ready) },
-        ),
         ("replacing", up(State::Replacing(Why::Asked))),
         ("replacing after a repeated hang", failed(State::Replacing(Why::Hung))),
         ("pausing", up(State::Pausing)),
@@ -113,20 +105,11 @@ fn table() -> String {
             if after.restarts != before.restarts {
                 counts.push("a restart counts");
             }
-            if after.heals != before.heals {
-                counts.push("a heal counts");
-            }
             if after.replaced != before.replaced {
                 counts.push("a replacement counts");
             }
             if after.owes_stop != before.owes_stop {
                 counts.push("what stop is owed changes");
-            }
-            if after.heal_attempts != before.heal_attempts {
-                counts.push("attempts to heal change");
-            }
-            if after.owes_reload != before.owes_reload {
-                counts.push("a reload is owed");
             }
             text += &format!("  {label} -> {:?}", after.state);
             for part in effects.iter().map(String::as_str).chain(counts) {
@@ -170,7 +153,7 @@ fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
     assert_eq!(pauses, expected);
     assert_eq!(machine.restarts, 12);
     machine.state = State::Ready;
-    machine.on(Event::Settled);
+    machine.failures = 0;
     let effects = machine.on(Event::Ended(BY_SIGNAL));
     assert!(effects.contains(&Effect::Tell(Notice::Restarting(Duration::ZERO))));
 }
