@@ -21,7 +21,7 @@ use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::health::{self, StopTimes};
 use crate::supervise::ports::is_explicit;
 use crate::supervise::{
-    Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, notices, progress,
+    Deadline, Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, notices, progress,
 };
 use crate::sys::{files, process, processes};
 
@@ -59,7 +59,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Gives the keeper an order. A keeper that is gone takes its namespaces along, which is seen.
+    /// Gives the keeper an order. A keeper that is gone takes its namespaces along.
     pub(super) fn order(&self, order: &Order) {
         if let Some(mut control) = self.launch.control.as_ref()
             && let Err(error) = orders::line(order).and_then(|line| control.write_all(&line))
@@ -133,15 +133,10 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn signal_daemon(&self, signal: Signal) {
+    pub(super) fn signal_daemon(&self, signal: Signal) {
         if let Some(daemon) = self.launch.daemon {
             processes::signal_one(daemon, signal);
         }
-    }
-
-    /// Has dockerd write what its goroutines do.
-    pub(super) fn dump(&self) {
-        self.signal_daemon(Signal::SIGUSR1);
     }
 
     pub(super) fn kill_daemon(&mut self) {
@@ -158,14 +153,12 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has dockerd end. Its containers stay; a debugger or SIGSTOP must not keep it.
+    /// Has dockerd end. Its containers stay, if they are kept.
     pub(super) fn yield_place(&mut self) {
-        if !self.running.keep.live_restore {
-            return self.end_in_order();
+        match self.running.keep.live_restore {
+            true => self.end_within(progress::HUNG),
+            false => self.end_in_order(),
         }
-        self.end = progress::HUNG;
-        self.signal_daemon(Signal::SIGTERM);
-        self.signal_daemon(Signal::SIGCONT);
     }
 
     /// Has dockerd end with its containers, and asks first how long these may take.
@@ -201,7 +194,7 @@ impl Supervisor<'_> {
         // What dockerd has read last is not broken, whatever has become of the user's own file.
         let source = if config.exists() { config } else { &self.running.places.daemon_json };
         if let Err(error) = write_effective(config, source, false) {
-            warn!("{}", error.render().trim());
+            warn!("{error}");
         }
         self.signal_daemon(Signal::SIGCONT);
         self.signal_daemon(Signal::SIGHUP);
@@ -215,14 +208,12 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Has dockerd end, which may take `time`.
+    /// Has dockerd end, which may take `time`. A debugger or SIGSTOP must not keep it.
     fn end_within(&mut self, time: Duration) {
         notices::extend(time);
         self.end = time;
-        if let Some(deadline) = &mut self.deadline
-            && matches!(deadline.limit, Limit::Stop | Limit::Yield)
-        {
-            deadline.at = Instant::now() + time;
+        if let Some(Deadline { at, limit: Limit::Stop | Limit::Yield, .. }) = &mut self.deadline {
+            *at = Instant::now() + time;
         }
         self.signal_daemon(Signal::SIGTERM);
         self.signal_daemon(Signal::SIGCONT);

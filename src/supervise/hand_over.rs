@@ -26,7 +26,7 @@ use crate::sys::processes::{self, Identity};
 /// The command that takes over. Nobody types it.
 pub const TAKE_OVER: &str = "supervisor-take-over";
 
-/// The arrangement of what is handed over, and of what the supervisor and the keeper say to each other.
+/// The version of what is handed over, and of what the supervisor and the keeper say to each other.
 const FORMAT: u32 = 3;
 
 /// What the next one must know.

@@ -48,7 +48,7 @@ impl Supervisor<'_> {
                 }
                 Effect::Yield => self.yield_place(),
                 Effect::End => self.end_in_order(),
-                Effect::Dump => self.dump(),
+                Effect::Dump => self.signal_daemon(Signal::SIGUSR1),
                 Effect::KillDaemon => self.kill_daemon(),
                 Effect::Kill => processes::signal_all(&processes::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),

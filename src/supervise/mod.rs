@@ -68,7 +68,6 @@ const SIGNALS: [Signal; 7] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2
 /// The command that runs a supervisor. It plans with the settings, the programs and the host as they
 /// are now.
 pub trait Caller {
-    /// Plans a launch of everything.
     fn plan_launch(&self) -> Result<(LaunchPlan, HostFacts), Error>;
 
     /// Plans a dockerd in namespaces whose interface has this MTU in bytes.
@@ -77,13 +76,13 @@ pub trait Caller {
     /// Returns the code to end with if the host has a fault that lasts.
     fn find_fault(&self) -> Option<Exit>;
 
-    /// Tells the user what happens, beside the log.
+    /// Tells the user, beside the log.
     fn tell(&self, notice: Notice);
 }
 
 /// What the supervisor works with.
 pub struct Task<'a> {
-    /// The arguments of our own command line.
+    /// Those of our own command line.
     pub arguments: Vec<OsString>,
     /// Our directory, locked.
     pub run_dir: RunDir,
@@ -392,9 +391,9 @@ impl<'a> Supervisor<'a> {
             SIGHUP if self.machine.state == State::Ready => self.reload(),
             // dockerd's handler comes late: it would die of the signal.
             SIGHUP => self.owes_reload = true,
-            SIGUSR1 => self.dump(),
+            SIGUSR1 => self.signal_daemon(SIGUSR1),
             SIGQUIT => {
-                self.dump();
+                self.signal_daemon(SIGUSR1);
                 self.raise(Event::Stop);
             }
             _ => {}
