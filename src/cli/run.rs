@@ -96,7 +96,7 @@ pub fn take_over(
         return Ok(Exit::Good);
     }
     let run_dir = RunDir::resume(&places::run_dir(runtime_dir), legacy.lock()?);
-    let data_root = legacy.data_root().to_owned();
+    let data_root = legacy.running.places.data_root.clone();
     let begin = |task: Task<'_>| supervise::resume(task, legacy);
     stay(environment, request, &settings, run_dir, &data_root, begin)
 }

@@ -6,16 +6,13 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::debug;
 
 use crate::error::{Error, Exit};
 use crate::supervise::snapshot::{DOCKERD, SUPERVISOR};
-use crate::supervise::{
-    Event, MOMENT, State, Supervisor, Why, failed, newer_programs, read_status,
-};
+use crate::supervise::{Event, State, Supervisor, Why, failed, newer_programs, read_status};
 
 /// How long a request may take to arrive, and how many bytes it may have.
 const ARRIVES: Duration = Duration::from_secs(1);
@@ -31,21 +28,8 @@ pub const SOCKET: &str = "control";
 /// What a refusal begins with.
 const REFUSED: &str = "refused: ";
 
-/// A request that has arrived.
-pub struct Request {
-    line: String,
-    stream: UnixStream,
-}
-
-/// A request that is being done.
-pub struct Begun {
-    stream: UnixStream,
-    /// How often dockerd had been replaced before, and everything restarted.
-    before: (u32, u32),
-}
-
 /// Answers in a line, for which a socket has room.
-fn answer(mut stream: &UnixStream, said: &str) {
+pub(super) fn answer(mut stream: &UnixStream, said: &str) {
     if let Err(error) = stream.write_all(format!("{said}\n").as_bytes()) {
         debug!("a request is not answered: {error}");
     }
@@ -69,7 +53,7 @@ impl Supervisor<'_> {
             .set_read_timeout(Some(ARRIVES))
             .and_then(|()| BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line));
         match read {
-            Ok(_) => self.requests.push_back(Request { line, stream }),
+            Ok(_) => self.requests.push_back((line, stream)),
             Err(error) => debug!("a request did not arrive: {error}"),
         }
     }
@@ -78,26 +62,27 @@ impl Supervisor<'_> {
     pub(super) fn serve_requests(&mut self) {
         let counts = (self.machine.replaced, self.machine.restarts);
         let is_up = self.machine.state == State::Ready;
-        if let Some(begun) = self.begun.take_if(|begun| is_up && begun.before != counts) {
-            let done = match counts.1 == begun.before.1 {
+        if let Some((stream, before)) = self.begun.take_if(|(_, before)| is_up && *before != counts)
+        {
+            let done = match counts.1 == before.1 {
                 true if self.running.keep.live_restore => {
                     "dockerd was replaced; containers were not touched"
                 }
                 true => "dockerd was restarted",
                 false => "rootless Docker was restarted",
             };
-            answer(&begun.stream, done);
+            answer(&stream, done);
         }
         // A pause need not be waited for.
         let is_free = matches!(self.machine.state, State::Ready | State::Pausing | State::Waiting);
         if self.begun.is_some() || !is_free {
             return;
         }
-        let Some(Request { line, stream }) = self.requests.pop_front() else { return };
-        match self.begin(line.trim_end()) {
+        let Some((line, stream)) = self.requests.pop_front() else { return };
+        match self.begin(line.trim_end(), &stream) {
             Ok(event) => {
                 self.raise(event);
-                self.begun = Some(Begun { stream, before: counts });
+                self.begun = Some((stream, counts));
             }
             Err(error) => {
                 let said = error.render().trim_end().replace('\n', "; ");
@@ -108,7 +93,7 @@ impl Supervisor<'_> {
     }
 
     /// Returns what a request means, unless it would end badly.
-    fn begin(&mut self, line: &str) -> Result<Event, Error> {
+    fn begin(&mut self, line: &str, stream: &UnixStream) -> Result<Event, Error> {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("restart", "") => self.try_daemon().map(|()| Event::Replace(Why::Asked)),
             ("restart-all", "") if self.machine.state == State::Pausing => {
@@ -116,15 +101,17 @@ impl Supervisor<'_> {
                     .hint("wait for it: dockerd-rootless status --wait=60"))
             }
             ("restart-all", "") => Ok(Event::RestartAll(Why::Asked)),
-            ("take-over", path) if path.starts_with('/') => Err(self.hand_over(Path::new(path))),
+            ("take-over", path) if path.starts_with('/') => {
+                Err(self.hand_over(Path::new(path), stream))
+            }
             _ => Err(Error::new(Exit::Usage, format!("unknown request `{line}`"))),
         }
     }
 
     /// Refuses all requests that are still waiting.
     pub(super) fn disappoint(&mut self) {
-        let begun = self.begun.take().map(|begun| begun.stream);
-        let waiting = self.requests.drain(..).map(|request| request.stream);
+        let begun = self.begun.take().map(|(stream, _)| stream);
+        let waiting = self.requests.drain(..).map(|(_, stream)| stream);
         for stream in waiting.chain(begun) {
             answer(&stream, &format!("{REFUSED}rootless Docker was stopped"));
         }
@@ -132,7 +119,7 @@ impl Supervisor<'_> {
 }
 
 /// Asks the supervisor whose directory is `run_dir`, and waits for its answer for at most `time`: exit 3
-/// if none runs. One that hands over ends the connection without an answer.
+/// if none runs.
 fn ask(run_dir: &Path, line: &str, time: Duration) -> Result<String, Error> {
     let mut stream = UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
         Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
@@ -147,9 +134,7 @@ fn ask(run_dir: &Path, line: &str, time: Duration) -> Result<String, Error> {
         .map_err(failed("the supervisor has not answered"))
         .map_err(|error| error.hint("dockerd-rootless status"))?;
     match said.trim_end() {
-        "" if !line.starts_with("take-over") => {
-            Err(Error::new(Exit::Failed, "the supervisor has ended without an answer"))
-        }
+        "" => Err(Error::new(Exit::Failed, "the supervisor has ended without an answer")),
         said => match said.strip_prefix(REFUSED) {
             Some(why) => Err(Error::new(Exit::Failed, why)),
             None => Ok(said.to_owned()),
@@ -169,17 +154,8 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
     let newer = || read_status(run_dir).map_or_else(Vec::new, |status| newer_programs(&status));
     let mut done = Vec::new();
     if newer().contains(&SUPERVISOR) {
-        let failed = failed("this program cannot take over from the supervisor that runs");
-        let own = std::env::current_exe().map_err(&failed)?;
-        ask(run_dir, &format!("take-over {}", own.display()), IN_PLACE)?;
-        let deadline = Instant::now() + IN_PLACE;
-        while newer().contains(&SUPERVISOR) {
-            if Instant::now() >= deadline {
-                return Err(failed(io::ErrorKind::TimedOut.into()));
-            }
-            thread::sleep(MOMENT);
-        }
-        done.push("this version of dockerd-rootless has taken over".to_owned());
+        let own = std::env::current_exe().map_err(failed("cannot find this program"))?;
+        done.push(ask(run_dir, &format!("take-over {}", own.display()), IN_PLACE)?);
     }
     done.push(ask(run_dir, "restart", IN_PLACE)?);
     let rest: Vec<_> = newer().into_iter().filter(|part| *part != DOCKERD).collect();

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::error::{Error, Exit};
+use crate::supervise::control::answer;
 use crate::supervise::{
     Launch, Machine, Outcome, Running, State, Status, Supervisor, Task, event_loop, failed, log,
     process, run_dir,
@@ -37,25 +39,26 @@ pub struct Legacy {
     supervisor: Identity,
     earlier: Vec<Identity>,
     launch: Launch,
-    running: Running,
+    pub running: Running,
     status: Status,
-    /// Of our lock, of the connection to the keeper, and of both ends of the log's pipe.
-    descriptors: [RawFd; 4],
+    /// Of our lock, of the connection to the keeper, of both ends of the log's pipe, and of the
+    /// connection to the client that waits for the answer.
+    descriptors: [RawFd; 5],
     listeners: Vec<RawFd>,
 }
 
 impl Supervisor<'_> {
     /// Becomes `program`, if that understands what it is handed over. Returns only if nothing comes of
     /// it, and then all is as it was.
-    pub(super) fn hand_over(&mut self, program: &Path) -> Error {
-        let Err(error) = self.try_hand_over(program);
+    pub(super) fn hand_over(&mut self, program: &Path, client: &UnixStream) -> Error {
+        let Err(error) = self.try_hand_over(program, client);
         let what = format!("`{}` cannot take over", program.display());
         failed(&what)(error)
     }
 
-    fn try_hand_over(&mut self, program: &Path) -> io::Result<Infallible> {
+    fn try_hand_over(&mut self, program: &Path, client: &UnixStream) -> io::Result<Infallible> {
         let busy = || io::Error::other("something is being started or healed just now");
-        let (legacy, mut descriptors) = self.legacy().ok_or_else(busy)?;
+        let (legacy, mut descriptors) = self.legacy(client).ok_or_else(busy)?;
         let file = File::from(memfd_create("hand-over", MFdFlags::MFD_CLOEXEC)?);
         serde_json::to_writer(&file, &legacy)?;
         let number = file.as_raw_fd();
@@ -87,15 +90,20 @@ impl Supervisor<'_> {
 
     /// Returns what the next one must know, a [`Legacy`], and the descriptors that it needs; `None` while
     /// something is under way that it could not go on with.
-    fn legacy(&self) -> Option<(Value, Vec<RawFd>)> {
+    fn legacy(&self, client: &UnixStream) -> Option<(Value, Vec<RawFd>)> {
         let launch = &self.launch;
         launch.daemon?;
         let has_engine = launch.engine.is_none_or(processes::is_there);
         if self.machine.state != State::Ready || launch.healing.is_some() || !has_engine {
             return None;
         }
-        let (control, lock) = (launch.control.as_ref()?.as_raw_fd(), self.task.run_dir.lock_fd()?);
-        let ours = [lock, control, self.reader.as_raw_fd(), self.writer.as_raw_fd()];
+        let ours = [
+            self.task.run_dir.lock_fd()?,
+            launch.control.as_ref()?.as_raw_fd(),
+            self.reader.as_raw_fd(),
+            self.writer.as_raw_fd(),
+            client.as_raw_fd(),
+        ];
         let listeners: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
         let legacy = json!({
             "format": FORMAT,
@@ -111,7 +119,7 @@ impl Supervisor<'_> {
     }
 
     /// Looks after a daemon that another program has started in this process.
-    fn go_on(&mut self) {
+    fn go_on(&mut self, client: &UnixStream) {
         if let Some(helper) = self.launch.helper.take() {
             self.watch_helper(helper);
         }
@@ -120,6 +128,7 @@ impl Supervisor<'_> {
         self.look_after();
         self.write_status();
         info!("this version has taken over");
+        answer(client, "this version of dockerd-rootless has taken over");
         // What ended meanwhile has said so to no program.
         self.reap();
     }
@@ -161,9 +170,9 @@ impl Legacy {
             .map_err(failed("the lock of our directory is lost"))
     }
 
-    fn adopt(self, task: Task<'_>) -> io::Result<Supervisor<'_>> {
+    fn adopt(self, task: Task<'_>) -> io::Result<(Supervisor<'_>, UnixStream)> {
         let Status { restarts, replaced, .. } = self.status;
-        let [_, control, reader, writer] = self.descriptors;
+        let [_, control, reader, writer, client] = self.descriptors;
         let pipe = (take(reader)?.into(), take(writer)?.into());
         let machine = Machine::resume(restarts, replaced);
         let mut supervisor = Supervisor::new(task, self.running, machine, pipe)?;
@@ -174,17 +183,7 @@ impl Legacy {
         supervisor.launch = self.launch;
         supervisor.outcome.phase = "dockerd answers";
         supervisor.speak_with_keeper(take(control)?.into())?;
-        Ok(supervisor)
-    }
-
-    /// Returns where the data of the daemon that runs are.
-    pub fn data_root(&self) -> &Path {
-        &self.running.places.data_root
-    }
-
-    /// Returns where that daemon listens, if it is known.
-    pub fn socket(&self) -> Option<&Path> {
-        self.running.api.path()
+        Ok((supervisor, take(client)?.into()))
     }
 }
 
@@ -192,9 +191,10 @@ impl Legacy {
 pub fn resume(task: Task<'_>, legacy: Legacy) -> Result<Outcome, Error> {
     processes::restore_earlier(&legacy.earlier);
     event_loop()?.block_on(async {
-        let mut supervisor = legacy.adopt(task).map_err(failed("cannot look after the daemon"))?;
+        let (mut supervisor, client) =
+            legacy.adopt(task).map_err(failed("cannot look after the daemon"))?;
         supervisor.listen()?;
-        supervisor.go_on();
+        supervisor.go_on(&client);
         Ok(supervisor.work(Vec::new()).await)
     })
 }

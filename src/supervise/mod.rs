@@ -101,11 +101,11 @@ pub struct Task<'a> {
 
 /// What runs was started with this, whatever the settings say by now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Running {
+pub struct Running {
     api: Api,
     /// How long dockerd itself takes to end before containers' own times count.
     shutdown: Duration,
-    places: Places,
+    pub places: Places,
     /// Whether the exec root was missing before the launch.
     exec_root_is_new: bool,
     mtu: u32,
@@ -257,9 +257,10 @@ struct Supervisor<'a> {
     status: Status,
     /// What is wrong while the daemon runs, by what it is about.
     problems: BTreeMap<&'static str, String>,
-    /// Requests that wait, and the one that is being done.
-    requests: VecDeque<control::Request>,
-    begun: Option<control::Begun>,
+    /// Requests that wait, and the one that is being done, with how often dockerd had been replaced and
+    /// everything restarted before.
+    requests: VecDeque<(String, UnixStream)>,
+    begun: Option<(UnixStream, (u32, u32))>,
     /// How the daemon ended, in words.
     death: String,
     owes_reload: bool,
