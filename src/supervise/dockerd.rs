@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use sd_notify::NotifyState;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::error::{Error, Exit};
@@ -20,9 +19,7 @@ use crate::plan::{Keep, effective_config};
 use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::health::{self, StopTimes};
 use crate::supervise::ports::is_explicit;
-use crate::supervise::{
-    Deadline, Death, Event, How, Limit, State, Supervisor, Then, UNLIMITED, notices, progress,
-};
+use crate::supervise::{Death, Event, How, State, Supervisor, Then, UNLIMITED, notices, progress};
 use crate::sys::{files, process, processes};
 
 /// The largest `daemon.json` in bytes that is read.
@@ -140,7 +137,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn kill_daemon(&mut self) {
-        self.end = progress::HUNG;
+        self.arm(progress::HUNG);
         self.signal_daemon(Signal::SIGKILL);
     }
 
@@ -167,7 +164,7 @@ impl Supervisor<'_> {
             notices::tell_manager(&[NotifyState::Stopping]);
         }
         self.stop_asking();
-        self.end = UNLIMITED;
+        self.arm(UNLIMITED);
         if !self.launch.has_answered {
             // It has no containers yet, and rootlesskit might wait for ever for what it has started.
             processes::signal_all(&processes::descendants(), Signal::SIGKILL);
@@ -210,13 +207,13 @@ impl Supervisor<'_> {
 
     /// Has dockerd end, which may take `time`. A debugger or SIGSTOP must not keep it.
     fn end_within(&mut self, time: Duration) {
-        notices::extend(time);
-        self.end = time;
-        if let Some(Deadline { at, limit: Limit::Stop | Limit::Yield, .. }) = &mut self.deadline {
-            *at = Instant::now() + time;
+        // It may have been killed since its containers' times were asked for.
+        if matches!(self.machine.state, State::Stopping(_) | State::Replacing(_)) {
+            notices::extend(time);
+            self.arm(time);
+            self.signal_daemon(Signal::SIGTERM);
+            self.signal_daemon(Signal::SIGCONT);
         }
-        self.signal_daemon(Signal::SIGTERM);
-        self.signal_daemon(Signal::SIGCONT);
     }
 
     /// Refuses a restart that would end in a dockerd that does not start.

@@ -174,7 +174,7 @@ impl Legacy {
         let Status { restarts, replaced, .. } = self.status;
         let [_, control, reader, writer, client] = self.descriptors;
         let pipe = (take(reader)?.into(), take(writer)?.into());
-        let machine = Machine::resume(restarts, replaced);
+        let machine = Machine::resume(task.start, restarts, replaced);
         let mut supervisor = Supervisor::new(task, self.running, machine, pipe)?;
         let own = supervisor.running.api.own();
         supervisor.socket = own.and_then(|path| run_dir::Name::of(path).ok());

@@ -17,7 +17,7 @@ use crate::stage::launch;
 use crate::stage::orders::Order;
 use crate::supervise::dockerd::write_config;
 use crate::supervise::{
-    Deadline, Death, Effect, Event, How, Launch, Limit, NO_LOG, Notice, Running, Silence, State,
+    Deadline, Death, Effect, Event, How, Launch, NO_LOG, Notice, Running, Silence, State,
     Supervisor, Why, failed, helper, leftovers, notices, progress, run_dir,
 };
 use crate::sys::processes::{self, Identity};
@@ -52,7 +52,7 @@ impl Supervisor<'_> {
                 Effect::KillDaemon => self.kill_daemon(),
                 Effect::Kill => processes::signal_all(&processes::descendants(), Signal::SIGKILL),
                 Effect::Clear => self.clear(),
-                Effect::Arm(limit) => self.arm(limit),
+                Effect::Arm(time) => self.arm(time),
                 Effect::Disarm => self.deadline = None,
                 Effect::Tell(notice) => self.tell(notice),
                 Effect::Leave(verdict) => {
@@ -62,25 +62,20 @@ impl Supervisor<'_> {
         }
     }
 
-    fn arm(&mut self, limit: Limit) {
-        let time = match limit {
-            Limit::Start => self.task.start,
-            Limit::Yield | Limit::Stop => self.end,
-            Limit::After(time) => time,
-        };
-        self.deadline = Some(Deadline { at: Instant::now() + time, limit, is_extended: false });
+    pub(super) fn arm(&mut self, time: Duration) {
+        self.deadline = Some(Deadline { at: Instant::now() + time, is_extended: false });
     }
 
     /// The time is over that was given. dockerd gets more as long as it does anything: slow is not
     /// dead.
     pub(super) fn too_late(&mut self) {
-        let may_go_on = self.launch.daemon.is_some() && !self.may_end_hung();
-        if let Some(deadline) = &mut self.deadline
-            && matches!(deadline.limit, Limit::Start | Limit::Yield)
-            && may_go_on
-        {
-            deadline.at = Instant::now() + progress::HUNG;
-            deadline.is_extended = true;
+        let is_killed = matches!(self.machine.state, State::Replacing(Why::Hung | Why::Late));
+        let is_awaited =
+            matches!(self.machine.state, State::Starting | State::Reviving | State::Replacing(_));
+        let has_more = is_awaited && !is_killed && !self.may_end_hung();
+        if has_more && self.launch.daemon.is_some() {
+            let at = Instant::now() + progress::HUNG;
+            self.deadline = Some(Deadline { at, is_extended: true });
             return self.tell_slow();
         }
         self.deadline = None;

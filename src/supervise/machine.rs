@@ -133,21 +133,12 @@ pub enum Effect {
     Kill,
     /// End the namespaces, and what a daemon left that has ended; then raise [`Event::Cleared`].
     Clear,
-    /// Raise [`Event::Deadline`] when the time is over, instead of any time given before.
-    Arm(Limit),
+    /// Raise [`Event::Deadline`] when the time is over, instead of any time given before. Where dockerd
+    /// has to end, whoever performs that knows the time.
+    Arm(Duration),
     Disarm,
     Tell(Notice),
     Leave(Verdict),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// Until dockerd's process is there, and then until dockerd answers.
-    Start,
-    /// Until dockerd has ended and left its containers.
-    Yield,
-    Stop,
-    After(Duration),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +164,8 @@ pub enum Notice {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     pub state: State,
+    /// How long dockerd's process may take to be there, and then dockerd to answer.
+    start: Duration,
     /// Whether the daemon has ever answered.
     pub has_answered: bool,
     is_announced: bool,
@@ -189,14 +182,14 @@ pub struct Machine {
 
 impl Machine {
     /// Returns a machine whose first launch is under way, and the effects of that.
-    pub fn start() -> (Self, Vec<Effect>) {
-        (Self::default(), vec![Launch, Arm(Limit::Start)])
+    pub fn start(start: Duration) -> (Self, Vec<Effect>) {
+        (Self { start, ..Self::default() }, vec![Launch, Arm(start)])
     }
 
     /// Returns a machine whose daemon is up, and has been restarted and replaced so often.
-    pub fn resume(restarts: u32, replaced: u32) -> Self {
+    pub fn resume(start: Duration, restarts: u32, replaced: u32) -> Self {
         let up = Self { state: Ready, has_answered: true, is_announced: true, ..Self::default() };
-        Self { restarts, replaced, ..up }
+        Self { start, restarts, replaced, ..up }
     }
 
     /// Takes `event` and returns what follows, in this order.
@@ -221,7 +214,7 @@ impl Machine {
         match (self.state, event) {
             (Starting | Reviving, Event::Announced) => {
                 self.is_announced = true;
-                vec![Arm(Limit::Start)]
+                vec![Arm(self.start)]
             }
             (Starting | Reviving, Event::Answered) => self.up(),
             (Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
@@ -233,17 +226,14 @@ impl Machine {
     fn while_up(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Replace(why) => {
-                let [ask, limit] = match why {
-                    Why::Hung => [Dump, Arm(Limit::After(DUMP))],
-                    _ => [Yield, Arm(Limit::Yield)],
-                };
-                self.enter(Replacing(why), &[Tell(Notice::Replacing(why)), ask, limit])
+                let told = Tell(Notice::Replacing(why));
+                match why {
+                    Why::Hung => self.enter(Replacing(why), &[told, Dump, Arm(DUMP)]),
+                    _ => self.enter(Replacing(why), &[told, Yield]),
+                }
             }
             Event::RestartAll(why) => self.restart(why),
-            Event::Idle => self.enter(
-                Stopping(Then::Leave(Verdict::Idle)),
-                &[Tell(Notice::Idle), Arm(Limit::Stop)],
-            ),
+            Event::Idle => self.enter(Stopping(Then::Leave(Verdict::Idle)), &[Tell(Notice::Idle)]),
             _ => vec![],
         }
     }
@@ -266,11 +256,9 @@ impl Machine {
 
     fn while_clearing(&mut self, then: Then, is_killed: bool, event: Event) -> Vec<Effect> {
         match (event, then) {
-            (Event::Ended(_), _) => vec![Clear, Arm(Limit::After(CLEAR))],
+            (Event::Ended(_), _) => vec![Clear, Arm(CLEAR)],
             (Event::Cleared, Then::Leave(verdict)) => self.leave(verdict),
-            (Event::Cleared, Then::Again(pause)) => {
-                self.enter(Waiting, &[Arm(Limit::After(pause))])
-            }
+            (Event::Cleared, Then::Again(pause)) => self.enter(Waiting, &[Arm(pause)]),
             (Event::Stop, Then::Again(_)) => self.enter(Clearing(LEAVE, is_killed), &[]),
             // A survivor waits for the kernel, mostly for a file system. Everything starts again when
             // that is over.
@@ -288,7 +276,7 @@ impl Machine {
             Event::Deadline | Event::RestartAll(_) | Event::Replace(_) => {
                 self.is_announced = false;
                 self.stops_again = false;
-                self.enter(Starting, &[Launch, Arm(Limit::Start)])
+                self.enter(Starting, &[Launch, Arm(self.start)])
             }
             Event::Stop => self.leave(Verdict::Stopped),
             _ => vec![],
@@ -307,7 +295,7 @@ impl Machine {
     fn revive(&mut self) -> Vec<Effect> {
         self.is_announced = false;
         self.replaced += 1;
-        self.enter(Reviving, &[Revive, Arm(Limit::Start)])
+        self.enter(Reviving, &[Revive, Arm(self.start)])
     }
 
     /// Does what was asked for while dockerd could not do it.
@@ -337,7 +325,7 @@ impl Machine {
         };
         let follows = match self.owes_stop {
             Some(_) => self.revive(),
-            None => self.enter(Pausing, &[Arm(Limit::After(pause))]),
+            None => self.enter(Pausing, &[Arm(pause)]),
         };
         told.into_iter().chain(follows).collect()
     }
@@ -358,11 +346,8 @@ impl Machine {
                 let then = self.again();
                 self.kill(Notice::StartTimedOut, then)
             }
-            (Replacing(_), _) => vec![KillDaemon, Arm(Limit::Yield)],
-            _ => self.enter(
-                Replacing(Why::Late),
-                &[Tell(Notice::StartTimedOut), KillDaemon, Arm(Limit::Yield)],
-            ),
+            (Replacing(_), _) => vec![KillDaemon],
+            _ => self.enter(Replacing(Why::Late), &[Tell(Notice::StartTimedOut), KillDaemon]),
         }
     }
 
@@ -397,7 +382,7 @@ impl Machine {
     }
 
     fn end(&mut self, then: Then, why: Notice) -> Vec<Effect> {
-        self.enter(Stopping(then), &[Tell(why), End, Arm(Limit::Stop)])
+        self.enter(Stopping(then), &[Tell(why), End])
     }
 
     fn restart(&mut self, why: Why) -> Vec<Effect> {
@@ -412,12 +397,12 @@ impl Machine {
     }
 
     fn kill_all(&mut self, then: Then) -> Vec<Effect> {
-        self.enter(Clearing(then, true), &[Kill, Arm(Limit::After(CLEAR))])
+        self.enter(Clearing(then, true), &[Kill, Arm(CLEAR)])
     }
 
     /// Clears up behind rootlesskit, or has it end first.
     fn clear(&mut self, then: Then) -> Vec<Effect> {
-        self.enter(Clearing(then, false), &[Clear, Arm(Limit::After(FALL))])
+        self.enter(Clearing(then, false), &[Clear, Arm(FALL)])
     }
 
     fn again(&mut self) -> Then {

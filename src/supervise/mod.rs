@@ -49,7 +49,7 @@ pub use hand_over::{Legacy, TAKE_OVER, resume};
 pub use health::{answers, query, runs_containers};
 use helper::Helper;
 pub use leftovers::is_container;
-use machine::{Death, Effect, Event, Limit, Machine, State, Then, Why};
+use machine::{Death, Effect, Event, Machine, State, Then, Why};
 pub use machine::{How, Notice, Verdict};
 use progress::Silence;
 pub use run_dir::{RunDir, lock_data_root, read_status};
@@ -157,7 +157,7 @@ pub fn run(
     processes::remember_earlier();
     let running = Running::new(&planned, api, shutdown);
     event_loop()?.block_on(async {
-        let (machine, effects) = Machine::start();
+        let (machine, effects) = Machine::start(task.start);
         let supervisor = io::pipe().and_then(|pipe| Supervisor::new(task, running, machine, pipe));
         let mut supervisor = supervisor.map_err(failed(NO_LOG))?;
         if let Some(fds) = planned.0.sockets.as_ref().filter(|fds| !fds.is_own) {
@@ -229,7 +229,6 @@ struct Launch {
 /// A time that the machine has given.
 struct Deadline {
     at: Instant,
-    limit: Limit,
     /// Whether it was over once, and dockerd got more.
     is_extended: bool,
 }
@@ -245,8 +244,6 @@ struct Supervisor<'a> {
     launch: Launch,
     tasks: Tasks,
     deadline: Option<Deadline>,
-    /// How long dockerd may take to end.
-    end: Duration,
     listeners: Vec<OwnedFd>,
     /// The name of our own socket.
     socket: Option<run_dir::Name>,
@@ -284,7 +281,6 @@ impl<'a> Supervisor<'a> {
             launch: Launch::default(),
             tasks: Tasks::default(),
             deadline: None,
-            end: UNLIMITED,
             listeners: Vec::new(),
             socket: None,
             log: log::Log::resume(reader.try_clone()?)?,

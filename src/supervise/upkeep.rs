@@ -287,7 +287,7 @@ impl Supervisor<'_> {
         let _ = processes::signal(&process, Signal::SIGCONT);
         if ends {
             self.stop_asking();
-            self.end = self.running.shutdown + STOP_MARGIN;
+            self.arm(self.running.shutdown + STOP_MARGIN);
             notices::tell_manager(&[NotifyState::Stopping]);
             self.raise(Event::Idle);
         }

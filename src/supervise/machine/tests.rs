@@ -16,6 +16,8 @@ const PERMANENT: Death = Death { permanent: Some(Exit::Config), ..BY_CODE };
 /// One that leaves its containers.
 const ALONE: Death = Death { left: true, ..BY_SIGNAL };
 
+const START: Duration = Duration::from_secs(60);
+
 const EVENTS: [Event; 17] = [
     Event::Announced,
     Event::Answered,
@@ -37,7 +39,7 @@ const EVENTS: [Event; 17] = [
 ];
 
 fn machine(state: State, has_answered: bool) -> Machine {
-    let (machine, _) = Machine::start();
+    let (machine, _) = Machine::start(START);
     Machine { state, has_answered, ..machine }
 }
 
@@ -138,7 +140,7 @@ fn every_cell_of_the_table_is_as_it_was_agreed() {
 
 #[test]
 fn the_first_restart_comes_at_once_and_the_pauses_grow_to_half_a_minute() {
-    let (mut machine, _) = Machine::start();
+    let (mut machine, _) = Machine::start(START);
     let mut pauses = Vec::new();
     for _ in 0..12 {
         machine.state = State::Ready;
@@ -202,7 +204,7 @@ proptest! {
     /// cleared before it is started again, and two requests to stop lead to the end.
     #[test]
     fn no_order_of_events_leaves_it_waiting_for_ever(order in proptest::collection::vec(0..EVENTS.len(), 0..60)) {
-        let (mut machine, effects) = Machine::start();
+        let (mut machine, effects) = Machine::start(START);
         let mut is_armed = effects.iter().any(|effect| matches!(effect, Effect::Arm(_)));
         let mut left = 0;
         for event in order.into_iter().map(|at| EVENTS[at]) {
@@ -213,10 +215,14 @@ proptest! {
                 }
                 is_armed = false;
             }
+            // An idle daemon has been given its time to end.
+            is_armed |= event == Event::Idle;
             let effects = machine.on(event);
             for effect in &effects {
                 match effect {
-                    Effect::Arm(_) => is_armed = true,
+                    Effect::Arm(_) | Effect::Yield | Effect::End | Effect::KillDaemon => {
+                        is_armed = true;
+                    }
                     Effect::Disarm => is_armed = false,
                     Effect::Leave(_) => left += 1,
                     Effect::Launch => prop_assert_eq!(before, State::Waiting),
