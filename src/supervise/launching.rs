@@ -17,8 +17,8 @@ use crate::stage::launch;
 use crate::stage::orders::Order;
 use crate::supervise::dockerd::write_config;
 use crate::supervise::{
-    Deadline, Death, Effect, Event, How, Launch, NO_LOG, Notice, Running, Silence, State,
-    Supervisor, Why, failed, helper, leftovers, notices, progress, run_dir,
+    Death, Effect, Event, How, Launch, NO_LOG, Notice, Running, Silence, State, Supervisor, Why,
+    failed, helper, leftovers, notices, progress, run_dir,
 };
 use crate::sys::processes::{self, Identity};
 
@@ -63,7 +63,7 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn arm(&mut self, time: Duration) {
-        self.deadline = Some(Deadline { at: Instant::now() + time, is_extended: false });
+        self.deadline = Some(Instant::now() + time);
     }
 
     /// The time is over that was given. dockerd gets more as long as it does anything: slow is not
@@ -74,8 +74,7 @@ impl Supervisor<'_> {
             matches!(self.machine.state, State::Starting | State::Reviving | State::Replacing(_));
         let has_more = is_awaited && !is_killed && !self.may_end_hung();
         if has_more && self.launch.daemon.is_some() {
-            let at = Instant::now() + progress::HUNG;
-            self.deadline = Some(Deadline { at, is_extended: true });
+            self.arm(progress::HUNG);
             return self.tell_slow();
         }
         self.deadline = None;
@@ -84,7 +83,7 @@ impl Supervisor<'_> {
 
     /// Whether dockerd does nothing at all, and may end for that: the settings allow it, and its
     /// containers, for which it may be waiting, do not end with it.
-    pub(super) fn may_end_hung(&self) -> bool {
+    fn may_end_hung(&self) -> bool {
         let is_hung = self.launch.silence == Some(Silence::Hung);
         let is_wanted = matches!(self.machine.state, State::Replacing(_));
         let may_be_replaced =

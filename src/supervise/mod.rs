@@ -226,13 +226,6 @@ struct Launch {
     tasks: Tasks,
 }
 
-/// A time that the machine has given.
-struct Deadline {
-    at: Instant,
-    /// Whether it was over once, and dockerd got more.
-    is_extended: bool,
-}
-
 struct Supervisor<'a> {
     task: Task<'a>,
     running: Running,
@@ -243,7 +236,8 @@ struct Supervisor<'a> {
     raised: VecDeque<Event>,
     launch: Launch,
     tasks: Tasks,
-    deadline: Option<Deadline>,
+    /// When the time is over that the machine has given.
+    deadline: Option<Instant>,
     listeners: Vec<OwnedFd>,
     /// The name of our own socket.
     socket: Option<run_dir::Name>,
@@ -342,14 +336,13 @@ impl<'a> Supervisor<'a> {
             if !self.raised.is_empty() {
                 continue;
             }
-            let deadline = self.deadline.as_ref().map(|deadline| deadline.at);
-            let never = Instant::now() + UNLIMITED;
+            let deadline = self.deadline.unwrap_or_else(|| Instant::now() + UNLIMITED);
             tokio::select! {
                 biased;
                 Some(act) = self.tasks.next() => act(&mut self),
                 Some(act) = self.launch.tasks.next() => act(&mut self),
                 Some(act) = self.launch.asking.next() => act(&mut self),
-                () = sleep_until(deadline.unwrap_or(never)), if deadline.is_some() => self.too_late(),
+                () = sleep_until(deadline), if self.deadline.is_some() => self.too_late(),
             }
         }
     }

@@ -107,7 +107,8 @@ pub fn newer_programs(status: &Status) -> Vec<&'static str> {
         (SUPERVISOR, Some(status.supervisor)),
         ("containerd", status.containerd),
     ];
-    let newer = parts.into_iter().filter(|(_, pid)| pid.is_some_and(is_outdated));
+    let is_supervised = status.supervisor > 0;
+    let newer = parts.into_iter().filter(|(_, pid)| is_supervised && pid.is_some_and(is_outdated));
     newer.map(|(part, _)| part).collect()
 }
 

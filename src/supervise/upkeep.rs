@@ -89,10 +89,6 @@ impl Supervisor<'_> {
     /// Tells dockerd's silence from its end.
     fn judge_silence(&mut self, silence: Silence) {
         let before = self.launch.silence.replace(silence);
-        let is_extended = self.deadline.as_ref().is_some_and(|deadline| deadline.is_extended);
-        if is_extended && self.may_end_hung() {
-            return self.too_late();
-        }
         // A user waits for its end, and it has nothing yet that must end in order.
         let may_be_killed = self.machine.owes_stop.is_some() && !self.machine.has_answered;
         if may_be_killed && matches!(silence, Silence::Still | Silence::Hung) {
