@@ -18,31 +18,17 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::Engine;
-use crate::stage::namespace;
-use crate::stage::namespace::Prepared;
-use crate::stage::orders;
-use crate::stage::orders::{Inbox, Order, Report, Sibling};
-use crate::sys::{files, process, sockets};
-use crate::sys::{notify, processes};
+use crate::stage::namespace::{self, Prepared};
+use crate::stage::orders::{self, Inbox, Order, Report, Sibling};
+use crate::sys::{files, notify, process, processes, sockets};
 
-/// What rootlesskit passes on. None of it is meant for us: the supervisor signals dockerd itself, and
-/// a signal to rootlesskit must not end containers.
-const PASSED_ON: [Signal; 6] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
-
-/// How often a containerd that starts is tried, and for how long.
-const TRY_ENGINE: Duration = Duration::from_millis(4);
+/// How often a containerd that starts is tried, in milliseconds, and for how long.
+const TRY_ENGINE: u8 = 4;
 const ENGINE_STARTS: Duration = Duration::from_secs(10);
 
 /// Stays until the supervisor says [`Order::End`] at the connection with this descriptor.
@@ -53,35 +39,28 @@ pub fn keep(prepared: Prepared, control: u32, environment: &Environment) -> Resu
 
 fn run(prepared: Prepared, control: u32, environment: &Environment) -> io::Result<Exit> {
     process::adopt_orphans()?;
-    let control = adopt(control)?;
-    let signals = SigSet::from_iter(PASSED_ON.into_iter().chain([Signal::SIGCHLD]));
-    let mask = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let control = RawFd::try_from(control).map_err(io::Error::other)?;
+    // SAFETY: the supervisor has left a descriptor of this number to us alone.
+    let control = unsafe { OwnedFd::from_raw_fd(control) };
+    fcntl(&control, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // rootlesskit passes signals on. None is meant for us: the supervisor signals dockerd itself, and
+    // a signal to rootlesskit must not end containers.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let receiver = SignalFd::with_flags(&signals, flags)?;
+    let signals = SignalFd::with_flags(&SigSet::all(), flags)?;
+    process::trim();
     let mut keeper = Keeper {
         prepared,
         environment,
         mask,
-        control,
-        inbox: Inbox::default(),
-        engine: None,
+        control: control.into(),
+        siblings: Vec::new(),
         awaited: None,
-        daemon: None,
         ordered: None,
         ends: false,
     };
-    process::trim();
     keeper.announce(notify::KEEPER)?;
-    keeper.work(&receiver)
-}
-
-/// The connection that crossed rootlesskit; nothing that is started here inherits it.
-fn adopt(number: u32) -> io::Result<UnixStream> {
-    let number = RawFd::try_from(number).map_err(io::Error::other)?;
-    // SAFETY: the supervisor has left a descriptor of this number to us alone.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(fd.into())
+    keeper.work(&signals)
 }
 
 struct Keeper<'a> {
@@ -90,34 +69,36 @@ struct Keeper<'a> {
     /// The signals that are blocked for others.
     mask: SigSet,
     control: UnixStream,
-    inbox: Inbox,
-    /// containerd, and the file that names it.
-    engine: Option<(u32, PathBuf)>,
+    /// What runs, and the files that name it.
+    siblings: Vec<(Sibling, u32, PathBuf)>,
     /// Where a containerd that starts will take connections, and until when that is awaited.
     awaited: Option<(PathBuf, Instant)>,
-    /// dockerd, and the file that names it.
-    daemon: Option<(u32, PathBuf)>,
-    /// A dockerd that is to start.
+    /// A dockerd that waits for it, and the file that will name it.
     ordered: Option<(PathBuf, Vec<OsString>)>,
     /// Whether nothing starts any more.
     ends: bool,
 }
 
 impl Keeper<'_> {
-    fn work(&mut self, receiver: &SignalFd) -> io::Result<Exit> {
-        loop {
-            if self.ends && self.engine.is_none() && self.daemon.is_none() {
-                return Ok(Exit::Good);
-            }
-            let (has_signal, has_order) = self.wait(receiver)?;
-            while has_signal && let Some(info) = receiver.read_signal()? {
+    fn work(&mut self, signals: &SignalFd) -> io::Result<Exit> {
+        let mut inbox = Inbox::default();
+        while !self.ends || !self.siblings.is_empty() {
+            let timeout = self.awaited.as_ref().map_or(PollTimeout::NONE, |_| TRY_ENGINE.into());
+            let mut polled = [signals.as_fd(), self.control.as_fd()]
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut polled, timeout) {
+                Err(Errno::EINTR) => continue,
+                polled => polled?,
+            };
+            let [has_signal, has_order] = polled.map(|polled| polled.any() == Some(true));
+            while has_signal && let Some(info) = signals.read_signal()? {
                 match Signal::try_from(info.ssi_signo.cast_signed()) {
                     Ok(Signal::SIGCHLD) => self.reap()?,
                     Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => warn!(
                         "ignoring {signal} to rootlesskit; to stop the daemon: \
                          systemctl --user stop docker, or signal the supervisor"
                     ),
-                    other => debug!("ignoring a signal to rootlesskit: {other:?}"),
+                    _ => {}
                 }
             }
             if has_order {
@@ -125,34 +106,20 @@ impl Keeper<'_> {
                 match self.control.read(&mut piece)? {
                     // Without a supervisor all of this ends with us.
                     0 => return Ok(Exit::Failed),
-                    count => self.inbox.fill(&piece[..count]),
+                    count => inbox.fill(&piece[..count]),
                 }
             }
-            while let Some(order) = self.inbox.receive() {
+            while let Some(order) = inbox.receive() {
                 self.obey(order)?;
             }
             self.look_for_engine()?;
         }
-    }
-
-    /// Waits for a signal or an order.
-    fn wait(&self, receiver: &SignalFd) -> io::Result<(bool, bool)> {
-        let timeout = match self.awaited {
-            Some(_) => PollTimeout::try_from(TRY_ENGINE).unwrap_or(PollTimeout::ZERO),
-            None => PollTimeout::NONE,
-        };
-        let mut fds =
-            [receiver.as_fd(), self.control.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, timeout) {
-            Ok(_) => Ok((fds[0].any() == Some(true), fds[1].any() == Some(true))),
-            Err(Errno::EINTR) => Ok((false, false)),
-            Err(errno) => Err(errno.into()),
-        }
+        Ok(Exit::Good)
     }
 
     fn obey(&mut self, order: Order) -> io::Result<()> {
         match order {
-            Order::Engine(engine) if self.engine.is_none() && !self.ends => {
+            Order::Engine(engine) if !self.ends && !self.has(Sibling::Engine) => {
                 match self.start_engine(&engine) {
                     Ok(()) => self.awaited = Some((engine.socket, Instant::now() + ENGINE_STARTS)),
                     Err(error) => {
@@ -161,20 +128,24 @@ impl Keeper<'_> {
                     }
                 }
             }
-            Order::Daemon { pid_file, command } if self.daemon.is_none() && !self.ends => {
+            Order::Daemon { pid_file, command } if !self.ends && !self.has(Sibling::Daemon) => {
                 self.ordered = Some((pid_file.into(), command));
             }
             Order::End => {
                 self.ends = true;
                 self.ordered = None;
-                for (pid, _) in self.daemon.iter().chain(&self.engine) {
-                    // Neither is reaped yet, so that the number is its own.
+                for (_, pid, _) in &self.siblings {
+                    // None is reaped yet, so that the number is its own.
                     let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
                 }
             }
             Order::Engine(_) | Order::Daemon { .. } => {}
         }
         Ok(())
+    }
+
+    fn has(&self, sibling: Sibling) -> bool {
+        self.siblings.iter().any(|(own, ..)| *own == sibling)
     }
 
     /// Looks whether a containerd that starts takes connections, and starts the dockerd that waits
@@ -188,8 +159,7 @@ impl Keeper<'_> {
             self.tell(Report::EngineUp)?;
         }
         if let Some((pid_file, command)) = self.ordered.take() {
-            let pid = self.start(&command, Sibling::Daemon)?;
-            self.daemon = Some((pid, pid_file));
+            self.start(&command, Sibling::Daemon, pid_file)?;
         }
         Ok(())
     }
@@ -201,26 +171,31 @@ impl Keeper<'_> {
         // Only the containerd that starts next reads it.
         fs::write(&engine.config_file, &engine.config)?;
         let _ = fs::remove_file(&engine.socket);
-        let pid = self.start(&engine.command, Sibling::Engine)?;
         let pid_file = directory.join("containerd.pid");
-        fs::write(&pid_file, pid.to_string())?;
-        self.engine = Some((pid, pid_file));
-        Ok(())
+        let pid = self.start(&engine.command, Sibling::Engine, pid_file.clone())?;
+        fs::write(pid_file, pid.to_string())
     }
 
     /// Starts a sibling, which ends with us.
-    fn start(&self, command: &[OsString], sibling: Sibling) -> io::Result<u32> {
+    fn start(
+        &mut self,
+        command: &[OsString],
+        sibling: Sibling,
+        pid_file: PathBuf,
+    ) -> io::Result<u32> {
         let parent = Pid::this();
         // SAFETY: there is no other thread, so that the child may do all that we may.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(child.as_raw().cast_unsigned()),
+            ForkResult::Parent { child } => {
+                let pid = child.as_raw().cast_unsigned();
+                self.siblings.push((sibling, pid, pid_file));
+                Ok(pid)
+            }
             ForkResult::Child => {
-                let error = match self.become_sibling(command, sibling, parent) {
-                    Ok(error) => error,
-                    Err(error) => {
-                        Error::new(Exit::Failed, "a program cannot be started").because(&error)
-                    }
-                };
+                let error = self.become_sibling(command, sibling, parent);
+                let error = error.unwrap_or_else(|error| {
+                    Error::new(Exit::Failed, "a program cannot be started").because(&error)
+                });
                 eprint!("{}", error.render());
                 std::process::exit(error.exit().code().into());
             }
@@ -253,26 +228,20 @@ impl Keeper<'_> {
     }
 
     fn announce(&self, what: &str) -> io::Result<()> {
-        match self.environment.get("NOTIFY_SOCKET") {
-            Some(socket) => notify::announce(socket, what),
-            None => Ok(()),
-        }
+        let socket = self.environment.get("NOTIFY_SOCKET");
+        socket.map_or(Ok(()), |socket| notify::announce(socket, what))
     }
 
     fn reap(&mut self) -> io::Result<()> {
         while let Some((pid, how)) = processes::reap() {
-            for (sibling, known) in
-                [(Sibling::Engine, &mut self.engine), (Sibling::Daemon, &mut self.daemon)]
-            {
-                if let Some((_, pid_file)) = known.take_if(|(own, _)| *own == pid) {
-                    forget_pid(&pid_file, pid);
-                    let report = Report::Ended(sibling, how.code());
-                    self.control.write_all(&orders::line(&report)?)?;
-                }
+            if let Some(index) = self.siblings.iter().position(|(_, own, _)| *own == pid) {
+                let (sibling, _, pid_file) = self.siblings.remove(index);
+                forget_pid(&pid_file, pid);
+                self.tell(Report::Ended(sibling, how.code()))?;
             }
-            if self.engine.is_none() {
-                self.awaited = None;
-            }
+        }
+        if !self.has(Sibling::Engine) {
+            self.awaited = None;
         }
         Ok(())
     }

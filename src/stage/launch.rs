@@ -20,16 +20,13 @@ use crate::sys::{process, sockets};
 /// Does what `plan` says and executes rootlesskit in this process: nothing of ours stays. Returns
 /// only if something fails.
 pub fn exec(plan: &LaunchPlan) -> Error {
-    let sheltered = plan.sockets.iter().try_for_each(|fds| {
-        sockets::shelter(fds).map_err(|error| {
-            let what = format!(
-                "{} passed socket(s) cannot be moved to descriptor {}",
-                fds.count, fds.shelter
-            );
-            Error::new(Exit::Failed, what).because(&error)
-        })
-    });
-    match sheltered.and_then(|()| command(plan)) {
+    if let Some(fds) = &plan.sockets
+        && let Err(error) = sockets::shelter(fds)
+    {
+        let what = format!("passed sockets cannot be moved to descriptor {}", fds.shelter);
+        return Error::new(Exit::Failed, what).because(&error);
+    }
+    match command(plan) {
         Err(error) => error,
         Ok(mut command) => exec_error(plan.rootlesskit.as_os_str(), &command.exec()),
     }
@@ -48,13 +45,11 @@ pub fn spawn(
     let mut command = command(plan)?;
     let failed = |error: io::Error| exec_error(plan.rootlesskit.as_os_str(), &error);
     let stdout = log.try_clone().map_err(failed)?;
-    let listeners = plan.sockets.iter().map(|fds| (listeners, fds.shelter));
     let control = [control];
-    let control = plan.stage.keeper.map(|fd| (&control[..], fd));
-    for (fds, first) in listeners.chain(control) {
-        let give = sockets::hand_over(fds, first);
+    let listeners = plan.sockets.iter().map(|fds| (listeners, fds.shelter));
+    for (fds, first) in listeners.chain(plan.stage.keeper.map(|fd| (&control[..], fd))) {
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(give) };
+        unsafe { command.pre_exec(sockets::hand_over(fds, first)) };
     }
     // nohup(1) and background jobs of scripts ignore these, which is inherited: dockerd would never
     // hear of a reload.
@@ -82,13 +77,12 @@ pub fn spawn(
 fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for (path, why) in &plan.removals {
         info!("removing the stale file {}: {why}", path.display());
-        let removed = fs::remove_file(path);
-        if let Err(error) = removed.or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }) {
-            let what = format!("the stale file `{}` cannot be removed", path.display());
-            return Err(Error::new(Exit::Failed, what).because(&error));
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let what = format!("the stale file `{}` cannot be removed", path.display());
+                return Err(Error::new(Exit::Failed, what).because(&error));
+            }
+            _ => {}
         }
     }
     let mut command = Command::new(&plan.rootlesskit);
@@ -96,45 +90,37 @@ fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for name in plan.environment.unset.keys() {
         command.env_remove(name);
     }
-    for (name, (value, _)) in &plan.environment.set {
-        command.env(name, value);
-    }
+    command.envs(plan.environment.set.iter().map(|(name, (value, _))| (name, value)));
     Ok(command)
 }
 
 /// The error for a `program` that could not be executed, with the shell's exit codes.
 pub fn exec_error(program: &OsStr, error: &io::Error) -> Error {
-    let exit =
-        if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::CannotRun };
-    let failed =
-        Error::new(exit, format!("`{}` cannot be executed", program.display())).because(error);
-    match error.raw_os_error() {
-        Some(nix::libc::E2BIG) => failed.hint(
-            "an argument or a variable is too long, or all of them together are: shorten them",
-        ),
-        _ => failed,
+    let is_missing = error.kind() == io::ErrorKind::NotFound;
+    let exit = if is_missing { Exit::NotFound } else { Exit::CannotRun };
+    let what = format!("`{}` cannot be executed", program.display());
+    let failed = Error::new(exit, what).because(error);
+    if error.kind() != io::ErrorKind::ArgumentListTooLong {
+        return failed;
     }
+    failed.hint("an argument or a variable is too long, or all of them together are: shorten them")
 }
 
-/// How the names of rootlesskit's directories in /tmp begin: of its copy-up, and of its sysfs.
-const BIND_NAMES: [&[u8]; 2] = [b"rootlesskit-b", b"rksys"];
-
-/// Longer than rootlesskit takes to begin.
-const BEGINS: Duration = Duration::from_secs(60);
-
 /// Removes the empty directories that a rootlesskit left in /tmp which began at `begin` and was killed
-/// early. Its copy-up makes them there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and removes
-/// them a moment later.
+/// early: of its copy-up, which are there whatever TMPDIR says (`pkg/copyup/tmpfssymlink`), and of its
+/// sysfs. It removes them itself within the minute.
 pub fn remove_bind_directories(begin: SystemTime) {
     let own = crate::facts::look::uid();
-    let times = begin..begin + BEGINS;
+    let times = begin..begin + Duration::from_secs(60);
     for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let is_named = BIND_NAMES.iter().any(|own| name.as_bytes().starts_with(own));
-        let is_its = |found: &fs::Metadata| {
+        let is_named = [&b"rootlesskit-b"[..], b"rksys"]
+            .iter()
+            .any(|begin| name.as_bytes().starts_with(begin));
+        let is_its = |found: fs::Metadata| {
             found.uid() == own && found.modified().is_ok_and(|time| times.contains(&time))
         };
-        if is_named && entry.metadata().is_ok_and(|found| is_its(&found)) {
+        if is_named && entry.metadata().is_ok_and(is_its) {
             let _ = fs::remove_dir(entry.path());
         }
     }

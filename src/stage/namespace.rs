@@ -88,9 +88,8 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
             Step::RebindBroken(path) => rebind_broken(path).map_err(failed)?,
             Step::Forward => in_network(stage, forward)?,
             Step::LegacyIptables { family, program, required } => {
-                let family = *family;
-                match in_network(stage, move || netfilter::probe_legacy(family))? {
-                    Ok(()) => chosen.push((family, program)),
+                match in_network(stage, || netfilter::probe_legacy(*family))? {
+                    Ok(()) => chosen.push((*family, program)),
                     Err(reason) if *required => {
                         return Err(failed(io::Error::other(reason))
                             .hint("dockerd-rootless config explain daemon.iptables"));
@@ -105,15 +104,12 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
         }
     }
     if !chosen.is_empty() {
-        let links = link_iptables(&chosen).map_err(|error| {
+        link_iptables(&chosen).map_err(|error| {
             Error::new(Exit::Failed, format!("`{IPTABLES_LINKS}` cannot be made")).because(&error)
         })?;
-        let mut path = OsString::from(links);
-        if let Some(rest) = environment.get("PATH") {
-            path.push(":");
-            path.push(rest);
-        }
-        prepared.path = Some(path);
+        let rest = environment.get("PATH");
+        let parts = [Some(OsStr::new(IPTABLES_LINKS)), rest].into_iter().flatten();
+        prepared.path = Some(parts.collect::<Vec<_>>().join(OsStr::new(":")));
     }
     Ok(prepared)
 }
@@ -123,35 +119,29 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
 /// variable is trusted for that: upstream's script, told by a leaked variable that it is inside,
 /// sets to work on the host.
 fn prove_inside(outside: u64) -> Result<(), Error> {
-    let refuse = |what: String| {
-        Err(Error::new(
-            Exit::Failed,
-            format!("the namespace stage is not inside rootlesskit's namespaces: {what}"),
-        )
-        .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
+    let why_not = || -> io::Result<Option<&str>> {
+        let map = fs::read_to_string("/proc/self/uid_map")?;
+        let can_mount = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
+        Ok(if look::user_namespace()? == outside {
+            Some("its user namespace is the launcher's")
+        } else if look::uid() != 0 {
+            Some("it does not run as the namespace's root")
+        } else if map.split_whitespace().take(2).eq(["0", "0"]) {
+            Some("its root is the host's root")
+        } else if !can_mount.unwrap_or(false) {
+            Some("it lacks CAP_SYS_ADMIN")
+        } else {
+            None
+        })
     };
-    let proc_says = |name: &str, error: io::Error| refuse(format!("/proc/self/{name}: {error}"));
-    match look::user_namespace() {
-        Ok(inode) if inode == outside => {
-            return refuse("its user namespace is the launcher's".to_owned());
-        }
-        Err(error) => return proc_says("ns/user", error),
-        Ok(_) => {}
-    }
-    if look::uid() != 0 {
-        return refuse(format!("it runs as user {}, not as the namespace's root", look::uid()));
-    }
-    match fs::read_to_string("/proc/self/uid_map") {
-        Ok(map) if map.split_whitespace().take(2).eq(["0", "0"]) => {
-            return refuse("its root is the host's root".to_owned());
-        }
-        Err(error) => return proc_says("uid_map", error),
-        Ok(_) => {}
-    }
-    match caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN) {
-        Ok(true) => Ok(()),
-        _ => refuse("it lacks CAP_SYS_ADMIN".to_owned()),
-    }
+    let why = match why_not() {
+        Ok(None) => return Ok(()),
+        Ok(Some(why)) => why.to_owned(),
+        Err(error) => format!("/proc/self: {error}"),
+    };
+    let what = format!("the namespace stage is not inside rootlesskit's namespaces: {why}");
+    Err(Error::new(Exit::Failed, what)
+        .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
 }
 
 /// Unlinks `path` if it is a link on a tmpfs, which is what copy-up makes of an entry.
@@ -187,33 +177,22 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
         return Ok(());
     }
     for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let link = entry.path();
-        if !entry.file_type()?.is_symlink() {
-            continue;
-        }
-        let is_ssl = link == Path::new("/etc/ssl");
-        let copied_up = fs::read_link(&link)?.as_os_str().as_bytes().starts_with(b".ro");
-        if !(is_ssl || copied_up && climbs_out(&link, 1)) {
+        let link = entry?.path();
+        let Ok(target) = fs::read_link(&link) else { continue };
+        let is_copied_up = target.as_os_str().as_bytes().starts_with(b".ro");
+        if link != Path::new("/etc/ssl") && !(is_copied_up && climbs_out(&link, 1)) {
             continue;
         }
         // A link that leads nowhere was broken before.
-        let Ok(original) = link.canonicalize() else {
-            continue;
-        };
+        let Ok(original) = link.canonicalize() else { continue };
         if !original.is_dir() {
             continue;
         }
         debug!("binding {} over {}", original.display(), link.display());
         fs::remove_file(&link)?;
         fs::create_dir(&link)?;
-        mount(
-            Some(&original),
-            &link,
-            None::<&str>,
-            MsFlags::MS_BIND | MsFlags::MS_REC,
-            None::<&str>,
-        )?;
+        let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
+        mount(Some(&original), &link, none, flags, none)?;
     }
     Ok(())
 }
@@ -221,10 +200,8 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
 /// Whether a relative link in `directory`, which is `depth` levels below the copied-up root,
 /// leaves that root. What cannot be read cannot be judged, and is left as it is.
 fn climbs_out(directory: &Path, depth: usize) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return false;
-    };
-    entries.flatten().any(|entry| match entry.file_type() {
+    let mut entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_symlink() => fs::read_link(entry.path()).is_ok_and(|target| {
             let leading = target.components().take_while(|part| *part == Component::ParentDir);
             leading.count() > depth
@@ -237,9 +214,7 @@ fn climbs_out(directory: &Path, depth: usize) -> bool {
 /// Runs `act` in the containers' network namespace. A detached one is entered by a thread that
 /// ends with it: there is no way back into the host's (setns(2) would need its capabilities).
 pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let Some(path) = &stage.netns else {
-        return Ok(act());
-    };
+    let Some(path) = &stage.netns else { return Ok(act()) };
     let enter = || -> io::Result<T> {
         setns(File::open(path)?, CloneFlags::CLONE_NEWNET)?;
         Ok(act())
@@ -247,11 +222,8 @@ pub fn in_network<T: Send>(stage: &Stage, act: impl FnOnce() -> T + Send) -> Res
     let entered = thread::scope(|scope| scope.spawn(enter).join());
     let entered = entered.unwrap_or_else(|_| Err(io::Error::other("the thread in it panicked")));
     entered.map_err(|error| {
-        Error::new(
-            Exit::Failed,
-            format!("the network namespace `{}` cannot be entered", path.display()),
-        )
-        .because(&error)
+        let what = format!("the network namespace `{}` cannot be entered", path.display());
+        Error::new(Exit::Failed, what).because(&error)
     })
 }
 
@@ -276,15 +248,14 @@ fn turn_on(switch: &str) -> io::Result<()> {
 }
 
 /// Links the chosen programs under the names that dockerd looks for.
-fn link_iptables(chosen: &[(Family, &PathBuf)]) -> io::Result<&'static OsStr> {
+fn link_iptables(chosen: &[(Family, &PathBuf)]) -> io::Result<()> {
     fs::create_dir(IPTABLES_LINKS)?;
-    for (family, program) in chosen {
+    chosen.iter().try_for_each(|(family, program)| {
         let name = match family {
             Family::Ipv4 => "iptables",
             Family::Ipv6 => "ip6tables",
         };
-        symlink(program, Path::new(IPTABLES_LINKS).join(name))?;
         debug!("{name} is {}", program.display());
-    }
-    Ok(OsStr::new(IPTABLES_LINKS))
+        symlink(program, Path::new(IPTABLES_LINKS).join(name))
+    })
 }

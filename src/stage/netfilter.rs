@@ -2,11 +2,11 @@
 //! very socket options that `iptables-legacy` begins with. It costs microseconds, and lets the
 //! kernel load its modules as a call of the program would.
 
-use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::plan::Family;
 
@@ -40,16 +40,11 @@ const EXTENSIONS: [(&str, u8, bool); 4] =
 /// dockerd's rules use.
 pub fn probe_legacy(family: Family) -> Result<(), String> {
     let (domain, level, match_option, target_option) = match family {
-        Family::Ipv4 => (libc::AF_INET, libc::IPPROTO_IP, 66, 67),
-        Family::Ipv6 => (libc::AF_INET6, libc::IPPROTO_IPV6, 68, 69),
+        Family::Ipv4 => (AddressFamily::Inet, libc::IPPROTO_IP, 66, 67),
+        Family::Ipv6 => (AddressFamily::Inet6, libc::IPPROTO_IPV6, 68, 69),
     };
-    // SAFETY: socket takes numbers and touches no memory.
-    let fd = Errno::result(unsafe {
-        libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
-    })
-    .map_err(|errno| format!("no raw socket: {}", errno.desc()))?;
-    // SAFETY: the descriptor is new, and only ours.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = socket(domain, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
+        .map_err(|errno| format!("no raw socket: {}", errno.desc()))?;
     for table in ["filter", "nat"] {
         // SAFETY: all fields are integers, for which zero bytes are valid.
         let mut info: TableInfo = unsafe { std::mem::zeroed() };
@@ -71,23 +66,11 @@ pub fn probe_legacy(family: Family) -> Result<(), String> {
 }
 
 /// getsockopt(2) into a structure that the kernel reads and writes.
-fn get_option<T>(
-    socket: &OwnedFd,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: &mut T,
-) -> nix::Result<()> {
+fn get_option<T>(socket: &OwnedFd, level: i32, option: i32, value: &mut T) -> nix::Result<()> {
     let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::EINVAL)?;
+    let (fd, value) = (socket.as_raw_fd(), std::ptr::from_mut(value).cast());
     // SAFETY: `value` is valid for `length` bytes of reads and writes, and both structures that
     // are used here consist of integers, for which every byte is valid.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_mut(value).cast(),
-            &mut length,
-        )
-    };
+    let result = unsafe { libc::getsockopt(fd, level, option, value, &mut length) };
     Errno::result(result).map(drop)
 }

@@ -27,21 +27,22 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
     })?;
     let failed =
         |what: String, error: &dyn std::error::Error| Error::new(Exit::Failed, what).because(error);
+    let unentered = |name: &str| format!("the {name} namespace of process {pid} cannot be entered");
+    let mut namespaces =
+        vec![("user", CloneFlags::CLONE_NEWUSER), ("mnt", CloneFlags::CLONE_NEWNS)];
     // With detached network, the daemon's own one is the host's.
-    let detached = state_dir.join("netns").exists();
-    let mut namespaces = vec![("user", CloneFlags::CLONE_NEWUSER)];
-    namespaces.extend((!detached).then_some(("net", CloneFlags::CLONE_NEWNET)));
-    namespaces.push(("mnt", CloneFlags::CLONE_NEWNS));
-    let enter = |name: &str| format!("the {name} namespace of process {pid} cannot be entered");
+    if !state_dir.join("netns").exists() {
+        namespaces.insert(1, ("net", CloneFlags::CLONE_NEWNET));
+    }
     let mut files = Vec::new();
     for (name, flag) in namespaces {
         let file = File::open(format!("/proc/{pid}/ns/{name}"))
-            .map_err(|error| failed(enter(name), &error))?;
+            .map_err(|error| failed(unentered(name), &error))?;
         files.push((name, flag, file));
     }
     let directory = env::current_dir();
     for (name, flag, file) in files {
-        setns(file, flag).map_err(|errno| failed(enter(name), &errno))?;
+        setns(file, flag).map_err(|errno| failed(unentered(name), &errno))?;
     }
     // The mount namespace has put us at its root.
     let back = directory.and_then(env::set_current_dir).or_else(|_| env::set_current_dir("/"));
