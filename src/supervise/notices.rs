@@ -108,9 +108,6 @@ pub(super) fn explain(silence: Silence, who: &str) -> String {
     let hung = progress::HUNG.as_secs();
     match silence {
         Silence::Busy => format!("{who} is working and has not answered yet"),
-        Silence::Pressure => {
-            format!("{who} does not answer: the machine is short of processor time, memory or disk")
-        }
         Silence::Stopped => format!(
             "{who} does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)"
         ),

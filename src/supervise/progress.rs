@@ -16,10 +16,6 @@ pub const HUNG: Duration = Duration::from_secs(30);
 /// nothing.
 const LATE: Duration = Duration::from_secs(8);
 
-/// From which share of the last ten seconds, in percent, in which something waited for a processor,
-/// the memory or a disk (`/proc/pressure`), the machine is under pressure.
-const PRESSURE: f64 = 20.0;
-
 /// The most that an idle process does between two looks: clock ticks, and reads and writes.
 const IDLE_TICKS: u64 = 1;
 const IDLE_CALLS: u64 = 16;
@@ -27,11 +23,9 @@ const IDLE_CALLS: u64 = 16;
 /// Why a process does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It works, or waits for the kernel.
+    /// It works, wants a processor, or waits for the kernel.
     Busy,
-    /// It may want to, and the machine has no time for it.
-    Pressure,
-    /// Somebody has stopped it, or traces it, or it is frozen.
+    /// It was stopped, is traced, or frozen.
     Stopped,
     /// It does nothing, and has not done so for long.
     Still,
@@ -42,13 +36,10 @@ pub enum Silence {
 /// What a process has done so far, and what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sample {
-    /// Processor time in clock ticks, and what was read and written: any of it grows with work.
+    /// Processor time in clock ticks, and how often it has read and written.
     work: (u64, u64),
-    /// Whether a thread waits in the kernel and cannot be interrupted.
-    waits: bool,
-    /// Whether a thread wants a processor.
-    is_runnable: bool,
-    /// Whether it is stopped, traced or frozen.
+    /// Whether a thread wants a processor, or waits in the kernel and cannot be interrupted.
+    is_busy: bool,
     is_stopped: bool,
 }
 
@@ -72,7 +63,7 @@ impl Watch {
         let is_late = now - self.looked > LATE;
         self.looked = now;
         let sample = sample(self.identity.pid);
-        let silence = judge(self.last, sample, is_late, Pressure::read());
+        let silence = judge(self.last, sample, is_late);
         self.last = sample;
         if silence != Silence::Still {
             self.still_since = now;
@@ -84,20 +75,11 @@ impl Watch {
 }
 
 /// Judges two samples, one after the other. What is not known counts as work.
-fn judge(
-    before: Option<Sample>,
-    now: Option<Sample>,
-    is_late: bool,
-    pressure: Pressure,
-) -> Silence {
+fn judge(before: Option<Sample>, now: Option<Sample>, is_late: bool) -> Silence {
     match (before, now) {
         (_, Some(now)) if now.is_stopped => Silence::Stopped,
-        (Some(before), Some(now)) if !is_late && !now.waits && is_idle(before.work, now.work) => {
-            // A process that sleeps is not short of processor time.
-            match pressure.memory_or_disk || (pressure.processor && now.is_runnable) {
-                true => Silence::Pressure,
-                false => Silence::Still,
-            }
+        (Some(before), Some(now)) if !is_late && !now.is_busy && is_idle(before.work, now.work) => {
+            Silence::Still
         }
         _ => Silence::Busy,
     }
@@ -118,8 +100,7 @@ fn sample(pid: u32) -> Option<Sample> {
     let has_stopped = states.iter().any(|state| matches!(state, 'T' | 't'));
     Some(Sample {
         work: (ticks(&read("stat")?)?, moved(&read("io")?)),
-        waits: states.contains(&'D'),
-        is_runnable: states.contains(&'R'),
+        is_busy: states.iter().any(|state| matches!(state, 'D' | 'R')),
         is_stopped: is_frozen || has_stopped || tracer.trim() != "0",
     })
 }
@@ -137,60 +118,28 @@ fn moved(io: &str) -> u64 {
     counts.filter_map(|(_, count)| count.parse::<u64>().ok()).fold(0, u64::wrapping_add)
 }
 
-/// What the machine is short of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pressure {
-    processor: bool,
-    memory_or_disk: bool,
-}
-
-impl Pressure {
-    fn read() -> Self {
-        let is_high = |name| {
-            let text = fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
-            share(&text).is_some_and(|share| share >= PRESSURE)
-        };
-        Self { processor: is_high("cpu"), memory_or_disk: is_high("memory") || is_high("io") }
-    }
-}
-
-/// Reads the first number of `some avg10=1.53 avg60=…`.
-fn share(text: &str) -> Option<f64> {
-    let words = text.lines().next()?.split(' ');
-    words.filter_map(|word| word.strip_prefix("avg10=")).find_map(|share| share.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_who_does_nothing_at_all_is_still() {
-        let still = Sample { work: (7, 900), waits: false, is_runnable: false, is_stopped: false };
-        let wants = Sample { is_runnable: true, ..still };
-        let none = Pressure { processor: false, memory_or_disk: false };
-        let processor = Pressure { processor: true, ..none };
-        let disk = Pressure { memory_or_disk: true, ..none };
+        let still = Sample { work: (7, 900), is_busy: false, is_stopped: false };
         let worked = Sample { work: (9, 900), ..still };
         let wrote = Sample { work: (7, 917), ..still };
-        let waits = Sample { waits: true, ..still };
+        let busy = Sample { is_busy: true, ..still };
         let stopped = Sample { is_stopped: true, ..still };
-        for (before, now, is_late, pressure, expected) in [
-            (Some(still), Some(still), false, none, Silence::Still),
-            (Some(still), Some(still), false, disk, Silence::Pressure),
-            (Some(still), Some(still), false, processor, Silence::Still),
-            (Some(still), Some(wants), false, processor, Silence::Pressure),
-            (Some(still), Some(wants), false, none, Silence::Still),
-            (Some(still), Some(still), true, none, Silence::Busy),
-            (Some(still), Some(worked), false, none, Silence::Busy),
-            (Some(still), Some(wrote), false, disk, Silence::Busy),
-            (Some(still), Some(waits), false, none, Silence::Busy),
-            (Some(worked), Some(stopped), true, disk, Silence::Stopped),
-            (None, Some(still), false, none, Silence::Busy),
-            (Some(still), None, false, none, Silence::Busy),
+        for (before, now, is_late, expected) in [
+            (Some(still), Some(still), false, Silence::Still),
+            (Some(still), Some(busy), false, Silence::Busy),
+            (Some(still), Some(still), true, Silence::Busy),
+            (Some(still), Some(worked), false, Silence::Busy),
+            (Some(still), Some(wrote), false, Silence::Busy),
+            (Some(worked), Some(stopped), true, Silence::Stopped),
+            (None, Some(still), false, Silence::Busy),
+            (Some(still), None, false, Silence::Busy),
         ] {
-            let got = judge(before, now, is_late, pressure);
-            assert_eq!(got, expected, "{before:?} {now:?} {is_late} {pressure:?}");
+            assert_eq!(judge(before, now, is_late), expected, "{before:?} {now:?} {is_late}");
         }
     }
 
@@ -201,7 +150,5 @@ mod tests {
         assert_eq!(moved("rchar: 10\nsyscr: 4\nsyscw: 3\nread_bytes: 1\n"), 7);
         assert!(is_idle((7, 900), (8, 916)) && !is_idle((7, 900), (9, 900)));
         assert!(!is_idle((7, 900), (7, 917)));
-        assert_eq!(share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"), Some(1.53));
-        assert_eq!(share(""), None);
     }
 }
