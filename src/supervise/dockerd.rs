@@ -17,9 +17,10 @@ use tracing::{debug, warn};
 use crate::error::{Error, Exit};
 use crate::plan::{Keep, effective_config};
 use crate::stage::orders::{self, Inbox, Order};
-use crate::supervise::health::{self, StopTimes};
 use crate::supervise::ports::is_explicit;
-use crate::supervise::{Death, Event, How, State, Supervisor, Then, UNLIMITED, notices, progress};
+use crate::supervise::{
+    Death, Event, How, State, Supervisor, Then, UNLIMITED, health, notices, progress,
+};
 use crate::sys::{files, process, processes};
 
 /// The largest `daemon.json` in bytes that is read.
@@ -171,19 +172,14 @@ impl Supervisor<'_> {
             return self.end_within(self.running.shutdown);
         }
         let Some(api) = self.api_path() else { return self.keep_no_container(None) };
-        let asked = async move { health::stop_timeouts(&api).await };
-        self.launch.asking.when(asked, |it, times| it.keep_no_container(times));
+        let asked = async move { health::stop_timeout(&api).await };
+        self.launch.asking.when(asked, |it, time| it.keep_no_container(time));
     }
 
-    /// Has dockerd end its containers, if there are any. `times` are theirs, if they are known.
-    fn keep_no_container(&mut self, times: Option<StopTimes>) {
-        let shutdown = self.running.shutdown;
-        let limit = STOP_MARGIN
-            + match &times {
-                None | Some(StopTimes::Unlimited) => UNLIMITED,
-                Some(StopTimes::None) => shutdown,
-                Some(StopTimes::Longest(time)) => shutdown.max(*time + CONTAINER_MARGIN),
-            };
+    /// Has dockerd end its containers, which may take `time`, if that is known.
+    fn keep_no_container(&mut self, time: Option<Duration>) {
+        let known = time.map(|time| self.running.shutdown.max(time + CONTAINER_MARGIN));
+        let limit = STOP_MARGIN + known.unwrap_or(UNLIMITED);
         let Keep { live_restore, config, .. } = &self.running.keep;
         let Some(config) = config.as_deref().filter(|_| *live_restore) else {
             return self.end_within(limit);

@@ -19,17 +19,14 @@ use crate::sys::processes::Identity;
 use crate::sys::unix_sockets;
 use crate::sys::wait::sleep;
 
-/// How long the daemon may take to answer.
+/// How long the daemon may take to answer a question that something depends on.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take for the others: what `status` shows, all containers in turn, rootlesskit.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// How long to wait before a request that failed is made again.
 const AGAIN: Duration = Duration::from_millis(500);
-
-/// The same for a command that has more to print, for all containers in turn, and for rootlesskit.
-const BRIEFLY: Duration = Duration::from_secs(2);
-
-/// How long dockerd may take to read a configuration that turns live-restore off.
-const PATIENCE_WITH_RELOAD: Duration = Duration::from_secs(5);
 
 /// dockerd's own time for a container that has none of its own, in seconds.
 const STOP_TIMEOUT: i64 = 10;
@@ -41,12 +38,11 @@ const ANSWER_MAX: u64 = 8 * 1024 * 1024;
 const BUSY: &str = "/containers/json?filters=%7B%22status%22%3A%5B%22running%22%2C%22paused%22%2C%22restarting%22%5D%7D";
 
 /// `{"type":["container","network"],"event":["start","die","connect","disconnect"]}`.
-const EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22connect%22%2C%22disconnect%22%5D%7D";
+const EVENTS: &str = "GET /events?filters=%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%2C%22event%22%3A%5B%22start%22%2C%22die%22%2C%22connect%22%2C%22disconnect%22%5D%7D";
 
-/// Whether we have connected to the daemon since [`was_us`] was called.
+/// Whether we have connected to the daemon since [`was_us`] was called, and how many connections to
+/// it are ours.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
-
-/// How many connections to the daemon are ours.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Says whether we have connected to the daemon since the last call: our own questions do not count
@@ -66,23 +62,13 @@ pub type Published = (String, u16);
 /// The ports that rootlesskit forwards, by its own numbers.
 pub type Forwarded = BTreeMap<u64, Published>;
 
-/// How long the running containers may take to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopTimes {
-    /// No container runs.
-    None,
-    Longest(Duration),
-    /// One of them may take as long as it wants.
-    Unlimited,
-}
-
 /// Asks dockerd, the process `daemon`, at `socket`, until it answers anything. While it does not,
 /// `tell` gets the reason every [`progress::LOOK`]. A late answer is an answer, and no failure is a
 /// verdict.
 pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence)) {
     let mut watch = progress::Watch::new(daemon);
     let asked = async {
-        while Answer::begin(Target::Daemon(socket), "GET", "/_ping").await.is_err() {
+        while Answer::begin(socket, "GET /_ping", Some(Own::count())).await.is_err() {
             sleep(AGAIN).await;
         }
     };
@@ -100,45 +86,34 @@ pub async fn await_answer(socket: &Path, daemon: Identity, tell: impl Fn(Silence
 /// Asks for dockerd's version. dockerd runs several programs before it answers, which says nothing
 /// of its health.
 pub async fn version(socket: &Path) -> Option<String> {
-    let version = get(Target::Daemon(socket), "/version").await.ok()?;
-    Some(version["Version"].as_str()?.to_owned())
+    Some(get(socket, "/version").await.ok()?["Version"].as_str()?.to_owned())
 }
 
 /// Waits until dockerd says that it would stop its containers; `false` if it does not say so in
 /// time.
 pub async fn live_restore_is_off(socket: &Path) -> bool {
     let asked = async {
-        loop {
-            match get(Target::Daemon(socket), "/info").await {
-                Ok(info) if info["LiveRestoreEnabled"] != true => return,
-                _ => sleep(Duration::from_millis(10)).await,
-            }
+        while get(socket, "/info").await.ok().is_none_or(|info| info["LiveRestoreEnabled"] == true)
+        {
+            sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE_WITH_RELOAD, asked).await.is_ok()
+    timeout(PATIENCE, asked).await.is_ok()
 }
 
 /// Asks how long the running containers may take to end; `None` if the daemon does not say.
-pub async fn stop_timeouts(socket: &Path) -> Option<StopTimes> {
+pub async fn stop_timeout(socket: &Path) -> Option<Duration> {
     let asked = async {
-        let mut times = Vec::new();
+        let mut longest = Duration::ZERO;
         for container in list(socket).await.ok()? {
             let time = inspect(socket, &container).await.ok()?["Config"]["StopTimeout"].as_i64();
-            times.push(time.unwrap_or(STOP_TIMEOUT));
+            // Less than none is for ever.
+            let time = u64::try_from(time.unwrap_or(STOP_TIMEOUT)).map(Duration::from_secs);
+            longest = longest.max(time.unwrap_or(UNLIMITED)).min(UNLIMITED);
         }
-        Some(longest(&times))
+        Some(longest)
     };
     timeout(BRIEFLY, asked).await.ok()?
-}
-
-/// Finds the longest of these times in seconds. Less than none is for ever.
-fn longest(times: &[i64]) -> StopTimes {
-    match times.iter().map(|time| u64::try_from(*time)).max_by_key(|time| time.unwrap_or(u64::MAX))
-    {
-        None => StopTimes::None,
-        Some(Err(_)) => StopTimes::Unlimited,
-        Some(Ok(most)) => StopTimes::Longest(Duration::from_secs(most).min(UNLIMITED)),
-    }
 }
 
 /// Finds the running containers whose tasks containerd has forgotten, with their first processes:
@@ -147,8 +122,9 @@ fn longest(times: &[i64]) -> StopTimes {
 pub async fn forgotten(socket: &Path) -> io::Result<Vec<(String, u32)>> {
     let mut forgotten = Vec::new();
     for container in list(socket).await? {
-        let path = format!("/containers/{}/top", id_of(&container));
-        let (status, said) = timeout(PATIENCE, ask(Target::Daemon(socket), "GET", &path)).await??;
+        let request = format!("GET /containers/{}/top", id_of(&container));
+        let asked = ask(socket, &request, Some(Own::count()));
+        let (status, said) = timeout(PATIENCE, asked).await??;
         if status != 404 || !String::from_utf8_lossy(&said).contains("task") {
             continue;
         }
@@ -168,11 +144,9 @@ pub async fn published(socket: &Path) -> io::Result<BTreeSet<Published>> {
 /// Waits until dockerd has finished what it does to containers that publish ports: it lists one
 /// that ends until that is cleared up, and does not answer about it meanwhile.
 pub async fn settle(socket: &Path) -> io::Result<()> {
-    for container in list(socket).await? {
-        if !ports_of(&container).is_empty() {
-            // A container that is gone by now has ended.
-            let _ = timeout(PATIENCE, inspect(socket, &container)).await?;
-        }
+    for container in list(socket).await?.iter().filter(|one| !ports_of(one).is_empty()) {
+        // A container that is gone by now has ended.
+        let _ = timeout(PATIENCE, inspect(socket, container)).await?;
     }
     Ok(())
 }
@@ -180,7 +154,7 @@ pub async fn settle(socket: &Path) -> io::Result<()> {
 /// Calls `changed` whenever containers start, end, or change networks, until the daemon ends the
 /// connection.
 pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<()> {
-    let mut events = Answer::begin(Target::Daemon(socket), "GET", EVENTS).await?;
+    let mut events = Answer::begin(socket, EVENTS, Some(Own::count())).await?;
     while events.body.read_until(b'\n', &mut Vec::new()).await? > 0 {
         changed();
     }
@@ -190,8 +164,7 @@ pub async fn watch_containers(socket: &Path, changed: impl Fn()) -> io::Result<(
 /// Asks whether any container runs, is paused or restarts. A daemon that does not say counts as
 /// busy.
 pub async fn is_busy(socket: PathBuf) -> bool {
-    let listed = timeout(PATIENCE, get(Target::Daemon(&socket), BUSY)).await.ok();
-    let listed = listed.and_then(Result::ok);
+    let listed = timeout(PATIENCE, get(&socket, BUSY)).await.ok().and_then(Result::ok);
     listed.as_ref().and_then(Value::as_array).is_none_or(|containers| !containers.is_empty())
 }
 
@@ -202,13 +175,12 @@ pub fn runs_containers(socket: &Path) -> bool {
 
 /// Says whether a daemon answers at `socket`, for a command.
 pub fn answers(socket: &Path) -> bool {
-    let ping = block_on(PATIENCE, ask(Target::Daemon(socket), "GET", "/_ping"));
-    matches!(ping, Ok((200, _)))
+    matches!(block_on(PATIENCE, ask(socket, "GET /_ping", None)), Ok((200, _)))
 }
 
 /// Asks the daemon at `socket` for `path`, such as `/info`, for a command.
 pub fn query(socket: &Path, path: &str) -> io::Result<Value> {
-    block_on(BRIEFLY, get(Target::Daemon(socket), path))
+    block_on(BRIEFLY, get(socket, path))
 }
 
 fn block_on<T>(time: Duration, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -218,11 +190,8 @@ fn block_on<T>(time: Duration, what: impl Future<Output = io::Result<T>>) -> io:
 
 /// Asks rootlesskit, whose API is at `socket`, for the ports that it forwards.
 pub async fn forwarded(socket: &Path) -> io::Result<Forwarded> {
-    let asked = timeout(BRIEFLY, get(Target::Other(socket), "/v1/ports"));
-    match asked.await?? {
-        Value::Array(ports) => Ok(ports.iter().filter_map(forwarded_port).collect()),
-        _ => Err(io::Error::other("it lists no ports")),
-    }
+    let listed = json(timeout(BRIEFLY, ask(socket, "GET /v1/ports", None)).await??)?;
+    Ok(listed.as_array().into_iter().flatten().filter_map(forwarded_port).collect())
 }
 
 fn forwarded_port(port: &Value) -> Option<(u64, Published)> {
@@ -235,23 +204,19 @@ fn forwarded_port(port: &Value) -> Option<(u64, Published)> {
 
 /// Has rootlesskit stop forwarding the port of this number.
 pub async fn forget_port(socket: &Path, id: u64) -> io::Result<()> {
-    let path = format!("/v1/ports/{id}");
-    let asked = ask(Target::Other(socket), "DELETE", &path);
-    match timeout(BRIEFLY, asked).await?? {
+    let request = format!("DELETE /v1/ports/{id}");
+    match timeout(BRIEFLY, ask(socket, &request, None)).await?? {
         (200..300, _) => Ok(()),
         (status, _) => Err(io::Error::other(format!("it answers {status}"))),
     }
 }
 
 async fn list(socket: &Path) -> io::Result<Vec<Value>> {
-    match get(Target::Daemon(socket), "/containers/json").await? {
-        Value::Array(containers) => Ok(containers),
-        _ => Err(io::Error::other("it lists no containers")),
-    }
+    Ok(serde_json::from_value(get(socket, "/containers/json").await?)?)
 }
 
 async fn inspect(socket: &Path, container: &Value) -> io::Result<Value> {
-    get(Target::Daemon(socket), &format!("/containers/{}/json", id_of(container))).await
+    get(socket, &format!("/containers/{}/json", id_of(container))).await
 }
 
 fn id_of(container: &Value) -> &str {
@@ -259,32 +224,29 @@ fn id_of(container: &Value) -> &str {
 }
 
 fn ports_of(container: &Value) -> Vec<Published> {
-    let ports = container["Ports"].as_array().into_iter().flatten();
     let read = |port: &Value| {
         let number = u16::try_from(port["PublicPort"].as_u64()?).ok()?;
         (number > 0).then_some((port["Type"].as_str()?.to_owned(), number))
     };
-    ports.filter_map(read).collect()
+    container["Ports"].as_array().into_iter().flatten().filter_map(read).collect()
 }
 
-/// The receiver of a request: only requests to the daemon count as use of it.
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    Daemon(&'a Path),
-    Other(&'a Path),
+/// Returns the JSON of dockerd's good answer.
+async fn get(socket: &Path, path: &str) -> io::Result<Value> {
+    let request = format!("GET {path}");
+    json(timeout(progress::HUNG, ask(socket, &request, Some(Own::count()))).await??)
 }
 
-/// Returns the JSON of a good answer.
-async fn get(target: Target<'_>, path: &str) -> io::Result<Value> {
-    match timeout(progress::HUNG, ask(target, "GET", path)).await?? {
-        (200, body) => Ok(serde_json::from_slice(&body)?),
-        (status, _) => Err(io::Error::other(format!("it answers {status}"))),
+fn json((status, body): (u16, Vec<u8>)) -> io::Result<Value> {
+    match status {
+        200 => Ok(serde_json::from_slice(&body)?),
+        _ => Err(io::Error::other(format!("it answers {status}"))),
     }
 }
 
 /// Returns the status and the body of any answer.
-async fn ask(target: Target<'_>, method: &str, path: &str) -> io::Result<(u16, Vec<u8>)> {
-    let mut answer = Answer::begin(target, method, path).await?;
+async fn ask(socket: &Path, request: &str, own: Option<Own>) -> io::Result<(u16, Vec<u8>)> {
+    let mut answer = Answer::begin(socket, request, own).await?;
     let mut body = Vec::new();
     answer.body.read_to_end(&mut body).await?;
     Ok((answer.status, body))
@@ -299,14 +261,10 @@ struct Answer {
 
 impl Answer {
     /// Sends a request, and waits for the head of the answer.
-    async fn begin(target: Target<'_>, method: &str, path: &str) -> io::Result<Self> {
-        let (socket, own) = match target {
-            Target::Daemon(socket) => (socket, Some(Own::count())),
-            Target::Other(socket) => (socket, None),
-        };
+    async fn begin(socket: &Path, request: &str, own: Option<Own>) -> io::Result<Self> {
         let stream = net::UnixStream::from(unix_sockets::connect(socket)?);
         let mut stream = UnixStream::from_std(stream)?;
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
+        let request = format!("{request} HTTP/1.0\r\nHost: docker\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut body = BufReader::new(stream.take(ANSWER_MAX));
         let mut head = String::new();
@@ -389,18 +347,6 @@ mod tests {
                 query(&path, "/info").ok()
             });
             assert_eq!(asked, expected, "{said}");
-        }
-    }
-
-    #[test]
-    fn the_longest_time_counts_and_no_time_is_too_long() {
-        for (times, expected) in [
-            (&[][..], StopTimes::None),
-            (&[10, 300, 0], StopTimes::Longest(Duration::from_secs(300))),
-            (&[10, -1], StopTimes::Unlimited),
-            (&[i64::MAX], StopTimes::Longest(UNLIMITED)),
-        ] {
-            assert_eq!(longest(times), expected, "{times:?}");
         }
     }
 }
