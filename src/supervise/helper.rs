@@ -4,20 +4,19 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
-use nix::libc;
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use crate::sys::process;
 use crate::sys::processes::{self, Identity, Process};
+use crate::sys::{process, sockets};
 
 /// The programs, as the kernel names their processes. pasta is passt's program under another name,
 /// and has variants for processors.
@@ -77,10 +76,13 @@ impl Helper {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).process_group(0);
         let ready = self.ready_fd();
+        // Another number than the low one that the helper knows.
+        let sender = fcntl(&sender, FcntlArg::F_DUPFD_CLOEXEC(200))?;
+        // SAFETY: the descriptor is new, and only ours.
+        let sender = unsafe { OwnedFd::from_raw_fd(sender) };
         if let Some(number) = ready {
-            let from = sender.as_raw_fd();
-            // SAFETY: between fork and exec one system call is made.
-            unsafe { command.pre_exec(move || Ok(give(from, number)?)) };
+            // SAFETY: between fork and exec only system calls are made.
+            unsafe { command.pre_exec(sockets::hand_over(&[sender.as_fd()], number)) };
         }
         let child = process::tie(&mut command).spawn()?;
         Ok(Starting { pid: child.id(), tells: ready.map(|_| receiver) })
@@ -88,7 +90,7 @@ impl Helper {
 
     /// Finds the descriptor on which it tells that it is ready: `-r N`, `--ready-fd N` or
     /// `--ready-fd=N`.
-    fn ready_fd(&self) -> Option<i32> {
+    fn ready_fd(&self) -> Option<u32> {
         let mut words = self.words.iter().filter_map(|word| word.to_str());
         let value = words.find_map(|word| match word {
             "-r" | "--ready-fd" => Some(None),
@@ -96,17 +98,6 @@ impl Helper {
         })?;
         value.or_else(|| words.next())?.parse().ok()
     }
-}
-
-/// Makes the descriptor `from` be `to` behind the execution that follows.
-fn give(from: i32, to: i32) -> nix::Result<()> {
-    let done = match from == to {
-        // SAFETY: the call takes numbers and touches no memory.
-        true => unsafe { libc::fcntl(from, libc::F_SETFD, 0) },
-        // SAFETY: as above.
-        false => unsafe { libc::dup2(from, to) },
-    };
-    Errno::result(done).map(drop)
 }
 
 /// Waits until the helper says that it is ready, or ends.

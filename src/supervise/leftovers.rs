@@ -22,20 +22,9 @@ use crate::facts::{StateDir, unescaped};
 use crate::sys::files;
 use crate::sys::processes::{self, Process};
 
-/// What dockerd leaves in its directory.
-const EXEC_ROOT: [&str; 6] =
-    ["libnetwork", "netns", "runtime-runc", "plugins", "swarm", "metrics.sock"];
-
-/// What its containerd leaves in a directory in there. By the last, the directory is known.
-const CONTAINERD: [&str; 6] = [
-    "daemon",
-    "containerd.sock",
-    "containerd.sock.ttrpc",
-    "containerd-debug.sock",
-    "containerd.pid",
-    CONFIGURATION,
-];
-const CONFIGURATION: &str = "containerd.toml";
+/// What dockerd leaves in its directory. By what is in the first, the directory is known.
+const EXEC_ROOT: [&str; 7] =
+    ["containerd", "libnetwork", "netns", "runtime-runc", "plugins", "swarm", "metrics.sock"];
 
 /// The programs of a daemon that lives, by the kernel's names of at most 15 bytes. rootlesskit starts
 /// itself again as `/proc/self/exe`.
@@ -204,14 +193,6 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_n
     if !is_known || !(is_new || is_dockerds(exec_root)) {
         return;
     }
-    let containerd = exec_root.join("containerd");
-    // The pipes of containers, each in a directory that has the container's name.
-    let entries = fs::read_dir(&containerd).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_id = |name: &String| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-    let pipes: Vec<String> = names.filter(is_id).collect();
-    let names: Vec<&str> = pipes.iter().map(String::as_str).chain(CONTAINERD).collect();
-    remove_names(&containerd, &names);
     remove_names(exec_root, &EXEC_ROOT);
     let pid_file = runtime_dir.join("docker.pid");
     tell(&pid_file, fs::remove_file(&pid_file));
@@ -221,7 +202,7 @@ pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_n
 /// in there.
 fn is_dockerds(exec_root: &Path) -> bool {
     let containerd = exec_root.join("containerd");
-    let text = files::read_regular(&containerd.join(CONFIGURATION), 64 * 1024);
+    let text = files::read_regular(&containerd.join("containerd.toml"), 64 * 1024);
     let text = text.ok().flatten().unwrap_or_default();
     let socket = containerd.join("containerd.sock");
     let socket = socket.as_os_str().as_bytes();
@@ -415,7 +396,7 @@ mod tests {
         #[rustfmt::skip]
         let names = [
             "run/dockerd-rootless/lock", "run/dockerd-rootless/hosts", "run/docker/netns/a", "run/docker/stays",
-            "run/docker/libnetwork/deep/a", "run/docker/containerd/containerd.sock", "run/docker/containerd/stays",
+            "run/docker/libnetwork/deep/a", "run/docker/containerd/containerd.sock",
             "run/docker/containerd/containerd.toml", "run/docker/swarm/a", "run/docker/containerd/containerd.sock.ttrpc",
             "run/docker.pid", "precious/lock", "precious/daemon/photo", &pipe,
         ];
@@ -435,12 +416,10 @@ mod tests {
             names
         };
         assert_eq!(left(&run), ["docker"]);
-        assert_eq!(left(&run.join("docker")), ["containerd", "stays"]);
-        assert_eq!(left(&run.join("docker/containerd")), ["stays"]);
+        assert_eq!(left(&run.join("docker")), ["stays"]);
         assert_eq!(left(&precious), ["daemon", "lock"]);
 
         // Directories that became links.
-        fs::remove_dir_all(run.join("docker/containerd")).expect("removed");
         symlink(&precious, run.join("docker/containerd")).expect("a link");
         symlink(&precious, run.join("dockerd-rootless")).expect("a link");
         remove_files(&run.join("dockerd-rootless"), &run.join("docker"), &run, true);

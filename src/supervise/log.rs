@@ -43,7 +43,7 @@ const AGAIN: Duration = Duration::from_millis(5);
 pub struct Log {
     last: Arc<Mutex<VecDeque<String>>>,
     /// What waits, the thread that reads, and what ends that when it is closed.
-    running: Option<(Arc<Queue>, JoinHandle<PipeReader>, PipeWriter)>,
+    running: Option<(Arc<Queue>, JoinHandle<()>, PipeWriter)>,
 }
 
 impl Log {
@@ -84,19 +84,17 @@ impl Log {
     }
 
     /// Passes on what has been written so far, also a line without an end, and stops. Our messages
-    /// go directly to standard error from then on. What is written meanwhile waits in the pipe, whose
-    /// end is returned for [`resume`](Self::resume), here or in another program.
-    pub fn stop(&mut self) -> Option<PipeReader> {
-        let (queue, thread, stopper) = self.running.take()?;
+    /// go directly to standard error from then on, and what is written waits in the pipe.
+    pub fn stop(&mut self) {
+        let Some((queue, thread, stopper)) = self.running.take() else { return };
         stderr::redirect(None);
         drop(stopper);
-        let daemon = thread.join().ok();
+        let _ = thread.join();
         queue.push(&[], usize::MAX);
         let deadline = Instant::now() + FLUSH;
         while queue.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
             thread::sleep(AGAIN);
         }
-        daemon
     }
 }
 
@@ -133,12 +131,7 @@ impl Queue {
 }
 
 /// Reads what the daemon writes until `stop` is closed, and what it has written by then.
-fn read(
-    mut daemon: PipeReader,
-    stop: &PipeReader,
-    queue: &Queue,
-    last: &Mutex<VecDeque<String>>,
-) -> PipeReader {
+fn read(mut daemon: PipeReader, stop: &PipeReader, queue: &Queue, last: &Mutex<VecDeque<String>>) {
     let mut bytes = [0; 4096];
     let mut line = Vec::new();
     let mut pushed = Instant::now();
@@ -179,7 +172,6 @@ fn read(
     if !line.is_empty() {
         end_line(&mut line);
     }
-    daemon
 }
 
 /// Writes `part`, however long that takes. Without a reader it is lost.
@@ -270,7 +262,7 @@ mod tests {
             let said = lines(100_000);
             let all = thread::spawn(|| read_all(reader));
             daemon.write_all(said.as_bytes()).expect("write");
-            drop(log.stop());
+            log.stop();
             drop(log);
             assert!(all.join().expect("no panic") == said);
         }
@@ -287,7 +279,7 @@ mod tests {
             let (queue, ..) = log.running.as_ref().expect("it runs");
             assert!(queue.push(&b"ours\n".repeat(OWN), OWN_MAX));
             let begin = Instant::now();
-            drop(log.stop());
+            log.stop();
             assert!(begin.elapsed() < FLUSH * 2, "{:?}", begin.elapsed());
             let last = log.last();
             assert_eq!(last.len(), LINES);
@@ -309,7 +301,7 @@ mod tests {
         drop(writer);
         daemon.write_all(lines(COUNT).as_bytes()).expect("write");
         let all = thread::spawn(|| read_all(reader));
-        drop(log.stop());
+        log.stop();
         drop(log);
         let got = all.join().expect("no panic");
         let notices: Vec<_> = got.lines().filter(|line| line.contains("dropped")).collect();
@@ -324,17 +316,20 @@ mod tests {
     #[test]
     fn a_log_that_stops_passes_on_what_there_is_and_another_goes_on() {
         let (reader, writer) = pipe();
-        let (mut log, mut daemon) = begin(&writer);
+        let (daemons, mut daemon) = io::pipe().expect("a pipe");
+        let rest = daemons.try_clone().expect("a copy");
+        let target = writer.try_clone().expect("a target");
+        let (mut log, queue) = Log::begin(daemons, target).expect("a log");
+        drop(queue);
         daemon.write_all(b"one\ntw").expect("write");
-        let rest = log.stop().expect("the pipe");
+        log.stop();
         assert_eq!(log.last(), ["one", "tw"]);
-        assert!(log.stop().is_none());
         daemon.write_all(b"o\nthree\n").expect("write");
         let target = writer.try_clone().expect("a target");
         let (mut log, queue) = Log::begin(rest, target).expect("a log");
         drop(queue);
         drop((daemon, writer));
-        drop(log.stop());
+        log.stop();
         assert_eq!(log.last(), ["o", "three"]);
         drop(log);
         assert_eq!(read_all(reader), "one\ntwo\nthree\n");
@@ -346,7 +341,7 @@ mod tests {
         drop(reader);
         let (mut log, mut daemon) = begin(&writer);
         daemon.write_all(lines(50_000).as_bytes()).expect("write");
-        drop(log.stop());
+        log.stop();
         assert_eq!(log.last().last().map(String::as_str), Some("line 049999"));
     }
 }
