@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::check::fix::Fix;
@@ -13,7 +14,7 @@ use crate::plan::{Network, Refusal};
 use crate::settings::{Flags, Origin, Settings};
 
 /// A check. Its name is the kebab-case form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Id {
     UserNamespaces,
@@ -53,12 +54,8 @@ pub enum Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = format!("{self:?}");
-        for (at, letter) in name.char_indices() {
-            let dash = if letter.is_uppercase() && at > 0 { "-" } else { "" };
-            write!(out, "{dash}{}", letter.to_ascii_lowercase())?;
-        }
-        Ok(())
+        let name = self.to_possible_value();
+        out.pad(name.as_ref().map_or("", |name| name.get_name()))
     }
 }
 

@@ -97,50 +97,42 @@ pub struct Found {
     pub summary: String,
     pub reasons: Vec<String>,
     pub commands: Commands,
-    /// Whether the user does not want it to count.
-    pub ignored: bool,
+    /// The check itself if it failed, or those that explain why it was not made.
+    pub blamed: Vec<Id>,
 }
 
 /// Judges everything, in the order of [`CHECKS`].
 pub fn run(evidence: &Evidence<'_>) -> Vec<Found> {
-    let mut found = Vec::new();
-    // For each check: itself if it failed, or those that explain why it was skipped.
-    let mut blamed: Vec<(Id, Vec<Id>)> = Vec::new();
+    let mut all: Vec<Found> = Vec::new();
     for check in CHECKS {
         let mut finding = (check.find)(evidence);
         finding.status = finding.status.min(check.severity);
-        let mut culprits =
-            if finding.is_consequence { culprits(&blamed, check.needs) } else { vec![] };
-        if !culprits.is_empty() {
-            let said = finding.summary;
-            finding = Finding { reasons: vec![said], ..Finding::skip(see(&culprits)) };
+        let mut blamed = Vec::new();
+        if finding.is_consequence {
+            let needed = all.iter().filter(|found| check.needs.contains(&found.id));
+            for id in needed.flat_map(|found| &found.blamed) {
+                if !blamed.contains(id) {
+                    blamed.push(*id);
+                }
+            }
+        }
+        if !blamed.is_empty() {
+            let reasons = vec![finding.summary];
+            finding = Finding { reasons, ..Finding::skip(see(&blamed)) };
         } else if finding.status == Fail {
-            culprits.push(check.id);
+            blamed.push(check.id);
         }
-        blamed.push((check.id, culprits));
-        found.push(complete(evidence, check, finding));
+        all.push(complete(evidence, check, finding, blamed));
     }
-    found
-}
-
-/// Returns the failed checks behind those that are needed, each once.
-fn culprits(blamed: &[(Id, Vec<Id>)], needs: &[Id]) -> Vec<Id> {
-    let mut culprits = Vec::new();
-    for id in blamed.iter().filter(|(id, _)| needs.contains(id)).flat_map(|(_, ids)| ids) {
-        if !culprits.contains(id) {
-            culprits.push(*id);
-        }
-    }
-    culprits
+    all
 }
 
 /// Adds historical hints and renders the fixes.
-fn complete(evidence: &Evidence<'_>, check: &Check, finding: Finding) -> Found {
+fn complete(evidence: &Evidence<'_>, check: &Check, finding: Finding, blamed: Vec<Id>) -> Found {
     let Finding { status, summary, mut reasons, fixes, .. } = finding;
     let commands = fix::render(evidence, &fixes, &mut reasons);
     if status >= Warn {
         reasons.extend(hints::of(evidence.survey, check.id));
     }
-    let (id, category) = (check.id, check.category);
-    Found { id, category, status, summary, reasons, commands, ignored: false }
+    Found { id: check.id, category: check.category, status, summary, reasons, commands, blamed }
 }

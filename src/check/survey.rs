@@ -3,14 +3,14 @@
 //! below a root directory: `/` on a host, a tree of files in a test.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::facts::{DockerClient, Mounts};
+use crate::environment::Environment;
+use crate::facts::{DockerClient, HostFacts, Mounts};
 use crate::sys::files;
 use crate::words;
 
@@ -232,68 +232,59 @@ pub struct DataRoot {
     pub drivers_with_data: Vec<String>,
 }
 
-/// Whose session is surveyed, and where its things are.
+/// Whose session is surveyed, as far as the facts of a launch do not say.
 pub struct Subject {
-    pub uid: u32,
     pub gid: u32,
     /// The name, if something else than `/etc/passwd` knows it.
     pub name: Option<String>,
     pub own_runtime_dir: Option<PathBuf>,
-    pub data_root: PathBuf,
-    pub daemon_json: PathBuf,
-    /// The state directory of a containerd-rootless.
-    pub containerd_rootless: PathBuf,
-    /// The docker client's directory of settings.
-    pub docker_config: Option<PathBuf>,
     pub docker: Option<PathBuf>,
-    /// Where rootlesskit is, links followed.
+    /// rootlesskit's file, links followed.
     pub rootlesskit: Option<PathBuf>,
 }
 
-/// Reads everything for `subject` below `root`.
-pub fn survey(root: &Path, subject: &Subject) -> Survey {
+/// Reads everything below `root`.
+pub fn survey(
+    root: &Path,
+    host: &HostFacts,
+    environment: &Environment,
+    subject: Subject,
+) -> Survey {
     let tree = Tree(root);
-    let account = tree.account(subject);
-    let restricted = "kernel.apparmor_restrict_unprivileged_userns";
-    let sysctls: BTreeMap<String, String> = SYSCTLS
-        .into_iter()
-        .filter_map(|name| {
-            // Dots part the words of a name, and are none of the file's but in names of devices.
-            let value = tree.line(&format!("/proc/sys/{}", name.replace('.', "/")))?;
-            Some((name.to_owned(), value))
-        })
-        .collect();
+    let (uid, places) = (host.session.person.uid, &host.session.places);
+    let account = tree.account(uid, &subject);
+    let sysctl = |name: &&str| {
+        let value = tree.line(&format!("/proc/sys/{}", name.replace('.', "/")))?;
+        Some(((*name).to_owned(), value))
+    };
+    let docker_config = environment.docker_config();
     Survey {
         release: tree.release(),
         kernel: tree.line("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        sysctls: SYSCTLS.iter().filter_map(sysctl).collect(),
         subuid: tree.text_file("/etc/subuid"),
         subgid: tree.text_file("/etc/subgid"),
         subid_source: tree.subid_source(),
         modules: tree.exists("/proc/modules"),
         mounts: Mounts::parse(&tree.text("/proc/self/mountinfo").unwrap_or_default()),
         surroundings: tree.surroundings(),
-        apparmor: tree.apparmor(
-            subject.rootlesskit.as_deref(),
-            sysctls.get(restricted).is_some_and(|value| value != "0"),
-        ),
-        cgroup: tree.cgroup(subject.uid),
-        systemd: tree.systemd(subject.uid, account.name.as_deref()),
+        apparmor: tree.apparmor(subject.rootlesskit),
+        cgroup: tree.cgroup(uid),
+        systemd: tree.systemd(uid, account.name.as_deref()),
         resolv_conf: tree.links(Path::new("/etc/resolv.conf")),
-        data_root: tree.data_root(&subject.data_root),
-        docker_client: tree
-            .docker_client(subject.docker.as_deref(), subject.docker_config.as_deref()),
-        keys: tree.keys(subject.uid),
-        daemon_json: tree.text(&subject.daemon_json),
-        containerd_rootless_exists: tree.exists(&subject.containerd_rootless),
-        own_runtime_dir: subject.own_runtime_dir.clone(),
-        sysctls,
+        data_root: tree.data_root(&places.data_root),
+        docker_client: tree.docker_client(subject.docker, docker_config.as_deref()),
+        keys: tree.keys(uid),
+        daemon_json: tree.text(&places.daemon_json),
+        containerd_rootless_exists: tree.exists(&places.containerd_rootless),
+        own_runtime_dir: subject.own_runtime_dir,
         account,
     }
 }
 
 /// Reads the settings of the docker client `program` in `directory`.
 pub fn docker_client(program: Option<&Path>, directory: Option<&Path>) -> DockerClient {
-    Tree("/".as_ref()).docker_client(program, directory)
+    Tree("/".as_ref()).docker_client(program.map(Path::to_owned), directory)
 }
 
 /// A tree of files that stands for the host's.
@@ -360,34 +351,31 @@ impl Tree<'_> {
         Release::parse(&text.unwrap_or_default())
     }
 
-    fn account(&self, subject: &Subject) -> Account {
-        let entries = |path: &str| -> Vec<(u32, String, String)> {
+    fn account(&self, uid: u32, subject: &Subject) -> Account {
+        // A name, an ID, and a group's members.
+        let entries = |path: &str| -> Vec<(String, u32, String)> {
             let text = self.text(path).unwrap_or_default();
-            let entry = |line: &str| {
-                let mut fields = line.split(':');
-                let name = fields.next()?.to_owned();
-                let id = fields.nth(1)?.parse().ok()?;
-                Some((id, name, fields.next().unwrap_or_default().to_owned()))
+            let lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+            let entry = |fields: Vec<&str>| {
+                let id = fields.get(2)?.parse().ok()?;
+                Some((fields[0].to_owned(), id, fields.get(3)?.to_string()))
             };
-            text.lines().filter_map(entry).collect()
+            lines.filter_map(entry).collect()
         };
         let users = entries("/etc/passwd");
+        let local = users.into_iter().find(|(_, id, _)| *id == uid).map(|(name, ..)| name);
+        let is_local = local.is_some();
+        let name = local.or_else(|| subject.name.clone());
         let groups = entries("/etc/group");
-        let name = users
-            .iter()
-            .find(|(uid, ..)| *uid == subject.uid)
-            .map(|(_, name, _)| name.clone())
-            .or_else(|| subject.name.clone());
-        let is_member = |(gid, _, members): &&(u32, String, String)| {
-            *gid == subject.gid
-                || name.as_ref().is_some_and(|name| members.split(',').any(|member| member == name))
+        let is_own = |(_, gid, members): &&(String, u32, String)| {
+            *gid == subject.gid || members.split(',').any(|member| Some(member) == name.as_deref())
         };
         Account {
-            uid: subject.uid,
+            uid,
             gid: subject.gid,
-            is_local: users.iter().any(|(uid, ..)| *uid == subject.uid),
-            groups: groups.iter().filter(is_member).map(|(_, name, _)| name.clone()).collect(),
-            all_groups: groups.into_iter().rev().map(|(gid, name, _)| (gid, name)).collect(),
+            is_local,
+            groups: groups.iter().filter(is_own).map(|(name, ..)| name.clone()).collect(),
+            all_groups: groups.into_iter().rev().map(|(name, gid, _)| (gid, name)).collect(),
             name,
         }
     }
@@ -401,47 +389,40 @@ impl Tree<'_> {
 
     fn surroundings(&self) -> Surroundings {
         let status = self.text("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.map(str::trim)
-        };
+        let status: Vec<&str> = status.split_whitespace().collect();
+        let says = |pair: [&str; 2]| status.windows(2).any(|own| own == pair);
         let map = self.text("/proc/self/uid_map");
-        let first = "0 0 4294967295";
+        let is_first = |map: &str| map.split_whitespace().eq(["0", "0", "4294967295"]);
         let container = self
             .line("/run/systemd/container")
             .or_else(|| self.exists("/run/.containerenv").then(|| "podman".to_owned()))
             .or_else(|| self.exists("/.dockerenv").then(|| "docker".to_owned()));
-        let mounts = Mounts::parse(&self.text("/proc/self/mountinfo").unwrap_or_default());
+        let mounts = self.text("/proc/self/mountinfo").unwrap_or_default();
+        let kernel = self.line("/proc/sys/kernel/osrelease").unwrap_or_default();
         Surroundings {
             container,
-            chroot: !mounts.0.is_empty()
-                && !mounts.0.iter().any(|mount| mount.point == Path::new("/")),
-            nested: map.is_some_and(|map| !map.split_whitespace().eq(first.split(' '))),
-            wsl: self
-                .line("/proc/sys/kernel/osrelease")
-                .is_some_and(|kernel| kernel.to_lowercase().contains("microsoft")),
-            no_new_privs: field("NoNewPrivs:") == Some("1"),
-            seccomp: field("Seccomp:") == Some("2"),
+            chroot: !mounts.is_empty() && Mounts::parse(&mounts).of(Path::new("/")).is_none(),
+            nested: map.is_some_and(|map| !is_first(&map)),
+            wsl: kernel.to_lowercase().contains("microsoft"),
+            no_new_privs: says(["NoNewPrivs:", "1"]),
+            seccomp: says(["Seccomp:", "2"]),
         }
     }
 
-    /// Looks for a profile of `rootlesskit` only where it matters.
-    fn apparmor(&self, rootlesskit: Option<&Path>, restricted: bool) -> AppArmor {
-        let names_it = |path: &Path, program: &Path| {
+    /// Looks for a profile of `rootlesskit`.
+    fn apparmor(&self, rootlesskit: Option<PathBuf>) -> AppArmor {
+        let directory = Path::new("/etc/apparmor.d");
+        let names_it = |path: &PathBuf| {
             let text = self.text(path).unwrap_or_default();
-            let program = program.to_string_lossy();
-            let is_word = |word: &str| word.trim_matches('"') == program;
-            text.contains("userns") && text.split_whitespace().any(is_word)
+            let is_it =
+                |word: &str| Some(Path::new(word.trim_matches('"'))) == rootlesskit.as_deref();
+            text.contains("userns") && text.split_whitespace().any(is_it)
         };
-        let profile = rootlesskit.filter(|_| restricted).and_then(|program| {
-            let mut entries = self.entries("/etc/apparmor.d");
-            entries.retain(|name| names_it(&Path::new("/etc/apparmor.d").join(name), program));
-            Some(Path::new("/etc/apparmor.d").join(entries.first()?))
-        });
+        let mut profiles = self.entries(directory).into_iter().map(|name| directory.join(name));
         AppArmor {
-            profile,
-            rootlesskit: rootlesskit.map(Path::to_owned),
+            profile: profiles.find(names_it),
             knows_userns: self.exists("/etc/apparmor.d/abi/4.0"),
+            rootlesskit,
         }
     }
 
@@ -457,32 +438,28 @@ impl Tree<'_> {
     }
 
     fn cgroup(&self, uid: u32) -> Cgroup {
-        let controllers = |path: String| {
-            let text = self.line(&path)?;
-            Some(text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        let root = "/sys/fs/cgroup";
+        let version = match self.exists(format!("{root}/cgroup.controllers")) {
+            true => Some(2),
+            false => (!self.entries(root).is_empty()).then_some(1),
         };
-        let available = controllers("/sys/fs/cgroup/cgroup.controllers".to_owned());
-        let manager = format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service");
-        let version = match &available {
-            Some(_) => Some(2),
-            None => (!self.entries("/sys/fs/cgroup").is_empty()).then_some(1),
-        };
-        Cgroup { version, delegated: controllers(format!("{manager}/cgroup.controllers")) }
+        let manager = format!("{root}/user.slice/user-{uid}.slice/user@{uid}.service");
+        let delegated = self.line(&format!("{manager}/cgroup.controllers"));
+        let names = |line: String| line.split_whitespace().map(str::to_owned).collect();
+        Cgroup { version, delegated: delegated.map(names) }
     }
 
     fn systemd(&self, uid: u32, name: Option<&str>) -> Systemd {
         let booted = self.exists("/run/systemd/system");
         // `DOMAIN\user` is escaped as C does it, like all names that systemd turns into files.
-        let name = name.map(|name| name.replace('\\', "\\x5c"));
-        let linger = name.map(|name| self.exists(format!("/var/lib/systemd/linger/{name}")));
+        let name = name.filter(|_| booted).map(|name| name.replace('\\', "\\x5c"));
+        let units = ["/usr/lib", "/lib", "/etc"];
         Systemd {
             booted,
             manager: self.exists(format!("/run/user/{uid}/systemd/private")),
-            linger: linger.filter(|_| booted),
+            linger: name.map(|name| self.exists(format!("/var/lib/systemd/linger/{name}"))),
             awaits_mounts: self.awaits_mounts(uid),
-            dbus_unit: ["/usr/lib/systemd/user", "/lib/systemd/user", "/etc/systemd/user"]
-                .iter()
-                .any(|directory| self.exists(format!("{directory}/dbus.socket"))),
+            dbus_unit: units.iter().any(|at| self.exists(format!("{at}/systemd/user/dbus.socket"))),
         }
     }
 
@@ -495,47 +472,42 @@ impl Tree<'_> {
     }
 
     fn data_root(&self, path: &Path) -> DataRoot {
-        let there = path.ancestors().find_map(|ancestor| {
-            // In a tree that stands for a host its own root must not show.
-            let real = self.at(ancestor).canonicalize().ok()?;
-            let root = self.0.canonicalize().ok()?;
-            Some(Path::new("/").join(real.strip_prefix(root).ok()?))
-        });
-        let has_data = |driver: &&str| {
-            let entries = self.entries(path.join(*driver));
-            entries.iter().any(|name| name != OsStr::new("l"))
+        // In a tree that stands for a host, its own root must not show.
+        let root = self.0.canonicalize().unwrap_or_default();
+        let real = |path: &Path| {
+            Some(self.at(path).canonicalize().ok()?.strip_prefix(&root).ok()?.to_owned())
         };
+        let base = path.ancestors().find_map(real).unwrap_or_default();
+        let has_data =
+            |driver: &&str| self.entries(path.join(driver)).iter().any(|name| name != "l");
         DataRoot {
             path: path.to_owned(),
-            base: there.unwrap_or_else(|| PathBuf::from("/")),
+            base: Path::new("/").join(base),
             drivers_with_data: STORAGE_DRIVERS
-                .into_iter()
-                .filter(has_data)
-                .map(str::to_owned)
+                .iter()
+                .filter(|driver| has_data(driver))
+                .map(|driver| (*driver).to_owned())
                 .collect(),
         }
     }
 
-    fn docker_client(&self, program: Option<&Path>, directory: Option<&Path>) -> DockerClient {
-        let mut client =
-            DockerClient { program: program.map(Path::to_owned), ..DockerClient::default() };
+    fn docker_client(&self, program: Option<PathBuf>, directory: Option<&Path>) -> DockerClient {
+        let mut client = DockerClient { program, ..DockerClient::default() };
         let Some(directory) = directory else {
             return client;
         };
-        match self.read(directory.join("config.json")) {
+        let json =
+            |path: &Path| -> io::Result<Value> { Ok(serde_json::from_str(&self.read(path)?)?) };
+        match json(&directory.join("config.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => client.config_fault = Some(error.to_string()),
-            Ok(text) => match serde_json::from_str::<Value>(&text) {
-                Err(error) => client.config_fault = Some(error.to_string()),
-                Ok(config) => {
-                    client.current_context = config["currentContext"].as_str().map(str::to_owned)
-                }
-            },
+            Ok(config) => {
+                client.current_context = config["currentContext"].as_str().map(str::to_owned)
+            }
         }
         let metas = directory.join("contexts/meta");
         for entry in self.entries(&metas) {
-            let text = self.text(metas.join(entry).join("meta.json")).unwrap_or_default();
-            let meta: Value = serde_json::from_str(&text).unwrap_or_default();
+            let meta = json(&metas.join(entry).join("meta.json")).unwrap_or_default();
             let host = meta["Endpoints"]["docker"]["Host"].as_str();
             if let (Some(name), Some(host)) = (meta["Name"].as_str(), host) {
                 client.contexts.insert(name.to_owned(), host.to_owned());
@@ -548,13 +520,9 @@ impl Tree<'_> {
     fn keys(&self, uid: u32) -> Option<[u64; 4]> {
         let text = self.text("/proc/key-users")?;
         let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{uid}:")))?;
-        let mut fields = line.split_whitespace().skip(2);
-        let mut pair = || {
-            let (used, limit) = fields.next()?.split_once('/')?;
-            Some((used.parse().ok()?, limit.parse().ok()?))
-        };
-        let ((keys, max_keys), (bytes, max_bytes)) = (pair()?, pair()?);
-        Some([keys, max_keys, bytes, max_bytes])
+        let pairs = line.split_whitespace().skip(2).flat_map(|pair| pair.split('/'));
+        let numbers: Vec<u64> = pairs.filter_map(|number| number.parse().ok()).collect();
+        numbers.try_into().ok()
     }
 }
 

@@ -1,16 +1,17 @@
 //! `check`: reads, tries, judges, prints.
 
 use std::io::{self, Write};
+use std::process::Command;
 use std::time::Instant;
 
 use clap::Args;
 use nix::unistd;
 use tracing::level_filters::LevelFilter;
 
-use crate::check::survey::{self, Survey};
+use crate::check::survey::{Subject, Survey, survey};
 use crate::check::trial;
 use crate::check::trials::Trials;
-use crate::check::{self, CHECKS, Evidence, Found, Id, Status};
+use crate::check::{self, Evidence, Found, Id, Status};
 use crate::cli::output::{self, CheckStyle, Format, Whose};
 use crate::cli::run::Request;
 use crate::cli::sources::layers;
@@ -22,7 +23,7 @@ use crate::facts::places;
 use crate::facts::probe::{self, ProbeDepth};
 use crate::plan;
 use crate::settings::Settings;
-use crate::sys::{elevate, terminal};
+use crate::sys::{elevate, process, terminal};
 use crate::words;
 
 /// The options of `check`.
@@ -43,21 +44,27 @@ pub struct CheckOptions {
     )]
     print_fix: Option<Whose>,
     /// Report only these checks, separated by commas
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    only: Vec<String>,
+    #[arg(long, value_name = "NAME", value_delimiter = ',', hide_possible_values = true)]
+    only: Vec<Id>,
     /// Report all but these checks, separated by commas
-    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "only")]
-    skip: Vec<String>,
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        conflicts_with = "only"
+    )]
+    skip: Vec<Id>,
     /// Treat failures of these checks as warnings that do not count
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    ignore: Vec<String>,
+    #[arg(long, value_name = "NAME", value_delimiter = ',', hide_possible_values = true)]
+    ignore: Vec<Id>,
     /// Fail for warnings, too
     #[arg(long)]
     strict: bool,
     /// Print only problems and the summary, one line each
     #[arg(long, conflicts_with = "print_fix")]
     short: bool,
-    /// Print how long reading, trying and judging took
+    /// Print how long asking, reading and trying took
     #[arg(long)]
     timings: bool,
     /// List the names of all checks and what they are about
@@ -71,8 +78,8 @@ pub struct Examination {
     host: HostFacts,
     survey: Survey,
     trials: Trials,
-    /// How long it took to read and to try, in words.
-    timings: Vec<String>,
+    /// How long it took to ask, to read and to try, in words.
+    timings: String,
 }
 
 impl Examination {
@@ -81,33 +88,29 @@ impl Examination {
         let start = Instant::now();
         let person = look::person(environment);
         plan::refuse_root(&person)?;
+        let uid = person.uid;
         let settings = Settings::resolve(&layers(environment, &request.assignments)?)?;
-        let (uid, gid) = (person.uid, unistd::getegid().as_raw());
         let settings = settings.with_args(&request.words);
         let host = probe::host(&settings, environment, person, ProbeDepth::Traceless)?;
         let programs = Instant::now();
         let (path, _) = places::search_path(environment);
         let rootlesskit = host.tools.rootlesskit.path();
-        let subject = survey::Subject {
-            uid,
-            gid,
-            name: None,
+        let subject = Subject {
+            gid: unistd::getegid().as_raw(),
+            name: account_name(uid),
             own_runtime_dir: look::own_runtime_dir(uid),
-            data_root: host.session.places.data_root.clone(),
-            daemon_json: host.session.places.daemon_json.clone(),
-            containerd_rootless: host.session.places.containerd_rootless.clone(),
-            docker_config: environment.docker_config(),
             docker: which::which_in("docker", Some(path), "/").ok(),
             rootlesskit: rootlesskit.and_then(|path| path.canonicalize().ok()),
         };
-        let survey = survey::survey("/".as_ref(), &subject);
+        let survey = survey("/".as_ref(), &host, environment, subject);
         let files = Instant::now();
         let trials = trial::run(&settings, environment, &host, &survey);
-        let timings = vec![
-            format!("asking programs {:.3} s", (programs - start).as_secs_f64()),
-            format!("reading files {:.3} s", (files - programs).as_secs_f64()),
-            format!("trying {:.3} s", files.elapsed().as_secs_f64()),
-        ];
+        let timings = format!(
+            "asking programs {:.3} s, reading files {:.3} s, trying {:.3} s",
+            (programs - start).as_secs_f64(),
+            (files - programs).as_secs_f64(),
+            files.elapsed().as_secs_f64(),
+        );
         Ok(Self { settings, host, survey, trials, timings })
     }
 
@@ -118,6 +121,14 @@ impl Examination {
     }
 }
 
+/// Returns the name of user `uid`, which a directory service may know.
+fn account_name(uid: u32) -> Option<String> {
+    let asked = process::brief(Command::new("getent").args(["passwd", &uid.to_string()]));
+    let (status, text) = asked.ok()?;
+    let name = text.split(':').next().filter(|_| status.success());
+    name.map(str::to_owned)
+}
+
 /// Checks, and prints what was found. Ends with 4 if a check fails.
 pub fn run(
     environment: &Environment,
@@ -125,9 +136,7 @@ pub fn run(
     request: &Request,
     colored: bool,
 ) -> Result<Exit, Error> {
-    let [only, skip, ignore] =
-        [&options.only, &options.skip, &options.ignore].map(|names| find(names));
-    let (only, skip, ignore) = (only?, skip?, ignore?);
+    let CheckOptions { only, skip, ignore, .. } = options;
     if options.list {
         output::print(match options.format {
             Format::Text => output::check_list_text().into_bytes(),
@@ -137,16 +146,10 @@ pub fn run(
     }
     let examination = Examination::new(environment, request)?;
     let evidence = examination.evidence(environment);
-    let start = Instant::now();
     let mut found = check::run(&evidence);
-    let mut timings = examination.timings.clone();
-    timings.push(format!("judging {:.3} s", start.elapsed().as_secs_f64()));
-    found.retain(|found| match options.only.is_empty() {
-        true => !skip.contains(&found.id),
-        false => only.contains(&found.id),
-    });
+    found.retain(|found| !skip.contains(&found.id));
+    found.retain(|found| only.is_empty() || only.contains(&found.id));
     for found in found.iter_mut().filter(|found| ignore.contains(&found.id)) {
-        found.ignored = true;
         found.status = found.status.min(Status::Warn);
     }
     let style = CheckStyle {
@@ -154,7 +157,7 @@ pub fn run(
         width: terminal::width(),
         short: options.short,
         verbose: request.level.is_some_and(|level| level >= LevelFilter::DEBUG),
-        whole: options.only.is_empty() && options.skip.is_empty(),
+        whole: only.is_empty() && skip.is_empty(),
         print_fix: command(request, " --print-fix"),
     };
     let (path, _) = places::search_path(environment);
@@ -165,27 +168,11 @@ pub fn run(
         (None, Format::Json) => output::findings_json(&found, &evidence),
     })?;
     if options.timings {
-        let _ = writeln!(io::stderr(), "time: {}", timings.join(", "));
+        let _ = writeln!(io::stderr(), "time: {}", examination.timings);
     }
     let least = if options.strict { Status::Warn } else { Status::Fail };
-    let counts = |found: &Found| found.status >= least && !found.ignored;
+    let counts = |found: &Found| found.status >= least && !ignore.contains(&found.id);
     Ok(if found.iter().any(counts) { Exit::Prerequisite } else { Exit::Good })
-}
-
-/// Finds the checks of these names.
-fn find(names: &[String]) -> Result<Vec<Id>, Error> {
-    let ids = || CHECKS.iter().map(|check| check.id);
-    let find = |name: &String| {
-        ids().find(|id| id.to_string() == *name).ok_or_else(|| {
-            let near = ids().map(|id| (strsim::levenshtein(&id.to_string(), name), id));
-            let hint = match near.min_by_key(|(distance, _)| *distance) {
-                Some((..=2, id)) => format!("did you mean `{id}`?"),
-                _ => "`dockerd-rootless check --list` lists the checks".to_owned(),
-            };
-            Error::new(Exit::Usage, format!("no check is called `{name}`")).hint(hint)
-        })
-    };
-    names.iter().map(find).collect()
 }
 
 /// Returns the command that checks what `request` asks for.

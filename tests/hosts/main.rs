@@ -332,24 +332,18 @@ fn build(tree: &Path, described: Described) -> Sample {
         serde_json::from_value(trials).unwrap_or_else(|error| panic!("{shown}: {error}"));
     correct(&mut sample, tree, &described.trials, &account);
 
-    let session = &sample.host.session;
     let own = PathBuf::from(format!("/run/user/{}", account.uid));
     let subject = Subject {
-        uid: account.uid,
         gid: account.gid,
         name: account.name,
         own_runtime_dir: tree
             .join(own.strip_prefix("/").expect("absolute"))
             .is_dir()
             .then_some(own),
-        data_root: session.places.data_root.clone(),
-        daemon_json: session.places.daemon_json.clone(),
-        containerd_rootless: session.places.containerd_rootless.clone(),
-        docker_config: Some(account.home.join(".docker")),
         docker: docker.unwrap_or_else(|| Some("/usr/bin/docker".into())),
         rootlesskit: sample.host.tools.rootlesskit.path().map(Path::to_owned),
     };
-    sample.survey = survey(tree, &subject);
+    sample.survey = survey(tree, &sample.host, &sample.environment, subject);
     sample.host.kernel.selinux =
         described.session.selinux || tree.join("sys/fs/selinux/enforce").exists();
     sample.host.kernel.ipv6 = tree.join("proc/sys/net/ipv6").exists();

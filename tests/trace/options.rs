@@ -158,12 +158,12 @@ fn the_exit_code_is_that_of_the_chosen_checks() {
 fn a_wrong_command_line_ends_in_2_and_says_what_is_meant() {
     let user = TestUser::new();
     let cases = [
-        ("--only overlai", "did you mean `overlay`?"),
-        ("--skip subuids", "did you mean `subuid`?"),
-        ("--only overlay,nwuidmap", "did you mean `newuidmap`?"),
-        ("--ignore overlai", "did you mean `overlay`?"),
-        ("--only quite-another-thing", "check --list"),
-        ("--only=", "check --list"),
+        ("--only overlai", "a similar value exists: 'overlay'"),
+        ("--skip subuids", "'subuid'"),
+        ("--only overlay,nwuidmap", "'newuidmap'"),
+        ("--ignore overlai", "a similar value exists: 'overlay'"),
+        ("--only quite-another-thing", "possible values"),
+        ("--only=", "a value is required"),
         ("--only overlay --skip ping", "cannot be used with"),
         ("--list --only overlay", "cannot be used with"),
         ("--list --skip overlay", "cannot be used with"),

@@ -4,13 +4,17 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::check::{CHECKS, Evidence, Found, Status};
+use crate::check::{CHECKS, Check, Commands, Evidence, Found, Status};
 use crate::cli::output::{SCHEMA, Whose, json_line};
 use crate::facts::{Tool, Version};
 
 /// The page that describes every check, and where it is.
 const DOCS: &str = "docs/checks.md";
 const BASE_URL: &str = "https://github.com/dockerd-rootless/dockerd-rootless/blob/main";
+
+/// The word, the mark and the color of each status, in their order.
+const STATUSES: [(&str, &str, u8); 4] =
+    [("ok  ", "✓", 32), ("skip", "-", 36), ("warn", "!", 33), ("FAIL", "✗", 31)];
 
 /// How a report looks.
 pub struct CheckStyle {
@@ -27,6 +31,17 @@ pub struct CheckStyle {
     pub print_fix: String,
 }
 
+impl CheckStyle {
+    /// Colors the first `word` of `text` for a status.
+    fn paint(&self, text: String, word: &str, status: Status) -> String {
+        let (.., color) = STATUSES[status as usize];
+        if !self.colored {
+            return text;
+        }
+        text.replacen(word, &format!("\u{1b}[{color}m{word}\u{1b}[0m"), 1)
+    }
+}
+
 /// Renders the report for people.
 pub fn findings_text(found: &[Found], style: &CheckStyle) -> String {
     match style.width {
@@ -38,119 +53,87 @@ pub fn findings_text(found: &[Found], style: &CheckStyle) -> String {
 /// Renders a line for each check, failures last, with reasons and commands indented below.
 fn plain(found: &[Found], style: &CheckStyle) -> String {
     let mut text = String::new();
-    let width = found.iter().map(|found| found.id.to_string().len()).max().unwrap_or_default();
+    let width = found.iter().map(|own| own.id.to_string().len()).max().unwrap_or_default();
     let mut sorted: Vec<&Found> = found.iter().collect();
-    // A stable sort: the order of the list remains within each status.
-    sorted.sort_by_key(|found| found.status);
-    let is_shown = |found: &&&Found| !style.short || found.status >= Status::Warn;
-    for own in sorted.iter().filter(is_shown) {
-        let (word, color) = match own.status {
-            Status::Ok => ("ok  ", 32),
-            Status::Skip => ("skip", 36),
-            Status::Warn => ("warn", 33),
-            Status::Fail => ("FAIL", 31),
-        };
-        let name = own.id.to_string();
-        let _ = writeln!(
-            text,
-            "{}  {name:width$}  {}",
-            paint(word, color, style),
-            one_line(&own.summary)
-        );
-        let is_wrong = own.status >= Status::Warn || found.len() == 1 || style.verbose;
-        for line in details(own).iter().filter(|_| is_wrong && !style.short) {
-            let _ = writeln!(text, "      {line}");
+    sorted.sort_by_key(|own| own.status);
+    for own in sorted {
+        let is_wrong = own.status >= Status::Warn;
+        if style.short && !is_wrong {
+            continue;
+        }
+        let (word, ..) = STATUSES[own.status as usize];
+        let line = format!("{word}  {:width$}  {}\n", own.id.to_string(), one_line(&own.summary));
+        text += &style.paint(line, word, own.status);
+        if !style.short && (is_wrong || found.len() == 1 || style.verbose) {
+            let reasons = own.reasons.iter().map(|reason| one_line(reason));
+            let lines = reasons.chain(fixes(own)).map(|line| format!("      {line}\n"));
+            text.extend(lines);
         }
     }
-    let count = |status| count(found, status);
-    let _ = writeln!(
-        text,
-        "{} ok, {}, {} failed, {} skipped",
-        count(Status::Ok),
-        plural(count(Status::Warn), "warning"),
-        count(Status::Fail),
-        count(Status::Skip)
-    );
-    text
-}
-
-/// Returns reasons and commands, each on one line.
-fn details(found: &Found) -> Vec<String> {
-    let reasons = found.reasons.iter().cloned();
-    let root = found.commands.root.iter().map(|line| format!("fix (root):  {line}"));
-    let user = found.commands.user.iter().map(|line| format!("fix (you):   {line}"));
-    reasons.chain(root).chain(user).map(|line| one_line(&line)).collect()
+    let [ok, skip, warn, fail] = counts(found);
+    text + &format!("{ok} ok, {}, {fail} failed, {skip} skipped\n", plural(warn, "warning"))
 }
 
 /// Renders categories, below each its problems with their fixes, and a summary.
 fn terminal(found: &[Found], style: &CheckStyle, width: usize) -> String {
     let mut text = String::new();
-    let mut categories: Vec<_> = found.iter().map(|found| found.category).collect();
-    categories.sort();
-    categories.dedup();
-    for category in categories {
-        let own: Vec<&Found> = found.iter().filter(|found| found.category == category).collect();
-        let worst = own.iter().map(|found| match found.status {
-            // A category is skipped only if all of it is.
-            Status::Skip => Status::Skip,
-            status => status,
-        });
-        let all_skipped = own.iter().all(|found| found.status == Status::Skip);
-        let worst = worst
-            .filter(|status| all_skipped || *status != Status::Skip)
-            .max()
-            .unwrap_or(Status::Ok);
+    let mut sorted: Vec<&Found> = found.iter().collect();
+    sorted.sort_by_key(|own| own.category);
+    for own in sorted.chunk_by(|one, other| one.category == other.category) {
+        // A category is skipped only if all of it is.
+        let tried = own.iter().map(|own| own.status).filter(|status| *status != Status::Skip);
+        let worst = tried.max().unwrap_or(Status::Skip);
         if style.short && worst < Status::Warn {
             continue;
         }
-        let fine = own.iter().filter(|found| found.status == Status::Ok);
-        let fine: Vec<String> = fine.map(|found| found.id.to_string()).collect();
-        let line = match (&own[..], all_skipped) {
+        let fine = own.iter().filter(|own| own.status == Status::Ok);
+        let line = match worst {
             _ if style.verbose => String::new(),
-            ([first, ..], true) => one_line(&first.summary),
-            _ => fine.join(", "),
+            Status::Skip => one_line(&own[0].summary),
+            _ => fine.map(|own| own.id.to_string()).collect::<Vec<_>>().join(", "),
         };
-        let head = format!("{:11} ", format!("{category:?}"));
-        wrap(&mut text, &format!("{} {head}", mark(worst, style)), 14, &line, width);
-        for own in own.iter().filter(|found| style.verbose || found.status >= Status::Warn) {
-            problem(&mut text, own, style, width);
+        let (_, mark, _) = STATUSES[worst as usize];
+        let head = format!("{mark} {:11} ", format!("{:?}", own[0].category));
+        text += &style.paint(wrap(&head, 14, &line, width), mark, worst);
+        for own in own.iter().filter(|own| style.verbose || own.status >= Status::Warn) {
+            text += &problem(own, style, width);
         }
     }
-    text.push('\n');
-    wrap(&mut text, "", 0, &summary(found, style), width);
-    if found.iter().any(|found| !found.commands.root.is_empty() || !found.commands.user.is_empty())
-        && !style.short
-    {
-        wrap(&mut text, "", 0, &format!("All fixes: {}   Details: -v", style.print_fix), width);
+    text += "\n";
+    text += &wrap("", 0, &summary(found, style), width);
+    if !style.short && found.iter().any(|own| !fixes(own).is_empty()) {
+        let line = format!("All fixes: {}   Details: -v", style.print_fix);
+        text += &wrap("", 0, &line, width);
     }
     text
 }
 
 /// Renders a check with its reasons, its fixes and its documentation.
-fn problem(text: &mut String, found: &Found, style: &CheckStyle, width: usize) {
-    let head = format!("  {} {}: ", mark(found.status, style), found.id);
-    wrap(text, &head, 4, &one_line(&found.summary), width);
-    if style.short || (found.status < Status::Warn && found.reasons.is_empty()) {
-        return;
+fn problem(own: &Found, style: &CheckStyle, width: usize) -> String {
+    let (_, mark, _) = STATUSES[own.status as usize];
+    let text = wrap(&format!("  {mark} {}: ", own.id), 4, &one_line(&own.summary), width);
+    let mut text = style.paint(text, mark, own.status);
+    if style.short {
+        return text;
     }
-    for reason in &found.reasons {
-        wrap(text, "    ", 4, &one_line(reason), width);
+    text.extend(own.reasons.iter().map(|reason| wrap("    ", 4, &one_line(reason), width)));
+    // A command is pasted: it is never broken.
+    text.extend(fixes(own).iter().map(|line| format!("    {line}\n")));
+    if own.status >= Status::Warn {
+        let _ = writeln!(text, "    {BASE_URL}/{DOCS}#{}", own.id);
     }
-    // A command is never broken: it is to be pasted.
-    for (whose, commands) in [("fix (root):", &found.commands.root), ("fix:", &found.commands.user)]
-    {
-        for command in commands {
-            let _ = writeln!(text, "    {whose:11} {}", one_line(command));
-        }
-    }
-    if found.status >= Status::Warn {
-        let _ = writeln!(text, "    {BASE_URL}/{DOCS}#{}", found.id);
-    }
+    text
+}
+
+fn fixes(own: &Found) -> Vec<String> {
+    let root = own.commands.root.iter().map(|line| format!("fix (root):  {line}"));
+    let user = own.commands.user.iter().map(|line| format!("fix (you):   {line}"));
+    root.chain(user).map(|line| one_line(&line)).collect()
 }
 
 /// Says whether rootless Docker will work.
 fn summary(found: &[Found], style: &CheckStyle) -> String {
-    let (failed, warnings) = (count(found, Status::Fail), count(found, Status::Warn));
+    let [.., warnings, failed] = counts(found);
     let (problems, warnings) = (plural(failed, "problem"), plural(warnings, "warning"));
     match (failed, style.whole) {
         (0, true) => format!("Rootless Docker will work. {warnings}."),
@@ -163,20 +146,12 @@ fn plural(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-fn mark(status: Status, style: &CheckStyle) -> String {
-    match status {
-        Status::Ok => paint("✓", 32, style),
-        Status::Skip => paint("-", 36, style),
-        Status::Warn => paint("!", 33, style),
-        Status::Fail => paint("✗", 31, style),
-    }
-}
-
-fn paint(word: &str, color: u32, style: &CheckStyle) -> String {
-    match style.colored {
-        true => format!("\u{1b}[{color}m{word}\u{1b}[0m"),
-        false => word.to_owned(),
-    }
+/// Counts the checks of each status.
+fn counts(found: &[Found]) -> [usize; 4] {
+    found.iter().fold([0; 4], |mut counts, own| {
+        counts[own.status as usize] += 1;
+        counts
+    })
 }
 
 /// Removes line breaks and other control characters: the text may quote programs and files of
@@ -187,52 +162,38 @@ fn one_line(text: &str) -> String {
 
 /// Writes `line` behind `head` in lines of at most `width` columns, the later ones indented; longer
 /// words stay whole.
-fn wrap(text: &mut String, head: &str, indent: usize, line: &str, width: usize) {
-    let visible = head.replace("\u{1b}[0m", "");
-    let escape = visible.find('\u{1b}').map_or(0, |_| 5);
-    let mut column = visible.chars().count() - escape;
-    text.push_str(head);
-    let mut is_first = true;
+fn wrap(head: &str, indent: usize, line: &str, width: usize) -> String {
+    let mut text = head.to_owned();
+    let mut column = head.chars().count();
+    let mut separator = "";
     for word in line.split(' ').filter(|word| !word.is_empty()) {
         let length = word.chars().count();
-        if !is_first && column + 1 + length > width {
+        if !separator.is_empty() && column + 1 + length > width {
             let _ = write!(text, "\n{:indent$}", "");
-            (column, is_first) = (indent, true);
+            (column, separator) = (indent, "");
         }
-        if !is_first {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += length;
-        is_first = false;
+        text = text + separator + word;
+        column += separator.len() + length;
+        separator = " ";
     }
-    let end = text.trim_end_matches(' ').len();
-    text.truncate(end);
-    text.push('\n');
-}
-
-fn count(found: &[Found], status: Status) -> usize {
-    found.iter().filter(|found| found.status == status).count()
+    text.trim_end_matches(' ').to_owned() + "\n"
 }
 
 /// Renders the object for programs.
 pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Vec<u8> {
-    let checks: Vec<Value> = found
-        .iter()
-        .map(|found| {
-            json!({
-                "name": found.id,
-                "category": found.category,
-                "status": found.status,
-                "summary": found.summary,
-                "reason": found.reasons.join("; "),
-                "fix": found.commands,
-                "docs": format!("{DOCS}#{}", found.id),
-            })
+    let check = |own: &Found| {
+        json!({
+            "name": own.id,
+            "category": own.category,
+            "status": own.status,
+            "summary": own.summary,
+            "reason": own.reasons.join("; "),
+            "fix": own.commands,
+            "docs": format!("{DOCS}#{}", own.id),
         })
-        .collect();
+    };
     let (tools, survey) = (&evidence.host.tools, evidence.survey);
+    let [ok, skip, warn, fail] = counts(found);
     json_line(json!({
         "schema": SCHEMA,
         "host": {
@@ -243,42 +204,40 @@ pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Vec<u8> {
             "rootlesskit": tool(&tools.rootlesskit, evidence.rootlesskit_version()),
             "dockerd": tool(&tools.dockerd, evidence.dockerd_version()),
         },
-        "checks": checks,
-        "counts": {
-            "ok": count(found, Status::Ok),
-            "warn": count(found, Status::Warn),
-            "fail": count(found, Status::Fail),
-            "skip": count(found, Status::Skip),
-        },
+        "checks": found.iter().map(check).collect::<Vec<_>>(),
+        "counts": {"ok": ok, "warn": warn, "fail": fail, "skip": skip},
     }))
 }
 
 fn tool<T>(tool: &Tool<T>, version: Option<Version>) -> Value {
-    tool.path().map_or(Value::Null, |path| {
-        json!({
-            "path": path.to_string_lossy(),
-            "version": version.map(|version| version.to_string()),
-        })
-    })
+    let version = version.map(|version| version.to_string());
+    let of = |path: &std::path::Path| json!({"path": path.to_string_lossy(), "version": version});
+    tool.path().map_or(Value::Null, of)
 }
 
-/// Renders the commands of one side, each group below the name of its check. Where nothing is wrong,
-/// a command is only an option, and not for a script of fixes.
-fn script(found: &[Found], commands: fn(&Found) -> &[String]) -> String {
+/// Renders commands, each group below the name of its check. Where nothing is wrong, a command is
+/// only an option, and not for a script of fixes.
+fn script(found: &[Found], commands: fn(&Commands) -> &[String]) -> String {
     let mut script = String::new();
-    for found in found.iter().filter(|found| found.status >= Status::Warn) {
-        if !commands(found).is_empty() {
-            let _ = writeln!(script, "# {}: {}", found.id, one_line(&found.summary));
+    for own in found.iter().filter(|own| own.status >= Status::Warn) {
+        let commands = commands(&own.commands);
+        if !commands.is_empty() {
+            let _ = writeln!(script, "# {}: {}", own.id, one_line(&own.summary));
         }
-        for command in commands(found) {
-            let _ = match command.split('\n').all(|line| one_line(line) == line) {
-                true => writeln!(script, "{command}"),
+        for command in commands {
+            let _ = match command.replace('\n', "").contains(char::is_control) {
                 // A terminal takes such characters for its own, also where a script is pasted.
-                false => writeln!(script, "# with control characters: {}", one_line(command)),
+                true => writeln!(script, "# with control characters: {}", one_line(command)),
+                false => writeln!(script, "{command}"),
             };
         }
     }
     script
+}
+
+/// Returns root's script and the user's.
+fn scripts(found: &[Found]) -> (String, String) {
+    (script(found, |commands| &commands.root), script(found, |commands| &commands.user))
 }
 
 /// Returns a word that no line of `script` is, to end it as a here-document.
@@ -293,26 +252,22 @@ fn end_of(script: &str, word: &str) -> String {
 /// Renders what `dockerd-rootless-setuptool.sh check` prints: root's commands in upstream's own
 /// frame, which people and scripts know, and the user's below it.
 pub fn setup_instructions(found: &[Found]) -> String {
-    let root = script(found, |found| &found.commands.root);
-    let user = script(found, |found| &found.commands.user);
-    let mut text = String::new();
-    if !root.is_empty() {
-        let end = end_of(&root, "EOF");
-        // The frame's own shell reads the text first.
-        let escaped = root.replace('\\', "\\\\").replace('$', "\\$").replace('`', "\\`");
-        let _ = write!(
-            text,
-            "\n########## BEGIN ##########\nsudo sh -eux <<{end}\n{escaped}{end}\n########## END ##########\n\n"
-        );
+    let (root, user) = scripts(found);
+    if root.is_empty() {
+        return user;
     }
-    text + &user
+    let end = end_of(&root, "EOF");
+    // The frame's own shell reads the text first.
+    let escaped = root.replace('\\', "\\\\").replace('$', "\\$").replace('`', "\\`");
+    format!(
+        "\n########## BEGIN ##########\nsudo sh -eux <<{end}\n{escaped}{end}\n########## END ##########\n\n{user}"
+    )
 }
 
 /// Renders the commands that fix what was found. For both at once: to be pasted into the user's
 /// shell, which runs `elevate`, such as `sudo sh -eux <<`, for root's.
 pub fn fix_script(found: &[Found], whose: Whose, elevate: &str) -> String {
-    let root = script(found, |found| &found.commands.root);
-    let user = script(found, |found| &found.commands.user);
+    let (root, user) = scripts(found);
     match whose {
         Whose::Root => root,
         Whose::User => user,
@@ -326,17 +281,13 @@ pub fn fix_script(found: &[Found], whose: Whose, elevate: &str) -> String {
 
 /// Lists all checks.
 pub fn check_list_text() -> String {
-    let names = CHECKS.iter().map(|check| check.id.to_string());
-    let width = names.map(|name| name.len()).max().unwrap_or_default();
-    CHECKS
-        .iter()
-        .map(|check| format!("{:width$}  {}\n", check.id.to_string(), check.about))
-        .collect()
+    let row = |check: &Check| format!("{:21} {}\n", check.id.to_string(), check.about);
+    CHECKS.iter().map(row).collect()
 }
 
 /// Lists all checks as an object.
 pub fn check_list_json() -> Vec<u8> {
-    let row = |check: &crate::check::Check| json!({"name": check.id, "about": check.about, "docs": format!("{DOCS}#{}", check.id)});
+    let row = |check: &Check| json!({"name": check.id, "about": check.about, "docs": format!("{DOCS}#{}", check.id)});
     json_line(json!({"schema": SCHEMA, "checks": CHECKS.iter().map(row).collect::<Vec<_>>()}))
 }
 
@@ -354,7 +305,7 @@ mod tests {
             summary: "x".to_owned(),
             reasons: Vec::new(),
             commands: Commands { root, user: Vec::new() },
-            ignored: false,
+            blamed: Vec::new(),
         }
     }
 
@@ -411,7 +362,7 @@ mod tests {
              ! Network     netfilter\n  \
                ! ping: containers cannot ping other hosts: the\n    \
                  range excludes you\n    \
-                 fix (root): sysctl -w x=1\n    \
+                 fix (root):  sysctl -w x=1\n    \
                  https://github.com/dockerd-rootless/dockerd-rootless/blob/main/docs/checks.md#ping\n\
              - Service     x\n\
              \n\
