@@ -17,23 +17,21 @@ pub fn daemon_config(evidence: &Evidence<'_>) -> Finding {
         return Finding::problem("`icc` is false, and dockerd does not start without the kernel module br_netfilter, which it cannot load")
             .fix(Fix::Modules(&["br_netfilter"]));
     }
-    match &session.daemon_json {
+    let json = match &session.daemon_json {
         DaemonJson::Absent => return Finding::ok(format!("`{path}` is not present or empty")),
         DaemonJson::Unknown(reason) => {
             return Finding::problem(format!("`{path}` cannot be read: {reason}"));
         }
-        DaemonJson::Read(_) => {}
-    }
+        DaemonJson::Read(json) => json,
+    };
     if let Outcome::Fails(failure) = &evidence.trials.validate {
         return Finding::problem(format!("dockerd refuses `{path}`: {}", failure.text));
     }
-    let text = survey.daemon_json.as_deref().unwrap_or_default();
-    let json: Value = serde_json::from_str(text).unwrap_or_default();
     if json.get("graph").is_some() {
         let what = "`graph` is not supported any more: rename it to `data-root`";
         return Finding::problem(format!("`{path}`: {what}"));
     }
-    let list = |key: &str| json[key].as_array().map_or(&[][..], Vec::as_slice);
+    let list = |key: &str| json.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let wants_systemd = list("exec-opts").iter().any(|own| own == "native.cgroupdriver=systemd");
     if wants_systemd && survey.cgroup.version == Some(1) {
         let what = "`native.cgroupdriver=systemd` needs cgroup v2: remove the option";

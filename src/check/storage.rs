@@ -106,10 +106,8 @@ fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str
     let Some(inside) = &evidence.trials.inside else {
         return Finding::untried("no namespace to try an overlay mount in");
     };
-    let overlay = &inside.overlay;
-    let outcome = if overlay.plain.works() { &overlay.plain } else { &overlay.userxattr };
-    let Outcome::Fails(failure) = outcome else {
-        return Finding::tried(outcome, format!("overlay mounts work on {place}"));
+    let Outcome::Fails(failure) = &inside.overlay else {
+        return Finding::tried(&inside.overlay, format!("overlay mounts work on {place}"));
     };
     let errno = failure.errno.as_deref();
     let result = match driver {

@@ -33,9 +33,6 @@ impl Range {
     }
 }
 
-/// What getsubids(1) prints, if it is installed.
-type Getsubids = Option<Result<String, String>>;
-
 /// Reads lines such as `u:100000:65536` (subuid(5)) or `0: u 100000 65536` (getsubids(1)). What
 /// newuidmap does not understand, it skips.
 fn parse(text: &str) -> Vec<Range> {
@@ -54,13 +51,8 @@ fn read(file: &TextFile) -> Vec<Range> {
 }
 
 /// Returns the first ID and the count of each range that rootlesskit would map.
-pub fn own_ranges(
-    survey: &Survey,
-    file: &TextFile,
-    getsubids: Option<&Result<String, String>>,
-) -> Vec<(u32, u32)> {
-    let listed = getsubids.and_then(|listed| listed.as_deref().ok());
-    let ranges = listed.map_or_else(|| read(file), parse);
+pub fn own_ranges(survey: &Survey, file: &TextFile, getsubids: Option<&str>) -> Vec<(u32, u32)> {
+    let ranges = getsubids.map_or_else(|| read(file), parse);
     let own = ranges.iter().filter(|range| range.is_own(&survey.account));
     own.filter_map(|range| Some((range.first.try_into().ok()?, range.count.try_into().ok()?)))
         .collect()
@@ -83,14 +75,19 @@ pub fn subgid(evidence: &Evidence<'_>) -> Finding {
 /// What the IDs are of, their file, and the option of usermod(8) that adds some.
 type Kind = (&'static str, &'static str, &'static str);
 
-fn judge(evidence: &Evidence<'_>, kind: Kind, file: &TextFile, getsubids: &Getsubids) -> Finding {
+fn judge(
+    evidence: &Evidence<'_>,
+    kind: Kind,
+    file: &TextFile,
+    getsubids: &Option<String>,
+) -> Finding {
     let survey = evidence.survey;
     let (what, path, _) = kind;
     let name = survey.account.display_name();
     let source = survey.subid_source.as_deref();
     let ranges = match (source, getsubids) {
         (None, _) => read(file),
-        (Some(_), Some(Ok(text))) => parse(text),
+        (Some(_), Some(text)) => parse(text),
         (Some(source), _) => {
             return Finding::skip(format!(
                 "the {what} IDs come from {source} (nsswitch.conf), and getsubids does not list them"

@@ -68,8 +68,6 @@ pub struct Survey {
     pub docker_client: DockerClient,
     /// Kernel keys in use and their limit, bytes in use and their limit.
     pub keys: Option<[u64; 4]>,
-    /// The text of the daemon's configuration file, if it can be read.
-    pub daemon_json: Option<String>,
     pub containerd_rootless_exists: bool,
 }
 
@@ -212,15 +210,12 @@ pub struct Systemd {
     pub linger: Option<bool>,
     /// Whether `dbus.socket` is installed among the units of users.
     pub dbus_unit: bool,
-    /// Whether the user manager waits for mounts when the host boots.
-    pub awaits_mounts: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct LinkChain {
     /// The paths from the first on; the last is no link.
     pub hops: Vec<PathBuf>,
-    pub ends_in_file: bool,
     pub text: Option<String>,
 }
 
@@ -271,11 +266,13 @@ pub fn survey(
         apparmor: tree.apparmor(subject.rootlesskit),
         cgroup: tree.cgroup(uid),
         systemd: tree.systemd(uid, account.name.as_deref()),
-        resolv_conf: tree.links(Path::new("/etc/resolv.conf")),
+        resolv_conf: LinkChain {
+            hops: tree.hops(Path::new("/etc/resolv.conf")),
+            text: tree.text("/etc/resolv.conf"),
+        },
         data_root: tree.data_root(&places.data_root),
         docker_client: tree.docker_client(subject.docker, docker_config.as_deref()),
         keys: tree.keys(uid),
-        daemon_json: tree.text(&places.daemon_json),
         containerd_rootless_exists: tree.exists(&places.containerd_rootless),
         own_runtime_dir: subject.own_runtime_dir,
         account,
@@ -338,12 +335,6 @@ impl Tree<'_> {
             hops.push(without_dots(&joined));
         }
         hops
-    }
-
-    fn links(&self, path: &Path) -> LinkChain {
-        let hops = self.hops(path);
-        let ends_in_file = hops.last().is_some_and(|end| self.at(end).is_file());
-        LinkChain { hops, ends_in_file, text: self.text(path) }
     }
 
     fn release(&self) -> Release {
@@ -458,17 +449,8 @@ impl Tree<'_> {
             booted,
             manager: self.exists(format!("/run/user/{uid}/systemd/private")),
             linger: name.map(|name| self.exists(format!("/var/lib/systemd/linger/{name}"))),
-            awaits_mounts: self.awaits_mounts(uid),
             dbus_unit: units.iter().any(|at| self.exists(format!("{at}/systemd/user/dbus.socket"))),
         }
-    }
-
-    /// Returns whether the user manager waits for mounts when the host boots.
-    fn awaits_mounts(&self, uid: u32) -> bool {
-        let directory = PathBuf::from(format!("/etc/systemd/system/user@{uid}.service.d"));
-        let mut texts =
-            self.entries(&directory).into_iter().map(|name| self.text(directory.join(name)));
-        texts.any(|text| text.is_some_and(|text| text.contains("RequiresMountsFor=")))
     }
 
     fn data_root(&self, path: &Path) -> DataRoot {

@@ -41,7 +41,6 @@ impl Outcome {
         *self == Self::Works
     }
 
-    /// Returns the failure, if it was tried and failed.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Fails(failure) => Some(failure),
@@ -54,27 +53,25 @@ impl Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Trials {
-    /// A user namespace of our own is created.
     pub user_namespace: Outcome,
-    /// Its owner creates a mount and a network namespace inside.
+    /// The owner of a user namespace creates a mount and a network namespace inside.
     pub capabilities: Outcome,
     pub newuidmap: Option<IdMapper>,
     pub newgidmap: Option<IdMapper>,
     /// newuidmap maps the subordinate user IDs into the new namespace.
     pub uid_map: Outcome,
-    /// newgidmap maps the group IDs.
     pub gid_map: Outcome,
-    /// What `getsubids USER` prints, if it is installed.
-    pub getsubids_uid: Option<Result<String, String>>,
+    /// What `getsubids USER` prints, if the IDs come from elsewhere than files.
+    pub getsubids_uid: Option<String>,
     /// What `getsubids -g USER` prints.
-    pub getsubids_gid: Option<Result<String, String>>,
+    pub getsubids_gid: Option<String>,
     /// rootlesskit runs a command in its namespaces, with the network of the plan.
     pub rootlesskit: Outcome,
     /// What was tried inside of namespaces; `None` if none could be created.
     pub inside: Option<Inside>,
     pub tun: Outcome,
     pub fuse: Outcome,
-    /// Something listens on the socket of the user's bus.
+    /// A process listens on the socket of the user's bus.
     pub bus: Outcome,
     /// The user manager listens.
     pub manager: Outcome,
@@ -101,7 +98,6 @@ pub struct IdMapper {
     pub path: PathBuf,
     pub owner: u32,
     pub mode: u32,
-    /// Whether it has the capability that it needs as a file capability.
     pub file_capability: bool,
     /// The mount point, if that mount is `nosuid`.
     #[serde(default)]
@@ -112,14 +108,10 @@ pub struct IdMapper {
 }
 
 impl IdMapper {
-    /// Returns whether it is set-user-ID root or has the file capability.
-    pub fn is_privileged(&self) -> bool {
-        self.file_capability || (self.owner == 0 && self.mode & 0o4000 != 0)
-    }
-
     /// Returns whether it looks as if it worked.
     pub fn has_power(&self) -> bool {
-        self.nosuid.is_none() && self.is_privileged()
+        let is_setuid_root = self.owner == 0 && self.mode & 0o4000 != 0;
+        self.nosuid.is_none() && (self.file_capability || is_setuid_root)
     }
 }
 
@@ -131,7 +123,6 @@ pub struct RootfulSocket {
     /// Whether this user can write it.
     pub writable: bool,
     pub mode: u32,
-    pub owner: u32,
     /// The name of its group, or the number.
     pub group: String,
 }
@@ -145,7 +136,7 @@ pub struct Inside {
     /// The firewall programs, in the order of PATH.
     pub firewalls: Vec<Firewall>,
     /// An overlay mount on the file system of the data root.
-    pub overlay: Overlay,
+    pub overlay: Outcome,
     /// Files with CA certificates that open outside, and whether they open inside.
     pub certificates: BTreeMap<PathBuf, bool>,
     /// Whether the network namespace has IPv6.
@@ -162,16 +153,4 @@ pub struct Firewall {
     /// Whether dockerd will call it.
     pub chosen: bool,
     pub outcome: Outcome,
-}
-
-/// An overlay mount with a lower, an upper and a work directory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Overlay {
-    /// With the option `userxattr` (kernel 5.11 and later).
-    pub userxattr: Outcome,
-    /// Without it, which kernels of Ubuntu and of Debian 10 allow.
-    pub plain: Outcome,
-    /// Whether layers can be compared natively: a directory below cannot be renamed.
-    pub native_diff: Option<bool>,
 }

@@ -99,7 +99,6 @@ fn rootful_socket(survey: &Survey) -> Option<RootfulSocket> {
     Some(RootfulSocket {
         writable: access(path, AccessFlags::W_OK).is_ok(),
         mode: metadata.mode() & 0o7777,
-        owner: metadata.uid(),
         group: group.cloned().unwrap_or_else(|| metadata.gid().to_string()),
         path: path.to_owned(),
     })

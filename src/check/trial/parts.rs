@@ -65,7 +65,8 @@ impl Drop for Sleeper {
 pub struct Ids {
     /// newuidmap or newgidmap.
     pub program: Option<IdMapper>,
-    pub getsubids: Option<Result<String, String>>,
+    /// What getsubids prints, if the IDs come from elsewhere than files.
+    pub getsubids: Option<String>,
     own: u32,
     /// The first ID and the count of each range that rootlesskit would map.
     ranges: Vec<(u32, u32)>,
@@ -78,13 +79,14 @@ impl Ids {
             "newuidmap" => (None, account.uid, &survey.subuid),
             _ => (Some("-g"), account.gid, &survey.subgid),
         };
-        let getsubids = which::which_in("getsubids", Some(search_path), "/").ok();
-        let getsubids = getsubids.and_then(|program| {
+        let getsubids = survey.subid_source.as_ref().and_then(|_| {
+            let program = which::which_in("getsubids", Some(search_path), "/").ok()?;
             let mut command = Command::new(program);
-            let asked = process::brief(command.args(option).arg(account.display_name()));
-            asked.ok().map(|(status, text)| if status.success() { Ok(text) } else { Err(text) })
+            command.args(option).arg(account.display_name());
+            let (status, text) = process::brief(&mut command).ok()?;
+            status.success().then_some(text)
         });
-        let ranges = own_ranges(survey, file, getsubids.as_ref());
+        let ranges = own_ranges(survey, file, getsubids.as_deref());
         Self { program: id_mapper(name, search_path, survey), getsubids, own, ranges }
     }
 
