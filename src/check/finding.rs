@@ -217,11 +217,8 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// Returns the names of checks for a sentence: "see `a` and `b`".
+/// Returns a sentence that points to checks.
 pub fn see(ids: &[Id]) -> String {
     let names: Vec<String> = ids.iter().map(|id| format!("`{id}`")).collect();
-    match &names[..] {
-        [first @ .., last] if !first.is_empty() => format!("see {} and {last}", first.join(", ")),
-        names => format!("see {}", names.concat()),
-    }
+    format!("see {}", names.join(", "))
 }

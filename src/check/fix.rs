@@ -38,29 +38,13 @@ pub struct Commands {
 }
 
 /// Writes `fixes` as commands; what has none becomes a sentence among the `reasons`.
-pub fn render(evidence: &Evidence<'_>, fixes: &[Fix], reasons: &mut Vec<String>) -> Commands {
+pub fn render(evidence: &Evidence<'_>, fixes: Vec<Fix>, reasons: &mut Vec<String>) -> Commands {
     let mut commands = Commands::default();
-    for fix in fixes {
-        if matches!(fix, Fix::Modules(_)) && evidence.survey.release.is_like("arch") {
-            reasons.push(
-                "after an update of the kernel, its modules are missing until you reboot"
-                    .to_owned(),
-            );
-        }
-        match line(evidence, fix) {
+    for line in fixes.into_iter().flat_map(|fix| lines(evidence, fix)) {
+        match line {
             Fix::Root(line) => commands.root.push(line),
+            Fix::User(line) => commands.user.push(line),
             Fix::Tell(sentence) => reasons.push(sentence),
-            Fix::User(line) => {
-                if let Fix::Set(key, _) = fix
-                    && let Origin::Variable(name) = evidence.origin(key)
-                {
-                    commands.user.push(format!("unset {name}"));
-                    reasons.push(format!(
-                        "`{name}` sets {key}: remove it from your shell's start-up file, too"
-                    ));
-                }
-                commands.user.push(line);
-            }
             _ => {}
         }
     }
@@ -70,17 +54,16 @@ pub fn render(evidence: &Evidence<'_>, fixes: &[Fix], reasons: &mut Vec<String>)
     commands
 }
 
-/// Writes one fix as a single line of shell, or as a sentence.
-fn line(evidence: &Evidence<'_>, fix: &Fix) -> Fix {
+/// Writes one fix as lines of shell and sentences.
+fn lines(evidence: &Evidence<'_>, fix: Fix) -> Vec<Fix> {
     let survey = evidence.survey;
     let nixos = survey.release.is_like("nixos");
     let nix = |text: String| Fix::Tell(format!("on NixOS, {text} in configuration.nix"));
     let user = survey.account.display_name();
-    match fix {
-        Fix::Package(package) => match packages::install(&survey.release, *package) {
-            Ok(command) => Fix::Root(command),
-            Err(sentence) => Fix::Tell(sentence),
-        },
+    let line = match fix {
+        Fix::Package(package) => {
+            packages::install(&survey.release, package).map_or_else(Fix::Tell, Fix::Root)
+        }
         Fix::Sysctl(name, value) if nixos => {
             nix(format!("set `boot.kernel.sysctl.\"{name}\" = \"{value}\";`"))
         }
@@ -90,54 +73,63 @@ fn line(evidence: &Evidence<'_>, fix: &Fix) -> Fix {
             let file = format!("/etc/sysctl.d/99-zz-{name}.conf");
             Fix::Root(format!("echo '{name} = {value}' >{file} && sysctl -p {file}"))
         }
-        Fix::Modules(names) => modules(survey, names),
+        Fix::Modules(names) => return modules(survey, names),
         Fix::File(path, _) if nixos => nix(format!("declare what belongs into `{path}`")),
-        Fix::File(path, text) => Fix::Root(write_file(path, text)),
+        Fix::File(path, text) => Fix::Root(write_file(&path, &text)),
         Fix::Linger if nixos => nix(format!("set `users.users.{user}.linger = true;`")),
         Fix::Linger => Fix::Root(format!("loginctl enable-linger {}", quoted(&user))),
-        Fix::Set(key, value) if evidence.origin(key) == Origin::CommandLine => {
-            Fix::Tell(format!("`--set` on the command line sets {key}: use `--set {key}={value}`"))
+        Fix::Set(key, value) => return set(evidence, key, &value),
+        line => line,
+    };
+    vec![line]
+}
+
+/// Sets `key`, where nothing else that sets it wins.
+fn set(evidence: &Evidence<'_>, key: &str, value: &str) -> Vec<Fix> {
+    // The user's own flags for rootlesskit win.
+    let flag = if key == "network.driver" { "net" } else { key.trim_start_matches("network.") };
+    if evidence.flags().has(flag) {
+        return vec![Fix::Tell(format!("remove `--{flag}` from rootlesskit.flags"))];
+    }
+    let dashes = if value.starts_with('-') { "-- " } else { "" };
+    let line = Fix::User(format!("dockerd-rootless config set {key} {dashes}{}", quoted(value)));
+    match evidence.origin(key) {
+        Origin::CommandLine => {
+            let instead = format!("use `--set {key}={value}`");
+            vec![Fix::Tell(format!("`--set` on the command line sets {key}: {instead}"))]
         }
-        Fix::Set(key, value) => {
-            // The user's own flags for rootlesskit win.
-            let flag =
-                if *key == "network.driver" { "net" } else { key.trim_start_matches("network.") };
-            if evidence.flags().has(flag) {
-                return Fix::Tell(format!("remove `--{flag}` from rootlesskit.flags"));
-            }
-            let dashes = if value.starts_with('-') { "-- " } else { "" };
-            Fix::User(format!("dockerd-rootless config set {key} {dashes}{}", quoted(value)))
+        Origin::Variable(name) => {
+            let why =
+                format!("`{name}` sets {key}: remove it from your shell's start-up file, too");
+            vec![Fix::User(format!("unset {name}")), Fix::Tell(why), line]
         }
-        Fix::Root(line) => Fix::Root(line.clone()),
-        Fix::User(line) => Fix::User(line.clone()),
-        Fix::Tell(sentence) => Fix::Tell(sentence.clone()),
+        _ => vec![line],
     }
 }
 
 /// Loads kernel modules now and at each start, if the kernel is this host's own.
-fn modules(survey: &Survey, names: &[&str]) -> Fix {
+fn modules(survey: &Survey, names: &[&str]) -> Vec<Fix> {
     let list = names.join(" ");
-    if survey.surroundings.wsl {
-        return Fix::Tell(format!(
+    let sentence = if survey.surroundings.wsl {
+        format!(
             "Windows provides the kernel, and it lacks {list}: run `wsl --update` and then `wsl --shutdown` in Windows"
-        ));
-    }
-    if survey.surroundings.container.is_some() {
-        return Fix::Tell(format!("load the kernel modules {list} on the container's host"));
-    }
-    if !survey.modules {
-        return Fix::Tell(format!("this kernel loads no modules: it has to be built with {list}"));
-    }
-    if survey.release.is_like("nixos") {
-        let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-        return Fix::Tell(format!(
-            "on NixOS, set `boot.kernelModules = [ {} ];` in configuration.nix",
-            names.join(" ")
-        ));
-    }
-    // systemd and OpenRC both read this directory.
-    let file = format!("/etc/modules-load.d/dockerd-rootless-{}.conf", names[0]);
-    Fix::Root(format!("{} && modprobe -a {list}", write_file(&file, &names.join("\n"))))
+        )
+    } else if survey.surroundings.container.is_some() {
+        format!("load the kernel modules {list} on the container's host")
+    } else if !survey.modules {
+        format!("this kernel loads no modules: it has to be built with {list}")
+    } else if survey.release.is_like("nixos") {
+        let names = names.join("\" \"");
+        format!("on NixOS, set `boot.kernelModules = [ \"{names}\" ];` in configuration.nix")
+    } else {
+        // systemd and OpenRC both read this directory.
+        let file = format!("/etc/modules-load.d/dockerd-rootless-{}.conf", names[0]);
+        let line = format!("{} && modprobe -a {list}", write_file(&file, &names.join("\n")));
+        let why = "after an update of the kernel, its modules are missing until you reboot";
+        let why = survey.release.is_like("arch").then(|| Fix::Tell(why.to_owned()));
+        return why.into_iter().chain([Fix::Root(line)]).collect();
+    };
+    vec![Fix::Tell(sentence)]
 }
 
 /// Returns the line of shell that writes `text` to `path`: no here-document, so that it may be

@@ -130,7 +130,7 @@ pub fn run(evidence: &Evidence<'_>) -> Vec<Found> {
 /// Adds historical hints and renders the fixes.
 fn complete(evidence: &Evidence<'_>, check: &Check, finding: Finding, blamed: Vec<Id>) -> Found {
     let Finding { status, summary, mut reasons, fixes, .. } = finding;
-    let commands = fix::render(evidence, &fixes, &mut reasons);
+    let commands = fix::render(evidence, fixes, &mut reasons);
     if status >= Warn {
         reasons.extend(hints::of(evidence.survey, check.id));
     }

@@ -14,7 +14,7 @@ const FEW: u64 = 1024;
 
 /// The quotas of the namespaces that rootlesskit, dockerd and containers create
 /// (Documentation/admin-guide/sysctl/user.rst).
-const QUOTAS: [&str; 7] = [
+pub const QUOTAS: [&str; 7] = [
     "user.max_user_namespaces",
     "user.max_mnt_namespaces",
     "user.max_net_namespaces",

@@ -11,38 +11,27 @@ use crate::facts::{Tool, Version};
 
 /// `rootlesskit`: it is there, and runs a command in namespaces as the plan has them.
 pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
-    let Some(path) = evidence.host.tools.rootlesskit.path() else {
+    let tool = &evidence.host.tools.rootlesskit;
+    let Some(path) = tool.path() else {
         let named = evidence.settings.rootlesskit_binary.value.as_deref();
-        let not_executable = matches!(evidence.host.tools.rootlesskit, Tool::NotExecutable(_));
-        return missing(
-            named,
-            "rootlesskit",
-            "rootlesskit.binary",
-            not_executable,
-            Package::Rootlesskit,
-        );
+        return missing(named, "rootlesskit", "rootlesskit.binary", Package::Rootlesskit);
     };
     if let Some(fault) = evidence.flags().fault {
         return Finding::problem(format!("rootlesskit.flags cannot be used: {fault}"))
             .tell("`dockerd-rootless config explain rootlesskit.flags` shows what sets them");
     }
-    let (version, silent) = match &evidence.host.tools.rootlesskit {
-        Tool::Unknown { why, .. } => (String::new(), Some(why)),
-        tool => (display(tool.known().and_then(|facts| facts.version)), None),
-    };
-    let what = format!("`{}`{version}", path.display());
-    let finding = match &evidence.trials.rootlesskit {
-        Outcome::Works => Finding::ok(format!("{what} starts")),
-        Outcome::NotTried(why) => Finding::untried(format!("{what} was not tried: {why}")),
+    let what = format!("`{}`{}", path.display(), display(evidence.rootlesskit_version()));
+    let mut finding = match &evidence.trials.rootlesskit {
         Outcome::Fails(failure) => {
             let finding = Finding::failed_trial(format!("{what} fails: {}", gist(&failure.text)));
             failures::explain(finding, Id::Rootlesskit, &failure.text)
         }
+        outcome => Finding::tried(outcome, format!("{what} starts")),
     };
-    match silent {
-        Some(reason) => finding.because(format!("it does not tell its version: {reason}")),
-        None => finding,
+    if let Tool::Unknown { why, .. } = tool {
+        finding = finding.because(format!("it does not tell its version: {why}"));
     }
+    finding
 }
 
 /// `dockerd`.
@@ -54,30 +43,21 @@ pub fn dockerd(evidence: &Evidence<'_>) -> Finding {
         Tool::Unknown { path, why } => {
             Finding::skip(format!("`{}` does not tell its options: {why}", path.display()))
         }
-        tool => {
-            let named = Some(evidence.settings.daemon_binary.value.as_os_str());
-            let not_executable = matches!(tool, Tool::NotExecutable(_));
-            missing(named, "dockerd", "daemon.binary", not_executable, Package::Dockerd)
+        Tool::Absent | Tool::NotExecutable(_) => {
+            let named = &*evidence.settings.daemon_binary.value;
+            missing(Some(named), "dockerd", "daemon.binary", Package::Dockerd)
         }
     }
 }
 
 /// Reports a program that is absent or is no program.
-fn missing(
-    named: Option<&OsStr>,
-    program: &str,
-    key: &'static str,
-    not_executable: bool,
-    package: Package,
-) -> Finding {
-    let Some(name) = named.filter(|name| *name != program) else {
-        return Finding::problem(format!("no program `{program}` in PATH"))
-            .fix(Fix::Package(package));
+fn missing(named: Option<&OsStr>, name: &str, key: &'static str, package: Package) -> Finding {
+    let Some(named) = named.filter(|named| *named != name) else {
+        return Finding::problem(format!("no program `{name}` in PATH")).fix(Fix::Package(package));
     };
-    let fault = if not_executable { "is not executable" } else { "does not exist" };
-    Finding::problem(format!("the program `{}` {fault}", name.display()))
-        .because(format!("{key} names it"))
-        .fix(Fix::Set(key, program.to_owned()))
+    let named = named.display();
+    Finding::problem(format!("`{named}`, which {key} names, does not exist or is not executable"))
+        .fix(Fix::Set(key, name.to_owned()))
 }
 
 fn display(version: Option<Version>) -> String {

@@ -2,7 +2,7 @@
 
 use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::quoted;
-use crate::check::survey::{Account, Survey, TextFile};
+use crate::check::survey::{Account, Survey};
 
 /// What upstream demands; `nobody` (65534) of most images is among them.
 const ENOUGH: u64 = 65_536;
@@ -46,12 +46,15 @@ fn parse(text: &str) -> Vec<Range> {
     lines.filter_map(range).collect()
 }
 
-fn read(file: &TextFile) -> Vec<Range> {
-    if let TextFile::Text(text) = file { parse(text) } else { Vec::new() }
+/// The text of a file, or why it cannot be read.
+type File = Result<String, String>;
+
+fn read(file: &File) -> Vec<Range> {
+    file.as_deref().map_or_else(|_| Vec::new(), parse)
 }
 
 /// Returns the first ID and the count of each range that rootlesskit would map.
-pub fn own_ranges(survey: &Survey, file: &TextFile, getsubids: Option<&str>) -> Vec<(u32, u32)> {
+pub fn own_ranges(survey: &Survey, file: &File, getsubids: Option<&str>) -> Vec<(u32, u32)> {
     let ranges = getsubids.map_or_else(|| read(file), parse);
     let own = ranges.iter().filter(|range| range.is_own(&survey.account));
     own.filter_map(|range| Some((range.first.try_into().ok()?, range.count.try_into().ok()?)))
@@ -75,12 +78,7 @@ pub fn subgid(evidence: &Evidence<'_>) -> Finding {
 /// What the IDs are of, their file, and the option of usermod(8) that adds some.
 type Kind = (&'static str, &'static str, &'static str);
 
-fn judge(
-    evidence: &Evidence<'_>,
-    kind: Kind,
-    file: &TextFile,
-    getsubids: &Option<String>,
-) -> Finding {
+fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<String>) -> Finding {
     let survey = evidence.survey;
     let (what, path, _) = kind;
     let name = survey.account.display_name();
@@ -94,7 +92,7 @@ fn judge(
             ));
         }
     };
-    if let TextFile::Unreadable(why) = file
+    if let Err(why) = file
         && source.is_none()
     {
         return Finding::problem(format!("`{path}` cannot be read: {why}"));

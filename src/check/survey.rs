@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::check::namespaces::QUOTAS;
 use crate::environment::Environment;
 use crate::facts::{DockerClient, HostFacts, Mounts};
 use crate::sys::files;
@@ -20,38 +21,30 @@ const TEXT_MAX: u64 = 16 * 1024 * 1024;
 /// How many links the kernel follows.
 const LINKS_MAX: usize = 40;
 
-/// The settings of the kernel that checks look at.
-const SYSCTLS: [&str; 13] = [
+/// The settings of the kernel that checks look at, apart from quotas.
+const SYSCTLS: [&str; 6] = [
     "fs.inotify.max_user_instances",
     "kernel.apparmor_restrict_unprivileged_userns",
     "kernel.unprivileged_userns_clone",
     "net.bridge.bridge-nf-call-iptables",
     "net.ipv4.ip_unprivileged_port_start",
     "net.ipv4.ping_group_range",
-    "user.max_cgroup_namespaces",
-    "user.max_ipc_namespaces",
-    "user.max_mnt_namespaces",
-    "user.max_net_namespaces",
-    "user.max_pid_namespaces",
-    "user.max_user_namespaces",
-    "user.max_uts_namespaces",
 ];
 
 /// The storage drivers that keep a directory of their name in the data root.
 const STORAGE_DRIVERS: [&str; 6] = ["btrfs", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs"];
 
 /// Everything that was read.
-#[derive(Clone, Debug, Default)]
 pub struct Survey {
     pub release: Release,
     /// The kernel's release, such as `6.1.0-18-amd64`.
     pub kernel: String,
-    /// Settings by their names in sysctl(8). One that is absent is not in the map, which is not
-    /// the same as a zero.
-    pub sysctls: BTreeMap<String, String>,
+    /// Settings that exist, by their names in sysctl(8).
+    pub sysctls: BTreeMap<&'static str, String>,
     pub account: Account,
-    pub subuid: TextFile,
-    pub subgid: TextFile,
+    /// The text of `/etc/subuid`, or why it cannot be read.
+    pub subuid: Result<String, String>,
+    pub subgid: Result<String, String>,
     /// The source other than files that nsswitch.conf(5) names for subordinate IDs.
     pub subid_source: Option<String>,
     /// Whether the kernel loads modules.
@@ -85,25 +78,9 @@ impl Survey {
         let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
-
-    /// Returns whether this session is in a container of a manager named so.
-    pub fn is_container_of(&self, names: &[&str]) -> bool {
-        let container = self.surroundings.container.as_deref();
-        container.is_some_and(|own| names.iter().any(|name| own.starts_with(name)))
-    }
-}
-
-/// A text file that was looked for; bytes that are not UTF-8 are replaced.
-#[derive(Clone, Debug, Default)]
-pub enum TextFile {
-    #[default]
-    Absent,
-    Unreadable(String),
-    Text(String),
 }
 
 /// What os-release(5) says.
-#[derive(Clone, Debug, Default)]
 pub struct Release {
     pub id: String,
     pub id_like: Vec<String>,
@@ -148,7 +125,6 @@ impl Release {
     }
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct Account {
     pub uid: u32,
     pub gid: u32,
@@ -169,7 +145,6 @@ impl Account {
 }
 
 /// What this process is in.
-#[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     /// The container manager, such as `docker` or `lxc`.
     pub container: Option<String>,
@@ -182,17 +157,13 @@ pub struct Surroundings {
     pub seccomp: bool,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct AppArmor {
     /// The file that gives this rootlesskit the right to create user namespaces.
     pub profile: Option<PathBuf>,
     /// rootlesskit's file, links followed: profiles go by that path.
     pub rootlesskit: Option<PathBuf>,
-    /// Whether the parser is 4.0 or later and knows the rule `userns`.
-    pub knows_userns: bool,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct Cgroup {
     /// 2 for the unified hierarchy, 1 for the others, hybrid ones included.
     pub version: Option<u8>,
@@ -200,7 +171,6 @@ pub struct Cgroup {
     pub delegated: Option<Vec<String>>,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct Systemd {
     /// Whether the host was booted with it (sd_booted(3)).
     pub booted: bool,
@@ -212,30 +182,27 @@ pub struct Systemd {
     pub dbus_unit: bool,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct LinkChain {
     /// The paths from the first on; the last is no link.
     pub hops: Vec<PathBuf>,
     pub text: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
 pub struct DataRoot {
     pub path: PathBuf,
     /// Its nearest ancestor that exists, links followed; itself if it does.
     pub base: PathBuf,
-    pub drivers_with_data: Vec<String>,
+    pub drivers_with_data: Vec<&'static str>,
 }
 
 /// Whose session is surveyed, as far as the facts of a launch do not say.
+#[derive(Default)]
 pub struct Subject {
     pub gid: u32,
     /// The name, if something else than `/etc/passwd` knows it.
     pub name: Option<String>,
     pub own_runtime_dir: Option<PathBuf>,
     pub docker: Option<PathBuf>,
-    /// rootlesskit's file, links followed.
-    pub rootlesskit: Option<PathBuf>,
 }
 
 /// Reads everything below `root`.
@@ -248,22 +215,22 @@ pub fn survey(
     let tree = Tree(root);
     let (uid, places) = (host.session.person.uid, &host.session.places);
     let account = tree.account(uid, &subject);
-    let sysctl = |name: &&str| {
+    let sysctl = |name: &&'static str| {
         let value = tree.line(&format!("/proc/sys/{}", name.replace('.', "/")))?;
-        Some(((*name).to_owned(), value))
+        Some((*name, value))
     };
     let docker_config = environment.docker_config();
     Survey {
         release: tree.release(),
         kernel: tree.line("/proc/sys/kernel/osrelease").unwrap_or_default(),
-        sysctls: SYSCTLS.iter().filter_map(sysctl).collect(),
-        subuid: tree.text_file("/etc/subuid"),
-        subgid: tree.text_file("/etc/subgid"),
+        sysctls: SYSCTLS.iter().chain(&QUOTAS).filter_map(sysctl).collect(),
+        subuid: tree.optional("/etc/subuid"),
+        subgid: tree.optional("/etc/subgid"),
         subid_source: tree.subid_source(),
         modules: tree.exists("/proc/modules"),
         mounts: Mounts::parse(&tree.text("/proc/self/mountinfo").unwrap_or_default()),
         surroundings: tree.surroundings(),
-        apparmor: tree.apparmor(subject.rootlesskit),
+        apparmor: tree.apparmor(host.tools.rootlesskit.path()),
         cgroup: tree.cgroup(uid),
         systemd: tree.systemd(uid, account.name.as_deref()),
         resolv_conf: LinkChain {
@@ -315,11 +282,11 @@ impl Tree<'_> {
         self.text(path).map(|text| text.trim().to_owned())
     }
 
-    fn text_file(&self, path: &str) -> TextFile {
+    /// Reads a file that may be missing.
+    fn optional(&self, path: &str) -> Result<String, String> {
         match self.read(path) {
-            Ok(text) => TextFile::Text(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => TextFile::Absent,
-            Err(error) => TextFile::Unreadable(error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(|error| error.to_string()),
         }
     }
 
@@ -401,20 +368,16 @@ impl Tree<'_> {
     }
 
     /// Looks for a profile of `rootlesskit`.
-    fn apparmor(&self, rootlesskit: Option<PathBuf>) -> AppArmor {
+    fn apparmor(&self, rootlesskit: Option<&Path>) -> AppArmor {
+        let rootlesskit = rootlesskit.map(|path| self.real(path).unwrap_or(path.to_owned()));
         let directory = Path::new("/etc/apparmor.d");
         let names_it = |path: &PathBuf| {
             let text = self.text(path).unwrap_or_default();
-            let is_it =
-                |word: &str| Some(Path::new(word.trim_matches('"'))) == rootlesskit.as_deref();
-            text.contains("userns") && text.split_whitespace().any(is_it)
+            let mut words = text.split_whitespace().map(|word| Path::new(word.trim_matches('"')));
+            text.contains("userns") && words.any(|word| Some(word) == rootlesskit.as_deref())
         };
         let mut profiles = self.entries(directory).into_iter().map(|name| directory.join(name));
-        AppArmor {
-            profile: profiles.find(names_it),
-            knows_userns: self.exists("/etc/apparmor.d/abi/4.0"),
-            rootlesskit,
-        }
+        AppArmor { profile: profiles.find(names_it), rootlesskit }
     }
 
     /// Returns the names in a directory, in order.
@@ -454,23 +417,19 @@ impl Tree<'_> {
     }
 
     fn data_root(&self, path: &Path) -> DataRoot {
-        // In a tree that stands for a host, its own root must not show.
-        let root = self.0.canonicalize().unwrap_or_default();
-        let real = |path: &Path| {
-            Some(self.at(path).canonicalize().ok()?.strip_prefix(&root).ok()?.to_owned())
-        };
-        let base = path.ancestors().find_map(real).unwrap_or_default();
         let has_data =
             |driver: &&str| self.entries(path.join(driver)).iter().any(|name| name != "l");
         DataRoot {
             path: path.to_owned(),
-            base: Path::new("/").join(base),
-            drivers_with_data: STORAGE_DRIVERS
-                .iter()
-                .filter(|driver| has_data(driver))
-                .map(|driver| (*driver).to_owned())
-                .collect(),
+            base: path.ancestors().find_map(|path| self.real(path)).unwrap_or("/".into()),
+            drivers_with_data: STORAGE_DRIVERS.into_iter().filter(has_data).collect(),
         }
+    }
+
+    /// Follows all links of a path that exists.
+    fn real(&self, path: &Path) -> Option<PathBuf> {
+        let (root, real) = (self.0.canonicalize().ok()?, self.at(path).canonicalize().ok()?);
+        Some(Path::new("/").join(real.strip_prefix(root).ok()?))
     }
 
     fn docker_client(&self, program: Option<PathBuf>, directory: Option<&Path>) -> DockerClient {

@@ -94,13 +94,11 @@ impl Examination {
         let host = probe::host(&settings, environment, person, ProbeDepth::Traceless)?;
         let programs = Instant::now();
         let (path, _) = places::search_path(environment);
-        let rootlesskit = host.tools.rootlesskit.path();
         let subject = Subject {
             gid: unistd::getegid().as_raw(),
             name: account_name(uid),
             own_runtime_dir: look::own_runtime_dir(uid),
             docker: which::which_in("docker", Some(path), "/").ok(),
-            rootlesskit: rootlesskit.and_then(|path| path.canonicalize().ok()),
         };
         let survey = survey("/".as_ref(), &host, environment, subject);
         let files = Instant::now();

@@ -341,7 +341,6 @@ fn build(tree: &Path, described: Described) -> Sample {
             .is_dir()
             .then_some(own),
         docker: docker.unwrap_or_else(|| Some("/usr/bin/docker".into())),
-        rootlesskit: sample.host.tools.rootlesskit.path().map(Path::to_owned),
     };
     sample.survey = survey(tree, &sample.host, &sample.environment, subject);
     sample.host.kernel.selinux =
