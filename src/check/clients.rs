@@ -42,27 +42,13 @@ pub fn rootful_docker(evidence: &Evidence<'_>) -> Finding {
 /// upstream's tools refuse for a mere directory, even to uninstall.
 pub fn containerd_rootless(evidence: &Evidence<'_>) -> Finding {
     let session = &evidence.host.session;
-    let path = &session.places.containerd_rootless;
-    let shown = path.display();
-    let (directory, lock) = (quoted(path), quoted(path.join("lock")));
-    if let Lock::Held(pid) = session.containerd_rootless {
-        return Finding::problem(format!("containerd-rootless is running (PID {pid}) on `{shown}`"))
-            .because("a user cannot run both it and rootless Docker (moby#52171); its containers end with it")
-            .user("systemctl --user stop containerd.service || true")
-            // The PID is only good as long as the lock is held.
-            .user(format!("[ ! -e {lock} ] || flock -n {lock} true || {{ kill {pid}; timeout 20 flock {lock} true || [ ! -e {lock} ]; }}"));
-    }
-    if !evidence.survey.containerd_rootless_exists {
-        return Finding::ok("no containerd-rootless");
-    }
-    let finding = Finding::warn(format!(
-        "`{shown}` is a leftover of a containerd-rootless that does not run any more"
-    ));
-    // What a variable names may hold other things.
-    if *path != session.places.runtime_dir.join("containerd-rootless") {
-        return finding.tell("look into it before you remove it: `CONTAINERD_ROOTLESS_ROOTLESSKIT_STATE_DIR` names it");
-    }
-    finding.user(format!("[ ! -e {directory} ] || flock -n {lock} rm -r {directory}"))
+    let Lock::Held(pid) = session.containerd_rootless else {
+        return Finding::ok("no containerd-rootless is running");
+    };
+    let path = session.places.containerd_rootless.display();
+    Finding::problem(format!("containerd-rootless is running (PID {pid}) on `{path}`"))
+        .because("a user cannot run both it and rootless Docker (moby#52171); its containers end with it")
+        .tell(format!("`systemctl --user stop containerd.service` ends it, or else `kill {pid}`"))
 }
 
 /// `docker-cli`: the client is installed.
@@ -93,21 +79,19 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
     let (host, context) = (variable("DOCKER_HOST"), variable("DOCKER_CONTEXT"));
     let current = client.current_context.clone().unwrap_or_default();
     let name = context.as_ref().unwrap_or(&current);
-    let to = match (&host, client.contexts.get(name)) {
-        (Some(address), _) if *address == ours => {
-            return Finding::ok("`docker` talks to your daemon (DOCKER_HOST)");
-        }
-        (Some(address), _) => format!("to `{address}` (DOCKER_HOST), not to your daemon"),
-        (None, Some(address)) if *address == ours => {
-            return Finding::ok(format!("`docker` talks to your daemon (context `{name}`)"));
-        }
-        (None, Some(address)) => format!("to `{address}` (context `{name}`), not to your daemon"),
-        (None, None) if name.is_empty() || name == "default" => {
-            "to the system-wide daemon, not to yours".to_owned()
-        }
-        (None, None) => format!("to no daemon: context `{name}` does not exist"),
+    let (address, how) = match &host {
+        Some(address) => (Some(address), "DOCKER_HOST".to_owned()),
+        None => (client.contexts.get(name), format!("context `{name}`")),
     };
-    let mut finding = Finding::problem(format!("`docker` talks {to}"))
+    let to = match address {
+        Some(address) if *address == ours => {
+            return Finding::ok(format!("`docker` talks to your daemon ({how})"));
+        }
+        Some(address) => format!("`{address}` ({how})"),
+        None if name.is_empty() || name == "default" => "the system-wide daemon".to_owned(),
+        None => format!("{how}, which does not exist"),
+    };
+    let mut finding = Finding::problem(format!("`docker` talks to {to}, not to your daemon"))
         .because(format!("your daemon is at {ours}"));
     for (name, value) in [("DOCKER_HOST", host), ("DOCKER_CONTEXT", context)] {
         if value.is_some() {

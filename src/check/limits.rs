@@ -78,42 +78,30 @@ pub fn ipv6(evidence: &Evidence<'_>) -> Finding {
 /// `limits`: quotas whose end looks like a full disk or a broken kernel.
 pub fn limits(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
-    let mut scarce = Vec::new();
-    let mut finding = Finding::problem("");
     let is_scarce = |used: u64, max: u64| used.saturating_mul(100) >= max.saturating_mul(SCARCE);
     if let Some([keys, max_keys, bytes, max_bytes]) = survey.keys
         && (is_scarce(keys, max_keys) || is_scarce(bytes, max_bytes))
     {
-        scarce.push(format!(
-            "{keys} of {max_keys} kernel keys and {bytes} of their {max_bytes} bytes are in use"
-        ));
         // podman#13363
-        finding = finding
-            .because("each container takes a key; without one, it fails with `disk quota exceeded`")
-            .fix(Fix::Sysctl("kernel.keys.maxkeys", (max_keys * 10).to_string()))
-            .fix(Fix::Sysctl("kernel.keys.maxbytes", (max_bytes * 10).to_string()));
+        return Finding::problem(format!(
+            "{keys} of {max_keys} kernel keys and {bytes} of their {max_bytes} bytes are in use"
+        ))
+        .because("each container takes a key; without one, it fails with `disk quota exceeded`")
+        .fix(Fix::Sysctl("kernel.keys.maxkeys", (max_keys * 10).to_string()))
+        .fix(Fix::Sysctl("kernel.keys.maxbytes", (max_bytes * 10).to_string()));
     }
-    if let Some(max) = evidence.trials.open_files.filter(|max| *max < FEW_FILES) {
-        scarce.push(format!("a process may open {max} files at most"));
-        finding = open_files(evidence, finding);
-    }
-    if scarce.is_empty() {
+    let Some(max) = evidence.trials.open_files.filter(|max| *max < FEW_FILES) else {
         return Finding::ok("kernel keys and open files suffice");
-    }
-    Finding { summary: scarce.join("; "), ..finding }
-}
-
-fn open_files(evidence: &Evidence<'_>, finding: Finding) -> Finding {
-    if evidence.survey.release.is_like("alpine") {
-        return finding.tell(
-            "in a service of OpenRC, set `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d",
-        );
+    };
+    let finding = Finding::problem(format!("a process may open {max} files at most"));
+    if survey.release.is_like("alpine") {
+        let advice =
+            "in a service of OpenRC, set `rc_ulimit=\"-n 524288\"` in its file in /etc/conf.d";
+        return finding.tell(advice);
     }
     let file = "/etc/security/limits.d/90-dockerd-rootless.conf".to_owned();
-    let name = evidence.survey.account.display_name();
-    finding
-        .because("a new limit applies from the next login on")
-        .fix(Fix::File(file, format!("{name} hard nofile 524288")))
+    let line = format!("{} hard nofile 524288", survey.account.display_name());
+    finding.because("a new limit applies from the next login on").fix(Fix::File(file, line))
 }
 
 /// `proxy`: a proxy on the host's loopback cannot be reached from another network namespace.

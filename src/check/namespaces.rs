@@ -68,14 +68,11 @@ fn explain(evidence: &Evidence<'_>, failure: &Failure, what: &str) -> Finding {
     let survey = evidence.survey;
     let finding = Finding::problem(format!("{what}: {}", failure.text));
     let clone = "kernel.unprivileged_userns_clone";
-    let is_zero = |name: &str| survey.sysctl_number(name) == Some(0);
-    // RHEL 7 says EINVAL to a quota of 0 as well (moby/buildkit#1188).
     match failure.errno.as_deref() {
         Some("ENOSPC" | "EUSERS") => exhausted(evidence, finding),
-        Some("EINVAL") if QUOTAS.into_iter().any(is_zero) => exhausted(evidence, finding),
         Some("EINVAL" | "ENOSYS") => finding
             .tell("the kernel has no user namespaces (CONFIG_USER_NS); WSL 1 has none either"),
-        _ if is_zero(clone) => raise(finding, clone, 1),
+        _ if survey.sysctl_number(clone) == Some(0) => raise(finding, clone, 1),
         Some("EPERM") if survey.surroundings.chroot => finding.tell("this session is in a chroot(2), where the kernel creates no user namespace: log in outside of it, or enter the tree with systemd-nspawn"),
         _ if apparmor_restricts(evidence) && survey.surroundings.container.is_none() => {
             apparmor(evidence, finding)
@@ -84,18 +81,14 @@ fn explain(evidence: &Evidence<'_>, failure: &Failure, what: &str) -> Finding {
     }
 }
 
-/// Raises the quotas that are 0, or else the one that is used up.
+/// Raises the quota that is used up.
 fn exhausted(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let survey = evidence.survey;
-    let quota = |name: &str| survey.sysctl_number(name);
-    if QUOTAS.into_iter().any(|name| quota(name) == Some(0)) {
-        let zero = QUOTAS.into_iter().filter(|name| quota(name) == Some(0));
-        return zero.fold(finding, |finding, name| raise(finding, name, ENOUGH));
-    }
     if survey.surroundings.nested {
         return finding.tell("this session is in a user namespace itself: raise `user.max_user_namespaces` in the outer one");
     }
-    let (name, limit) = (QUOTAS[0], quota(QUOTAS[0]).unwrap_or_default());
+    let name = QUOTAS[0];
+    let limit = survey.sysctl_number(name).unwrap_or_default();
     let why = format!("all {limit} user namespaces of `{name}` are in use, or 32 are nested");
     raise(finding.because(why), name, limit.saturating_mul(2).max(ENOUGH))
 }

@@ -6,7 +6,7 @@ use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
 use crate::plan::{Fault, Refusal};
-use crate::settings::{Choice, NetworkDriver};
+use crate::settings::NetworkDriver;
 
 /// What rootlesskit says when its network driver fails.
 const BLAMED: [&str; 4] =
@@ -43,21 +43,18 @@ pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
             return Finding::problem(refusal.what).fix(Fix::Package(Package::Slirp4netns));
         }
     };
-    let name = network.driver.word().display();
     if let Err(refusal) = network.refuse_network(tools) {
         return undo(refusal);
     }
     if let Err(refusal) = network.refuse_missing_program(tools) {
-        return match network.driver {
-            NetworkDriver::Slirp4netns => {
-                Finding::problem(refusal.what).fix(Fix::Package(Package::Slirp4netns))
-            }
-            NetworkDriver::Pasta => {
-                Finding::problem(refusal.what).fix(Fix::Package(Package::Passt))
-            }
-            _ => undo(refusal),
+        let package = match network.driver {
+            NetworkDriver::Slirp4netns => Package::Slirp4netns,
+            NetworkDriver::Pasta => Package::Passt,
+            _ => return undo(refusal),
         };
+        return Finding::problem(refusal.what).fix(Fix::Package(package));
     }
+    let name = network.driver.word().display();
     match &evidence.trials.rootlesskit {
         Outcome::Works => Finding::ok(format!("network driver `{name}` starts")),
         Outcome::Fails(failure) if BLAMED.iter().any(|said| failure.text.contains(said)) => {
@@ -69,19 +66,14 @@ pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
     }
 }
 
-/// Adds what another network driver needs to the advice to choose it: slirp4netns.
-fn complete(evidence: &Evidence<'_>, mut finding: Finding) -> Finding {
-    if !finding.fixes.iter().any(|fix| matches!(fix, Fix::Set("network.driver", _))) {
-        return finding;
+/// Installs slirp4netns, where the advice is to choose it.
+fn complete(evidence: &Evidence<'_>, finding: Finding) -> Finding {
+    let is_advice = |fix: &Fix| matches!(fix, Fix::Set("network.driver", _));
+    let is_absent = evidence.host.tools.slirp4netns.path().is_none();
+    if is_absent && finding.fixes.iter().any(is_advice) {
+        return finding.fix(Fix::Package(Package::Slirp4netns));
     }
-    if evidence.host.tools.slirp4netns.path().is_none() {
-        finding = finding.fix(Fix::Package(Package::Slirp4netns));
-    }
-    // `implicit` and `pesto` are pasta's and would be refused.
-    match evidence.settings.port_driver.value {
-        Choice::Auto => finding,
-        Choice::Fixed(_) => finding.fix(Fix::Set("network.port-driver", "auto".to_owned())),
-    }
+    finding
 }
 
 /// Undoes the setting that a launch is refused for.

@@ -54,12 +54,11 @@ const ENABLE: &str = "set `virtualisation.docker.rootless.enable = true;` in con
 type Exception = (&'static str, Package, Range<(u32, u32)>, &'static str);
 
 /// Where a release differs from its row.
-const EXCEPTIONS: [Exception; 5] = [
+const EXCEPTIONS: [Exception; 4] = [
     ("debian", DockerCli, (13, 0)..NEWEST, "docker-cli"),
     ("ubuntu", Passt, (0, 0)..(23, 4), ""),
     ("rhel", Passt, (0, 0)..(9, 0), ""),
     ("rhel", Iptables, (0, 0)..(9, 0), "iptables"),
-    ("fedora", DockerCli, (0, 0)..(42, 0), "moby-engine"),
 ];
 
 const NEWEST: (u32, u32) = (u32::MAX, 0);
@@ -91,11 +90,7 @@ fn is(release: &Release, like: &str) -> bool {
         "debian" => release.is_like("debian") || release.is_like("ubuntu"),
         "rhel" => release.enterprise_linux().is_some(),
         "fedora" => release.id == "fedora",
-        // The root of MicroOS is read-only.
-        "suse" => {
-            (release.is_like("suse") || release.is_like("opensuse"))
-                && !release.id.contains("micro")
-        }
+        "suse" => release.is_like("suse") || release.is_like("opensuse"),
         _ => release.is_like(like),
     }
 }
@@ -104,11 +99,9 @@ fn is(release: &Release, like: &str) -> bool {
 fn elsewhere(package: Package) -> &'static str {
     match package {
         Uidmap => "install the package uidmap, shadow-uidmap, shadow-utils or shadow",
-        Rootlesskit => {
-            "install docker-ce-rootless-extras (https://docs.docker.com/engine/install/)"
+        Rootlesskit | Dockerd | DockerCli => {
+            "install Docker's own packages: https://docs.docker.com/engine/install/"
         }
-        Dockerd => "install docker-ce (https://docs.docker.com/engine/install/)",
-        DockerCli => "install docker-ce-cli (https://docs.docker.com/engine/install/)",
         _ => "no package of this distribution is known to provide it",
     }
 }

@@ -135,21 +135,18 @@ pub fn resolv_conf(evidence: &Evidence<'_>) -> Finding {
     let chain = &evidence.survey.resolv_conf;
     let end = chain.hops.last().map_or(Path::new("/etc/resolv.conf"), |hop| hop).display();
     let is_hidden = |hop: &&PathBuf| !hop.starts_with("/etc") && !hop.starts_with("/run");
-    let hidden = chain.hops.iter().find(is_hidden).filter(|_| is_sandboxed(evidence));
-    match (&chain.text, hidden) {
-        (None, _) => Finding::problem(format!("`{end}` cannot be read: no host name is resolved")),
-        (_, Some(hop)) => Finding::problem(format!(
-            "slirp4netns cannot see `{}` from its sandbox: no host name is resolved",
-            hop.display()
-        ))
-        .fix(Fix::Set("network.slirp4netns-sandbox", "false".to_owned())),
-        (Some(text), _)
-            if !text.lines().any(|line| line.trim_start().starts_with("nameserver")) =>
-        {
-            Finding::warn(format!("`{end}` contains no nameserver"))
-        }
-        _ => Finding::ok("`/etc/resolv.conf` contains a nameserver"),
+    if chain.text.is_none() {
+        return Finding::problem(format!("`{end}` cannot be read: no host name is resolved"));
     }
+    let hidden = chain.hops.iter().find(is_hidden).filter(|_| is_sandboxed(evidence));
+    if let Some(hop) = hidden {
+        let hop = hop.display();
+        return Finding::problem(format!(
+            "slirp4netns cannot see `{hop}` from its sandbox: no host name is resolved"
+        ))
+        .fix(Fix::Set("network.slirp4netns-sandbox", "false".to_owned()));
+    }
+    Finding::ok("`/etc/resolv.conf` can be read")
 }
 
 /// Returns whether slirp4netns is used with its sandbox. rootlesskit's `auto` leaves it out with a

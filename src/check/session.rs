@@ -22,8 +22,7 @@ pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
     let ignored = |why: &str| Finding::warn(format!("limits such as --memory are ignored: {why}"));
     match survey.cgroup.version {
         None if survey.release.is_like("alpine") => ignored("no control groups are mounted")
-            .root("rc-update add cgroups")
-            .root("rc-service cgroups start"),
+            .root("rc-update add cgroups && rc-service cgroups start"),
         None => ignored("no control groups are mounted"),
         Some(1) => cgroup_1(evidence),
         Some(_) if !survey.systemd.booted => ignored("this host was not booted with systemd"),
@@ -93,13 +92,10 @@ pub fn dbus(evidence: &Evidence<'_>) -> Finding {
     let Outcome::Fails(failure) = &evidence.trials.bus else {
         return Finding::tried(&evidence.trials.bus, "the user's bus answers");
     };
-    let needed = evidence.survey.cgroup.version == Some(2) && !without_cgroups(evidence);
-    let finding = match needed {
-        true => Finding::problem("there is no user bus, and without one no container starts"),
-        false => {
-            Finding::warn("there is no user bus: units that require `dbus.socket` do not start")
-        }
-    };
+    let is_needed = evidence.survey.cgroup.version == Some(2) && !without_cgroups(evidence);
+    let report = if is_needed { Finding::problem } else { Finding::warn };
+    let finding =
+        report("there is no user bus: containers or units that need it do not start".to_owned());
     let mut finding = export_runtime_dir(evidence, finding.because(&failure.text));
     if !systemd.manager {
         finding = finding.fix(Fix::Linger);
@@ -127,31 +123,22 @@ pub fn systemd_user(evidence: &Evidence<'_>) -> Finding {
             .because("a login by ssh, at the console or with `machinectl shell` starts it; `su` and `sudo` do not")
             .fix(Fix::Linger);
     }
-    match &evidence.trials.manager {
-        Outcome::Fails(failure) => {
-            Finding::problem(format!("the user manager of `{user}` does not answer"))
-                .because(&failure.text)
-                .tell(format!("`systemctl restart user@{}.service` by root restarts it, and ends everything that `{user}` runs", survey.account.uid))
-        }
-        outcome => {
-            let works = format!("the user manager of `{user}` answers");
-            export_runtime_dir(evidence, Finding::tried(outcome, works))
-        }
-    }
+    let Outcome::Fails(failure) = &evidence.trials.manager else {
+        let works = format!("the user manager of `{user}` answers");
+        return export_runtime_dir(evidence, Finding::tried(&evidence.trials.manager, works));
+    };
+    Finding::problem(format!("the user manager of `{user}` does not answer"))
+        .because(&failure.text)
+        .tell(format!("`systemctl restart user@{}.service` by root restarts it, and ends everything that `{user}` runs", survey.account.uid))
 }
 
 /// `linger`: the user manager stays without a session.
 pub fn linger(evidence: &Evidence<'_>) -> Finding {
-    let user = evidence.survey.account.display_name();
+    let stops = "the daemon stops when you log out, and does not start at boot";
     match evidence.survey.systemd.linger {
         None => Finding::skip("no systemd on this host, or no name for your user ID"),
-        Some(true) => {
-            Finding::ok(format!("`{user}` lingers: the daemon keeps running when you log out"))
-        }
-        Some(false) => {
-            Finding::problem("the daemon stops when you log out, and does not start at boot")
-                .fix(Fix::Linger)
-        }
+        Some(true) => Finding::ok("you linger: the daemon keeps running when you log out"),
+        Some(false) => Finding::problem(stops).fix(Fix::Linger),
     }
 }
 

@@ -23,9 +23,8 @@ impl Range {
         self.first + self.count
     }
 
-    /// Returns how many IDs are in both.
-    fn shared(&self, other: &Range) -> u64 {
-        self.end().min(other.end()).saturating_sub(self.first.max(other.first))
+    fn overlaps(&self, other: &Range) -> bool {
+        self.first < other.end() && other.first < self.end()
     }
 
     fn is_own(&self, account: &Account) -> bool {
@@ -83,71 +82,42 @@ fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<St
     let (what, path, _) = kind;
     let name = survey.account.display_name();
     let source = survey.subid_source.as_deref();
-    let ranges = match (source, getsubids) {
-        (None, _) => read(file),
-        (Some(_), Some(text)) => parse(text),
-        (Some(source), _) => {
+    let ranges = match (source, getsubids, file) {
+        (None, _, Ok(text)) | (Some(_), Some(text), _) => parse(text),
+        (None, _, Err(why)) => {
+            return Finding::problem(format!("`{path}` cannot be read: {why}"));
+        }
+        (Some(source), ..) => {
             return Finding::skip(format!(
                 "the {what} IDs come from {source} (nsswitch.conf), and getsubids does not list them"
             ));
         }
     };
-    if let Err(why) = file
-        && source.is_none()
-    {
-        return Finding::problem(format!("`{path}` cannot be read: {why}"));
-    }
+    let fails = |what: String| grant(evidence, kind, Finding::problem(what));
     let own: Vec<&Range> = ranges.iter().filter(|range| range.is_own(&survey.account)).collect();
     let count: u64 = own.iter().map(|range| range.count).sum();
-    let place = source.unwrap_or(path);
     if own.is_empty() {
-        return grant(
-            evidence,
-            kind,
-            Finding::problem(format!("`{place}` has no line for `{name}`")),
-        );
+        let place = source.unwrap_or(path);
+        return fails(format!("`{place}` has no line for `{name}`"));
     }
     if count < ENOUGH {
-        let what = format!("`{name}` has {count} subordinate {what} IDs instead of {ENOUGH}");
-        return grant(evidence, kind, Finding::problem(what));
+        return fails(format!("`{name}` has {count} subordinate {what} IDs instead of {ENOUGH}"));
     }
     let clash = own.iter().find_map(|range| {
-        let is_in = |other: &&Range| other.line != range.line && range.shared(other) > 0;
+        let is_in = |other: &&Range| other.line != range.line && range.overlaps(other);
         Some((*range, ranges.iter().find(is_in)?))
     });
     if let Some((range, other)) = clash.filter(|_| source.is_none()) {
-        return part(evidence, kind, range, other);
+        // rootlesskit drops exact repetitions from 1.1.1 on.
+        let fails = other.owner == range.owner && !evidence.trials.rootlesskit.works();
+        let report = if fails { Finding::problem } else { Finding::warn };
+        let (first, second, owner) = (range.line, other.line, &other.owner);
+        return report(format!("lines {first} and {second} (`{owner}`) of `{path}` overlap"))
+            .tell("change one of them; images that are there already belong to the present range");
     }
     let shown = own.iter().map(|range| format!("{}-{}", range.first, range.end() - 1));
     let shown = shown.collect::<Vec<_>>().join(", ");
     Finding::ok(format!("`{name}` has {count} subordinate {what} IDs: {shown}"))
-}
-
-/// Removes the second of two ranges of the user's that overlap, or replaces one that is another
-/// user's, too. A line becomes a comment.
-fn part(evidence: &Evidence<'_>, kind: Kind, range: &Range, other: &Range) -> Finding {
-    let (what, path, _) = kind;
-    let name = evidence.survey.account.display_name();
-    let comment_out = |range: &Range| format!("sed -i '{}s/^[^#]/# &/' {path}", range.line);
-    if other.is_own(&evidence.survey.account) {
-        // rootlesskit drops exact repetitions from 1.1.1 on.
-        let works = evidence.trials.rootlesskit.works();
-        let report = if works { Finding::warn } else { Finding::problem };
-        let (first, second) = (range.first, other.first);
-        return report(format!("two ranges of `{name}` in `{path}` overlap: {first} and {second}"))
-            .root(comment_out(other));
-    }
-    let (shared, owner) = (range.shared(other), &other.owner);
-    let finding =
-        Finding::warn(format!("`{name}` shares {shared} of its {what} IDs with `{owner}`"));
-    let data_root = &evidence.survey.data_root;
-    if data_root.drivers_with_data.is_empty() {
-        return grant(evidence, kind, finding.root(comment_out(range)));
-    }
-    let images = data_root.path.display();
-    finding.tell(format!(
-        "images in `{images}` belong to this range: remove them before you change it"
-    ))
 }
 
 /// Adds a range that is free in both files.

@@ -49,34 +49,22 @@ fn a_thousand_ids_become_enough() {
 }
 
 #[test]
-fn a_line_that_stands_twice_is_taken_back() {
+fn ranges_that_overlap_are_seen() {
     let user = TestUser::new();
+    let start = user.subordinate.start + 1000;
     // rootlesskit drops exact repetitions from 1.1.1 on.
-    let status = match run(Command::new("rootlesskit").arg("--version")).contains(" 1.1.0") {
+    let twice = match run(Command::new("rootlesskit").arg("--version")).contains(" 1.1.0") {
         true => "fail",
         false => "warn",
     };
-    Scene::new(&user)
-        .fault("grep \"^$USER:\" /etc/subuid >/mnt/line; cat /mnt/line >>/etc/subuid")
-        .assert_mended_alone("subuid", status, "overlap");
-}
-
-#[test]
-fn a_range_that_overlaps_the_users_own_is_taken_back() {
-    let user = TestUser::new();
-    let start = user.subordinate.start + 1000;
-    Scene::new(&user)
-        .fault(format!("echo \"$USER:{start}:65536\" >>/etc/subuid"))
-        .assert_mended_alone("subuid", "fail", "overlap");
-}
-
-#[test]
-fn a_range_that_is_another_users_too_is_replaced() {
-    let user = TestUser::new();
-    let start = user.subordinate.start + 1000;
-    Scene::new(&user)
-        .fault(format!("echo 'daemon:{start}:65536' >>/etc/subuid"))
-        .assert_mended_alone("subuid", "warn", "shares 64536 of its user IDs with `daemon`");
+    for (fault, status) in [
+        ("grep \"^$USER:\" /etc/subuid >/mnt/line; cat /mnt/line >>/etc/subuid".to_owned(), twice),
+        (format!("echo \"$USER:{start}:65536\" >>/etc/subuid"), "fail"),
+        (format!("echo 'daemon:{start}:65536' >>/etc/subuid"), "warn"),
+    ] {
+        let story = Scene::new(&user).fault(fault).play("apart", &["--only", "subuid"]);
+        story.before.assert("subuid", status, "overlap");
+    }
 }
 
 #[test]
@@ -166,26 +154,15 @@ fn a_rootful_docker_that_the_user_can_write_is_taken_out_of_reach() {
 }
 
 #[test]
-fn what_a_containerd_rootless_left_is_removed() {
-    let user = TestUser::new();
-    let lock = user.runtime_dir.join("containerd-rootless/lock");
-    user.write(&lock, "");
-    Scene::new(&user).assert_mended_alone("containerd-rootless", "warn", "does not run any more");
-    assert!(!lock.parent().expect("a directory").exists());
-}
-
-#[test]
-fn a_running_containerd_rootless_is_ended() {
+fn a_running_containerd_rootless_is_seen() {
     let user = TestUser::new();
     // As containerd-rootless.sh starts it, with a program that tells when it is there.
     let fault = "mkfifo \"$dir/up\"; chmod 0666 \"$dir/up\"
         as_user 'rootlesskit --state-dir=\"$XDG_RUNTIME_DIR/containerd-rootless\" sh -c \"echo >$dir/up; exec sleep 600\" &'
         timeout 30 cat \"$dir/up\"";
-    Scene::new(&user).fault(fault).assert_mended_alone(
-        "containerd-rootless",
-        "fail",
-        "is running (PID",
-    );
+    let words = ["--only", "containerd-rootless"];
+    let story = Scene::new(&user).fault(fault).play("apart", &words);
+    story.before.assert("containerd-rootless", "fail", "is running (PID");
 }
 
 #[test]
