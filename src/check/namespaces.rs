@@ -46,20 +46,14 @@ const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
 /// `user-namespaces`: one is created, and its owner creates others inside.
 pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
     let trials = evidence.trials;
-    // AppArmor goes by the path of the program: rootlesskit counts, not this program.
-    if trials.rootlesskit.works() {
-        return Finding::ok("rootlesskit creates user namespaces, with capabilities inside");
-    }
-    let tried = [
-        (&trials.user_namespace, "no user namespace can be created"),
-        (&trials.capabilities, "a user namespace can be created, but not used"),
-    ];
-    match tried.into_iter().find_map(|(outcome, what)| Some((outcome.failure()?, what))) {
-        Some((failure, what)) => explain(evidence, failure, what),
-        None => Finding::tried(
-            &trials.capabilities,
-            "user namespaces can be created, with capabilities inside",
-        ),
+    match (&trials.user_namespace, &trials.capabilities) {
+        (Outcome::Fails(failure), _) => {
+            explain(evidence, failure, "no user namespace can be created")
+        }
+        (_, Outcome::Fails(failure)) => {
+            explain(evidence, failure, "a user namespace can be created, but not used")
+        }
+        (_, inside) => Finding::tried(inside, "user namespaces, with capabilities inside"),
     }
 }
 

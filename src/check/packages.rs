@@ -87,10 +87,9 @@ pub fn install(release: &Release, package: Package) -> Result<String, String> {
 /// Returns whether `release` is one of the family `like`.
 fn is(release: &Release, like: &str) -> bool {
     match like {
-        "debian" => release.is_like("debian") || release.is_like("ubuntu"),
         "rhel" => release.enterprise_linux().is_some(),
+        // Amazon Linux says that it is like Fedora.
         "fedora" => release.id == "fedora",
-        "suse" => release.is_like("suse") || release.is_like("opensuse"),
         _ => release.is_like(like),
     }
 }

@@ -50,9 +50,7 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
         let what = format!("subordinate IDs cannot own files on {place}");
         return elsewhere(evidence, Finding::problem(what));
     }
-    let stated = evidence.environment.get("DOCKER_DRIVER");
-    let stated = stated.map(|driver| driver.to_string_lossy().into_owned());
-    let stated = stated.or_else(|| evidence.daemon_option("storage-driver"));
+    let stated = evidence.daemon_option("storage-driver");
     let has_data = |driver: &&str| root.drivers_with_data.iter().any(|own| own == driver);
     let found: Vec<&str> = FOUND_BY_DATA.into_iter().filter(has_data).collect();
     if stated.is_none() && found.len() > 1 {

@@ -22,8 +22,7 @@ const TEXT_MAX: u64 = 16 * 1024 * 1024;
 const LINKS_MAX: usize = 40;
 
 /// The settings of the kernel that checks look at, apart from quotas.
-const SYSCTLS: [&str; 6] = [
-    "fs.inotify.max_user_instances",
+const SYSCTLS: [&str; 5] = [
     "kernel.apparmor_restrict_unprivileged_userns",
     "kernel.unprivileged_userns_clone",
     "net.bridge.bridge-nf-call-iptables",
@@ -61,7 +60,6 @@ pub struct Survey {
     pub docker_client: DockerClient,
     /// Kernel keys in use and their limit, bytes in use and their limit.
     pub keys: Option<[u64; 4]>,
-    pub containerd_rootless_exists: bool,
 }
 
 impl Survey {
@@ -240,7 +238,6 @@ pub fn survey(
         data_root: tree.data_root(&places.data_root),
         docker_client: tree.docker_client(subject.docker, docker_config.as_deref()),
         keys: tree.keys(uid),
-        containerd_rootless_exists: tree.exists(&places.containerd_rootless),
         own_runtime_dir: subject.own_runtime_dir,
         account,
     }
