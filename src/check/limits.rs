@@ -6,6 +6,7 @@ use crate::facts::Version;
 use crate::settings::NetworkDriver::{
     GvisorTapVsock, LxcUserNic, Other, Pasta, Slirp4netns, Vpnkit,
 };
+use crate::settings::ProxyUrl;
 
 /// The share of a quota, in percent, from which on it is scarce.
 const SCARCE: u64 = 80;
@@ -108,13 +109,11 @@ pub fn limits(evidence: &Evidence<'_>) -> Finding {
 pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     let settings = evidence.settings;
     let proxies = [("proxy.http", &settings.http_proxy), ("proxy.https", &settings.https_proxy)];
-    let local = proxies.iter().filter(|(_, proxy)| {
-        proxy.value.as_ref().is_some_and(|url| is_on_loopback(&url.0.to_string_lossy()))
-    });
-    let local: Vec<&str> = local.map(|(key, _)| *key).collect();
-    if local.is_empty() {
+    let is_local = |url: &ProxyUrl| is_on_loopback(&url.0.to_string_lossy());
+    let mut local = proxies.iter().filter(|(_, url)| url.value.as_ref().is_some_and(is_local));
+    let Some((key, _)) = local.next() else {
         return Finding::skip("no proxy is on the host's loopback");
-    }
+    };
     let Ok(network) = evidence.network() else {
         return Finding::untried("no network driver is chosen");
     };
@@ -126,8 +125,7 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
         return Finding::ok("the proxy is on the host's loopback, which the daemon reaches");
     }
     let finding = Finding::problem(format!(
-        "{} is on the host's loopback, which the daemon's namespace does not reach",
-        local.join(" and ")
+        "{key} is on the host's loopback, which the daemon's namespace does not reach"
     ))
     .because("network.host-loopback opens it, also to containers")
     .fix(Fix::Set("network.host-loopback", "true".to_owned()));

@@ -69,11 +69,7 @@ fn iptables(evidence: &Evidence<'_>, firewalls: &[Firewall]) -> Finding {
             .fix(Fix::Set("daemon.iptables", value.word().display().to_string()));
     }
     // IPv6's rules only matter to those who ask for IPv6.
-    let asked = evidence.settings.ipv6.value
-        || evidence.settings.args().has("ip6tables")
-        || evidence.host.session.daemon_json.may_set("ip6tables");
-    if asked
-        && !evidence.daemon_turns_off("ip6tables")
+    if evidence.settings.ipv6.value
         && let Some(own) = named("ip6tables").find(|own| own.chosen)
         && let Outcome::Fails(failure) = &own.outcome
     {

@@ -73,6 +73,8 @@ const SETTINGS: &[Mistake] = &[
         names: &["foo"], ..START },
     Mistake { what: "an MTU that is no number", profile: "export DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=big", code: 78,
         names: &["DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "big"], ..START },
+    Mistake { what: "a misspelt variable", profile: "export DOCKERD_ROOTLESS_ROOTLESSKIT_NETT=pasta", code: 78,
+        names: &["DOCKERD_ROOTLESS_ROOTLESSKIT_NETT"], ..START },
     Mistake { what: "a misspelt key on the command line", command: "dockerd-rootless run --set network.drivr=slirp4netns", code: 2,
         names: &["network.drivr"], then: Then::Advice(&["network.driver"]), ..START },
     Mistake { what: "daemon.json with a comma too many", files: &[(DAEMON_JSON, "{\"debug\": true,}\n")], code: 78,
