@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::environment::Environment;
 use crate::sys::files;
+use crate::words;
 
 /// The first line of ours.
 const BEGIN: &[u8] =
@@ -87,23 +88,11 @@ fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Returns the line that puts `directory` first in PATH, once, for the shell that reads `file`.
 fn line(file: &Path, directory: &Path) -> String {
-    let is_fish = file.extension().is_some_and(|extension| extension == "fish");
-    let quoted = quote(directory.to_str().unwrap_or_default(), is_fish);
-    if is_fish {
+    let quoted = words::quoted(directory);
+    if file.extension().is_some_and(|extension| extension == "fish") {
         return format!("contains -- {quoted} $PATH; or set -gx PATH {quoted} $PATH\n");
     }
-    // Inside of the pattern the quotes also take the meaning from `*` and `?`.
     format!("case \":$PATH:\" in *:{quoted}:*) ;; *) PATH={quoted}:$PATH; export PATH ;; esac\n")
-}
-
-/// Puts `text` in single quotes, in which nothing has a meaning but the quote itself (in fish a
-/// backslash as well).
-fn quote(text: &str, is_fish: bool) -> String {
-    let inner = match is_fish {
-        true => text.replace('\\', r"\\").replace('\'', r"\'"),
-        false => text.replace('\'', r"'\''"),
-    };
-    format!("'{inner}'")
 }
 
 /// Returns `text` with our lines around `line` at its end. Where there is a file, a newline before them is
@@ -142,7 +131,7 @@ mod tests {
         let expected = [
             b"alias a=b\n".as_slice(),
             BEGIN,
-            b"case \":$PATH:\" in *:'/home/me/bin':*) ;; *) PATH='/home/me/bin':$PATH; export PATH ;; esac\n",
+            b"case \":$PATH:\" in *:/home/me/bin:*) ;; *) PATH=/home/me/bin:$PATH; export PATH ;; esac\n",
             END,
         ];
         assert_eq!(once, expected.concat());
@@ -153,12 +142,6 @@ mod tests {
     fn a_damaged_block_is_left_alone() {
         let damaged = [b"a\n", BEGIN, b"rest\n"].concat();
         assert_eq!(remove_from(&damaged), damaged);
-    }
-
-    #[test]
-    fn quotes_are_safe_in_either_shell() {
-        assert_eq!(quote("/a 'b\\$c", false), r"'/a '\''b\$c'");
-        assert_eq!(quote("/a 'b\\$c", true), r"'/a \'b\\$c'");
     }
 
     proptest! {

@@ -209,7 +209,6 @@ fn words_that_make_no_sense_are_a_matter_of_usage() {
     for (words, says) in [
         ("--version banana".to_owned(), "`banana` is not a version"),
         ("--version ../../etc".to_owned(), "is not a version"),
-        (format!("--version {NEW} --channel a/b"), "is not the name of a channel"),
         (format!("--version {NEW} --mirror ftp://a/"), "`ftp://a/` is not the address of a mirror"),
         (format!("--version {NEW} --mirror http://mirror.invalid/"), "is not https"),
         (format!("--version {NEW} --sha256 a"), "is not one of the files and its sum"),
