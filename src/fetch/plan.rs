@@ -21,13 +21,9 @@ use crate::words;
 /// This very program.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// One thing to do.
-pub struct Step<'a> {
-    verb: &'static str,
-    object: String,
-    /// Does it, and says whether that changed anything.
-    act: Box<dyn FnOnce(&mut Made) -> Result<bool, Error> + 'a>,
-}
+/// One thing to do: a verb, its object, and what does it, and says whether that changed anything.
+pub type Step<'a> = (&'static str, String, Act<'a>);
+type Act<'a> = Box<dyn FnOnce(&mut Made) -> Result<bool, Error> + 'a>;
 
 /// What steps hand on to later ones.
 #[derive(Default)]
@@ -39,14 +35,12 @@ pub struct Made {
     pub is_changed: bool,
 }
 
-impl<'a> Step<'a> {
-    fn new(
-        verb: &'static str,
-        object: String,
-        act: impl FnOnce(&mut Made) -> Result<bool, Error> + 'a,
-    ) -> Self {
-        Self { verb, object, act: Box::new(act) }
-    }
+fn step<'a>(
+    verb: &'static str,
+    object: String,
+    act: impl FnOnce(&mut Made) -> Result<bool, Error> + 'a,
+) -> Step<'a> {
+    (verb, object, Box::new(act))
 }
 
 /// Performs `steps`, or does nothing with `dry_run`. Hands what was, or would be, done to `tell`.
@@ -56,7 +50,7 @@ pub fn perform(
     mut made: Made,
     mut tell: impl FnMut(String) -> Result<(), Error>,
 ) -> Result<Made, Error> {
-    for Step { verb, object, act } in steps {
+    for (verb, object, act) in steps {
         if dry_run {
             tell(format!("{verb} {object}"))?;
         } else if act(&mut made)? {
@@ -85,14 +79,14 @@ pub fn fetch<'a>(
     let mut steps = Vec::new();
     if !is_ready {
         for tarball in tarballs {
-            steps.push(Step::new("fetch", tarball.to_string(), |made| {
+            steps.push(step("fetch", tarball.to_string(), |made| {
                 made.tarballs.push(tarball.get(&store.root.join("download"), client)?);
                 Ok(true)
             }));
         }
         let object = format!("Docker {}", version.text);
         let staging = store.root.join("staging");
-        steps.push(Step::new("unpack", object, move |made| {
+        steps.push(step("unpack", object, move |made| {
             let unpacked = unpack_all(store, &staging, version, tarballs, made);
             unpacked.inspect_err(|_| drop(remove_tree(&staging)))
         }));
@@ -100,7 +94,7 @@ pub fn fetch<'a>(
     let old = store.sets_but(&[current.as_deref(), wanted.as_deref()]);
     if !old.is_empty() && wanted != current {
         let object = format!("older programs: {}", old.join(", "));
-        steps.push(Step::new("delete", object, move |made| {
+        steps.push(step("delete", object, move |made| {
             // The same again leaves the previous one alone.
             let is_new = made.set != store.current();
             old.iter().filter(|_| is_new).try_for_each(|set| store.remove_set(set))?;
@@ -110,17 +104,17 @@ pub fn fetch<'a>(
     let foreign = store.names(There::Program, "");
     if !foreign.is_empty() {
         let object = format!("{} to NAME{ASIDE}", foreign.join(", "));
-        steps.push(Step::new("rename", object, move |_| store.set_aside(&foreign).map(|()| true)));
+        steps.push(step("rename", object, move |_| store.set_aside(&foreign).map(|()| true)));
     }
     let absent = store.names(There::Nothing, "");
     let lacks_link = |set: &String| absent.iter().any(|name| store.set(set).join(name).exists());
     if !is_ready || wanted != current || wanted.as_ref().is_some_and(lacks_link) {
         let object = format!("to Docker {} in `{}`", version.text, store.bin_dir.display());
-        steps.push(Step::new("switch", object, |made| switch(store, made)));
+        steps.push(step("switch", object, |made| switch(store, made)));
     }
     for file in shell_files {
         let object = format!("`{}` to PATH in `{}`", store.bin_dir.display(), file.display());
-        steps.push(Step::new("add", object, move |_| Ok(shell_files::add(&file, &store.bin_dir))));
+        steps.push(step("add", object, move |_| Ok(shell_files::add(&file, &store.bin_dir))));
     }
     Ok((steps, Made { set: wanted, ..Made::default() }))
 }
@@ -188,7 +182,7 @@ fn switch(store: &Store, made: &Made) -> Result<bool, Error> {
 /// Plans to become the installer of what is in place then.
 pub fn install(store: &Store, args: Vec<OsString>) -> Step<'_> {
     let object = format!("`{OWN} {}`", words::join(&args).display());
-    Step::new("run", object, move |_| {
+    step("run", object, move |_| {
         let program = store.bin(OWN);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = [store.bin_dir.clone()].into_iter().chain(std::env::split_paths(&path));
@@ -209,7 +203,7 @@ pub fn roll_back(store: &Store) -> Result<(Vec<Step<'_>>, Made), Error> {
         Some((version, _)) => format!("to Docker {version}"),
         None => format!("to the programs that were in `{}` before", store.bin_dir.display()),
     };
-    let step = Step::new("switch", object, |made| switch(store, made));
+    let step = step("switch", object, |made| switch(store, made));
     Ok((vec![step], Made { set: Some(previous), ..Made::default() }))
 }
 
@@ -226,21 +220,21 @@ pub fn removal<'a>(store: &'a Store, environment: &Environment) -> Vec<Step<'a>>
     links.retain(|name| !aside.contains(name));
     let mut steps = Vec::new();
     if !aside.is_empty() {
-        steps.push(Step::new("restore", aside.join(", "), move |_| {
+        steps.push(step("restore", aside.join(", "), move |_| {
             store.put_back(&aside).map(|()| true)
         }));
     }
     if !links.is_empty() {
         let object = format!("links: {}", links.join(", "));
-        steps.push(Step::new("remove", object, move |_| store.unlink(&links).map(|()| true)));
+        steps.push(step("remove", object, move |_| store.unlink(&links).map(|()| true)));
     }
     for file in shell_files::files(environment, true) {
         let object = format!("our lines in `{}`", file.display());
-        steps.push(Step::new("remove", object, move |_| Ok(shell_files::remove(&file))));
+        steps.push(step("remove", object, move |_| Ok(shell_files::remove(&file))));
     }
     if store.root.exists() {
         let object = format!("`{}`", store.root.display());
-        steps.push(Step::new("delete", object, |_| store.remove().map(|()| true)));
+        steps.push(step("delete", object, |_| store.remove().map(|()| true)));
     }
     steps
 }
