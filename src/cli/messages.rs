@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 
 use clap::{Args, ColorChoice};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber, warn};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
@@ -13,7 +13,6 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::sys::stderr;
 
@@ -37,7 +36,7 @@ pub struct Messages {
 pub enum Form {
     /// A log: each line has a time and a level.
     Log,
-    /// A log file, and a person who sees warnings alone.
+    /// The same, without colours: the file that stands for a terminal.
     LogFile,
     /// A person who has run a command.
     Plain,
@@ -74,16 +73,12 @@ impl Messages {
 
     /// Starts to send messages to standard error.
     pub fn start(&self, environment: &Environment, form: Form) {
-        let info = || Targets::new().with_default(LevelFilter::INFO);
         let named = environment.get("RUST_LOG").map(|text| text.to_string_lossy());
-        let (filter, misread) = match (self.level(), named) {
-            (Some(level), _) => (Targets::new().with_default(level), None),
-            (None, None) => (info(), None),
+        let filter = match (self.level(), named) {
+            (Some(level), _) => Targets::new().with_default(level),
             // Other programs use this variable too, and read more into it.
-            (None, Some(text)) => match text.parse() {
-                Ok(filter) => (filter, None),
-                Err(error) => (info(), Some((text, error))),
-            },
+            (None, Some(text)) => text.parse().unwrap_or_else(|_| info()),
+            (None, None) => info(),
         };
         let colored = self.colored(environment, &io::stderr()) && form != Form::LogFile;
         let lines = layer().with_writer(|| stderr::Writer).with_ansi(colored).with_target(false);
@@ -93,13 +88,12 @@ impl Messages {
             _ if environment.has("JOURNAL_STREAM") => lines.without_time().boxed(),
             _ => lines.boxed(),
         };
-        let screen = layer().with_writer(|| terminal::Writer).event_format(Plain);
-        let screen = (form == Form::LogFile).then(|| screen.with_filter(LevelFilter::WARN));
-        registry().with(lines.with_filter(filter)).with(screen).init();
-        if let Some((text, error)) = misread {
-            warn!("`RUST_LOG`: `{text}` is not understood ({error}); using `info`");
-        }
+        registry().with(lines.with_filter(filter)).init();
     }
+}
+
+fn info() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
 }
 
 /// Lines for a person: no time, and a label only where it matters.

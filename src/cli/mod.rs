@@ -33,11 +33,9 @@ use crate::cli::output::Format;
 use crate::cli::run::Request;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
 use crate::plan::{STAGE, Stage, TRIAL};
 use crate::stage::{keeper, namespace};
 use crate::supervise::TAKE_OVER;
-use crate::words;
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Run Docker without root")]
@@ -228,18 +226,14 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
     let arguments = words.get(1..).unwrap_or_default().to_vec();
     if find_command(&mut words) == "run" {
         let Cli { messages, command } = parse::<Launching>(words)?;
-        refuse_sudo(environment, &arguments)?;
         return run::run(environment, &launch(command, &arguments, environment, &messages));
     }
     let Cli { messages, command } = parse::<Command>(words)?;
     messages.start(environment, Form::Plain);
-    if !matches!(command, Command::Config(_) | Command::Fetch(_)) {
-        refuse_sudo(environment, &arguments)?;
-    }
     let level = messages.level();
     match command {
-        Command::Launching(_) => unreachable!("`run` is parsed alone"),
-        Command::Status(options) => status::run(environment, &options, &messages),
+        Command::Launching(_) => Err(unknown("run")),
+        Command::Status(options) => status::run(environment, &options, messages.is_verbose()),
         Command::Restart { all } => restart::run(environment, all),
         Command::Nsenter { words } => nsenter::run(environment, &words),
         Command::Check { options, request } => {
@@ -250,22 +244,12 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
         Command::Upgrade(options) => upgrade::run(environment, &called, &options),
         Command::Uninstall(options) => uninstall::run(environment, &called, &options),
         Command::Fetch(options) => fetch::run(environment, &options),
-        Command::Config(options) => config::run(environment, options),
+        Command::Config(options) => config::run(environment, &options),
         Command::Plan { exec, format, request } => {
             let request = Request { exec, level, ..request };
             plan::run(environment, &request, format, messages.is_verbose())
         }
     }
-}
-
-/// Refuses a user who became root for this command.
-fn refuse_sudo(environment: &Environment, arguments: &[OsString]) -> Result<(), Error> {
-    if environment.get("SUDO_USER").is_none() || look::uid() != 0 {
-        return Ok(());
-    }
-    let what = "rootless Docker runs as your own user: do not use sudo for it";
-    let hint = format!("dockerd-rootless {}", words::join(arguments).display());
-    Err(Error::new(Exit::Failed, what).hint(hint.trim_end()))
 }
 
 /// Understands `words`. Help goes to standard output, and a usage error to standard error, with exit

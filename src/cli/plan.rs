@@ -6,11 +6,11 @@ use std::fmt::{Display, Write};
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Format, json_word};
-use crate::cli::run::{Request, prepare};
+use crate::cli::run::{Request, prepare, with_version};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::HostFacts;
 use crate::facts::probe::ProbeDepth;
-use crate::facts::{HostFacts, Version};
 use crate::plan::LaunchPlan;
 use crate::settings::ProxyUrl;
 use crate::words;
@@ -35,10 +35,14 @@ pub fn run(
 
 /// Returns the plan for people.
 fn text(plan: &LaunchPlan, host: &HostFacts) -> String {
-    let version = |found: Option<Version>| found.map_or(String::new(), |found| format!(" {found}"));
-    let dockerd = version(host.tools.dockerd.known().and_then(|facts| facts.version));
-    let rootlesskit = version(host.tools.rootlesskit.known().and_then(|facts| facts.version));
-    let mut text = format!("dockerd{dockerd} in namespaces of rootlesskit{rootlesskit}\n\n");
+    let tools = &host.tools;
+    let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
+    let rootlesskit = tools.rootlesskit.known().and_then(|facts| facts.version);
+    let mut text = format!(
+        "{} in namespaces of {}\n\n",
+        with_version("dockerd", dockerd),
+        with_version("rootlesskit", rootlesskit)
+    );
     for reason in &plan.reasons {
         let _ = writeln!(text, "  {:<26} {:<12} {}", reason.key, reason.value, reason.why);
     }

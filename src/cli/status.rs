@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::check::survey;
-use crate::cli::messages::Messages;
 use crate::cli::output::{self, Format};
 use crate::cli::sources::{config_paths, layers};
 use crate::environment::Environment;
@@ -23,9 +21,6 @@ use crate::sys::{files, processes};
 /// The states without a supervisor.
 const UNSUPERVISED: &str = "running";
 const NOT_RUNNING: &str = "not running";
-
-/// What is said of a dockerd that was not asked, or gave no answer.
-const SILENCE: &str = "not asked, or no answer: images, containers and limits are not known";
 
 #[derive(clap::Args)]
 pub struct StatusOptions {
@@ -51,21 +46,20 @@ const LIMITS: &[(&str, &str)] = &[
     ("--pids-limit", "PidsLimit"),
 ];
 
-/// The rows for people: a label, and a text of values. A row whose first value is null is not shown; one
-/// whose only value is a list is shown for each of its elements.
-const ROWS: &[(&str, &str)] = &[
-    ("address", "{api} ({client})"),
-    ("service", "{service}"),
-    ("network", "{network_driver}, ports: {port_driver}; MTU {mtu}, containers {container_mtu}"),
-    ("dockerd", "{silence}"),
-    ("images", "{storage_driver} ({image_store} image store)"),
-    ("data", "{data_root}; file system: {disk}"),
-    ("containers", "{containers}"),
-    ("ports", "{ports}"),
-    ("limits", "{limits}"),
-    ("restarts", "{restarted}"),
-    ("problem", "{problems}"),
-    ("note", "{restart_due}"),
+/// The keys that people see, in this order.
+const ROWS: &[&str] = &[
+    "address",
+    "client",
+    "service",
+    "network",
+    "images",
+    "data",
+    "containers",
+    "ports",
+    "limits",
+    "restarted",
+    "problems",
+    "notes",
 ];
 
 /// Prints the status; with `--wait`, when the daemon is ready or the time is over. Returns exit code 3
@@ -73,7 +67,7 @@ const ROWS: &[(&str, &str)] = &[
 pub fn run(
     environment: &Environment,
     options: &StatusOptions,
-    messages: &Messages,
+    is_verbose: bool,
 ) -> Result<Exit, Error> {
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
@@ -86,7 +80,7 @@ pub fn run(
     // Each question keeps a daemon running that stops when it is idle: a program asks again and again.
     let is_asked = options.format == Format::Text || status.socket_of != "service manager";
     let report = gather(environment, &status, is_up && is_asked);
-    let text = text(&report, messages.is_verbose(), messages.colored(environment, &io::stdout()));
+    let text = text(&report, is_verbose);
     output::tell(options.format, report, text)?;
     Ok(if is_up { Exit::Good } else { Exit::NotRunning })
 }
@@ -108,99 +102,58 @@ fn find_unsupervised(environment: &Environment, runtime_dir: &Path) -> Option<St
     })
 }
 
-/// Returns all that is known, and null for what is not; `asks` is whether to ask dockerd, too.
+/// Returns what the supervisor knows and what users of the daemon feel, and null for what is not known.
+/// `asks` is whether to ask dockerd, too.
 fn gather(environment: &Environment, status: &Status, asks: bool) -> Value {
     let ask = |path| supervise::query(status.socket.as_ref()?, path).ok();
     let info = if asks { ask("/info") } else { None };
     let answer = |path| info.as_ref().and_then(|_| ask(path));
-    let [bridge, containers] = ["/networks/bridge", "/containers/json"].map(answer);
-    let is_known = info.is_some();
-    let info = info.unwrap_or_default();
-    let arguments = status.rootlesskit.map(|pid| fs::read(format!("/proc/{pid}/cmdline")));
-    let arguments = arguments.and_then(Result::ok).unwrap_or_default();
-    let arguments = String::from_utf8_lossy(&arguments);
-    let flag = |name| arguments.split('\0').find_map(|word| word.strip_prefix(name));
-    let api = status.socket.as_ref().map(|path| places::unix_url(path).display().to_string());
+    let [bridge, listed] = ["/networks/bridge", "/containers/json"].map(answer);
+    let address = status.socket.as_ref().map(|path| places::unix_url(path).display().to_string());
     let has_newer = !supervise::newer_programs(status).is_empty();
-    let is_supervised = status.supervisor > 0;
     let fate = match status.keeps_containers {
-        true => "; they survive a restart of dockerd",
-        false => "; they stop with dockerd",
+        true => "they survive a restart of dockerd",
+        false => "they stop with dockerd",
     };
     let mut report = json!(status);
-    let more = json!({
-        "since": Some(status.since).filter(|since| *since > 0),
-        "supervisor": is_supervised.then_some(status.supervisor),
-        "client": api.as_deref().map(|api| client(environment, api)),
-        "silence": (api.is_some() && !is_known).then_some(SILENCE),
-        "api": api,
+    let rows = json!({
+        "client": address.as_deref().map(|address| client(environment, address)),
+        "address": address,
         "service": service(environment, status.supervisor),
-        "network_driver": flag("--net="),
-        "port_driver": flag("--port-driver="),
-        "mtu": flag("--mtu=").and_then(|mtu| mtu.parse::<u32>().ok()),
-        "container_mtu": bridge.map(|bridge| container_mtu(&bridge)),
-        "dockerd_version": status.dockerd_version.as_deref().or(info["ServerVersion"].as_str()),
-        "storage_driver": info["Driver"],
-        "image_store": is_known.then(|| image_store(&info)),
-        "data_root": info["DockerRootDir"],
-        "disk": info["DockerRootDir"].as_str().and_then(|path| disk(Path::new(path))),
-        "containers": info["ContainersRunning"].as_u64().map(|count| format!("{count} running{fate}")),
-        "ports": containers.as_ref().and_then(Value::as_array).map(|all| published(all)),
-        "limits": is_known.then(|| limits(&info)),
-        "restarted": is_supervised.then(|| restarted(status)),
+        "network": network(status, bridge.as_ref()),
+        "images": info.as_ref().map(|info| format!("{} ({} image store)", shown(&info["Driver"]), store(info))),
+        "data": info.as_ref().map(data),
+        "containers": info.as_ref().map(|info| format!("{} running; {fate}", shown(&info["ContainersRunning"]))),
+        "ports": listed.as_ref().map(ports),
+        "limits": info.as_ref().map(limits),
+        "restarted": (status.supervisor > 0).then(|| restarted(status)),
+        "notes": notes(environment, status, has_newer, info.is_some()),
         "restart_needed": has_newer,
-        "restart_due": restart_due(environment, status, has_newer),
     });
-    for (key, value) in more.as_object().into_iter().flatten() {
+    for (key, value) in rows.as_object().into_iter().flatten() {
         report[key] = value.clone();
+    }
+    if let Some(info) = &info {
+        report["dockerd_version"] = info["ServerVersion"].clone();
+    }
+    for key in ["since", "supervisor", "network_driver", "port_driver", "socket_of"] {
+        if report[key] == 0 || report[key] == "" {
+            report[key] = Value::Null;
+        }
     }
     report
 }
 
-/// Says which daemon `docker` talks to, where ours is at `api`.
-fn client(environment: &Environment, api: &str) -> String {
+/// Says which daemon `docker` talks to, where ours is at `address`.
+fn client(environment: &Environment, address: &str) -> String {
     let client = survey::docker_client(None, environment.docker_config().as_deref());
     let text = |name| environment.get(name).map(|value| value.to_string_lossy().into_owned());
     let named = text("DOCKER_CONTEXT").or(client.current_context);
     let context = named.unwrap_or_else(|| "default".to_owned());
     let host = text("DOCKER_HOST").or_else(|| client.contexts.get(&context).cloned());
-    match host.as_deref() == Some(api) {
+    match host.as_deref() == Some(address) {
         true => format!("docker context `{context}`, in use"),
         false => format!("`docker` uses context `{context}`, not this"),
-    }
-}
-
-fn container_mtu(bridge: &Value) -> u32 {
-    let mtu = bridge["Options"]["com.docker.network.driver.mtu"].as_str();
-    mtu.and_then(|mtu| mtu.parse().ok()).unwrap_or(1500)
-}
-
-fn image_store(info: &Value) -> &'static str {
-    match info["DriverStatus"].to_string().contains("io.containerd.snapshotter") {
-        true => "containerd",
-        false => "dockerd",
-    }
-}
-
-/// Returns the options of `docker run` that have an effect, or why none has.
-fn limits(info: &Value) -> String {
-    let works = |key: &str| info["CgroupDriver"] != "none" && info[key] == true;
-    let works = LIMITS.iter().filter(|(_, key)| works(key)).map(|(option, _)| *option);
-    match works.collect::<Vec<_>>().join(" ") {
-        works if !works.is_empty() => works,
-        _ if info["CgroupVersion"] == "2" => {
-            "no effect: systemd delegates no cgroup controllers to you".to_owned()
-        }
-        _ => "no effect: they need cgroup v2".to_owned(),
-    }
-}
-
-/// Says how often something was restarted, and why the last time.
-fn restarted(status: &Status) -> String {
-    let count = status.restarts + status.replaced + status.heals;
-    match (&status.last_failure, status.last_failure_at) {
-        (Some(failure), Some(at)) => format!("{count}, {} ago: {failure}", ago(at)),
-        _ => count.to_string(),
     }
 }
 
@@ -223,17 +176,41 @@ fn service(environment: &Environment, supervisor: u32) -> Option<String> {
     Some(format!("docker.service, {enabled}; {linger}{other}"))
 }
 
-/// Says how full the file system of `path` is, if it answers.
-fn disk(path: &Path) -> Option<String> {
-    let found = files::file_system(path)?;
-    let gib = |blocks: u64| (blocks * found.fragment_size()) as f64 / f64::from(1 << 30);
-    let [total, free] = [gib(found.blocks()), gib(found.blocks_free())];
-    Some(format!("{:.1} of {total:.1} GiB used", total - free))
+/// Says what rootlesskit's arguments make of the network, and the MTU of dockerd's `bridge`.
+fn network(status: &Status, bridge: Option<&Value>) -> Option<String> {
+    let line = fs::read(format!("/proc/{}/cmdline", status.rootlesskit?)).ok()?;
+    let line = String::from_utf8_lossy(&line);
+    let flag = |name| line.split('\0').find_map(|word| word.strip_prefix(name)).unwrap_or("?");
+    let containers = bridge.map_or("?", |bridge| {
+        bridge["Options"]["com.docker.network.driver.mtu"].as_str().unwrap_or("1500")
+    });
+    let [net, ports, mtu] = ["--net=", "--port-driver=", "--mtu="].map(flag);
+    Some(format!("{net}, ports: {ports}; MTU {mtu}, containers {containers}"))
 }
 
-/// Returns the ports that `containers` publish. dockerd lists each twice, for IPv4 and IPv6.
-fn published(containers: &[Value]) -> BTreeSet<String> {
-    let ports = containers.iter().flat_map(|container| {
+/// Says where the data are, and how full their file system is, if it answers.
+fn data(info: &Value) -> String {
+    let root = shown(&info["DockerRootDir"]);
+    match files::file_system(Path::new(&root)) {
+        Some(found) => {
+            let gib = |blocks: u64| (blocks * found.fragment_size()) as f64 / f64::from(1 << 30);
+            let [total, free] = [gib(found.blocks()), gib(found.blocks_free())];
+            format!("{root}; file system: {:.1} of {total:.1} GiB used", total - free)
+        }
+        None => root,
+    }
+}
+
+fn store(info: &Value) -> &'static str {
+    match info["DriverStatus"].to_string().contains("io.containerd.snapshotter") {
+        true => "containerd",
+        false => "dockerd",
+    }
+}
+
+/// Returns the published ports of the `listed` containers. dockerd has each twice, for IPv4 and IPv6.
+fn ports(listed: &Value) -> BTreeSet<String> {
+    let ports = listed.as_array().into_iter().flatten().flat_map(|container| {
         let name = container["Names"][0].as_str().unwrap_or_default().trim_start_matches('/');
         let ports = container["Ports"].as_array().into_iter().flatten();
         ports.filter_map(move |port| {
@@ -246,41 +223,57 @@ fn published(containers: &[Value]) -> BTreeSet<String> {
     ports.collect()
 }
 
-/// Returns why a restart is due.
-fn restart_due(environment: &Environment, status: &Status, has_newer: bool) -> Vec<String> {
-    let newer = "programs on disk are newer than those that run: dockerd-rootless restart";
+/// Returns the options of `docker run` that have an effect, or why none has.
+fn limits(info: &Value) -> String {
+    let works = |key: &str| info["CgroupDriver"] != "none" && info[key] == true;
+    let works = LIMITS.iter().filter(|(_, key)| works(key)).map(|(option, _)| *option);
+    match works.collect::<Vec<_>>().join(" ") {
+        works if !works.is_empty() => works,
+        _ if info["CgroupVersion"] == "2" => {
+            "no effect: systemd delegates no cgroup controllers to you".to_owned()
+        }
+        _ => "no effect: they need cgroup v2".to_owned(),
+    }
+}
+
+/// Says how often something was restarted, and why the last time.
+fn restarted(status: &Status) -> String {
+    let count = status.restarts + status.replaced + status.heals;
+    let last = status.last_failure_at.zip(status.last_failure.as_ref());
+    let last = last.map(|(at, failure)| format!("; {} ago: {failure}", ago(at)));
+    format!("{count} times{}", last.unwrap_or_default())
+}
+
+/// Returns why a restart is due, and whether dockerd is silent.
+fn notes(
+    environment: &Environment,
+    status: &Status,
+    has_newer: bool,
+    is_answered: bool,
+) -> Vec<String> {
     let dockerd = status.dockerd.and_then(processes::read);
     let started = dockerd.and_then(|process| process.identity.since());
-    let changed = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let changed = |file: &PathBuf| fs::metadata(file).and_then(|found| found.modified()).ok();
     let mut files = config_paths(environment);
     files.extend(environment.config_home().map(|home| home.join("docker/daemon.json")));
-    files.retain(|file| started.is_some() && changed(file) > started);
-    let changed = files.iter().map(|file| {
-        let file = file.display();
-        format!("`{file}` changed after the start: dockerd-rootless restart (for the network: restart --all)")
-    });
-    has_newer.then(|| newer.to_owned()).into_iter().chain(changed).collect()
+    let stale = files.iter().find(|file| started.is_some() && changed(file) > started);
+    let stale = stale.map(|file| format!("`{}` changed after the start: dockerd-rootless restart (for the network: restart --all)", file.display()));
+    let newer = "programs on disk are newer than those that run: dockerd-rootless restart";
+    let newer = has_newer.then(|| newer.to_owned());
+    let is_silent = status.socket.is_some() && !is_answered;
+    let silent = is_silent.then(|| "dockerd was not asked, or did not answer".to_owned());
+    [stale, newer, silent].into_iter().flatten().collect()
 }
 
 /// Returns the report for people.
-fn text(report: &Value, is_verbose: bool, is_colored: bool) -> String {
-    let (mark, color) = match report["state"].as_str() {
-        Some(NOT_RUNNING) => ("○", 0),
-        Some("ready" | UNSUPERVISED) => ("●", 32),
-        _ => ("●", 33),
-    };
-    let mark = match is_colored {
-        true => format!("\u{1b}[{color}m{mark}\u{1b}[0m"),
-        false => mark.to_owned(),
-    };
-    let mut text = format!("{mark} {}\n", headline(report));
+fn text(report: &Value, is_verbose: bool) -> String {
+    let mut text = headline(report);
     let mut add = |label: &str, value: &str| text += &format!("  {label:<11} {value}\n");
-    for (label, template) in ROWS {
-        let parts: Vec<&str> = template.split(['{', '}']).collect();
-        match &report[parts[1]] {
+    for label in ROWS {
+        match &report[*label] {
             Value::Null => {}
             Value::Array(values) => values.iter().for_each(|value| add(label, &shown(value))),
-            _ => add(label, &fill(&parts, report)),
+            value => add(label, &shown(value)),
         }
     }
     for part in ["supervisor", "rootlesskit", "keeper", "dockerd", "containerd", "helper"] {
@@ -291,12 +284,26 @@ fn text(report: &Value, is_verbose: bool, is_colored: bool) -> String {
     text
 }
 
-/// Puts the values of `report` in the place of every second part, which is a key.
-fn fill(parts: &[&str], report: &Value) -> String {
-    let parts = parts.iter().enumerate();
-    parts
-        .map(|(at, part)| if at % 2 == 1 { shown(&report[*part]) } else { (*part).to_owned() })
-        .collect()
+fn headline(report: &Value) -> String {
+    let state = match report["state"].as_str().unwrap_or_default() {
+        NOT_RUNNING if report["service"].is_null() => {
+            let start = "start: dockerd-rootless          as a service: dockerd-rootless install";
+            return format!("○ {NOT_RUNNING:<22} {start}\n");
+        }
+        NOT_RUNNING => {
+            return format!("○ {NOT_RUNNING:<22} start: systemctl --user start docker\n");
+        }
+        UNSUPERVISED => format!("running (PID {}), not supervised", report["rootlesskit"]),
+        state => format!("{state} for {}", ago(report["since"].as_u64().unwrap_or_default())),
+    };
+    match &report["dockerd_version"] {
+        Value::Null => format!("● {state}\n"),
+        version => format!(
+            "● {state:<22} Docker {}, rootlesskit {}\n",
+            shown(version),
+            shown(&report["rootlesskit_version"])
+        ),
+    }
 }
 
 fn shown(value: &Value) -> String {
@@ -304,26 +311,6 @@ fn shown(value: &Value) -> String {
         Value::Null => "unknown".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    }
-}
-
-fn headline(report: &Value) -> String {
-    let state = match report["state"].as_str().unwrap_or_default() {
-        NOT_RUNNING if report["service"].is_null() => {
-            "not running            start: dockerd-rootless          as a service: dockerd-rootless install".to_owned()
-        }
-        NOT_RUNNING => "not running            start: systemctl --user start docker".to_owned(),
-        UNSUPERVISED => format!("running (PID {}), not supervised", report["rootlesskit"]),
-        state => format!("{state} for {}", ago(report["since"].as_u64().unwrap_or(0))),
-    };
-    match report["dockerd_version"].as_str() {
-        Some(version) => {
-            format!(
-                "{state:<22} Docker {version}, rootlesskit {}",
-                shown(&report["rootlesskit_version"])
-            )
-        }
-        None => state,
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::libc;
 use nix::unistd::dup2_stderr;
 
 use crate::environment::Environment;
@@ -31,35 +31,16 @@ fn screen() -> MutexGuard<'static, Option<Screen>> {
 
 struct Screen {
     /// What was standard error.
-    terminal: OwnedFd,
+    stderr: OwnedFd,
+    /// The same without waiting: a terminal may be stopped (Ctrl-S), and the daemon must not.
+    terminal: File,
     log: PathBuf,
     /// The socket that docker clients connect to, if it is known.
     socket: Option<PathBuf>,
-    /// Whether the last line waits for its end, since when.
+    /// Since when the last line waits for its end.
     open: Option<Instant>,
-    /// The warnings of a start, which must not tear its line apart.
-    held: String,
     was_ready: bool,
     is_stopping: bool,
-}
-
-/// Writes warnings to the terminal.
-pub struct Writer;
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(bytes);
-        match &mut *screen() {
-            Some(screen) if screen.is_starting() => screen.held.push_str(&text),
-            Some(screen) => screen.print_line(&text),
-            None => {}
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Makes standard error the log file, and keeps the terminal. Without a place for a log file all stays
@@ -72,13 +53,13 @@ pub fn open(environment: &Environment) {
 pub fn close() {
     if let Some(mut screen) = screen().take() {
         screen.print_line("");
-        let _ = dup2_stderr(&screen.terminal);
+        let _ = dup2_stderr(&screen.stderr);
     }
 }
 
 /// Returns whether a person waits for the start.
 pub fn is_starting() -> bool {
-    screen().as_ref().is_some_and(Screen::is_starting)
+    screen().as_ref().is_some_and(|screen| screen.open.is_some() && !screen.was_ready)
 }
 
 /// Says that the daemon, which `what` describes and which listens at `socket`, starts.
@@ -89,34 +70,34 @@ pub fn tell_start(what: &str, socket: Option<&Path>) {
     }
 }
 
-/// Says that the daemon stopped as it was told.
-pub fn tell_stopped() {
-    if let Some(screen) = &mut *screen() {
-        screen.end("stopped after");
-    }
-}
-
-/// Says that the daemon failed, and where its log is. Returns whether there is a terminal for it.
-pub fn tell_failed() -> bool {
+/// Says how the start or the stop ended. Returns whether there is a terminal.
+pub fn tell_end(is_good: bool) -> bool {
     let mut screen = screen();
     if let Some(screen) = &mut *screen {
-        let log = screen.log.display();
-        screen.print(&format!("failed (log: {log})\n"));
+        match is_good {
+            true => screen.end("stopped after"),
+            false => screen.print(&format!("failed (log: {})\n", screen.log.display())),
+        }
         screen.open = None;
-        screen.print_held();
     }
     screen.is_some()
 }
 
-/// Says what happens.
-pub fn tell(notice: Notice) {
+/// Says `line`, which the log has too.
+pub fn tell_line(line: &str) {
+    if let Some(screen) = &mut *screen() {
+        screen.print_line(&format!("{line}\n"));
+    }
+}
+
+/// Says what happens, which `text` describes.
+pub fn tell(notice: Notice, text: &str) {
     let Some(screen) = &mut *screen() else { return };
     match notice {
         // It was asked to stop before it was ready.
         Notice::Up if screen.is_stopping => {}
         Notice::Up if screen.was_ready => screen.print_line("Docker is ready again.\n"),
         Notice::Up => screen.tell_ready(),
-        Notice::Reviving(_) | Notice::Restarting(_) => screen.print_held(),
         Notice::RestartingAll(_) => screen.begin("\nStopping containers, to restart everything … "),
         Notice::Stopping => {
             screen.is_stopping = true;
@@ -125,6 +106,8 @@ pub fn tell(notice: Notice) {
             let socket = screen.socket.clone();
             thread::spawn(move || tell_stopping(socket.as_deref()));
         }
+        // A start that fails tells why at its end.
+        _ if screen.was_ready => screen.print_line(&format!("{text}\n")),
         _ => {}
     }
 }
@@ -147,35 +130,22 @@ impl Screen {
         let state_home = environment.state_home().ok_or(io::ErrorKind::NotFound)?;
         let log = state_home.join("dockerd-rootless/docker.log");
         let file = create_log(&log)?;
-        let terminal = io::stderr().as_fd().try_clone_to_owned()?;
+        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+        let terminal = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(format!("/proc/self/fd/{}", stderr.as_raw_fd()))
+            // After su(1), the terminal is still the other user's.
+            .or_else(|_| stderr.try_clone().map(File::from))?;
         dup2_stderr(&file)?;
-        let path = log.clone();
-        thread::spawn(move || bound(&path, &file));
-        Ok(Self {
-            terminal,
-            log,
-            socket: None,
-            open: None,
-            held: String::new(),
-            was_ready: false,
-            is_stopping: false,
-        })
+        thread::spawn(move || bound(&file));
+        let (socket, open) = (None, None);
+        Ok(Self { stderr, terminal, log, socket, open, was_ready: false, is_stopping: false })
     }
 
-    /// Prints `text`, unless the terminal is stopped (Ctrl-S): the daemon does not wait for it.
+    /// Prints `text`. Where nobody sees it, nothing is lost that the log does not have.
     fn print(&self, text: &str) {
-        let mut polled = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLOUT)];
-        if poll(&mut polled, PollTimeout::ZERO) == Ok(1) {
-            let _ = nix::unistd::write(&self.terminal, text.as_bytes());
-        }
-    }
-
-    /// Prints the warnings of a start.
-    fn print_held(&mut self) {
-        if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            self.print_line(&held);
-        }
+        let _ = (&self.terminal).write_all(text.as_bytes());
     }
 
     /// Prints `line` on a line of its own.
@@ -190,18 +160,13 @@ impl Screen {
     }
 
     fn end(&mut self, what: &str) {
-        let time = self.open.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
+        let time = self.open.take().map_or(0.0, |begun| begun.elapsed().as_secs_f64());
         self.print(&format!("{what} {time:.1} s\n"));
     }
 
-    fn is_starting(&self) -> bool {
-        self.open.is_some() && !self.was_ready
-    }
-
     fn tell_ready(&mut self) {
-        self.end("ready in");
-        self.print_held();
         self.was_ready = true;
+        self.end("ready in");
         if let Some(socket) = &self.socket {
             let socket = words::quoted(socket);
             self.print(&format!("\n  In another terminal:  export DOCKER_HOST=unix://{socket}"));
@@ -226,12 +191,12 @@ fn create_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Copies and empties the log file when it is long: all that write to it have it open, and append.
-fn bound(path: &Path, file: &File) {
+/// Empties the log file when it is long: whoever writes to it has it open, and appends.
+fn bound(file: &File) {
     loop {
         thread::sleep(LOOK);
         if file.metadata().is_ok_and(|found| found.len() > LOG_MAX) {
-            let _ = fs::copy(path, path.with_extension("log.1")).and_then(|_| file.set_len(0));
+            let _ = file.set_len(0);
         }
     }
 }

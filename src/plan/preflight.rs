@@ -29,7 +29,7 @@ pub fn refuse_root(person: &Person) -> Result<(), Error> {
         return Ok(());
     }
     let what = "rootless Docker must be started by an unprivileged user, not by root (uid 0)";
-    let hint = "log in as the user who will own the daemon; `dockerd` itself is the daemon of root";
+    let hint = "leave out `sudo`, or log in as the user who will own the daemon; `dockerd` itself is the daemon of root";
     Err(Error::new(Exit::Failed, what).hint(hint))
 }
 

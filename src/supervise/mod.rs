@@ -76,8 +76,8 @@ pub trait Caller {
     /// Returns the code to end with if the host has a fault that lasts.
     fn find_fault(&self) -> Option<Exit>;
 
-    /// Tells the user, beside the log.
-    fn tell(&self, notice: Notice);
+    /// Tells the user what happens, beside the log.
+    fn tell(&self, notice: Notice, text: &str);
 }
 
 /// What the supervisor works with.

@@ -12,8 +12,8 @@ const FLATTENED: u8 = 255;
 
 impl Supervisor<'_> {
     pub(super) fn tell(&mut self, notice: Notice) {
-        self.task.caller.tell(notice);
         let text = self.sentence(notice);
+        self.task.caller.tell(notice, &text);
         match notice {
             Notice::Up
             | Notice::Replacing(Why::Asked | Why::Ports | Why::Forgotten)

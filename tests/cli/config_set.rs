@@ -9,7 +9,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use serde_json::{Value, json};
 
 use super::files::{CANDIDATES, CANDIDATES_OF_ROOT, FINE, bench_with_etc, tell_with_etc};
 use super::proxies::PASSWORD;
@@ -46,10 +45,6 @@ fn config_set_makes_the_file_once_and_config_unset_takes_the_key_out() {
         assert!(told.code == Some(0) && told.stderr.is_empty(), "{told:?}");
         told
     };
-    let result = |key: &str, value: Value, changed: bool| {
-        let path = file.to_str().expect("UTF-8");
-        json!({"schema": 1, "key": key, "value": value, "path": path, "changed": changed})
-    };
 
     let nothing = tell("config unset network.mtu");
     assert_eq!(nothing.stdout, format!("network.mtu is not set in {shown} (unchanged)\n"));
@@ -65,19 +60,14 @@ fn config_set_makes_the_file_once_and_config_unset_takes_the_key_out() {
 
     let before = traces(folder);
     assert_eq!(tell(set).stdout, format!("{line} (unchanged)\n"));
-    let again = tell(&format!("{set} --format json")).json();
-    assert_eq!(again, result("network.slirp4netns-sandbox", json!(false), false));
     assert_eq!(traces(folder), before);
 
-    let list = tell("config --format=json set daemon.args \"--label 'a b'\"").json();
-    assert_eq!(list, result("daemon.args", json!(["--label", "a b"]), true));
-    let ours = tell("config set daemon.args --format json -- --log-level=debug").json();
-    assert_eq!(ours, result("daemon.args", json!(["--log-level=debug"]), true));
+    let list = tell("config set daemon.args \"--label 'a b'\"").stdout;
+    assert_eq!(list, format!("daemon.args = [\"--label\", \"a b\"] in {shown}\n"));
+    let ours = tell("config set daemon.args -- --log-level=debug").stdout;
+    assert_eq!(ours, format!("daemon.args = [\"--log-level=debug\"] in {shown}\n"));
     let sandbox = "[network]\nslirp4netns-sandbox = false\n";
     assert_eq!(read(&file), format!("{sandbox}\n[daemon]\nargs = [\"--log-level=debug\"]\n"));
-    let unset = tell("config unset daemon.args --format json").json();
-    assert_eq!(unset, result("daemon.args", Value::Null, true));
-    tell("config set daemon.args -- -D");
     let removed = tell("config unset daemon.args").stdout;
     assert_eq!(removed, format!("Removed daemon.args from {shown}\n"));
     assert_eq!(read(&file), format!("{sandbox}\n[daemon]\n"));
@@ -292,23 +282,23 @@ fn config_set_warns_when_a_higher_place_counts() {
     let bench = Bench::new();
     let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU";
     for (line, place) in [
-        ("config set network.mtu 1500 --format json", None),
-        ("DOCKERD=x config set network.mtu 1500 --format json", None),
+        ("config set network.mtu 1500", None),
+        ("DOCKERD=x config set network.mtu 1500", None),
         (
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config set network.mtu 1500 --format json",
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config set network.mtu 1500",
             Some(format!("environment variable {variable}")),
         ),
         (
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config unset network.mtu --format json",
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config unset network.mtu",
             Some(format!("environment variable {variable}")),
         ),
         (
-            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config --set network.mtu=9 set network.mtu 1500 --format json",
+            "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU=9 config --set network.mtu=9 set network.mtu 1500",
             Some("command line".into()),
         ),
     ] {
         let told = bench.tell(line);
-        assert_eq!(told.json()["key"], "network.mtu", "{line}: {told:?}");
+        assert!(told.stdout.contains("network.mtu"), "{line}: {told:?}");
         let said = place.map_or(String::new(), |place| format!(
             "warning: `network.mtu`: the {place} wins over the file: see `dockerd-rootless config explain network.mtu`\n"
         ));
@@ -320,14 +310,10 @@ fn config_set_warns_when_a_higher_place_counts() {
 #[test]
 fn config_set_stores_the_password_of_a_proxy_and_does_not_show_it() {
     let bench = Bench::new();
-    for format in ["text", "json"] {
-        let line = format!(
-            "RUST_LOG=trace config set proxy.http http://me:{PASSWORD}@proxy --format {format}"
-        );
-        let told = bench.tell(&line);
-        let shown = [&*told.stdout, &told.stderr].concat();
-        assert!(told.stdout.contains("http://***@proxy") && !shown.contains(PASSWORD), "{told:?}");
-    }
+    let line = format!("RUST_LOG=trace config set proxy.http http://me:{PASSWORD}@proxy");
+    let told = bench.tell(&line);
+    let shown = [&*told.stdout, &told.stderr].concat();
+    assert!(told.stdout.contains("http://***@proxy") && !shown.contains(PASSWORD), "{told:?}");
     bench.tell("run");
     let expected = format!("http://me:{PASSWORD}@proxy");
     let got = bench.recorded_variables();

@@ -40,7 +40,7 @@ fn status_tells_what_users_feel_and_how_to_use_the_daemon() {
     for part in [
         "● ready for ",
         &format!(
-            "\n  address     unix://{} (`docker` uses context `default`, not this)\n",
+            "\n  address     unix://{}\n  client      `docker` uses context `default`, not this\n",
             socket.display()
         ),
         "\n  network     slirp4netns, ports: builtin; MTU 65520, containers 65520\n",
@@ -49,7 +49,7 @@ fn status_tells_what_users_feel_and_how_to_use_the_daemon() {
         "\n  containers  1 running; ",
         &format!("\n  ports       {port}->80/tcp (web)\n"),
         "\n  limits      ",
-        "\n  restarts    0\n",
+        "\n  restarted   0 times\n",
     ] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
