@@ -230,17 +230,13 @@ impl<'a> Run<'a> {
         Err(self.explain(error, &outcome.log, data_root))
     }
 
-    /// Adds what explains the daemon's failure: the checks that fail, or what its last lines mean, and
-    /// the line with which it gave up.
+    /// Adds what explains the daemon's failure: the line with which it gave up, and the checks that fail,
+    /// or what its last lines mean.
     fn explain(&self, error: Error, log: &[String], data_root: &Path) -> Error {
+        terminal::tell_end(false);
+        let error = fatal_line(log).into_iter().fold(error, Error::cause);
         let faults = self.faults.borrow();
-        let known = known_failure(log, data_root).filter(|_| faults.is_empty());
-        let in_terminal = terminal::tell_end(false);
-        let error = match fatal_line(log).filter(|_| in_terminal || known.is_none()) {
-            Some(line) => error.cause(line),
-            None => error,
-        };
-        match known {
+        match known_failure(log, data_root).filter(|_| faults.is_empty()) {
             Some((why, hint)) => error.cause(why).hint(hint),
             None => check::explained(error, &faults, self.request),
         }

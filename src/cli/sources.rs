@@ -11,16 +11,15 @@ use crate::sys::files;
 
 /// Returns the path of the user's configuration file.
 pub(super) fn user_config(environment: &Environment) -> Option<PathBuf> {
-    let home = environment.config_home()?;
-    Some(home.join("dockerd-rootless/config.toml"))
+    Some(environment.config_home()?.join("dockerd-rootless/config.toml"))
 }
 
 /// Returns the paths of configuration files, lowest first.
 pub(super) fn config_paths(environment: &Environment) -> Vec<PathBuf> {
-    let user = user_config(environment);
-    std::iter::once(PathBuf::from(SYSTEM_CONFIG))
-        .chain(user.filter(|path| path != Path::new(SYSTEM_CONFIG)))
-        .collect()
+    let mut paths = vec![PathBuf::from(SYSTEM_CONFIG)];
+    paths.extend(user_config(environment));
+    paths.dedup();
+    paths
 }
 
 /// Reads one configuration file, if it exists.

@@ -70,17 +70,15 @@ pub fn tell_start(what: &str, socket: Option<&Path>) {
     }
 }
 
-/// Says how the start or the stop ended. Returns whether there is a terminal.
-pub fn tell_end(is_good: bool) -> bool {
-    let mut screen = screen();
-    if let Some(screen) = &mut *screen {
+/// Says how the start or the stop ended.
+pub fn tell_end(is_good: bool) {
+    if let Some(screen) = &mut *screen() {
         match is_good {
             true => screen.end("stopped after"),
             false => screen.print(&format!("failed (log: {})\n", screen.log.display())),
         }
         screen.open = None;
     }
-    screen.is_some()
 }
 
 /// Says `line`, which the log has too.
