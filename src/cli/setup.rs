@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
 
-use crate::cli::output::{self, Format, print};
+use crate::cli::output::{Format, print, tell};
 use crate::error::{Error, Exit};
 use crate::setup::{self, Action, SetupFacts, SetupPlan};
 
@@ -39,25 +39,21 @@ pub fn carry_out(
             print(line.replace(&home, " ~/") + "\n")?;
         }
     }
-    if !is_text {
-        let report = json!({
-            "changed": !plan.actions.is_empty(),
-            "dry_run": is_dry,
-            "actions": plan.actions.iter().map(Action::json).collect::<Vec<_>>(),
-            "notes": plan.notes,
-        });
-        output::tell(Format::Json, report, "")?;
-        return Ok(Exit::Good);
-    }
-    for note in &plan.notes {
+    if is_text {
         // If standard error is closed, standard output and the exit code still tell.
-        let _ = writeln!(io::stderr(), "! {note}");
+        plan.notes.iter().for_each(|note| drop(writeln!(io::stderr(), "! {note}")));
     }
-    match (is_dry, plan.actions.is_empty()) {
-        (true, true) => print("Nothing to do.\n")?,
-        (true, false) => {}
-        (false, true) => print(format!("Already up to date. {done}\n"))?,
-        (false, false) => print(format!("\n{done}\n"))?,
-    }
-    Ok(Exit::Good)
+    let json = json!({
+        "changed": !plan.actions.is_empty(),
+        "dry_run": is_dry,
+        "actions": plan.actions.iter().map(Action::json).collect::<Vec<_>>(),
+        "notes": plan.notes,
+    });
+    let text = match (is_dry, plan.actions.is_empty()) {
+        (true, true) => "Nothing to do.\n".to_owned(),
+        (true, false) => String::new(),
+        (false, true) => format!("Already up to date. {done}\n"),
+        (false, false) => format!("\n{done}\n"),
+    };
+    tell(output.format, json, text).map(|()| Exit::Good)
 }
