@@ -9,7 +9,7 @@ use crate::cli::setup::{SetupOutput, carry_out};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::settings::Layer;
-use crate::setup::{self, Home, InstallRequest, Manager, SetupFacts, SetupPlan, inspect};
+use crate::setup::{self, Home, InstallRequest, Manager, SetupPlan, inspect};
 
 #[derive(clap::Args)]
 pub struct InstallOptions {
@@ -47,19 +47,14 @@ pub fn run(
     let mut plan = SetupPlan::install(&facts, &request)?;
     plan.notes.extend(problems.iter().map(|found| format!("{}: {}", found.id, found.summary)));
     plan.notes.extend(unseen_variables(&facts.home.environment));
-    carry_out(&facts, &plan, options.output, &done(&facts, &request))
-}
-
-/// Says what the user can do now.
-fn done(facts: &SetupFacts, request: &InstallRequest) -> String {
-    if facts.manager != Manager::Answers || request.no_start {
-        "Rootless Docker is set up.".to_owned()
-    } else if facts.client.program.is_some() && !request.no_context {
-        "Rootless Docker is ready. Try:  docker run --rm hello-world".to_owned()
-    } else {
-        let host = setup::host(facts);
-        format!("Rootless Docker is ready. To use it:  export DOCKER_HOST={host}")
-    }
+    let runs = facts.manager == Manager::Answers && !request.no_start;
+    let has_context = facts.client.program.is_some() && !request.no_context;
+    let done = match (runs, has_context) {
+        (true, true) => "Rootless Docker is ready. Try:  docker run --rm hello-world",
+        (true, false) => "Rootless Docker is ready. How to use it:  dockerd-rootless status",
+        (false, _) => "Rootless Docker is set up.",
+    };
+    carry_out(&facts, &plan, options.output, done)
 }
 
 /// Returns notes on the variables of this shell that the service does not have, or that lead the

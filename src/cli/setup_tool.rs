@@ -49,7 +49,9 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<Exit, Error> 
     };
     let called = args.first().cloned().unwrap_or_default();
     let done = match tool.command.first().map(|command| command.to_string_lossy()).as_deref() {
-        Some("check") => check(&tool, environment),
+        Some("check") => {
+            require(&tool, environment).and_then(|_| print("[INFO] Requirements are satisfied\n"))
+        }
         Some("install") => install(&tool, environment, &called),
         Some("uninstall") => uninstall(environment, &called),
         Some("nsenter") => crate::cli::nsenter::run(environment, &tool.command[1..]).map(drop),
@@ -62,11 +64,6 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<Exit, Error> 
     let Err(error) = done else { return Ok(Exit::Good) };
     error.render().lines().for_each(|line| complain("ERROR", line.trim_start_matches("error: ")));
     Ok(Exit::Failed)
-}
-
-fn check(tool: &SetupTool, environment: &Environment) -> Result<(), Error> {
-    require(tool, environment)?;
-    print("[INFO] Requirements are satisfied\n")
 }
 
 /// Refuses, and prints what to run, if something is missing for a daemon with this environment.

@@ -21,7 +21,6 @@ pub struct Home {
     pub config_home: PathBuf,
     /// This program, by the path that the unit names.
     pub program: PathBuf,
-    /// The PATH of the shell.
     pub search_path: OsString,
     pub environment: Environment,
 }
@@ -74,7 +73,7 @@ pub struct UnitFacts {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DaemonFacts {
-    /// The PID of a supervisor.
+    /// The supervisor's PID.
     pub supervisor: Option<u32>,
     /// Whether the programs on disk are newer than those that run.
     pub outdated: bool,

@@ -93,12 +93,10 @@ impl Home {
 fn at_login(mut environment: Environment, uid: u32, home: Option<PathBuf>) -> Environment {
     let is_own = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == uid);
     for (name, own) in [("HOME", home), ("XDG_RUNTIME_DIR", look::own_runtime_dir(uid))] {
-        let Some(own) = own else { continue };
         let set = environment.get(name).map(PathBuf::from);
+        let is_wrong = |own: &PathBuf| set.as_deref().is_none_or(|set| !is_own(set) && is_own(own));
+        let Some(own) = own.filter(is_wrong) else { continue };
         if let Some(set) = set {
-            if is_own(&set) || !is_own(&own) {
-                continue;
-            }
             let (set, own) = (set.display(), own.display());
             warn!("{name} `{set}` is not yours, as after `su` or `sudo`; using `{own}`");
         }

@@ -143,14 +143,14 @@ impl SetupPlan {
         plan.notes.extend(stray_daemon(facts));
         // The socket first, since it would start the service again.
         for (name, unit) in [(SOCKET, &facts.socket), (SERVICE, &facts.service)] {
-            plan.systemctl(answers && unit.active, "stop", name);
+            plan.systemctl(answers && unit.active, &format!("stop {name}"));
             plan.actions.extend(unit.links.iter().cloned().map(Action::Remove));
             let path = facts.home.unit_dir().join(name);
             let goes = unit.own.is_some() && !plan.keeps(&path, unit);
             plan.act(goes, Action::Remove(path));
         }
         let removes = plan.actions.iter().any(|action| matches!(action, Action::Remove(_)));
-        plan.systemctl(answers && removes, "daemon-reload", "");
+        plan.systemctl(answers && removes, "daemon-reload");
         plan.leave_context(facts);
         let (path, previous) = &facts.previous_context;
         plan.act(previous.is_some(), Action::Remove(path.clone()));
@@ -161,9 +161,12 @@ impl SetupPlan {
         self.actions.extend(is_needed.then_some(action));
     }
 
-    fn systemctl(&mut self, is_needed: bool, verb: &str, unit: &str) {
-        let line = format!("systemctl --user {verb} {unit}");
-        self.act(is_needed, Action::Run(line.trim_end().to_owned()));
+    fn run(&mut self, line: String) {
+        self.actions.push(Action::Run(line));
+    }
+
+    fn systemctl(&mut self, is_needed: bool, args: &str) {
+        self.act(is_needed, Action::Run(format!("systemctl --user {args}")));
     }
 
     fn note(&mut self, note: impl Into<String>) {
@@ -174,7 +177,7 @@ impl SetupPlan {
         if facts.ends_at_logout && request.enable_linger {
             let user = quoted(facts.home.user.as_ref());
             let line = format!("loginctl --no-ask-password enable-linger {user}");
-            self.act(true, Action::Run(line));
+            self.run(line);
         } else if facts.ends_at_logout {
             let command = enable_linger(facts);
             self.note(format!("Docker stops when you log out. To keep it running: {command}"));
@@ -186,15 +189,16 @@ impl SetupPlan {
         if on_demand && request.never_idle {
             let program = quoted(&facts.home.program);
             let line = format!("{program} config set supervise.idle-timeout 300");
-            self.act(true, Action::Run(line));
+            self.run(line);
         }
         if !request.no_start {
             self.start(facts, on_demand, wrote);
         }
         // Behind the start: what does not start here need not be tried at each login.
-        let (wanted, unwanted) = if on_demand { (SOCKET, SERVICE) } else { (SERVICE, SOCKET) };
-        self.systemctl(if on_demand { service } else { socket }, "disable", unwanted);
-        self.systemctl(if on_demand { !socket } else { !service }, "enable", wanted);
+        self.systemctl(on_demand && service, "disable docker.service");
+        self.systemctl(!on_demand && socket, "disable docker.socket");
+        self.systemctl(on_demand && !socket, "enable docker.socket");
+        self.systemctl(!on_demand && !service, "enable docker.service");
         Ok(())
     }
 
@@ -213,8 +217,8 @@ impl SetupPlan {
         } else if let (false, Some(note)) = (socket.active, stray_daemon(facts)) {
             self.note(note);
         } else if service.active || !socket.active || !on_demand {
-            self.systemctl(socket.active, "stop", SOCKET);
-            self.systemctl(service.active, "stop", SERVICE);
+            self.systemctl(socket.active, "stop docker.socket");
+            self.systemctl(service.active, "stop docker.service");
             self.act(true, Action::Start("start", unit));
         }
     }
@@ -225,7 +229,7 @@ impl SetupPlan {
             self.act(true, Action::Start("restart", SERVICE));
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
             // Containers keep running.
-            self.act(true, Action::Run(format!("{} restart", quoted(&facts.home.program))));
+            self.run(format!("{} restart", quoted(&facts.home.program)));
         } else {
             self.keep_running(&format!("restart {SERVICE}"));
         }
@@ -253,7 +257,7 @@ impl SetupPlan {
         let text = render_service(&home.program, &path, args)?;
         let wrote = self.settle_unit(home.unit_dir().join(SERVICE), service, text);
         let wrote_socket = self.settle_unit(home.unit_dir().join(SOCKET), socket, render_socket());
-        self.systemctl(wrote || wrote_socket, "daemon-reload", "");
+        self.systemctl(wrote || wrote_socket, "daemon-reload");
         Ok(wrote)
     }
 
@@ -292,7 +296,7 @@ impl SetupPlan {
         if current != CONTEXT {
             let (file, _) = &facts.previous_context;
             self.act(true, Action::Write(file.clone(), current.to_owned()));
-            self.act(true, Action::Run(format!("docker context use {CONTEXT}")));
+            self.run(format!("docker context use {CONTEXT}"));
         }
     }
 
@@ -308,9 +312,9 @@ impl SetupPlan {
             let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
             let name = quoted(previous.unwrap_or("default").as_ref());
-            self.act(true, Action::Run(format!("docker context use {name}")));
+            self.run(format!("docker context use {name}"));
         }
-        self.act(true, Action::Run(format!("docker context rm -f {CONTEXT}")));
+        self.run(format!("docker context rm -f {CONTEXT}"));
     }
 }
 

@@ -108,7 +108,6 @@ pub fn render_service(program: &Path, path: &str, args: &[String]) -> Result<Str
     Ok(stamp(&format!("{PARAMETERS}{}\n{body}", serde_json::json!(parameters))))
 }
 
-/// Renders the socket.
 pub fn render_socket() -> String {
     stamp(SOCKET_TEMPLATE)
 }

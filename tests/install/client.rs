@@ -78,7 +78,7 @@ fn a_client_elsewhere_in_path_is_used_and_none_is_no_failure() {
     let path = tools.display().to_string();
     let told = home.with_path("install", &path).good();
     assert!(told.stderr.contains("there is no docker client in PATH"), "{told:?}");
-    assert!(told.stdout.contains(&format!("export DOCKER_HOST={}", host(&user))), "{told:?}");
+    assert!(told.stderr.contains(&format!("export DOCKER_HOST={}", host(&user))), "{told:?}");
     assert_eq!(home.context(), "default");
     home.with_path("install", &format!("{path}:{}", elsewhere.display())).good();
     assert_eq!(home.context(), "rootless");
