@@ -10,11 +10,9 @@ use crate::words;
 
 /// Starts the daemon with `words`. Returns only if that fails.
 pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error> {
-    if let Some(word) = words
-        .first()
-        .filter(|word| ["check", "install", "uninstall"].iter().any(|command| *word == command))
-    {
-        let what = format!("`{}` is not an option of dockerd", word.display());
+    let first = words.first().and_then(|word| word.to_str());
+    if let Some(word @ ("check" | "install" | "uninstall")) = first {
+        let what = format!("`{word}` is not an option of dockerd");
         let meant = words::join(words);
         let hint = format!("did you mean `dockerd-rootless-setuptool.sh {}`?", meant.display());
         return Err(Error::new(Exit::Failed, what).hint(hint));

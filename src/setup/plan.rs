@@ -279,13 +279,13 @@ impl SetupPlan {
     fn choose_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
         let host = host(facts);
-        if client.program.is_none() || client.config_fault.is_some() {
-            let no_client = || "there is no docker client in PATH".to_owned();
-            let why = client.config_fault.as_ref().map_or_else(no_client, |fault| {
-                format!("the docker client's config.json is not valid ({fault})")
-            });
+        let fault = match (&client.program, &client.config_fault) {
+            (None, _) => Some("there is no docker client in PATH".to_owned()),
+            (_, fault) => fault.as_ref().map(|fault| format!("config.json is not valid ({fault})")),
+        };
+        if let Some(fault) = fault {
             let instead = format!("To do without: export DOCKER_HOST={host}");
-            return self.note(format!("No docker context is selected, since {why}. {instead}"));
+            return self.note(format!("No docker context is selected: {fault}. {instead}"));
         }
         let known = client.contexts.get(CONTEXT);
         let verb = if known.is_some() { "update" } else { "create" };

@@ -14,7 +14,7 @@ use crate::setup::facts::SetupFacts;
 use crate::setup::perform::LATER;
 use crate::setup::plan::Action;
 use crate::supervise;
-use crate::sys::{elevate, process, processes};
+use crate::sys::{process, processes};
 use crate::words::quoted;
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are the
@@ -109,11 +109,7 @@ fn inside_namespace(
     command.env("PATH", &facts.home.search_path).args(program).args(paths);
     process::succeed(&mut command, LATER).map_err(|error| {
         let what = format!("cannot reach the data in `{}` of subordinate ids", root.display());
-        let delete = format!("rm -rf --one-file-system {}", quoted(root));
-        Error::new(Exit::Prerequisite, what).because(&error).hint(format!(
-            "dockerd-rootless check; or delete them as root: {}",
-            elevate::line(facts.has_sudo, &delete)
-        ))
+        Error::new(Exit::Prerequisite, what).because(&error).hint("dockerd-rootless check")
     })
 }
 
