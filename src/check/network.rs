@@ -5,7 +5,7 @@ use crate::check::finding::{Evidence, Finding, Id};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
-use crate::plan::{Fault, Refusal};
+use crate::plan::Refusal;
 use crate::settings::NetworkDriver;
 
 /// What rootlesskit says when its network driver fails.
@@ -78,11 +78,7 @@ fn complete(evidence: &Evidence<'_>, finding: Finding) -> Finding {
 
 /// Undoes the setting that a launch is refused for.
 fn undo(refusal: Refusal) -> Finding {
-    let (key, value) = match refusal.fault {
-        Fault::Setting { key, instead, .. } => (key, instead),
-        Fault::Program { key, .. } => (key, "auto"),
-    };
-    Finding::problem(refusal.what).fix(Fix::Set(key, value.to_owned()))
+    Finding::problem(refusal.what).fix(Fix::Set(refusal.key, refusal.instead.to_owned()))
 }
 
 /// `port-driver`: it fits the network driver, and these versions publish ports with it.

@@ -26,7 +26,7 @@ use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
 pub use daemon::{Api, Daemon, has_hosts, shutdown_timeout};
 pub use keep::{Engine, Keep, effective_config};
-pub use network::{Fault, Network, Refusal};
+pub use network::{Network, Refusal};
 pub use preflight::{
     refuse_foreign_state_dir, refuse_home, refuse_long_paths, refuse_person, refuse_root,
     refuse_runtime_dir, refuse_shared_runtime_dir,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Exit};
 use crate::facts::{RootlesskitFacts, Tool, Tools, Version};
 use crate::plan::{Reason, fixed, install_hint};
-use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings, Sourced};
+use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
 const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
@@ -25,58 +25,41 @@ const NEEDS: [(PortDriver, NetworkDriver); 4] = [
 pub struct Refusal {
     /// One sentence, lowercase, without a full stop.
     pub what: String,
-    /// What is at fault. A check offers its fix by this, never by the sentence.
-    pub fault: Fault,
-    /// The check that explains it.
-    pub check: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The setting `key`, which comes from `origin`; the value `instead` works.
-    Setting { key: &'static str, origin: Origin, instead: &'static str },
-    /// A program is missing, which this package of Debian has. The setting `key`, which comes from
-    /// `origin`, asks for it.
-    Program { package: Option<&'static str>, key: &'static str, origin: Origin },
+    /// The setting at fault, and a value that works.
+    pub key: &'static str,
+    pub instead: &'static str,
+    origin: Origin,
+    exit: Exit,
+    /// The package of Debian that has the missing program.
+    package: Option<&'static str>,
 }
 
 impl Refusal {
-    /// Returns a refusal of the setting `key`, in whose place `instead` works.
-    fn setting<T>(
+    fn setting(
         key: &'static str,
-        setting: &Sourced<T>,
+        origin: &Origin,
         instead: &'static str,
         what: impl Into<String>,
     ) -> Self {
-        let check = if key == "network.port-driver" { "port-driver" } else { "network-driver" };
-        let fault = Fault::Setting { key, origin: setting.origin.clone(), instead };
-        Self { what: what.into(), fault, check }
+        let (what, origin) = (what.into(), origin.clone());
+        Self { what, key, instead, origin, exit: Exit::Config, package: None }
     }
 
-    fn program(what: String, package: Option<&'static str>, origin: Origin) -> Self {
-        let fault = Fault::Program { package, key: "network.driver", origin };
-        Self { what, fault, check: "network-driver" }
+    fn program(what: String, package: Option<&'static str>, origin: &Origin) -> Self {
+        let refusal = Self::setting("network.driver", origin, "auto", what);
+        Self { exit: Exit::Prerequisite, package, ..refusal }
     }
 
     /// Returns the error that says so.
     pub(super) fn error(self, tools: &Tools) -> Error {
-        let Self { what, fault, check } = self;
-        match fault {
-            Fault::Setting { key, origin, instead } => {
-                let error = Error::new(Exit::Config, what).hint(origin.take_back(key, instead));
-                match origin {
-                    Origin::Default => error,
-                    origin => error.cause(format!("{key} comes from the {origin}")),
-                }
-            }
-            Fault::Program { package, key, origin } => {
-                let install = package.map(|package| install_hint(tools, package));
-                let back = (origin != Origin::Default).then(|| origin.take_back(key, "auto"));
-                let ways: Vec<String> = install.into_iter().chain(back).collect();
-                Error::new(Exit::Prerequisite, what).hint(ways.join(", or: "))
-            }
-        }
-        .check(check)
+        let Self { what, key, instead, origin, exit, package } = self;
+        let install = package.map(|package| install_hint(tools, package));
+        let is_stated = origin != Origin::Default;
+        let back = (is_stated || install.is_none()).then(|| origin.take_back(key, instead));
+        let ways: Vec<String> = install.into_iter().chain(back).collect();
+        let check = if key == "network.port-driver" { "port-driver" } else { "network-driver" };
+        let error = Error::new(exit, what).hint(ways.join(", or: ")).check(check);
+        if is_stated { error.cause(format!("{key} comes from the {origin}")) } else { error }
     }
 }
 
@@ -151,8 +134,8 @@ impl Network {
             "the network namespace is detached, and dockerd {version} does not start in that \
              ({DETACH_NETNS_SINCE} and later do)"
         );
-        let setting = &self.settings.detach_netns;
-        is_too_old.then(|| Refusal::setting("network.detach-netns", setting, "auto", what))
+        let origin = &self.settings.detach_netns.origin;
+        is_too_old.then(|| Refusal::setting("network.detach-netns", origin, "auto", what))
     }
 
     /// Refuses what this rootlesskit would refuse later, or would fail over in silence, and a dockerd
@@ -168,8 +151,9 @@ impl Network {
     pub fn refuse_network(&self, tools: &Tools) -> Result<(), Refusal> {
         let Settings { network_driver, detach_netns, slirp4netns_sandbox, ipv6, .. } =
             &self.settings;
-        let refuse_driver =
-            |what: String| Err(Refusal::setting("network.driver", network_driver, "auto", what));
+        let refuse_driver = |what: String| {
+            Err(Refusal::setting("network.driver", &network_driver.origin, "auto", what))
+        };
         if self.driver == NetworkDriver::Host {
             let what = "network driver `host` gives dockerd no network namespace, in which it may \
                         not set up a bridge (`docker run --net=host` needs network.detach-netns)";
@@ -182,7 +166,12 @@ impl Network {
             }
             if self.adds_detach_netns() && !facts.flags.contains_key("detach-netns") {
                 let what = format!("{name} does not know `--detach-netns` (2.0 and later do)");
-                return Err(Refusal::setting("network.detach-netns", detach_netns, "auto", what));
+                return Err(Refusal::setting(
+                    "network.detach-netns",
+                    &detach_netns.origin,
+                    "auto",
+                    what,
+                ));
             }
         }
         let has_sandbox = slirp4netns_sandbox.value == Choice::Fixed(true);
@@ -190,11 +179,11 @@ impl Network {
             let key = "network.slirp4netns-sandbox";
             let what =
                 format!("{key} `true` does not go with network.detach-netns (slirp4netns#317)");
-            return Err(Refusal::setting(key, slirp4netns_sandbox, "auto", what));
+            return Err(Refusal::setting(key, &slirp4netns_sandbox.origin, "auto", what));
         }
         if self.driver == NetworkDriver::GvisorTapVsock && ipv6.value {
             let what = "network driver `gvisor-tap-vsock` has no IPv6";
-            return Err(Refusal::setting("network.ipv6", ipv6, "false", what));
+            return Err(Refusal::setting("network.ipv6", &ipv6.origin, "false", what));
         }
         Ok(())
     }
@@ -218,7 +207,12 @@ impl Network {
         } else {
             return Ok(());
         };
-        Err(Refusal::setting("network.port-driver", &self.settings.port_driver, "auto", what))
+        Err(Refusal::setting(
+            "network.port-driver",
+            &self.settings.port_driver.origin,
+            "auto",
+            what,
+        ))
     }
 
     /// Refuses a driver whose program is not installed.
@@ -235,7 +229,7 @@ impl Network {
         }
         let name = self.driver.word().display();
         let what = format!("network driver `{name}` is chosen, but `{name}` is not installed");
-        Err(Refusal::program(what, package, self.settings.network_driver.origin.clone()))
+        Err(Refusal::program(what, package, &self.settings.network_driver.origin))
     }
 }
 
@@ -315,7 +309,7 @@ fn choose_driver(tools: &Tools) -> Result<(NetworkDriver, String), Refusal> {
         return Ok((NetworkDriver::GvisorTapVsock, why));
     }
     let what = format!("no network driver can be used: {passed_over}");
-    Err(Refusal::program(what, Some("slirp4netns"), Origin::Default))
+    Err(Refusal::program(what, Some("slirp4netns"), &Origin::Default))
 }
 
 /// Says why slirp4netns can be used, or why not.
