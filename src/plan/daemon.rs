@@ -214,61 +214,56 @@ pub(super) fn iptables(
     const KEY: &str = "daemon.iptables";
     let Tools { iptables_legacy, ip6tables_legacy, .. } = &host.tools;
     let origin = &settings.iptables.origin;
+    let lacks = if iptables_legacy.is_none() {
+        Some("no iptables-legacy is installed")
+    } else {
+        let place = "/run is not copied up, so there is no place of our own for the links";
+        (!settings.copies_up("/run")).then_some(place)
+    };
     let required = settings.iptables.value == Iptables::Legacy;
-    if required && !settings.copies_up("/run") {
-        let what = format!("{KEY} is `legacy`, but {NO_PLACE}");
-        let error = Error::new(Exit::Config, what).hint(origin.take_back(KEY, "auto"));
-        return Err(error.check("netfilter"));
-    }
-    if required && iptables_legacy.is_none() {
-        let what = format!("{KEY} is `legacy`, but no program `iptables-legacy` is in PATH");
-        let install = install_hint(&host.tools, "iptables");
-        let hint = format!("{install}, or: {}", origin.take_back(KEY, "auto"));
-        return Err(Error::new(Exit::Prerequisite, what).hint(hint).check("netfilter"));
-    }
-    let why_not = match settings.iptables.value {
-        Iptables::Path => Some(origin.to_string()),
-        Iptables::Auto => decided_elsewhere(settings, host).map(str::to_owned),
-        Iptables::Legacy => None,
+    let why_not = match (settings.iptables.value, lacks) {
+        (Iptables::Path, _) => Some(origin.to_string()),
+        (Iptables::Auto, lacks) => decided_elsewhere(settings, host).or(lacks).map(str::to_owned),
+        (Iptables::Legacy, None) => None,
+        (Iptables::Legacy, Some(lacks)) => {
+            let back = origin.take_back(KEY, "auto");
+            let (exit, hint) = match iptables_legacy {
+                Some(_) => (Exit::Config, back),
+                None => {
+                    let install = install_hint(&host.tools, "iptables");
+                    (Exit::Prerequisite, format!("{install}, or: {back}"))
+                }
+            };
+            let what = format!("{KEY} is `legacy`, but {lacks}");
+            return Err(Error::new(exit, what).hint(hint).check("netfilter"));
+        }
     };
     if let Some(why) = why_not {
         return Ok((Vec::new(), Reason::new(KEY, "path", why)));
     }
-    let step = |family, program: &Option<PathBuf>, required| {
-        program.clone().map(|program| Step::LegacyIptables { family, program, required })
-    };
-    let steps = [
-        step(Family::Ipv4, iptables_legacy, required),
-        step(Family::Ipv6, ip6tables_legacy, false),
-    ];
-    let why = match required {
-        true => origin.to_string(),
-        false => "it starts faster, and the namespace is private; the stage tries whether the \
-                  kernel has it"
-            .to_owned(),
-    };
-    Ok((steps.into_iter().flatten().collect(), Reason::new(KEY, "legacy", why)))
+    let families = [(Family::Ipv4, iptables_legacy), (Family::Ipv6, ip6tables_legacy)];
+    let steps = families.into_iter().filter_map(|(family, program)| {
+        let required = required && family == Family::Ipv4;
+        Some(Step::LegacyIptables { family, program: program.clone()?, required })
+    });
+    let faster = "it starts faster, and the namespace is private; else PATH decides";
+    let why = if required { origin.to_string() } else { faster.to_owned() };
+    Ok((steps.collect(), Reason::new(KEY, "legacy", why)))
 }
 
-const NO_PLACE: &str = "/run is not copied up, so there is no place of our own for the links";
-
-/// Says why `auto` leaves iptables to PATH, if it does.
+/// Says why `auto` leaves iptables to PATH, although the legacy one may be there.
 fn decided_elsewhere(settings: &Settings, host: &HostFacts) -> Option<&'static str> {
-    let Tools { iptables, iptables_legacy, .. } = &host.tools;
     let (args, json) = (settings.args(), &host.session.daemon_json);
-    let is_nft = |path: &PathBuf| path.file_name().is_some_and(|name| name == "xtables-nft-multi");
+    let is_other = |path: &PathBuf| !path.ends_with("xtables-nft-multi");
     if args.switch("iptables") == Some(false) || json.turns_off("iptables") {
         Some("dockerd is told to do without iptables")
     } else if args.value("firewall-backend").is_some_and(|value| value != "iptables")
         || json.may_set("firewall-backend")
     {
         Some("dockerd is told which firewall backend to use")
-    } else if iptables.as_ref().is_some_and(|path| !is_nft(path)) {
-        Some("PATH has another iptables than the nft backend first")
-    } else if iptables_legacy.is_none() {
-        Some("no iptables-legacy is installed")
     } else {
-        (!settings.copies_up("/run")).then_some(NO_PLACE)
+        let is_other = host.tools.iptables.as_ref().is_some_and(is_other);
+        is_other.then_some("PATH has another iptables than the nft backend first")
     }
 }
 

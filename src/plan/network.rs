@@ -95,8 +95,13 @@ impl Network {
         let (Number(mtu), mtu_why) = fixed(&settings.mtu)
             .unwrap_or_else(|| (Number(0), format!("the default for {}", driver.word().display())));
         let mtu = if mtu == 0 { default_mtu(&driver) } else { mtu };
-        let (port_driver, port_why) =
-            fixed(&settings.port_driver).unwrap_or_else(|| choose_port_driver(&driver));
+        let (port_driver, port_why) = fixed(&settings.port_driver).unwrap_or_else(|| {
+            let (chosen, why) = match driver {
+                NetworkDriver::Pasta => (PortDriver::Implicit, "pasta forwards ports by itself"),
+                _ => (PortDriver::Builtin, "the fastest that works with every network driver"),
+            };
+            (chosen, why.to_owned())
+        });
         let (detach_netns, detach_why) =
             fixed(&settings.detach_netns).unwrap_or_else(|| choose_detach_netns(tools));
         let reasons = vec![
@@ -254,16 +259,6 @@ fn default_mtu(driver: &NetworkDriver) -> u32 {
     match driver {
         NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::GvisorTapVsock => 65520,
         _ => 1500,
-    }
-}
-
-fn choose_port_driver(driver: &NetworkDriver) -> (PortDriver, String) {
-    match driver {
-        NetworkDriver::Pasta => (PortDriver::Implicit, "pasta forwards ports by itself".to_owned()),
-        _ => {
-            let why = "the fastest that works with every network driver";
-            (PortDriver::Builtin, why.to_owned())
-        }
     }
 }
 

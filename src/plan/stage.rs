@@ -56,25 +56,45 @@ pub enum Step {
 }
 
 impl Step {
-    /// Returns the step as a word of the command line.
-    pub fn word(&self) -> OsString {
-        let (name, value): (&str, OsString) = match self {
-            Self::DropLink(path) => ("drop-link", path.into()),
-            Self::Label(path) => ("selinux-label", path.into()),
-            Self::RebindBroken(path) => ("rebind-broken", path.into()),
-            Self::Forward => ("forward", "ipv4,ipv6".into()),
-            Self::LegacyIptables { family, program, required } => (
-                match (family, required) {
+    /// Returns its name, its value, and what it is for.
+    fn parts(&self) -> (&'static str, OsString, &'static str) {
+        match self {
+            Self::DropLink(path) => ("drop-link", path.into(), "the daemon makes its own there"),
+            Self::Label(path) => ("selinux-label", path.into(), "iptables needs it under SELinux"),
+            Self::RebindBroken(path) => {
+                ("rebind-broken", path.into(), "copy-up broke links in its directories")
+            }
+            Self::Forward => ("forward", "ipv4,ipv6".into(), "containers reach other hosts"),
+            Self::LegacyIptables { family, program, required } => {
+                let name = match (family, required) {
                     (Family::Ipv4, false) => "prefer-iptables",
                     (Family::Ipv6, false) => "prefer-ip6tables",
                     (Family::Ipv4, true) => "require-iptables",
                     (Family::Ipv6, true) => "require-ip6tables",
-                },
-                program.into(),
-            ),
-            Self::TakeSockets { count, from } => ("listen-fds", format!("{count}@{from}").into()),
-        };
+                };
+                (
+                    name,
+                    program.into(),
+                    "it is first in the daemon's PATH if the kernel has its tables",
+                )
+            }
+            Self::TakeSockets { count, from } => {
+                let value = format!("{count}@{from}").into();
+                ("listen-fds", value, "sockets move from these descriptors to 3 and following")
+            }
+        }
+    }
+
+    /// Returns the step as a word of the command line.
+    pub fn word(&self) -> OsString {
+        let (name, value, _) = self.parts();
         assignment(name, &value)
+    }
+
+    /// Says what the step does and why.
+    pub fn explain(&self) -> String {
+        let (_, _, why) = self.parts();
+        format!("{}: {why}", self.word().display())
     }
 
     /// Reads a word that [`Self::word`] wrote.
@@ -96,35 +116,6 @@ impl Step {
             }
             _ => return None,
         })
-    }
-
-    /// Says what the step does and why.
-    pub fn explain(&self) -> String {
-        match self {
-            Self::DropLink(path) => format!(
-                "drop {} if copy-up linked it to the host's, so that the daemon makes its own",
-                path.display()
-            ),
-            Self::Label(path) => {
-                format!("label {} for iptables, since the host has SELinux enabled", path.display())
-            }
-            Self::RebindBroken(path) => format!(
-                "bind the originals over directories of {} whose links copy-up broke",
-                path.display()
-            ),
-            Self::Forward => {
-                "turn on IPv4 forwarding, and IPv6 forwarding where there is IPv6".to_owned()
-            }
-            Self::LegacyIptables { family, program, required } => format!(
-                "put {} first in the daemon's PATH if the namespace's kernel has its {} tables{}",
-                program.display(),
-                if *family == Family::Ipv4 { "IPv4" } else { "IPv6" },
-                if *required { ", fail otherwise" } else { "; else PATH decides" }
-            ),
-            Self::TakeSockets { count, from } => {
-                format!("move {count} socket(s) that were handed over from descriptor {from} to 3")
-            }
-        }
     }
 }
 

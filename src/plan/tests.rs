@@ -61,12 +61,8 @@ fn refusal(host: &HostFacts, assignments: &[&str]) -> (Exit, String) {
 
 /// rootlesskit's words before the command that it runs.
 fn rootlesskit_line(plan: &LaunchPlan) -> String {
-    let own = plan
-        .args
-        .iter()
-        .position(|word| word == "/usr/bin/dockerd-rootless")
-        .expect("our own path");
-    plan.args[..own].join(OsStr::new(" ")).into_string().expect("UTF-8")
+    let line = plan.args.join(OsStr::new(" ")).into_string().expect("UTF-8");
+    line.split(" /usr/bin/dockerd-rootless ").next().expect("our own path").to_owned()
 }
 
 fn daemon_line(plan: &LaunchPlan) -> String {
@@ -111,10 +107,8 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
 fn detach_netns_is_on_when_both_sides_know_it() {
     let plan29 = plan(&docker_29_5(), &[], "").unwrap();
     assert!(rootlesskit_line(&plan29).ends_with("--propagation=rslave --detach-netns"));
-    assert_eq!(
-        plan29.stage.netns.as_deref(),
-        Some(Path::new("/run/user/1000/dockerd-rootless/netns"))
-    );
+    let netns = Path::new("/run/user/1000/dockerd-rootless/netns");
+    assert_eq!(plan29.stage.netns.as_deref(), Some(netns));
 
     let mut older = docker_29_5();
     if let Tool::Found { facts, .. } = &mut older.tools.dockerd {
@@ -146,19 +140,15 @@ fn detach_netns_is_on_when_both_sides_know_it() {
 
 #[test]
 fn the_network_driver_is_the_first_that_is_there_and_known() {
-    let mut old = with_pasta(docker_29_5());
-    old.tools.slirp4netns = Tool::Found {
-        path: "/old/slirp4netns".into(),
-        facts: Slirp4netnsFacts { version: None, netns_type: false },
-    };
-    let mut mute = with_pasta(docker_29_5());
-    mute.tools.slirp4netns =
-        Tool::Unknown { path: "/s/slirp4netns".into(), why: "it did not answer".into() };
-    let mut nothing = docker_29_5();
-    nothing.tools.slirp4netns = Tool::Absent;
-    let mut vpnkit = with_pasta(debian_12());
-    vpnkit.tools.slirp4netns = Tool::Absent;
-    vpnkit.tools.vpnkit = Some("/usr/bin/vpnkit".into());
+    let slirp4netns = |host, slirp4netns| with(host, |host| host.tools.slirp4netns = slirp4netns);
+    let path = || "/s/slirp4netns".into();
+    let facts = Slirp4netnsFacts { version: None, netns_type: false };
+    let old = slirp4netns(with_pasta(docker_29_5()), Tool::Found { path: path(), facts });
+    let why = "it did not answer".into();
+    let mute = slirp4netns(with_pasta(docker_29_5()), Tool::Unknown { path: path(), why });
+    let nothing = slirp4netns(docker_29_5(), Tool::Absent);
+    let none = slirp4netns(with_pasta(debian_12()), Tool::Absent);
+    let vpnkit = with(none.clone(), |host| host.tools.vpnkit = Some("/usr/bin/vpnkit".into()));
     let cases = [
         (with_pasta(docker_29_5()), "slirp4netns", "65520", "builtin"),
         (old, "pasta", "65520", "implicit"),
@@ -167,16 +157,11 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
         (vpnkit, "vpnkit", "1500", "builtin"),
     ];
     for (host, driver, mtu, port_driver) in cases {
-        let plan = plan(&host, &[], "").unwrap();
-        let expected = format!("--net={driver} --mtu={mtu} ");
-        assert!(rootlesskit_line(&plan).contains(&expected), "{expected}: {:?}", plan.args);
-        assert!(
-            rootlesskit_line(&plan).contains(&format!("--port-driver={port_driver} ")),
-            "{driver}"
-        );
+        let line = rootlesskit_line(&plan(&host, &[], "").unwrap());
+        let port_driver = format!("--port-driver={port_driver} ");
+        assert!(line.contains(&format!("--net={driver} --mtu={mtu} ")), "{driver}: {line}");
+        assert!(line.contains(&port_driver), "{port_driver}: {line}");
     }
-    let mut none = with_pasta(debian_12());
-    none.tools.slirp4netns = Tool::Absent;
     let (exit, message) = refusal(&none, &[]);
     assert_eq!(exit, Exit::Prerequisite);
     assert_eq!(
@@ -187,21 +172,20 @@ fn the_network_driver_is_the_first_that_is_there_and_known() {
 }
 
 #[test]
-fn lxc_user_nic_is_accepted_with_the_mtu_of_its_bridge() {
-    let mut host = debian_12();
-    host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
-    let plan = plan(&host, &["network.driver=lxc-user-nic"], "").unwrap();
-    assert!(rootlesskit_line(&plan).contains("--net=lxc-user-nic --mtu=1500"));
-    assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd", "dockerd's own MTU is right");
-}
-
-#[test]
-fn a_rootlesskit_that_cannot_be_asked_is_given_what_the_user_says() {
-    let mut host = debian_12();
-    host.tools.rootlesskit =
-        Tool::Unknown { path: "/x/rootlesskit".into(), why: "it did not answer".into() };
-    let plan = plan(&host, &["network.driver=new-driver"], "").unwrap();
-    assert!(rootlesskit_line(&plan).contains("--net=new-driver --mtu=1500"));
+fn a_driver_that_the_user_states_is_passed_on() {
+    let lxc = with(debian_12(), |host| {
+        host.tools.lxc_user_nic = Some("/usr/libexec/lxc/lxc-user-nic".into());
+    });
+    let mute = with(debian_12(), |host| {
+        let why = "it did not answer".into();
+        host.tools.rootlesskit = Tool::Unknown { path: "/x/rootlesskit".into(), why };
+    });
+    for (host, driver) in [(lxc, "lxc-user-nic"), (mute, "new-driver")] {
+        let plan = plan(&host, &[&format!("network.driver={driver}")], "").unwrap();
+        let expected = format!("--net={driver} --mtu=1500");
+        assert!(rootlesskit_line(&plan).contains(&expected), "{expected}: {:?}", plan.args);
+        assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd", "dockerd's own MTU is right");
+    }
 }
 
 #[rustfmt::skip]
