@@ -43,9 +43,6 @@ impl Supervisor<'_> {
             match effect {
                 Effect::Launch => self.launch(),
                 Effect::Revive => self.revive(),
-                Effect::StartEngine(pause) => {
-                    self.launch.tasks.later(pause, |it| it.start_engine())
-                }
                 Effect::Yield => self.yield_place(),
                 Effect::End => self.end_in_order(),
                 Effect::Dump => self.signal_daemon(Signal::SIGUSR1),

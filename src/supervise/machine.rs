@@ -86,7 +86,6 @@ pub enum Event {
     Announced,
     Answered,
     DaemonEnded(Death),
-    EngineEnded,
     /// rootlesskit has ended, and with it the namespaces.
     Ended(Death),
     /// Nothing of the daemon's is left.
@@ -122,7 +121,6 @@ pub enum Why {
 pub enum Effect {
     Launch,
     Revive,
-    StartEngine(Duration),
     /// Have dockerd end, and leave the containers alone if they are kept.
     Yield,
     /// Have dockerd end with its containers in order. One that is not up yet is killed.
@@ -198,8 +196,6 @@ impl Machine {
             (Clearing(then, is_killed), _) => self.while_clearing(then, is_killed, event),
             (Waiting, _) => self.while_waiting(event),
             (Over, _) => vec![],
-            // containerd outlives all that dockerd does, and dockerd needs it even to end.
-            (_, Event::EngineEnded) => vec![Tell(Notice::EngineDied), StartEngine(self.pause())],
             (Stopping(then), _) => self.while_stopping(then, event),
             (_, Event::Ended(death)) => self.died(death),
             (_, Event::DaemonEnded(death)) => self.daemon_ended(death),
@@ -412,7 +408,7 @@ impl Machine {
 
     /// Counts a failure, and returns the pause behind it: none for the first in a row, then twice as
     /// long each time.
-    fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let before = self.failures;
         self.failures = before.saturating_add(1);
         match before.min(16) {

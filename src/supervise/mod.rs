@@ -425,7 +425,13 @@ impl<'a> Supervisor<'a> {
             Report::Ended(Sibling::Engine, code) => {
                 self.launch.engine = None;
                 debug!("containerd ended: {}", How::passed_on(code));
-                self.raise(Event::EngineEnded);
+                // It outlives all that dockerd does, and dockerd needs it even to end.
+                if !matches!(self.machine.state, State::Clearing(..)) {
+                    self.tell(Notice::EngineDied);
+                    let pause = self.machine.pause();
+                    self.launch.tasks.later(pause, |it| it.start_engine());
+                    self.write_status();
+                }
             }
             Report::Ended(Sibling::Daemon, code) => {
                 let how = How::passed_on(code);

@@ -37,11 +37,6 @@ pub struct Message {
 }
 
 impl Message {
-    /// Says whether it tells `what` its sender is.
-    pub fn is(&self, what: &str) -> bool {
-        self.text == what
-    }
-
     /// Says whether the daemon is ready.
     pub fn is_ready(&self) -> bool {
         self.text.lines().any(|line| line == "READY=1")

@@ -18,13 +18,12 @@ const ALONE: Death = Death { left: true, ..BY_SIGNAL };
 
 const START: Duration = Duration::from_secs(60);
 
-const EVENTS: [Event; 17] = [
+const EVENTS: [Event; 16] = [
     Event::Announced,
     Event::Answered,
     Event::DaemonEnded(BY_CODE),
     Event::DaemonEnded(IN_ORDER),
     Event::DaemonEnded(ALONE),
-    Event::EngineEnded,
     Event::Ended(BY_SIGNAL),
     Event::Ended(BY_CODE),
     Event::Ended(PERMANENT),
@@ -228,7 +227,7 @@ proptest! {
                     Effect::Launch => prop_assert_eq!(before, State::Waiting),
                     // dockerd's own end touches no container, unless it was never up.
                     Effect::Kill | Effect::Clear => prop_assert!(
-                        !matches!(event, Event::Replace(_) | Event::EngineEnded),
+                        !matches!(event, Event::Replace(_)),
                         "{:?} on {:?}", before, event
                     ),
                     _ => {}
