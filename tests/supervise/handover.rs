@@ -38,7 +38,7 @@ fn who_connects_while_the_daemon_is_dead_is_answered_by_the_next() {
 /// Between two clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The longest pause before a restart, with its jitter, and a start.
+/// The longest pause before a restart, and a start.
 const ANSWERED: Duration = Duration::from_secs(90);
 
 #[test]
