@@ -1,16 +1,16 @@
 //! `run` in a terminal: what a person needs to know, while everything else goes to a log file.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::libc;
-use nix::unistd::dup2_stderr;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{self, dup2_stderr};
 
 use crate::environment::Environment;
 use crate::supervise::{self, Notice};
@@ -31,9 +31,7 @@ fn screen() -> MutexGuard<'static, Option<Screen>> {
 
 struct Screen {
     /// What was standard error.
-    stderr: OwnedFd,
-    /// The same without waiting: a terminal may be stopped (Ctrl-S), and the daemon must not.
-    terminal: File,
+    terminal: OwnedFd,
     log: PathBuf,
     /// The socket that docker clients connect to, if it is known.
     socket: Option<PathBuf>,
@@ -53,7 +51,7 @@ pub fn open(environment: &Environment) {
 pub fn close() {
     if let Some(mut screen) = screen().take() {
         screen.print_line("");
-        let _ = dup2_stderr(&screen.stderr);
+        let _ = dup2_stderr(&screen.terminal);
     }
 }
 
@@ -128,22 +126,20 @@ impl Screen {
         let state_home = environment.state_home().ok_or(io::ErrorKind::NotFound)?;
         let log = state_home.join("dockerd-rootless/docker.log");
         let file = create_log(&log)?;
-        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
-        let terminal = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(format!("/proc/self/fd/{}", stderr.as_raw_fd()))
-            // After su(1), the terminal is still the other user's.
-            .or_else(|_| stderr.try_clone().map(File::from))?;
+        let terminal = io::stderr().as_fd().try_clone_to_owned()?;
         dup2_stderr(&file)?;
-        thread::spawn(move || bound(&file));
+        let path = log.clone();
+        thread::spawn(move || bound(&path, &file));
         let (socket, open) = (None, None);
-        Ok(Self { stderr, terminal, log, socket, open, was_ready: false, is_stopping: false })
+        Ok(Self { terminal, log, socket, open, was_ready: false, is_stopping: false })
     }
 
-    /// Prints `text`. Where nobody sees it, nothing is lost that the log does not have.
+    /// Prints `text`, unless the terminal is stopped (Ctrl-S): the daemon does not wait for it.
     fn print(&self, text: &str) {
-        let _ = (&self.terminal).write_all(text.as_bytes());
+        let mut polled = [PollFd::new(self.terminal.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut polled, PollTimeout::ZERO) == Ok(1) {
+            let _ = unistd::write(&self.terminal, text.as_bytes());
+        }
     }
 
     /// Prints `line` on a line of its own.
@@ -189,12 +185,12 @@ fn create_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Empties the log file when it is long: whoever writes to it has it open, and appends.
-fn bound(file: &File) {
+/// Copies and empties the log file when it is long: all that write to it have it open, and append.
+fn bound(path: &Path, file: &File) {
     loop {
         thread::sleep(LOOK);
         if file.metadata().is_ok_and(|found| found.len() > LOG_MAX) {
-            let _ = file.set_len(0);
+            let _ = fs::copy(path, path.with_extension("log.1")).and_then(|_| file.set_len(0));
         }
     }
 }
