@@ -193,26 +193,19 @@ pub struct DataRoot {
     pub drivers_with_data: Vec<&'static str>,
 }
 
-/// Whose session is surveyed, as far as the facts of a launch do not say.
-#[derive(Default)]
-pub struct Subject {
-    pub gid: u32,
-    /// The name, if something else than `/etc/passwd` knows it.
-    pub name: Option<String>,
-    pub own_runtime_dir: Option<PathBuf>,
-    pub docker: Option<PathBuf>,
-}
-
-/// Reads everything below `root`.
+/// Reads everything below `root` for a user whose group is `gid`, and whom something else than
+/// `/etc/passwd` may know by `name`. The docker client and the user's own runtime directory are left
+/// out.
 pub fn survey(
     root: &Path,
     host: &HostFacts,
     environment: &Environment,
-    subject: Subject,
+    gid: u32,
+    name: Option<String>,
 ) -> Survey {
     let tree = Tree(root);
     let (uid, places) = (host.session.person.uid, &host.session.places);
-    let account = tree.account(uid, &subject);
+    let account = tree.account(uid, gid, name);
     let sysctl = |name: &&'static str| {
         let value = tree.line(&format!("/proc/sys/{}", name.replace('.', "/")))?;
         Some((*name, value))
@@ -236,9 +229,9 @@ pub fn survey(
             text: tree.text("/etc/resolv.conf"),
         },
         data_root: tree.data_root(&places.data_root),
-        docker_client: tree.docker_client(subject.docker, docker_config.as_deref()),
+        docker_client: tree.docker_client(None, docker_config.as_deref()),
         keys: tree.keys(uid),
-        own_runtime_dir: subject.own_runtime_dir,
+        own_runtime_dir: None,
         account,
     }
 }
@@ -306,7 +299,7 @@ impl Tree<'_> {
         Release::parse(&text.unwrap_or_default())
     }
 
-    fn account(&self, uid: u32, subject: &Subject) -> Account {
+    fn account(&self, uid: u32, gid: u32, name: Option<String>) -> Account {
         // A name, an ID, and a group's members.
         let entries = |path: &str| -> Vec<(String, u32, String)> {
             let text = self.text(path).unwrap_or_default();
@@ -320,14 +313,14 @@ impl Tree<'_> {
         let users = entries("/etc/passwd");
         let local = users.into_iter().find(|(_, id, _)| *id == uid).map(|(name, ..)| name);
         let is_local = local.is_some();
-        let name = local.or_else(|| subject.name.clone());
+        let name = local.or(name);
         let groups = entries("/etc/group");
-        let is_own = |(_, gid, members): &&(String, u32, String)| {
-            *gid == subject.gid || members.split(',').any(|member| Some(member) == name.as_deref())
+        let is_own = |(_, id, members): &&(String, u32, String)| {
+            *id == gid || members.split(',').any(|member| Some(member) == name.as_deref())
         };
         Account {
             uid,
-            gid: subject.gid,
+            gid,
             is_local,
             groups: groups.iter().filter(is_own).map(|(name, ..)| name.clone()).collect(),
             all_groups: groups.into_iter().rev().map(|(name, gid, _)| (gid, name)).collect(),

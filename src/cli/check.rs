@@ -8,7 +8,7 @@ use clap::Args;
 use nix::unistd;
 use tracing::level_filters::LevelFilter;
 
-use crate::check::survey::{Subject, Survey, survey};
+use crate::check::survey::{Survey, survey};
 use crate::check::trial;
 use crate::check::trials::Trials;
 use crate::check::{self, Evidence, Found, Id, Status};
@@ -94,13 +94,10 @@ impl Examination {
         let host = probe::host(&settings, environment, person, ProbeDepth::Traceless)?;
         let programs = Instant::now();
         let (path, _) = places::search_path(environment);
-        let subject = Subject {
-            gid: unistd::getegid().as_raw(),
-            name: account_name(uid),
-            own_runtime_dir: look::own_runtime_dir(uid),
-            docker: which::which_in("docker", Some(path), "/").ok(),
-        };
-        let survey = survey("/".as_ref(), &host, environment, subject);
+        let gid = unistd::getegid().as_raw();
+        let mut survey = survey("/".as_ref(), &host, environment, gid, account_name(uid));
+        survey.own_runtime_dir = look::own_runtime_dir(uid);
+        survey.docker_client.program = which::which_in("docker", Some(path), "/").ok();
         let files = Instant::now();
         let trials = trial::run(&settings, environment, &host, &survey);
         let timings = format!(
@@ -136,11 +133,8 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let CheckOptions { only, skip, ignore, .. } = options;
     if options.list {
-        output::print(match options.format {
-            Format::Text => output::check_list_text().into_bytes(),
-            Format::Json => output::check_list_json(),
-        })?;
-        return Ok(Exit::Good);
+        let (object, text) = (output::check_list_json(), output::check_list_text());
+        return output::tell(options.format, object, text).map(|()| Exit::Good);
     }
     let examination = Examination::new(environment, request)?;
     let evidence = examination.evidence(environment);
@@ -160,11 +154,12 @@ pub fn run(
     };
     let (path, _) = places::search_path(environment);
     let elevate = elevate::here_document(elevate::has_sudo(&path));
-    output::print(match (options.print_fix, options.format) {
-        (Some(whose), _) => output::fix_script(&found, whose, elevate).into_bytes(),
-        (None, Format::Text) => output::findings_text(&found, &style).into_bytes(),
-        (None, Format::Json) => output::findings_json(&found, &evidence),
-    })?;
+    if let Some(whose) = options.print_fix {
+        output::print(output::fix_script(&found, whose, elevate))?;
+    } else {
+        let object = output::findings_json(&found, &evidence);
+        output::tell(options.format, object, output::findings_text(&found, &style))?;
+    }
     if options.timings {
         let _ = writeln!(io::stderr(), "time: {}", examination.timings);
     }

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dockerd_rootless::check::survey::{Subject, survey};
+use dockerd_rootless::check::survey::survey;
 use dockerd_rootless::check::trial::parts;
 use dockerd_rootless::check::trials::Outcome;
 use dockerd_rootless::check::{self, CHECKS, Found, Status};
@@ -333,16 +333,10 @@ fn build(tree: &Path, described: Described) -> Sample {
     correct(&mut sample, tree, &described.trials, &account);
 
     let own = PathBuf::from(format!("/run/user/{}", account.uid));
-    let subject = Subject {
-        gid: account.gid,
-        name: account.name,
-        own_runtime_dir: tree
-            .join(own.strip_prefix("/").expect("absolute"))
-            .is_dir()
-            .then_some(own),
-        docker: docker.unwrap_or_else(|| Some("/usr/bin/docker".into())),
-    };
-    sample.survey = survey(tree, &sample.host, &sample.environment, subject);
+    sample.survey = survey(tree, &sample.host, &sample.environment, account.gid, account.name);
+    let is_there = tree.join(own.strip_prefix("/").expect("absolute")).is_dir();
+    sample.survey.own_runtime_dir = is_there.then_some(own);
+    sample.survey.docker_client.program = docker.unwrap_or_else(|| Some("/usr/bin/docker".into()));
     sample.host.kernel.selinux =
         described.session.selinux || tree.join("sys/fs/selinux/enforce").exists();
     sample.host.kernel.ipv6 = tree.join("proc/sys/net/ipv6").exists();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dockerd_rootless::check::Evidence;
-use dockerd_rootless::check::survey::{Subject, Survey, survey};
+use dockerd_rootless::check::survey::{Survey, survey};
 use dockerd_rootless::check::trials::{Firewall, IdMapper, Inside, Outcome, Trials};
 use dockerd_rootless::environment::Environment;
 use dockerd_rootless::facts::*;
@@ -72,7 +72,7 @@ impl Sample {
         };
         let environment = [("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "/run/user/1000")];
         let (host, environment) = (debian_12(), environment.into_iter().collect());
-        let survey = survey("/nowhere".as_ref(), &host, &environment, Subject::default());
+        let survey = survey("/nowhere".as_ref(), &host, &environment, 1000, None);
         let settings = Settings::resolve(&[]).expect("defaults");
         Self { settings, environment, host, survey, trials }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::check::{CHECKS, Check, Commands, Evidence, Found, Status};
-use crate::cli::output::{SCHEMA, Whose, json_line};
+use crate::cli::output::Whose;
 use crate::facts::{Tool, Version};
 
 /// The page that describes every check, and where it is.
@@ -180,7 +180,7 @@ fn wrap(head: &str, indent: usize, line: &str, width: usize) -> String {
 }
 
 /// Renders the object for programs.
-pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Vec<u8> {
+pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Value {
     let check = |own: &Found| {
         json!({
             "name": own.id,
@@ -194,8 +194,7 @@ pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Vec<u8> {
     };
     let (tools, survey) = (&evidence.host.tools, evidence.survey);
     let [ok, skip, warn, fail] = counts(found);
-    json_line(json!({
-        "schema": SCHEMA,
+    json!({
         "host": {
             "os": survey.release.pretty_name,
             "kernel": survey.kernel,
@@ -206,7 +205,7 @@ pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Vec<u8> {
         },
         "checks": found.iter().map(check).collect::<Vec<_>>(),
         "counts": {"ok": ok, "warn": warn, "fail": fail, "skip": skip},
-    }))
+    })
 }
 
 fn tool<T>(tool: &Tool<T>, version: Option<Version>) -> Value {
@@ -286,9 +285,9 @@ pub fn check_list_text() -> String {
 }
 
 /// Lists all checks as an object.
-pub fn check_list_json() -> Vec<u8> {
+pub fn check_list_json() -> Value {
     let row = |check: &Check| json!({"name": check.id, "about": check.about, "docs": format!("{DOCS}#{}", check.id)});
-    json_line(json!({"schema": SCHEMA, "checks": CHECKS.iter().map(row).collect::<Vec<_>>()}))
+    json!({"checks": CHECKS.iter().map(row).collect::<Vec<_>>()})
 }
 
 #[cfg(test)]

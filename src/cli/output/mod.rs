@@ -31,23 +31,18 @@ pub enum Whose {
 }
 
 /// The version of every object that is printed as JSON.
-pub const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 1;
 
 /// Returns a word as a JSON string, or as `{"bytes": [...]}` if it is not UTF-8.
 pub fn json_word(word: &OsStr) -> Value {
     word.to_str().map_or_else(|| json!({"bytes": word.as_bytes()}), |text| json!(text))
 }
 
-/// Returns one object on one line.
-pub fn json_line(value: Value) -> Vec<u8> {
-    format!("{value}\n").into_bytes()
-}
-
 /// Prints a result as one object with the schema's version, or as text.
 pub fn tell(format: Format, mut value: Value, text: impl AsRef<[u8]>) -> Result<(), Error> {
     value["schema"] = json!(SCHEMA);
     match format {
-        Format::Json => print(json_line(value)),
+        Format::Json => print(format!("{value}\n")),
         Format::Text => print(text),
     }
 }
