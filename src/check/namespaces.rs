@@ -45,22 +45,16 @@ const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
 
 /// `user-namespaces`: one is created, and its owner creates others inside.
 pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
-    let trials = evidence.trials;
-    match (&trials.user_namespace, &trials.capabilities) {
-        (Outcome::Fails(failure), _) => {
-            explain(evidence, failure, "no user namespace can be created")
-        }
-        (_, Outcome::Fails(failure)) => {
-            explain(evidence, failure, "a user namespace can be created, but not used")
-        }
-        (_, inside) => Finding::tried(inside, "user namespaces, with capabilities inside"),
+    match &evidence.trials.user_namespace {
+        Outcome::Fails(failure) => explain(evidence, failure),
+        outcome => Finding::tried(outcome, "user namespaces, with capabilities inside"),
     }
 }
 
 /// Finds the cause behind the system's error.
-fn explain(evidence: &Evidence<'_>, failure: &Failure, what: &str) -> Finding {
+fn explain(evidence: &Evidence<'_>, failure: &Failure) -> Finding {
     let survey = evidence.survey;
-    let finding = Finding::problem(format!("{what}: {}", failure.text));
+    let finding = Finding::problem(format!("no user namespace can be created: {}", failure.text));
     let clone = "kernel.unprivileged_userns_clone";
     match failure.errno.as_deref() {
         Some("ENOSPC" | "EUSERS") => exhausted(evidence, finding),

@@ -53,9 +53,8 @@ impl Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Trials {
+    /// A user namespace is created, and a mount and a network namespace inside.
     pub user_namespace: Outcome,
-    /// The owner of a user namespace creates a mount and a network namespace inside.
-    pub capabilities: Outcome,
     pub newuidmap: Option<IdMapper>,
     pub newgidmap: Option<IdMapper>,
     /// newuidmap maps the subordinate user IDs into the new namespace.

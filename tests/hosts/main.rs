@@ -267,7 +267,7 @@ fn correct(sample: &mut Sample, tree: &Path, changes: &Map<String, Value>, accou
         }
     }
     if trials.user_namespace.failure().is_some() {
-        for outcome in [&mut trials.capabilities, &mut trials.uid_map, &mut trials.gid_map] {
+        for outcome in [&mut trials.uid_map, &mut trials.gid_map] {
             *outcome = Outcome::NotTried(parts::NONE.to_owned());
         }
     }

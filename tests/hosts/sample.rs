@@ -35,7 +35,6 @@ impl Sample {
         let works = || Outcome::Works;
         let trials = Trials {
             user_namespace: works(),
-            capabilities: works(),
             newuidmap: mapper("newuidmap"),
             newgidmap: mapper("newgidmap"),
             uid_map: works(),

@@ -151,7 +151,7 @@ fn overlay(scratch: &Path) -> Outcome {
     tried.map_or_else(
         |error| match try_overlay(&scratch.join("b"), "") {
             Ok(()) => Outcome::Works,
-            Err(_) => failure("", &error),
+            Err(_) => failure(&error),
         },
         |()| Outcome::Works,
     )

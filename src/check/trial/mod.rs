@@ -38,8 +38,9 @@ pub fn run(
     let (search_path, _) = places::search_path(environment);
     let ids = ["newuidmap", "newgidmap"].map(|name| Ids::look(name, &search_path, survey));
     let (rootlesskit, inside) = whole::run(settings, environment, host, survey);
-    let [user_namespace, capabilities, uid_map, gid_map] = match &rootlesskit {
-        Outcome::Works => [(); 4].map(|()| Outcome::Works),
+    // AppArmor goes by the path of the program: rootlesskit counts, not this program.
+    let [user_namespace, uid_map, gid_map] = match &rootlesskit {
+        Outcome::Works => [(); 3].map(|()| Outcome::Works),
         _ => parts::run(&ids),
     };
     let [uids, gids] = ids;
@@ -50,7 +51,6 @@ pub fn run(
     let can_write = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
     Trials {
         user_namespace,
-        capabilities,
         uid_map,
         gid_map,
         newuidmap: uids.program,
@@ -139,13 +139,13 @@ fn is_usable(directory: &Path) -> bool {
 
 /// Returns what came of a system call.
 fn tried(result: Result<(), impl Into<io::Error>>) -> Outcome {
-    result.map_or_else(|error| failure("", &error.into()), |()| Outcome::Works)
+    result.map_or_else(|error| failure(&error.into()), |()| Outcome::Works)
 }
 
-fn failure(before: &str, error: &io::Error) -> Outcome {
+fn failure(error: &io::Error) -> Outcome {
     Outcome::Fails(Failure {
         errno: error.raw_os_error().map(|code| format!("{:?}", Errno::from_raw(code))),
-        text: format!("{before}{error}"),
+        text: error.to_string(),
     })
 }
 
@@ -153,7 +153,7 @@ fn failure(before: &str, error: &io::Error) -> Outcome {
 /// user's iptables calls it in vain, and goes on.
 fn succeeds(command: &mut Command) -> Outcome {
     let (status, text) = match process::brief(command) {
-        Err(error) => return failure("", &error),
+        Err(error) => return failure(&error),
         Ok((status, _)) if status.success() => return Outcome::Works,
         Ok(ended) => ended,
     };

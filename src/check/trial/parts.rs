@@ -1,5 +1,5 @@
-//! Tries the parts of what rootlesskit does first: to create a user namespace and others inside, and
-//! to map IDs into it.
+//! Tries what rootlesskit does first: to create a user namespace and others inside, and to map IDs into
+//! it.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::check::subids::own_ranges;
 use crate::check::survey::Survey;
-use crate::check::trial::{failure, succeeds, tried};
+use crate::check::trial::{failure, succeeds};
 use crate::check::trials::{IdMapper, Outcome};
 use crate::plan::TRIAL;
 use crate::sys::process;
@@ -24,30 +24,29 @@ use crate::sys::process;
 /// Why nothing was tried in a namespace that could not be created.
 pub const NONE: &str = "no user namespace can be created";
 
-/// Returns what came of a user namespace, of others inside, and of mapping each kind of IDs.
-pub fn run(ids: &[Ids; 2]) -> [Outcome; 4] {
-    let user = CloneFlags::CLONE_NEWUSER;
-    let sleeper = match Sleeper::start(&[user]) {
-        Ok(sleeper) => sleeper,
+/// Returns what came of the namespaces, and of mapping each kind of IDs.
+pub fn run(ids: &[Ids; 2]) -> [Outcome; 3] {
+    match Sleeper::start() {
+        Ok(sleeper) => {
+            let [uid_map, gid_map] = ids.each_ref().map(|ids| ids.map(sleeper.0.id()));
+            [Outcome::Works, uid_map, gid_map]
+        }
         Err(error) => {
             let none = || Outcome::NotTried(NONE.to_owned());
-            return [failure("", &error), none(), none(), none()];
+            [failure(&error), none(), none()]
         }
-    };
-    let [uid_map, gid_map] = ids.each_ref().map(|ids| ids.map(sleeper.0.id()));
-    let others = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
-    let capabilities = tried(Sleeper::start(&[user, others]).map(drop));
-    [Outcome::Works, capabilities, uid_map, gid_map]
+    }
 }
 
-/// A process of ours that does nothing. It ends with the value.
+/// A process of ours in new namespaces that does nothing. It ends with the value.
 struct Sleeper(Child);
 
 impl Sleeper {
-    /// Starts one that has entered new namespaces, one after the other.
-    fn start(namespaces: &[CloneFlags]) -> io::Result<Self> {
-        let namespaces = namespaces.to_vec();
-        let enter = move || Ok(namespaces.iter().try_for_each(|flags| unshare(*flags))?);
+    fn start() -> io::Result<Self> {
+        let enter = || {
+            unshare(CloneFlags::CLONE_NEWUSER)?;
+            Ok(unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?)
+        };
         let mut command = Command::new("/proc/self/exe");
         // SAFETY: between fork and exec only system calls are made.
         unsafe { process::tie(command.arg(TRIAL)).pre_exec(enter) }.spawn().map(Self)
