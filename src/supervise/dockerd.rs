@@ -145,7 +145,12 @@ impl Supervisor<'_> {
     /// Has dockerd read its configuration again. A file that it could not read is not passed on: it
     /// would keep its old one, and so do we.
     pub(super) fn reload(&mut self) {
-        match self.renew_daemon() {
+        let keep = &mut self.running.keep;
+        if let Ok((plan, _)) = self.task.caller.plan_dockerd(self.running.mtu) {
+            // This dockerd may not read a file of ours.
+            keep.live_restore = plan.keep.live_restore && keep.config.is_some();
+        }
+        match write_config(keep, &self.running.places.daemon_json) {
             Ok(()) => self.signal_daemon(Signal::SIGHUP),
             Err(error) => warn!("dockerd keeps its configuration: {}", error.render().trim()),
         }

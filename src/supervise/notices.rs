@@ -45,40 +45,34 @@ impl Supervisor<'_> {
     }
 
     fn sentence(&self, notice: Notice) -> String {
+        let (death, phase) = (&self.death, self.outcome.phase);
         let kept = if self.running.keep.live_restore { "; containers keep running" } else { "" };
-        let text = match notice {
-            Notice::Up => "rootless Docker is ready",
-            Notice::Died => &self.death,
-            Notice::Reviving(pause) => {
-                return format!("{}; restarting dockerd{}{kept}", self.death, after(pause));
-            }
-            Notice::Restarting(pause) => {
-                return format!("{}; restarting everything{}", self.death, after(pause));
-            }
-            Notice::StartTimedOut => {
-                return format!("the start took too long: {}", self.outcome.phase);
-            }
+        match notice {
+            Notice::Died => death.clone(),
+            Notice::Reviving(pause) => format!("{death}; restarting dockerd{}{kept}", after(pause)),
+            Notice::Restarting(pause) => format!("{death}; restarting everything{}", after(pause)),
+            Notice::StartTimedOut => format!("the start took too long: {phase}"),
             Notice::Replacing(Why::Hung) => {
                 let what = explain(Silence::Hung, "dockerd");
-                return format!("{what}; replacing dockerd when it has written its goroutines");
+                format!("{what}; replacing dockerd when it has written its goroutines")
             }
-            Notice::Replacing(_) => "replacing dockerd",
-            Notice::EngineDied => "containerd ended; restarting it",
-            Notice::HelperLost => "the network helper ended; restarting it",
-            Notice::HelperBack => "the network is back",
+            Notice::Replacing(_) => "replacing dockerd".into(),
+            Notice::Up => "rootless Docker is ready".into(),
+            Notice::EngineDied => "containerd ended; restarting it".into(),
+            Notice::HelperLost => "the network helper ended; restarting it".into(),
+            Notice::HelperBack => "the network is back".into(),
             Notice::RestartingAll(Why::Helper) => {
-                "the network helper keeps failing; restarting everything"
+                "the network helper keeps failing; restarting everything".into()
             }
             Notice::RestartingAll(Why::Places) => {
-                "files in the runtime directory were deleted; restarting everything"
+                "files in the runtime directory were deleted; restarting everything".into()
             }
-            Notice::RestartingAll(_) => "restarting rootless Docker",
-            Notice::Idle => "idle: stopping the daemon until the next connection",
-            Notice::Stopping => "stopping rootless Docker",
-            Notice::Hurry => "asked to stop again; killing everything",
-            Notice::StopTimedOut => "the daemon did not stop in time; killing everything",
-        };
-        text.to_owned()
+            Notice::RestartingAll(_) => "restarting rootless Docker".into(),
+            Notice::Idle => "idle: stopping the daemon until the next connection".into(),
+            Notice::Stopping => "stopping rootless Docker".into(),
+            Notice::Hurry => "asked to stop again; killing everything".into(),
+            Notice::StopTimedOut => "the daemon did not stop in time; killing everything".into(),
+        }
     }
 
     /// Says that dockerd takes its time, and has it.
