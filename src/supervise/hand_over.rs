@@ -109,9 +109,10 @@ impl Supervisor<'_> {
             "format": FORMAT,
             "supervisor": processes::read(std::process::id())?.identity,
             "earlier": processes::earlier(),
-            "launch": launch,
-            "running": self.running,
-            "status": self.status,
+            // A path need not be text.
+            "launch": serde_json::to_value(launch).ok()?,
+            "running": serde_json::to_value(&self.running).ok()?,
+            "status": serde_json::to_value(&self.status).ok()?,
             "descriptors": ours,
             "listeners": listeners,
         });
