@@ -38,32 +38,23 @@ pub struct RunDir {
     path: PathBuf,
     lock: Option<Lock>,
     /// What has a second name in [`KEPT`], which is its place here.
-    kept: Vec<Name>,
+    kept: Vec<PathBuf>,
 }
 
-/// A name, and the file that it led to: another file may have the name by now.
-#[derive(Clone, Debug)]
-pub struct Name {
-    path: PathBuf,
-    /// The device and the inode.
-    file: (u64, u64),
-}
+/// The name of a socket, and its device and inode: another may have the name by now.
+#[derive(Debug)]
+pub struct Name(PathBuf, (u64, u64));
 
 impl Name {
     pub fn of(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), file: (found.dev(), found.ino()) })
-    }
-
-    /// Says whether it still leads there.
-    pub fn is_there(&self) -> bool {
-        Self::of(&self.path).is_ok_and(|now| now.file == self.file)
+        Ok(Self(path.to_owned(), (found.dev(), found.ino())))
     }
 
     /// Removes it, if it still leads there.
     pub fn remove(&self) {
-        if self.is_there() {
-            let _ = fs::remove_file(&self.path);
+        if Self::of(&self.0).is_ok_and(|now| now.1 == self.1) {
+            let _ = fs::remove_file(&self.0);
         }
     }
 }
@@ -120,7 +111,7 @@ impl RunDir {
         self.path.join(control::SOCKET)
     }
 
-    /// Returns where the daemon tells that it is ready.
+    /// Returns where the processes in the namespaces tell what they are.
     pub fn notify(&self) -> PathBuf {
         self.path.join(NOTIFY)
     }
@@ -143,9 +134,8 @@ impl RunDir {
         self.lock.as_ref().is_some_and(|lock| lock.is_at(&self.path.join(LOCK)))
     }
 
-    /// Gives the sockets, pipes and files among `paths` and in the directories among them second
-    /// names in here, in the place of those from an earlier call. What cannot have one, as on
-    /// another file system, has none.
+    /// Gives the files among `paths` and in the directories among them second names in here, in the
+    /// place of those from an earlier call. On another file system, one has none.
     pub fn keep_links(&mut self, paths: &[PathBuf]) {
         self.forget_links();
         let directory = self.path.join(KEPT);
@@ -157,29 +147,25 @@ impl RunDir {
             Err(_) => vec![path.clone()],
         };
         for path in paths.iter().flat_map(inside).filter(|path| !path.is_dir()) {
-            let second = directory.join(self.kept.len().to_string());
-            match fs::hard_link(&path, second).and_then(|()| Name::of(&path)) {
-                Ok(name) => self.kept.push(name),
+            match fs::hard_link(&path, directory.join(self.kept.len().to_string())) {
+                Ok(()) => self.kept.push(path),
                 Err(error) => debug!("`{}` has no second name: {error}", path.display()),
             }
         }
     }
 
     /// Gives what [`Self::keep_links`] has kept its first name again, where that is missing: its
-    /// listener goes on. Says whether all names lead where they did; what was not kept may still be
-    /// missing.
-    pub fn link_back(&self) -> io::Result<bool> {
-        for (index, name) in self.kept.iter().enumerate() {
-            name.path.parent().map_or(Ok(()), make)?;
-            let second = self.path.join(KEPT).join(index.to_string());
-            unless_there(fs::hard_link(second, &name.path))?;
-        }
-        Ok(self.has_all())
+    /// listener goes on. What was not kept may still be missing.
+    pub fn link_back(&self) -> io::Result<()> {
+        self.kept.iter().enumerate().try_for_each(|(index, path)| {
+            path.parent().map_or(Ok(()), make)?;
+            unless_there(fs::hard_link(self.path.join(KEPT).join(index.to_string()), path))
+        })
     }
 
     /// Says whether all that is kept has its first name.
     pub fn has_all(&self) -> bool {
-        self.kept.iter().all(Name::is_there)
+        self.kept.iter().all(|path| path.exists())
     }
 
     /// Forgets what [`Self::keep_links`] has kept, and what a killed supervisor has.
@@ -423,7 +409,7 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("state")).expect("a directory");
         let mut run_dir = RunDir::take(&at("run")).expect("it is ours");
-        assert!(run_dir.link_back().expect("nothing to do"));
+        run_dir.link_back().expect("nothing to do");
         let listener = UnixListener::bind(at("docker.sock")).expect("a socket");
         let inner = UnixListener::bind(at("state/api.sock")).expect("a socket");
         fs::write(at("state/child_pid"), "4711").expect("a file");
@@ -431,11 +417,13 @@ mod tests {
         // A second time counts as the first.
         run_dir.keep_links(&paths);
         run_dir.keep_links(&paths);
-        assert!(run_dir.link_back().expect("nothing to do"));
+        assert!(run_dir.has_all());
 
         fs::remove_file(at("docker.sock")).expect("ours");
         fs::remove_dir_all(at("state")).expect("ours");
-        assert!(run_dir.link_back().expect("all is kept"));
+        assert!(!run_dir.has_all());
+        run_dir.link_back().expect("all is kept");
+        assert!(run_dir.has_all());
         for (path, listener) in [("docker.sock", &listener), ("state/api.sock", &inner)] {
             let _client = UnixStream::connect(at(path)).expect("it is there again");
             listener.set_nonblocking(true).expect("a flag");
@@ -448,7 +436,7 @@ mod tests {
         // What somebody else has put there stays.
         fs::remove_file(at("docker.sock")).expect("ours");
         fs::write(at("docker.sock"), "another's").expect("a file");
-        assert!(!run_dir.link_back().expect("nothing fails"));
+        run_dir.link_back().expect("nothing fails");
         assert_eq!(fs::read(at("docker.sock")).expect("a file"), b"another's");
 
         // Without what was kept there is no way.

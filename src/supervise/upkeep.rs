@@ -206,7 +206,7 @@ impl Supervisor<'_> {
             return;
         }
         match run_dir.link_back() {
-            Ok(true) if is_here => {
+            Ok(()) if is_here => {
                 warn!("files in the runtime directory were deleted; restored them")
             }
             other => {
