@@ -25,29 +25,23 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
             format!("no rootless Docker runs in the state directory `{}`", state_dir.display());
         Error::new(Exit::NotRunning, what).because(&why).hint("dockerd-rootless status")
     })?;
-    let failed =
-        |what: String, error: &dyn std::error::Error| Error::new(Exit::Failed, what).because(error);
-    let unentered = |name: &str| format!("the {name} namespace of process {pid} cannot be entered");
     let mut namespaces =
         vec![("user", CloneFlags::CLONE_NEWUSER), ("mnt", CloneFlags::CLONE_NEWNS)];
     // With detached network, the daemon's own one is the host's.
     if !state_dir.join("netns").exists() {
         namespaces.insert(1, ("net", CloneFlags::CLONE_NEWNET));
     }
-    let mut files = Vec::new();
-    for (name, flag) in namespaces {
-        let file = File::open(format!("/proc/{pid}/ns/{name}"))
-            .map_err(|error| failed(unentered(name), &error))?;
-        files.push((name, flag, file));
-    }
-    let directory = env::current_dir();
-    for (name, flag, file) in files {
-        setns(file, flag).map_err(|errno| failed(unentered(name), &errno))?;
-    }
-    // The mount namespace has put us at its root.
-    let back = directory.and_then(env::set_current_dir).or_else(|_| env::set_current_dir("/"));
-    back.map_err(|error| {
-        failed("there is no working directory in the namespaces".to_owned(), &error)
+    let open = |(name, flag)| Ok((File::open(format!("/proc/{pid}/ns/{name}"))?, flag));
+    let enter = || -> io::Result<()> {
+        let opened = namespaces.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+        let directory = env::current_dir();
+        opened.into_iter().try_for_each(|(file, flag)| setns(file, flag))?;
+        // The mount namespace has put us at its root.
+        directory.and_then(env::set_current_dir).or_else(|_| env::set_current_dir("/"))
+    };
+    enter().map_err(|error| {
+        let what = format!("the namespaces of process {pid} cannot be entered");
+        Error::new(Exit::Failed, what).because(&error)
     })
 }
 

@@ -33,9 +33,7 @@ impl Supervisor<'_> {
     /// Whether another dockerd could reach containerd and so the containers: its socket may have lost
     /// its name.
     pub(super) fn engine_is_reachable(&self) -> bool {
-        let Some(engine) = &self.running.keep.engine else {
-            return true;
-        };
+        let Some(engine) = &self.running.keep.engine else { return true };
         self.launch.keeper.is_some_and(|keeper| seen_by(keeper.pid, &engine.socket).exists())
     }
 
@@ -78,9 +76,11 @@ impl Supervisor<'_> {
     /// Ends containers whose shim is gone, and those that are `forgotten`. Nothing can reach them any
     /// more: containerd does not know them, and dockerd will say that they have ended.
     pub(super) fn end_orphans(&mut self, forgotten: &[(String, u32)]) {
-        let Some(keeper) = self.launch.keeper else {
+        let Some(keeper) = self.launch.keeper else { return };
+        // Those that are asked to end already have their time.
+        if forgotten.is_empty() && self.launch.ports.ends_orphans {
             return;
-        };
+        }
         let (ids, pids): (Vec<_>, Vec<_>) = forgotten.iter().cloned().unzip();
         let orphans = leftovers::orphans(keeper.pid, &self.running.places.data_root, &pids);
         if orphans.is_empty() {
@@ -90,6 +90,7 @@ impl Supervisor<'_> {
             let pid = identity.pid;
             warn!("containerd lost the container of process {pid} ({name}); ending it");
         }
+        self.launch.ports.ends_orphans = true;
         processes::signal_all(&orphans, Signal::SIGTERM);
         let exec_root = &self.running.places.exec_root;
         let can_end = |orphan: &Process| leftovers::can_end_in_order(orphan, exec_root);
@@ -111,8 +112,10 @@ impl Supervisor<'_> {
             shims.retain(|process| ports::is_shim_of(process, &ids));
             processes::signal_all(&shims, Signal::SIGKILL);
         };
-        let forgotten = Event::Replace(Why::Forgotten);
-        self.launch.tasks.when(ended, move |it, ()| it.raise(forgotten));
+        self.launch.tasks.when(ended, |it, ()| {
+            it.launch.ports.ends_orphans = false;
+            it.raise(Event::Replace(Why::Forgotten));
+        });
     }
 }
 

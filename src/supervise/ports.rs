@@ -49,6 +49,8 @@ pub struct Ports {
     is_due: bool,
     /// Whether the next look at the processes is.
     ticks: bool,
+    /// Whether containers without a shim have been asked to end.
+    pub(super) ends_orphans: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
 }
@@ -80,14 +82,17 @@ impl Ports {
         self.unpublished = unpublished
             .map(|(id, _)| (id, known.get(&id).copied().unwrap_or_else(Instant::now)))
             .collect();
-        let is_server = |process: &Process| !process.zombie && process.name == SERVER;
-        let servers =
-            processes::descendants().into_iter().filter(is_server).filter_map(|process| {
-                Some((process.identity, port_of(&processes::words(process.identity.pid))?))
-            });
-        let before = std::mem::replace(&mut self.servers, servers.collect());
-        for (_, port) in before.into_iter().filter(|(server, _)| !self.servers.contains_key(server))
-        {
+        let mut before = std::mem::take(&mut self.servers);
+        for process in processes::descendants() {
+            if process.name == SERVER
+                && !process.zombie
+                && let Some(port) = port_of(&processes::words(process.identity.pid))
+            {
+                before.remove(&process.identity);
+                self.servers.insert(process.identity, port);
+            }
+        }
+        for port in before.into_values() {
             self.lost.entry(port).or_default();
         }
         let is_served = |port: &Published| self.servers.values().any(|served| served == port);
