@@ -114,9 +114,10 @@ pub fn newer_programs(status: &Status) -> Vec<&'static str> {
 
 /// Says whether the program of a process is no longer the file of its name. Unknown counts as no.
 fn is_outdated(pid: u32) -> bool {
-    let (Ok(running), Some(path)) =
-        (fs::metadata(format!("/proc/{pid}/exe")), processes::program(pid))
-    else {
+    // The path that it was started by may be a link, which leads to another version by now.
+    let started = processes::words(pid).into_iter().next().map(PathBuf::from);
+    let path = started.filter(|path| path.is_absolute()).or_else(|| processes::program(pid));
+    let (Ok(running), Some(path)) = (fs::metadata(format!("/proc/{pid}/exe")), path) else {
         return false;
     };
     fs::metadata(path).map_or(true, |now| (now.dev(), now.ino()) != (running.dev(), running.ino()))
