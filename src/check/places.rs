@@ -7,6 +7,7 @@ use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
 use crate::facts::Directory;
+use crate::facts::places::user_runtime_dir;
 use crate::plan;
 use crate::settings::{Choice, NetworkDriver};
 
@@ -35,7 +36,7 @@ fn fix_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let account = &evidence.survey.account;
     let (uid, gid) = (account.uid, account.gid);
     let person = &evidence.host.session.person;
-    let own = PathBuf::from(format!("/run/user/{uid}"));
+    let own = user_runtime_dir(uid);
     let is_booted = evidence.survey.systemd.booted;
     let home = person.home.as_ref().map(|(home, _)| home);
     match &person.runtime_dir {
@@ -64,7 +65,8 @@ fn another_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
             .user("export XDG_RUNTIME_DIR=\"$HOME/.docker/run\"");
     }
     let finding = if survey.own_runtime_dir.is_some() { finding } else { finding.fix(Fix::Linger) };
-    finding.user(format!("export XDG_RUNTIME_DIR=/run/user/{}", survey.account.uid))
+    finding
+        .user(format!("export XDG_RUNTIME_DIR={}", user_runtime_dir(survey.account.uid).display()))
 }
 
 /// `home`: it is there, also when the user manager starts before a login.

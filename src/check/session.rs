@@ -4,6 +4,7 @@ use crate::check::finding::{Evidence, Finding};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
+use crate::facts::places::user_runtime_dir;
 
 /// The controllers that limit containers, and the flags of `docker run` that need them. Few
 /// containers need the last two, which systemd's `user@.service` does not delegate.
@@ -144,11 +145,11 @@ pub fn linger(evidence: &Evidence<'_>) -> Finding {
 
 /// Sets the variable by which `systemctl --user` finds the manager, unless it is set.
 fn export_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
-    let own = format!("/run/user/{}", evidence.survey.account.uid);
-    if evidence.environment.get("XDG_RUNTIME_DIR").is_some_and(|stated| *stated == *own) {
+    let own = user_runtime_dir(evidence.survey.account.uid);
+    if evidence.environment.get("XDG_RUNTIME_DIR").is_some_and(|stated| own == stated) {
         return finding;
     }
     finding
         .because("`systemctl --user` needs XDG_RUNTIME_DIR, which `su` and `sudo` do not set")
-        .user(format!("export XDG_RUNTIME_DIR={own}"))
+        .user(format!("export XDG_RUNTIME_DIR={}", own.display()))
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::check::namespaces::QUOTAS;
 use crate::environment::Environment;
+use crate::facts::places::user_runtime_dir;
 use crate::facts::{DockerClient, HostFacts, Mounts};
 use crate::sys::files;
 use crate::words;
@@ -400,7 +401,7 @@ impl Tree<'_> {
         let units = ["/usr/lib", "/lib", "/etc"];
         Systemd {
             booted,
-            manager: self.exists(format!("/run/user/{uid}/systemd/private")),
+            manager: self.exists(user_runtime_dir(uid).join("systemd/private")),
             linger: name.map(|name| self.exists(format!("/var/lib/systemd/linger/{name}"))),
             dbus_unit: units.iter().any(|at| self.exists(format!("{at}/systemd/user/dbus.socket"))),
         }
