@@ -64,8 +64,8 @@ fn purge_data(
     options: &UninstallOptions,
     plan: &mut SetupPlan,
 ) -> Result<(), Error> {
-    let is_stopped_first = facts.manager == Manager::Answers && facts.service.active;
-    if !is_stopped_first {
+    // The unit's daemon is stopped first.
+    if facts.manager != Manager::Answers || !facts.service.active {
         purge::refuse_used(data_root)?;
     }
     let Some((delete, listing)) = purge::measure(data_root, facts)? else { return Ok(()) };

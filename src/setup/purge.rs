@@ -23,11 +23,8 @@ const ENTRIES: &str = ".dockerd-rootless.lock aufs btrfs builder buildkit contai
     devicemapper engine-id fuse-overlayfs image network nuke-graph-directory.sh overlay overlay2 \
     plugins rootfs runtimes swarm tmp trust vfs volumes zfs";
 
-/// Without both of these a directory is no data root: dockerd makes them at its first start.
-const MARKS: [&str; 2] = ["containers", "volumes"];
-
-/// And without one of these: dockerd 29.0 to 29.2 makes no `image` where containerd stores images.
-const FURTHER_MARKS: [&str; 3] = ["containerd", "engine-id", "image"];
+/// A data root has one of each. dockerd 29.0 to 29.2 makes no `image` where containerd stores images.
+const MARKS: [&[&str]; 3] = [&["containers"], &["volumes"], &["containerd", "engine-id", "image"]];
 
 /// Returns what deletes the daemon's data and a list of what they take; `None` if there are none.
 /// Refuses what is no data root or has something mounted in it (exit 1), and ends with 4 if no user
@@ -68,8 +65,8 @@ pub fn measure(data_root: &Path, facts: &SetupFacts) -> Result<Option<(Action, S
 
 /// Returns whether a directory with these `names` is a data root.
 fn is_data_root(names: &[OsString]) -> bool {
-    let has = |mark: &&str| names.iter().any(|name| name == *mark);
-    MARKS.iter().all(&has) && FURTHER_MARKS.iter().any(has)
+    let has = |mark: &&str| names.iter().any(|name| name == mark);
+    MARKS.iter().all(|marks| marks.iter().any(has))
 }
 
 /// Refuses to delete data that are in use (exit 5): a process has a file in `root` open, or is in a
