@@ -121,7 +121,9 @@ fn explain(key: &Key, layers: &[Layer]) -> Result<(), Error> {
     text += "set by, lowest first:\n";
     let mut set = vec![format!("default: {}", key.default)];
     let stated = statements(layers, key.name);
-    set.extend(stated.map(|own| format!("{}: {}", own.origin, own.shown(key.name))));
+    set.extend(
+        stated.map(|(input, origin)| format!("{origin}: {}", settings::shown(key.name, input))),
+    );
     for (at, line) in set.iter().enumerate() {
         let mark = if at + 1 == set.len() { "->" } else { "  " };
         text += &format!("{mark} {line}\n");
@@ -166,8 +168,7 @@ fn edit(
     if is_changed {
         files::write_config(&path, &edited.text, look::uid())?;
     }
-    if let Some(winner) = statements(&above, name).last() {
-        let origin = winner.origin;
+    if let Some((_, origin)) = statements(&above, name).last() {
         warn!(
             "`{name}`: the {origin} wins over the file: see `dockerd-rootless config explain {name}`"
         );

@@ -67,23 +67,6 @@ impl Key {
     }
 }
 
-/// A layer's say on one key.
-#[derive(Debug)]
-pub struct Statement<'a> {
-    pub input: &'a Input,
-    pub origin: &'a Origin,
-}
-
-impl Statement<'_> {
-    /// What it says of the key called `name`, for people. A proxy's address may hold a password.
-    pub fn shown(&self, name: &str) -> String {
-        match name {
-            "proxy.http" | "proxy.https" => "a value that is not shown".to_owned(),
-            _ => self.input.describe(),
-        }
-    }
-}
-
 macro_rules! settings {
     ($($field:ident: $kind:ty = $name:literal, [$($variable:literal),*], $default:expr, $default_text:literal, $summary:literal;)+) => {
         /// Every setting, valid, with its origin.
@@ -246,10 +229,21 @@ fn override_by<T: Value>(setting: &mut Sourced<T>, flags: &Flags<'_>, flag: &'st
     }
 }
 
-/// What `layers`, lowest first, say on the key called `name`.
-pub fn statements<'a>(layers: &'a [Layer], name: &'a str) -> impl Iterator<Item = Statement<'a>> {
-    let said = layers.iter().filter_map(move |layer| layer.values.get(name));
-    said.map(|(input, origin)| Statement { input, origin })
+/// Returns what `layers`, lowest first, say on the key called `name`, and where.
+pub fn statements<'a>(
+    layers: &'a [Layer],
+    name: &'a str,
+) -> impl Iterator<Item = &'a (Input, Origin)> {
+    layers.iter().filter_map(move |layer| layer.values.get(name))
+}
+
+/// Returns what a layer says of the key called `name`, for people. A proxy's address may hold a
+/// password.
+pub fn shown(name: &str, input: &Input) -> String {
+    match name {
+        "proxy.http" | "proxy.https" => "a value that is not shown".to_owned(),
+        _ => input.describe(),
+    }
 }
 
 /// Reads every layer's say on `name` and keeps the highest.
@@ -259,38 +253,32 @@ fn resolve_key<T: Value>(
     default: impl FnOnce() -> T,
 ) -> Result<Sourced<T>, Error> {
     let mut winner = None;
-    for Statement { input, origin } in statements(layers, name) {
-        let value =
-            T::read(input).map_err(|reason| wrong_value::<T>(name, input, origin, reason))?;
-        winner = Some(Sourced { value, origin: origin.clone() });
+    for (input, origin) in statements(layers, name) {
+        let wrong = |reason: Option<String>| {
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let what = format!("expected {}, got {}{reason}", T::EXPECTED, shown(name, input));
+            wrong_value(name, origin, &what)
+        };
+        winner = Some(Sourced { value: T::read(input).map_err(wrong)?, origin: origin.clone() });
     }
     Ok(winner.unwrap_or_else(|| Sourced { value: default(), origin: Origin::Default }))
 }
 
-/// The error for an `input` that `T` does not allow.
-fn wrong_value<T: Value>(
-    name: &str,
-    input: &Input,
-    origin: &Origin,
-    reason: Option<String>,
-) -> Error {
-    let place = match origin {
-        Origin::Variable(variable) => format!("`{variable}`"),
-        Origin::File(..) => format!("{origin}: `{name}`"),
-        // A word of `--set` or of `config set`.
-        _ => format!("`{name}`"),
-    };
-    let got = Statement { input, origin }.shown(name);
-    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let hint = match origin {
-        Origin::Variable(variable) => format!("unset {variable}"),
-        Origin::File(path, _) if path != Path::new(SYSTEM_CONFIG) => {
-            format!("dockerd-rootless config unset {name}")
+/// Returns the error for a value of the key called `name` that is not allowed.
+fn wrong_value(name: &str, origin: &Origin, what: &str) -> Error {
+    let explain = format!("dockerd-rootless config explain {name}");
+    let (place, hint) = match origin {
+        Origin::Variable(variable) => (format!("`{variable}`"), format!("unset {variable}")),
+        Origin::File(path, _) if path == Path::new(SYSTEM_CONFIG) => {
+            (format!("{origin}: `{name}`"), explain)
         }
-        _ => format!("dockerd-rootless config explain {name}"),
+        Origin::File(..) => {
+            (format!("{origin}: `{name}`"), format!("dockerd-rootless config unset {name}"))
+        }
+        // A word of `--set` or of `config set`.
+        _ => (format!("`{name}`"), explain),
     };
-    Error::new(Exit::Config, format!("{place}: expected {}, got {got}{reason}", T::EXPECTED))
-        .hint(hint)
+    Error::new(Exit::Config, format!("{place}: {what}")).hint(hint)
 }
 
 #[cfg(test)]

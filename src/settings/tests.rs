@@ -52,7 +52,7 @@ fn every_layer_beats_the_ones_below_and_leaves_its_place() {
     assert_eq!(origin(4), (fixed(1404), "command line".to_owned()));
 
     let said: Vec<String> =
-        statements(&layers, "network.mtu").map(|said| said.input.describe()).collect();
+        statements(&layers, "network.mtu").map(|(input, _)| input.describe()).collect();
     assert_eq!(said, ["`1400`", "`1401`", "`1402`", "`1404`"]);
 }
 

@@ -171,7 +171,7 @@ proptest! {
         let says = |text: &str| -> BTreeMap<_, _> {
             let layer = Layer::from_toml(Path::new(FILE), text).expect("a valid file");
             let layers = [layer];
-                let said = |name| statements(&layers, name).next().map(|said| said.input.clone());
+                let said = |name| statements(&layers, name).next().map(|(input, _)| input.clone());
                 KEYS.iter().filter_map(|key| Some((key.name, said(key.name)?))).collect()
         };
         let (mut before, mut after) = (says(&text), says(&edited.text));
