@@ -32,7 +32,7 @@ pub fn run(
     let runtime_dir = host.session.person.runtime_dir.as_ref();
     let own = runtime_dir.map(|(path, _)| Scratch::path(path)).unwrap_or_default();
     let base = &survey.data_root.base;
-    let overlay = is_usable(base).then(|| Scratch::path(base)).unwrap_or_default();
+    let overlay = if is_usable(base) { Scratch::path(base) } else { PathBuf::new() };
     let trial =
         Trial::build(settings, host, environment, &own.join("s"), overlay.clone().into_os_string());
     let trial = match trial {
@@ -55,7 +55,7 @@ pub fn run(
 }
 
 /// Runs `command` with the directories of a trial; there may be none for an overlay.
-fn attempt(command: &mut Command, own: &Path, overlay: &PathBuf) -> Result<Inside, Outcome> {
+fn attempt(command: &mut Command, own: &Path, overlay: &Path) -> Result<Inside, Outcome> {
     let not_tried = |error: io::Error| Outcome::NotTried(error.to_string());
     let _held = HeldSignals::hold();
     let _own = Scratch::new(own).map_err(not_tried)?;
