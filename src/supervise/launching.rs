@@ -71,7 +71,8 @@ impl Supervisor<'_> {
             matches!(self.machine.state, State::Starting | State::Reviving | State::Replacing(_));
         let has_more = is_awaited && !is_killed && !self.may_end_hung();
         if has_more && self.launch.daemon.is_some() {
-            self.arm(progress::HUNG);
+            // Not longer than it takes to find that it hangs.
+            self.arm(progress::HUNG / 2);
             return self.tell_slow();
         }
         self.deadline = None;
