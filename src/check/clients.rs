@@ -1,6 +1,7 @@
 //! What runs beside the daemon: the system-wide daemon, a rootless containerd, the docker client.
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
 use crate::check::trials::RootfulSocket;

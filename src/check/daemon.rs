@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::Fix;
 use crate::check::trials::Outcome;
 use crate::facts::DaemonJson;

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::check::finding::{Evidence, Finding, Id, Id::*};
+use crate::check::evidence::Evidence;
+use crate::check::finding::{Finding, Id, Id::*};
 use crate::check::fix::{Fix, quoted};
 use crate::facts::Version;
 use crate::plan::Network;

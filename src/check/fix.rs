@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::check::finding::Evidence;
+use crate::check::evidence::Evidence;
 use crate::check::packages::{self, Package};
 use crate::check::survey::Survey;
 use crate::settings::Origin;

@@ -1,6 +1,7 @@
 //! newuidmap and newgidmap: whether they are there, have their power, and map IDs.
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
 use crate::check::namespaces::suspects;
 use crate::check::packages::Package;

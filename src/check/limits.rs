@@ -1,6 +1,7 @@
 //! What is scarce or cut off: ports, ping, IPv6, keys, files, a proxy on the loopback.
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
 use crate::facts::Version;
 use crate::settings::NetworkDriver::{

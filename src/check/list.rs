@@ -1,7 +1,8 @@
 //! The list of checks, and the runner that judges them in order.
 
 use crate::check::Status::{Fail, Warn};
-use crate::check::finding::{Category, Category::*, Evidence, Finding, Id, Id::*, Status, see};
+use crate::check::evidence::Evidence;
+use crate::check::finding::{Category, Category::*, Finding, Id, Id::*, Status, see};
 use crate::check::fix::{self, Commands};
 use crate::check::{
     clients, daemon, hints, idmap, limits, namespaces, netfilter, network, places, programs,

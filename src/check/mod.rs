@@ -3,6 +3,7 @@
 
 mod clients;
 mod daemon;
+mod evidence;
 mod failures;
 mod finding;
 mod fix;
@@ -23,7 +24,8 @@ pub mod survey;
 pub mod trial;
 pub mod trials;
 
+pub use evidence::Evidence;
 pub use failures::known_failure;
-pub use finding::{Category, Evidence, Finding, Id, Status};
+pub use finding::{Category, Finding, Id, Status};
 pub use fix::Commands;
 pub use list::{CHECKS, Check, Found, run};

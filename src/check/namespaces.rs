@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
+use crate::check::survey::QUOTAS;
 use crate::check::trials::{Failure, Outcome};
 
 /// What RHEL's documentation and upstream's setup tool set.
@@ -11,18 +13,6 @@ const ENOUGH: u64 = 28_633;
 
 /// Below this rootlesskit warns (`pkg/parent/warn.go`).
 const FEW: u64 = 1024;
-
-/// The quotas of the namespaces that rootlesskit, dockerd and containers create
-/// (Documentation/admin-guide/sysctl/user.rst).
-pub const QUOTAS: [&str; 7] = [
-    "user.max_user_namespaces",
-    "user.max_mnt_namespaces",
-    "user.max_net_namespaces",
-    "user.max_pid_namespaces",
-    "user.max_ipc_namespaces",
-    "user.max_uts_namespaces",
-    "user.max_cgroup_namespaces",
-];
 
 /// What a container's manager must be told, by the beginning of its name.
 const CONTAINERS: &[(&str, &str)] = &[

@@ -1,6 +1,7 @@
 //! `netfilter`: network devices and firewall rules, as dockerd creates them in its namespace.
 
-use crate::check::finding::{Evidence, Finding, Status};
+use crate::check::evidence::Evidence;
+use crate::check::finding::{Finding, Status};
 use crate::check::fix::Fix;
 use crate::check::namespaces::suspects;
 use crate::check::packages::Package;

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
 use crate::facts::Directory;

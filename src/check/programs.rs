@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 
+use crate::check::evidence::Evidence;
 use crate::check::failures::{self, gist};
-use crate::check::finding::{Evidence, Finding, Id};
+use crate::check::finding::{Finding, Id};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;

@@ -1,6 +1,7 @@
 //! What the session provides: control groups, a bus, a user manager that outlives the login.
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;

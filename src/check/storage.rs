@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use crate::check::finding::{Evidence, Finding, Status};
+use crate::check::evidence::Evidence;
+use crate::check::finding::{Finding, Status};
 use crate::check::fix::{Fix, quoted};
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;

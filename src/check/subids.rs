@@ -1,6 +1,7 @@
 //! The user's subordinate IDs in `/etc/subuid` and `/etc/subgid`.
 
-use crate::check::finding::{Evidence, Finding};
+use crate::check::evidence::Evidence;
+use crate::check::finding::Finding;
 use crate::check::fix::quoted;
 use crate::check::survey::{Account, Survey};
 

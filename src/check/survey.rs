@@ -9,7 +9,6 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::check::namespaces::QUOTAS;
 use crate::environment::Environment;
 use crate::facts::places::user_runtime_dir;
 use crate::facts::{DockerClient, HostFacts, Mounts};
@@ -21,6 +20,18 @@ const TEXT_MAX: u64 = 16 * 1024 * 1024;
 
 /// How many links the kernel follows.
 const LINKS_MAX: usize = 40;
+
+/// The quotas of the namespaces that rootlesskit, dockerd and containers create
+/// (Documentation/admin-guide/sysctl/user.rst).
+pub const QUOTAS: [&str; 7] = [
+    "user.max_user_namespaces",
+    "user.max_mnt_namespaces",
+    "user.max_net_namespaces",
+    "user.max_pid_namespaces",
+    "user.max_ipc_namespaces",
+    "user.max_uts_namespaces",
+    "user.max_cgroup_namespaces",
+];
 
 /// The settings of the kernel that checks look at, apart from quotas.
 const SYSCTLS: [&str; 5] = [

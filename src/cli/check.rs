@@ -13,7 +13,7 @@ use crate::check::trial;
 use crate::check::trials::Trials;
 use crate::check::{self, Evidence, Found, Id, Status};
 use crate::cli::output::{self, CheckStyle, Format, Whose};
-use crate::cli::run::Request;
+use crate::cli::request::Request;
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};

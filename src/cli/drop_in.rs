@@ -3,7 +3,8 @@
 
 use std::ffi::OsString;
 
-use crate::cli::run::{self, Request};
+use crate::cli::request::Request;
+use crate::cli::run as launch;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::words;
@@ -17,5 +18,5 @@ pub fn run(words: &[OsString], environment: &Environment) -> Result<Exit, Error>
         let hint = format!("did you mean `dockerd-rootless-setuptool.sh {}`?", meant.display());
         return Err(Error::new(Exit::Failed, what).hint(hint));
     }
-    run::run(environment, &Request { exec: true, words: words.to_vec(), ..Request::default() })
+    launch::run(environment, &Request { exec: true, words: words.to_vec(), ..Request::default() })
 }

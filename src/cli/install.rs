@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use crate::check::{self, Found, Id, Status};
 use crate::cli::check::{Examination, explained};
-use crate::cli::run::Request;
+use crate::cli::request::Request;
 use crate::cli::setup::{SetupOutput, carry_out};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};

@@ -6,7 +6,8 @@ use std::fmt::{Display, Write};
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Format, json_word};
-use crate::cli::run::{Request, prepare, with_version};
+use crate::cli::request::Request;
+use crate::cli::run::{prepare, with_version};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::HostFacts;

@@ -1,16 +1,15 @@
 //! `run`: plan, then become rootlesskit, or stay with it.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
 use crate::check::{Found, Id, known_failure};
 use crate::cli::check;
+use crate::cli::request::Request;
 use crate::cli::sources::layers;
 use crate::cli::terminal;
 use crate::environment::Environment;
@@ -22,29 +21,6 @@ use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
 use crate::supervise::{self, How, Legacy, Notice, Outcome, RunDir, Task, Verdict};
 use crate::sys::sockets;
-
-/// What a launch is asked for on the command line.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct Request {
-    /// Set KEY for this call, whatever other sources say
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub assignments: Vec<OsString>,
-    /// Options for dockerd
-    #[arg(value_name = "DOCKERD_OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub words: Vec<OsString>,
-    /// Whether to run without a supervisor, whatever the settings say.
-    #[arg(skip)]
-    pub exec: bool,
-    /// All arguments of our command line.
-    #[arg(skip)]
-    pub arguments: Vec<OsString>,
-    /// The level of messages that the user chose, also for the namespace stage.
-    #[arg(skip)]
-    pub level: Option<LevelFilter>,
-    /// Whether a person reads our messages, who needs less than a log.
-    #[arg(skip)]
-    pub in_terminal: bool,
-}
 
 /// How long a fault of the host must last to count as permanent.
 const SECOND_LOOK: Duration = Duration::from_secs(10);

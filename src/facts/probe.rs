@@ -112,8 +112,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let help = help.map(|question| cache.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Ok(facts)) if !facts.flags.contains_key("detach-netns"));
-    let is_wanted = report || !never_detaches;
-    let dockerd_version = dockerd.as_deref().filter(|_| is_wanted);
+    let dockerd_version = dockerd.as_deref().filter(|_| report || !never_detaches);
     let dockerd_version = dockerd_version.map(|path| cache.ask_binary(path, "--version"));
 
     let flags = flags.map(|question| cache.answer(question, parse_dockerd_flags));

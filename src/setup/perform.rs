@@ -9,16 +9,12 @@ use crate::error::{Error, Exit};
 use crate::setup::facts::{Home, SetupFacts};
 use crate::setup::inspect::socket;
 use crate::setup::plan::{Action, enable_linger};
-use crate::setup::purge;
+use crate::setup::purge::{self, LATER};
 use crate::setup::units::SERVICE;
 use crate::supervise;
 use crate::sys::wait::MOMENT;
 use crate::sys::{files, process};
 use crate::words::{self, quoted};
-
-/// How long an action may take: a unit has limits of its own, and containers may have long times to
-/// stop.
-pub const LATER: Duration = Duration::from_secs(900);
 
 /// How long a daemon whose unit is there may take to answer.
 const ANSWER: Duration = Duration::from_secs(60);

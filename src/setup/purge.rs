@@ -7,15 +7,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::slice;
+use std::time::Duration;
 
 use crate::error::{Error, Exit};
 use crate::facts::Mounts;
 use crate::setup::facts::SetupFacts;
-use crate::setup::perform::LATER;
 use crate::setup::plan::Action;
 use crate::supervise;
 use crate::sys::{process, processes};
 use crate::words::quoted;
+
+/// How long an action may take: a unit has limits of its own, and containers may have long times to
+/// stop.
+pub const LATER: Duration = Duration::from_secs(900);
 
 /// What dockerd keeps in its data root, whatever its storage driver. Other files there are the
 /// user's.
