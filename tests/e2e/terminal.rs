@@ -72,8 +72,12 @@ fn a_start_is_one_line_with_an_address_to_paste_and_ctrl_c_stops_it() {
     let export = rest.lines().find_map(|line| line.split_once("terminal:")).expect("a line").1;
     let log = user.home.join(".local/state/dockerd-rootless/docker.log");
     assert!(rest.contains(&format!("{} (-v shows it here)", log.display())), "{screen}");
-    let lines = fs::read_to_string(&log).expect("the log");
-    assert!(lines.contains("time=") && lines.contains("INFO rootless Docker is ready"), "{lines}");
+    // A thread writes the log.
+    let lines = wait::until("the log tells of the daemon and of us", || {
+        let lines = fs::read_to_string(&log).expect("the log");
+        let is_whole = lines.contains("time=") && lines.contains("INFO rootless Docker is ready");
+        is_whole.then_some(lines)
+    });
 
     let docker = Docker(&user);
     docker.import_image();
