@@ -30,7 +30,7 @@ pub fn perform(facts: &SetupFacts, action: &Action) -> Result<(), Error> {
         Action::Run(line) if line.starts_with("loginctl ") => {
             (run(home, line), enable_linger(facts))
         }
-        Action::Run(line) => (run(home, line), line.clone()),
+        Action::Run(line) | Action::Replace(line) => (run(home, line), line.clone()),
         Action::Start(verb, unit) => return start(home, verb, unit),
         Action::DeleteData(root, entries) => return purge::delete(facts, root, entries),
     };

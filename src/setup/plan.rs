@@ -24,6 +24,8 @@ pub enum Action {
     Remove(PathBuf),
     /// Runs this command line.
     Run(String),
+    /// Replaces dockerd and the supervisor by this command line.
+    Replace(String),
     /// Has systemctl(1) `start` or `restart` a unit, and waits for the daemon.
     Start(&'static str, &'static str),
     /// Deletes these entries of a data root.
@@ -38,6 +40,10 @@ impl Action {
             Self::Write(file, _) => ("write", "Wrote", "path", path(file)),
             Self::Remove(file) => ("remove", "Removed", "path", path(file)),
             Self::Run(line) => ("run", "Ran", "command", line.clone()),
+            Self::Replace(_) => {
+                let what = "dockerd; containers keep running".to_owned();
+                ("replace", "Replaced", "programs", what)
+            }
             Self::Start("start", unit) => ("start", "Started", "unit", (*unit).to_owned()),
             Self::Start(_, unit) => ("restart", "Restarted", "unit", (*unit).to_owned()),
             Self::DeleteData(root, _) => ("delete", "Deleted", "data", path(root)),
@@ -228,8 +234,8 @@ impl SetupPlan {
         if !daemon.busy || although_busy {
             self.act(true, Action::Start("restart", SERVICE));
         } else if daemon.outdated && daemon.answers && daemon.keeps_containers {
-            // Containers keep running.
-            self.run(format!("{} restart", quoted(&facts.home.program)));
+            let line = format!("{} restart", quoted(&facts.home.program));
+            self.act(true, Action::Replace(line));
         } else {
             self.keep_running(&format!("restart {SERVICE}"));
         }

@@ -241,7 +241,7 @@ fn an_upgrade_rewrites_what_upstream_wrote_and_keeps_its_path_and_args() {
     assert!(
         upgrade(&facts)
             .actions
-            .contains(&Action::Run("/home/u/bin/dockerd-rootless restart".to_owned()))
+            .contains(&Action::Replace("/home/u/bin/dockerd-rootless restart".to_owned()))
     );
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, recv};
 use sd_notify::NotifyState;
 use tracing::{debug, warn};
 
@@ -22,6 +23,9 @@ use crate::supervise::{
     Death, Event, How, State, Supervisor, Then, UNLIMITED, health, notices, progress,
 };
 use crate::sys::{files, process, processes};
+
+/// How long the keeper may take to read an order.
+const TAKES: Duration = Duration::from_secs(2);
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
@@ -38,7 +42,9 @@ const CONTAINER_MARGIN: Duration = Duration::from_secs(5);
 impl Supervisor<'_> {
     /// Receives what the keeper reports, and keeps our end of the connection.
     pub(super) fn speak_with_keeper(&mut self, ours: UnixStream) -> io::Result<()> {
-        ours.set_nonblocking(true)?;
+        ours.set_nonblocking(false)?;
+        // An order may be longer than the buffer of the connection.
+        ours.set_write_timeout(Some(TAKES))?;
         let mut inbox = Inbox::default();
         let read = move |fd: &OwnedFd| {
             loop {
@@ -46,7 +52,7 @@ impl Supervisor<'_> {
                     return Ok(report);
                 }
                 let mut piece = [0; 4096];
-                match nix::unistd::read(fd, &mut piece)? {
+                match recv(fd.as_raw_fd(), &mut piece, MsgFlags::MSG_DONTWAIT)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     count => inbox.fill(&piece[..count]),
                 }
