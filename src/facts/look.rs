@@ -195,7 +195,7 @@ fn look_at_state_dir(stated: &Path, uid: u32, precious: &[&Path]) -> (PathBuf, S
     let mut foreign = Vec::new();
     if matches!(directory, Directory::Present { owner, .. } if owner == uid) {
         match read_entries(&path) {
-            Ok((names, has_lock)) => foreign = StateDir::foreign(&names, has_lock),
+            Ok((entries, has_lock)) => foreign = StateDir::foreign(&entries, has_lock),
             Err(error) => directory = Directory::Unknown(error.to_string()),
         }
     }
@@ -216,12 +216,16 @@ fn real(path: &Path) -> PathBuf {
     path.strip_prefix(ancestor).map_or(real.clone(), |rest| real.join(rest))
 }
 
-/// Reads the names in a state directory, and whether rootlesskit's lock is among them.
-fn read_entries(path: &Path) -> io::Result<(Vec<OsString>, bool)> {
-    let names =
-        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>()?;
+/// Reads the names in a state directory, which of them are directories, and whether rootlesskit's
+/// lock is among them.
+fn read_entries(path: &Path) -> io::Result<(Vec<(OsString, bool)>, bool)> {
+    let entries = fs::read_dir(path)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.file_name(), entry.file_type()?.is_dir()))
+    });
+    let entries = entries.collect::<io::Result<_>>()?;
     let lock = fs::symlink_metadata(path.join("lock"));
-    Ok((names, lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0)))
+    Ok((entries, lock.is_ok_and(|lock| lock.is_file() && lock.len() == 0)))
 }
 
 /// Whether a process holds the lock file `path`, as flock(2) has it. rootlesskit takes the lock

@@ -187,16 +187,23 @@ impl StateDir {
         ".s4nn.sock",
         "vpnkit-ethernet.sock",
         ".bp-ready.pipe",
-        "gvisortapvsock",
+        Self::SUBDIRECTORY,
         "lock",
     ];
 
-    /// Returns the `names` that are not rootlesskit's. Its lock comes first and goes last, so that
-    /// without one nothing here is its own: a lone `hosts` is a file of the user's.
-    pub fn foreign(names: &[OsString], has_lock: bool) -> Vec<OsString> {
-        let is_own = |name: &&OsString| has_lock && Self::ENTRIES.iter().any(|own| *name == own);
-        let foreign = names.iter().filter(|name| !is_own(name)).cloned();
-        foreign.collect::<BTreeSet<_>>().into_iter().collect()
+    /// The only one of them that is a directory.
+    pub const SUBDIRECTORY: &str = "gvisortapvsock";
+
+    /// Returns the names among `entries` that are not rootlesskit's; each entry says whether it is a
+    /// directory. Its lock comes first and goes last, so that without one nothing here is its own: a
+    /// lone `hosts` is a file of the user's.
+    pub fn foreign(entries: &[(OsString, bool)], has_lock: bool) -> Vec<OsString> {
+        let is_own = |name: &OsString, is_directory: bool| {
+            let is_known = Self::ENTRIES.iter().any(|own| name == own);
+            has_lock && is_known && (!is_directory || name == Self::SUBDIRECTORY)
+        };
+        let foreign = entries.iter().filter(|(name, is_directory)| !is_own(name, *is_directory));
+        foreign.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -251,16 +258,19 @@ mod tests {
 
     #[test]
     fn only_a_directory_with_rootlesskits_lock_is_rootlesskits() {
-        let cases: [(&[&str], bool, &[&str]); 5] = [
+        let cases: [(&[&str], bool, &[&str]); 7] = [
             (&[], false, &[]),
-            (&["lock", "child_pid", "api.sock", ".bp-ready.pipe", "gvisortapvsock"], true, &[]),
+            (&["lock", "child_pid", "api.sock", ".bp-ready.pipe", "gvisortapvsock/"], true, &[]),
+            (&["lock", "hosts/", "netns/"], true, &["hosts", "netns"]),
+            (&["lock/"], true, &["lock"]),
             (&["hosts"], false, &["hosts"]),
             (&["lock", "hosts"], false, &["hosts", "lock"]),
             (&["lock", "thesis.tex"], true, &["thesis.tex"]),
         ];
         for (names, has_lock, foreign) in cases {
-            let names: Vec<OsString> = names.iter().map(OsString::from).collect();
-            assert_eq!(StateDir::foreign(&names, has_lock), foreign, "{names:?}");
+            let entry = |name: &&str| (name.trim_end_matches('/').into(), name.ends_with('/'));
+            let entries: Vec<_> = names.iter().map(entry).collect();
+            assert_eq!(StateDir::foreign(&entries, has_lock), foreign, "{names:?}");
         }
     }
 }
