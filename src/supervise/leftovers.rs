@@ -2,6 +2,7 @@
 //! reach any more, and files in the runtime directory. Only what is provably a dead daemon's goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -22,9 +23,21 @@ use crate::facts::{StateDir, unescaped};
 use crate::sys::files;
 use crate::sys::processes::{self, Process};
 
-/// What dockerd leaves in its directory. By what is in the first, the directory is known.
-const EXEC_ROOT: [&str; 7] =
-    ["containerd", "libnetwork", "netns", "runtime-runc", "plugins", "swarm", "metrics.sock"];
+/// What dockerd leaves in its directory.
+const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
+
+/// What its containerd leaves in a directory in there, beside the pipes of containers.
+const CONTAINERD: [&str; 6] = [
+    "daemon",
+    "containerd.pid",
+    "containerd.sock",
+    "containerd.sock.ttrpc",
+    "containerd-debug.sock",
+    CONTAINERD_TOML,
+];
+
+/// containerd's configuration, which is written for each launch.
+const CONTAINERD_TOML: &str = "containerd.toml";
 
 /// The programs of a daemon that lives, by the kernel's names of at most 15 bytes. rootlesskit starts
 /// itself again as `/proc/self/exe`.
@@ -185,33 +198,75 @@ fn is_below(line: &str, data_roots: &[PathBuf]) -> bool {
 }
 
 /// Removes what rootlesskit and dockerd leave when they are killed, by the names that they give.
-/// `exec_root` counts only if it is the one below `runtime_dir`, and a daemon has made it, for
-/// which `is_new` vouches: a runtime directory in a home may have the user's own `docker` in it.
-pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_new: bool) {
-    remove_names(state_dir, &StateDir::ENTRIES);
-    let is_known = exec_root == runtime_dir.join("docker") && !exec_root.is_symlink();
-    if !is_known || !(is_new || is_dockerds(exec_root)) {
+/// `exec_root` counts only if it is the one below `runtime_dir`, on the same file system, and was a
+/// daemon's before the launch, for which `is_daemons` vouches: a runtime directory in a home may
+/// have the user's own `docker` in it.
+pub fn remove_files(state_dir: &Path, exec_root: &Path, runtime_dir: &Path, is_daemons: bool) {
+    remove_names(state_dir, &StateDir::ENTRIES, |name| name == StateDir::SUBDIRECTORY);
+    let device = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.dev());
+    let is_here = |path: &Path| !path.is_symlink() && device(path) == device(runtime_dir);
+    if exec_root != runtime_dir.join("docker") || exec_root.is_symlink() {
         return;
     }
-    remove_names(exec_root, &EXEC_ROOT);
+    let containerd = exec_root.join("containerd");
+    if !is_daemons {
+        // The launch has written it, and the next one must not take the directory for a daemon's.
+        if is_here(exec_root) && is_here(&containerd) && has_configuration(exec_root) {
+            remove_names(&containerd, &[CONTAINERD_TOML], |_| false);
+        }
+        return;
+    }
+    if is_here(exec_root) {
+        if is_here(&containerd) {
+            let pipes = container_names(&containerd);
+            let names: Vec<&str> =
+                CONTAINERD.into_iter().chain(pipes.iter().map(String::as_str)).collect();
+            remove_names(&containerd, &names, |_| true);
+        }
+        if is_here(&exec_root.join("swarm")) {
+            remove_names(&exec_root.join("swarm"), &["control.sock"], |_| false);
+        }
+        remove_names(exec_root, &EXEC_ROOT, |_| true);
+    }
     let pid_file = runtime_dir.join("docker.pid");
     tell(&pid_file, fs::remove_file(&pid_file));
 }
 
-/// Says whether a daemon has made `exec_root`: containerd's configuration in there names its socket
-/// in there.
-fn is_dockerds(exec_root: &Path) -> bool {
+/// Finds the directories with the pipes of containers, which have the containers' names.
+fn container_names(containerd: &Path) -> Vec<String> {
+    let entries = fs::read_dir(containerd).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_id =
+        |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    names.filter(is_id).collect()
+}
+
+/// Says whether what a launch is about to leave in `exec_root` may go afterwards: the directory is
+/// missing, a daemon has made it, or nothing but a daemon's dumps is in it.
+pub fn is_daemons(exec_root: &Path) -> bool {
+    let holds_dumps = |entries: fs::ReadDir| {
+        entries.into_iter().all(|entry| entry.is_ok_and(|entry| is_dump(&entry.file_name())))
+    };
+    match fs::read_dir(exec_root) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(entries) => holds_dumps(entries) || has_configuration(exec_root),
+    }
+}
+
+/// Says whether containerd's configuration in `exec_root` names its socket in there.
+fn has_configuration(exec_root: &Path) -> bool {
     let containerd = exec_root.join("containerd");
-    let text = files::read_regular(&containerd.join("containerd.toml"), 64 * 1024);
+    let text = files::read_regular(&containerd.join(CONTAINERD_TOML), 64 * 1024);
     let text = text.ok().flatten().unwrap_or_default();
     let socket = containerd.join("containerd.sock");
     let socket = socket.as_os_str().as_bytes();
     text.windows(socket.len()).any(|part| part == socket)
 }
 
-/// Removes these `names` from a directory, and the directory if it is empty then. What a link in its
-/// place leads to is never touched: it is reached by its descriptor.
-fn remove_names(directory: &Path, names: &[&str]) {
+/// Removes these `names` from a directory, and the directory if it is empty then. A directory among
+/// them goes with its contents if `may_hold` says so. What a link in its place leads to is never
+/// touched: it is reached by its descriptor.
+fn remove_names(directory: &Path, names: &[&str], may_hold: impl Fn(&str) -> bool) {
     let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_PATH).bits();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(directory);
     let Ok(file) = opened else { return };
@@ -219,7 +274,7 @@ fn remove_names(directory: &Path, names: &[&str]) {
     for name in names {
         let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", file.as_raw_fd()));
         let removed = match fs::symlink_metadata(&path) {
-            Ok(entry) if entry.is_dir() => {
+            Ok(entry) if entry.is_dir() && may_hold(name) => {
                 open_up(&path, device).and_then(|()| fs::remove_dir_all(&path))
             }
             Ok(_) => fs::remove_file(&path),
@@ -261,17 +316,23 @@ pub fn keep_last_dumps(exec_root: &Path, keep: usize) {
     let mut dumps = BTreeMap::new();
     for entry in fs::read_dir(exec_root).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let time = name.to_str().and_then(|name| name.strip_prefix("goroutine-stacks-"));
-        let is_dump = time.is_some_and(|time| {
-            time.starts_with(|first: char| first.is_ascii_digit()) && time.ends_with(".log")
-        });
-        if is_dump && let Ok(found) = entry.metadata() {
+        if is_dump(&name)
+            && let Ok(found) = entry.metadata()
+        {
             dumps.insert((found.mtime(), found.mtime_nsec(), name), entry.path());
         }
     }
     for path in dumps.values().take(dumps.len().saturating_sub(keep)) {
         tell(path, fs::remove_file(path));
     }
+}
+
+/// Says whether dockerd gives its dumps such a name.
+fn is_dump(name: &OsStr) -> bool {
+    let time = name.to_str().and_then(|name| name.strip_prefix("goroutine-stacks-"));
+    time.is_some_and(|time| {
+        time.starts_with(|first: char| first.is_ascii_digit()) && time.ends_with(".log")
+    })
 }
 
 #[cfg(test)]
@@ -362,26 +423,76 @@ mod tests {
     fn an_exec_root_is_a_daemons_by_what_its_containerd_wrote() {
         let root = tempfile::tempdir().expect("a directory");
         let exec_root = root.path().join("docker");
+        assert!(is_daemons(&exec_root), "it is missing");
+        fs::create_dir(&exec_root).expect("a directory");
+        fs::write(exec_root.join("goroutine-stacks-2026-11-27T090446Z.log"), "").expect("a file");
+        assert!(is_daemons(&exec_root), "it holds a dump");
         let containerd = exec_root.join("containerd");
         fs::create_dir_all(&containerd).expect("a directory");
         let socket = format!("address = '{}/containerd.sock'", containerd.display());
         let cases = [
             ("main.go", "package main", false),
-            ("containerd.toml", "address = '/run/containerd.sock'", false),
-            ("containerd.toml", &socket, true),
+            (CONTAINERD_TOML, "address = '/run/containerd.sock'", false),
+            (CONTAINERD_TOML, &socket, true),
         ];
         for (name, text, expected) in cases {
-            let path = containerd.join(name);
-            fs::write(&path, text).expect("a file");
-            assert_eq!(is_dockerds(&exec_root), expected, "{name}: {text}");
-            // What it guards.
-            let plugin = exec_root.join("plugins/mine/main.go");
-            fs::create_dir_all(plugin.parent().expect("a parent")).expect("a directory");
-            fs::write(&plugin, "").expect("a file");
-            let state_dir = root.path().join("dockerd-rootless");
-            remove_files(&state_dir, &exec_root, root.path(), false);
-            assert_eq!(plugin.exists(), !expected, "{name}: {text}");
+            fs::write(containerd.join(name), text).expect("a file");
+            assert_eq!(is_daemons(&exec_root), expected, "{name}: {text}");
         }
+    }
+
+    #[test]
+    fn a_directory_of_the_users_own_stays_and_does_not_become_a_daemons() {
+        let root = tempfile::tempdir().expect("a directory");
+        let run = root.path();
+        let write = |name: &str, text: &str| {
+            let path = run.join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, text).expect("a file");
+        };
+        let own = [
+            "docker/containerd/main.go",
+            "docker/containerd/daemon/main.go",
+            "docker/plugins/main.go",
+            "docker/swarm/stack.yml",
+            "docker.pid",
+        ];
+        own.iter().for_each(|name| write(name, ""));
+        let exec_root = run.join("docker");
+        let before = is_daemons(&exec_root);
+        assert!(!before);
+        // A launch.
+        let socket = exec_root.join("containerd/containerd.sock");
+        write("docker/containerd/containerd.toml", &format!("address = '{}'", socket.display()));
+        remove_files(&run.join("dockerd-rootless"), &exec_root, run, before);
+        for name in own {
+            assert!(run.join(name).exists(), "{name}");
+        }
+        assert!(!is_daemons(&exec_root));
+
+        // A daemon that was killed has left its own beside it.
+        write("docker/containerd/containerd.toml", &format!("address = '{}'", socket.display()));
+        write("docker/swarm/control.sock", "");
+        remove_files(&run.join("dockerd-rootless"), &exec_root, run, true);
+        for name in [own[0], own[3]] {
+            assert!(run.join(name).exists(), "{name}");
+        }
+        assert!(!run.join("docker/swarm/control.sock").exists());
+    }
+
+    #[test]
+    fn a_directory_in_a_state_directory_stays() {
+        let root = tempfile::tempdir().expect("a directory");
+        let state_dir = root.path().join("state");
+        for name in ["hosts/all.ini", "netns/a", "gvisortapvsock/a.sock"] {
+            let path = state_dir.join(name);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            fs::write(path, "").expect("a file");
+        }
+        remove_files(&state_dir, &root.path().join("docker"), root.path(), true);
+        assert!(state_dir.join("hosts/all.ini").exists());
+        assert!(state_dir.join("netns/a").exists());
+        assert!(!state_dir.join("gvisortapvsock").exists());
     }
 
     #[test]
@@ -397,7 +508,7 @@ mod tests {
         let names = [
             "run/dockerd-rootless/lock", "run/dockerd-rootless/hosts", "run/docker/netns/a", "run/docker/stays",
             "run/docker/libnetwork/deep/a", "run/docker/containerd/containerd.sock",
-            "run/docker/containerd/containerd.toml", "run/docker/swarm/a", "run/docker/containerd/containerd.sock.ttrpc",
+            "run/docker/containerd/containerd.toml", "run/docker/swarm/control.sock", "run/docker/containerd/containerd.sock.ttrpc",
             "run/docker.pid", "precious/lock", "precious/daemon/photo", &pipe,
         ];
         names.iter().for_each(|name| write(name));
@@ -435,7 +546,7 @@ mod tests {
         fs::create_dir_all(containerd.join("daemon")).expect("a directory");
         let socket = format!("address = '{}/containerd.sock'", containerd.display());
         fs::write(containerd.join("containerd.toml"), socket).expect("a file");
-        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), run, false);
+        remove_files(&run.join("dockerd-rootless"), &run.join("docker"), run, true);
         assert_eq!(fs::read_dir(run).expect("a directory").count(), 0);
     }
 

@@ -106,7 +106,7 @@ pub struct Running {
     /// How long dockerd itself takes to end before containers' own times count.
     shutdown: Duration,
     pub places: Places,
-    /// Whether the exec root was missing before the launch.
+    /// Whether the exec root was missing before the launch, or a daemon's.
     exec_root_is_new: bool,
     mtu: u32,
     has_helper: bool,
@@ -122,7 +122,7 @@ impl Running {
             api,
             shutdown,
             places: host.session.places.clone(),
-            exec_root_is_new: !host.session.places.exec_root.exists(),
+            exec_root_is_new: leftovers::is_daemons(&host.session.places.exec_root),
             mtu: plan.network.mtu,
             has_helper: plan.network.has_helper,
             published: plan.network.published.clone(),
