@@ -19,6 +19,7 @@ use tracing::info;
 
 use crate::error::{Error, Exit};
 use crate::supervise::control::answer;
+use crate::supervise::ports::Ports;
 use crate::supervise::{
     Launch, Machine, Outcome, Running, State, Status, Supervisor, Task, event_loop, failed, log,
     process, run_dir,
@@ -181,7 +182,7 @@ impl Legacy {
         supervisor.socket = own.and_then(|path| run_dir::Name::of(path).ok());
         supervisor.listeners = self.listeners.into_iter().map(take).collect::<Result<_, _>>()?;
         supervisor.status = self.status;
-        supervisor.launch = self.launch;
+        supervisor.launch = Launch { ports: Ports::resume(), ..self.launch };
         supervisor.outcome.phase = "dockerd answers";
         supervisor.speak_with_keeper(take(control)?.into())?;
         Ok((supervisor, take(client)?.into()))

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -43,6 +44,8 @@ pub struct Ports {
     unpublished: BTreeMap<u64, Instant>,
     /// The processes that serve ports. dockerd can do without them.
     servers: BTreeMap<Identity, Published>,
+    /// Those of them that were stopped at the last look.
+    stopped: BTreeSet<Identity>,
     /// Ports whose server is gone, and whether the last look has confirmed that.
     lost: BTreeMap<Published, bool>,
     /// Whether the next question for ports is on its way.
@@ -53,14 +56,24 @@ pub struct Ports {
     pub(super) ends_orphans: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
+    /// Since when these are followed, if not since the launch.
+    resumed: Option<Instant>,
 }
 
 impl Ports {
-    /// Returns what rootlesskit forwards for others than containers. For a container that starts it
-    /// forwards before dockerd lists it.
-    pub fn foreign(&self) -> BTreeSet<u64> {
+    /// Begins with a daemon that another program has started in this process.
+    pub fn resume() -> Self {
+        Self { resumed: Some(Instant::now()), ..Self::default() }
+    }
+
+    /// Returns what rootlesskit forwards for others than containers; `None` if that is not known yet,
+    /// and all may be. For a container that starts it forwards before dockerd lists it.
+    pub fn foreign(&self) -> Option<BTreeSet<u64>> {
+        if self.resumed.is_some_and(|since| since.elapsed() < STARTS) {
+            return None;
+        }
         let since = self.unpublished.iter();
-        since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect()
+        Some(since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect())
     }
 
     /// Takes that what was on its way is called off.
@@ -68,32 +81,33 @@ impl Ports {
         (self.is_due, self.ticks) = (false, false);
     }
 
-    /// Forgets what ends with a dockerd.
+    /// Takes that what serves ports has ended with a dockerd: the next one restores them.
     pub fn outlive(&mut self) {
-        self.servers.clear();
+        self.lost.extend(std::mem::take(&mut self.servers).into_values().map(|port| (port, false)));
         self.lost.values_mut().for_each(|is_confirmed| *is_confirmed = false);
     }
 
-    /// Takes what containers publish and rootlesskit forwards, and returns the ports that are certainly
-    /// lost. A container that just ends has lost its port as well: it takes two looks.
-    fn judge(&mut self, published: BTreeSet<Published>, forwarded: Forwarded) -> Vec<Published> {
+    /// Takes what rootlesskit forwards while containers publish these ports.
+    fn note_forwarded(&mut self, published: &BTreeSet<Published>, forwarded: Forwarded) {
         let known = std::mem::take(&mut self.unpublished);
         let unpublished = forwarded.into_iter().filter(|(_, port)| !published.contains(port));
         self.unpublished = unpublished
             .map(|(id, _)| (id, known.get(&id).copied().unwrap_or_else(Instant::now)))
             .collect();
-        let mut before = std::mem::take(&mut self.servers);
-        for process in processes::descendants() {
-            if process.name == SERVER
-                && !process.zombie
-                && let Some(port) = port_of(&processes::words(process.identity.pid))
-            {
-                before.remove(&process.identity);
-                self.servers.insert(process.identity, port);
+    }
+
+    /// Takes what containers publish and which processes serve ports, and returns the ports that are
+    /// certainly lost. A container that just ends has lost its port as well: it takes two looks.
+    fn judge(
+        &mut self,
+        published: BTreeSet<Published>,
+        servers: BTreeMap<Identity, Published>,
+    ) -> Vec<Published> {
+        let before = std::mem::replace(&mut self.servers, servers);
+        for (server, port) in before {
+            if !self.servers.contains_key(&server) {
+                self.lost.entry(port).or_default();
             }
-        }
-        for port in before.into_values() {
-            self.lost.entry(port).or_default();
         }
         let is_served = |port: &Published| self.servers.values().any(|served| served == port);
         self.lost.retain(|port, _| published.contains(port) && !is_served(port));
@@ -103,6 +117,16 @@ impl Ports {
         };
         self.lost.iter_mut().filter_map(confirm).collect()
     }
+}
+
+/// Finds the processes that serve ports.
+fn find_servers() -> BTreeMap<Identity, Published> {
+    let descendants = processes::descendants().into_iter();
+    let servers = descendants.filter(|process| process.name == SERVER && !process.zombie);
+    let serve = |process: Process| {
+        Some((process.identity, port_of(&processes::words(process.identity.pid))?))
+    };
+    servers.filter_map(serve).collect()
 }
 
 /// Says whether a process is a shim that has not ended.
@@ -187,7 +211,7 @@ impl Supervisor<'_> {
                 health::settle(&api).await?;
             }
             let published = health::published(&api).await?;
-            io::Result::Ok((published, health::forwarded(&rootlesskit).await.unwrap_or_default()))
+            io::Result::Ok((published, health::forwarded(&rootlesskit).await.ok()))
         };
         self.launch.asking.when(asked, |it, found| {
             if let Ok((published, forwarded)) = found {
@@ -196,9 +220,14 @@ impl Supervisor<'_> {
         });
     }
 
-    /// Takes what containers publish and rootlesskit forwards, and repairs what is lost.
-    fn judge_ports(&mut self, published: BTreeSet<Published>, forwarded: Forwarded) {
-        let lost = self.launch.ports.judge(published, forwarded);
+    /// Takes what containers publish and what rootlesskit forwards, if it says so, and repairs what is
+    /// lost.
+    fn judge_ports(&mut self, published: BTreeSet<Published>, forwarded: Option<Forwarded>) {
+        let ports = &mut self.launch.ports;
+        if let Some(forwarded) = forwarded {
+            ports.note_forwarded(&published, forwarded);
+        }
+        let lost = ports.judge(published, find_servers());
         if !lost.is_empty() {
             self.repair(&lost);
         } else if !self.launch.ports.lost.is_empty() {
@@ -234,7 +263,15 @@ impl Supervisor<'_> {
     /// Looks at the processes that the network and the ports depend on.
     pub(super) fn tick(&mut self) {
         self.look_at_parts();
-        let Ports { servers, lost, .. } = &self.launch.ports;
+        let Ports { servers, stopped, lost, .. } = &mut self.launch.ports;
+        let now: BTreeSet<Identity> =
+            servers.keys().filter(|server| processes::is_stopped(server.pid)).copied().collect();
+        // It holds a port that another needs, and hears no other signal.
+        for server in now.intersection(stopped) {
+            warn!("process {} that serves a published port is stopped: replacing it", server.pid);
+            processes::signal_one(*server, Signal::SIGKILL);
+        }
+        *stopped = now;
         if !lost.is_empty() || !servers.keys().all(|server| processes::is_there(*server)) {
             self.look_at_ports();
         }
@@ -309,6 +346,56 @@ mod tests {
                 "{parent_port}/{proto}"
             );
         }
+    }
+
+    fn ports(numbers: &[u16]) -> BTreeSet<Published> {
+        numbers.iter().map(|number| ("tcp".to_owned(), *number)).collect()
+    }
+
+    fn servers(numbers: &[u16]) -> BTreeMap<Identity, Published> {
+        let server = |port: Published| (Process::sample(port.1.into(), 1, SERVER).identity, port);
+        ports(numbers).into_iter().map(server).collect()
+    }
+
+    #[test]
+    fn a_port_is_lost_if_nothing_serves_it_again() {
+        let lost = |numbers: &[u16]| ports(numbers).into_iter().collect::<Vec<_>>();
+        let mut known = Ports::default();
+        assert_eq!(known.judge(ports(&[80, 81, 82, 83]), servers(&[80, 81, 82])), lost(&[]));
+        // Without a server from the start, something else serves it.
+        assert_eq!(known.judge(ports(&[80, 81, 82, 83]), servers(&[80, 81, 82])), lost(&[]));
+        // The next dockerd restores one port, and a container has ended.
+        known.outlive();
+        for expected in [lost(&[]), lost(&[81])] {
+            assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80])), expected);
+        }
+        // In vain: it takes two looks again.
+        known.outlive();
+        for expected in [lost(&[]), lost(&[81])] {
+            assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80])), expected);
+        }
+        assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80, 81])), lost(&[]));
+        for expected in [lost(&[]), lost(&[80])] {
+            assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[81])), expected);
+        }
+    }
+
+    #[test]
+    fn a_port_that_no_container_publishes_for_long_is_foreign() {
+        let port = |number| ("tcp".to_owned(), number);
+        let forwarded = || Forwarded::from([(1, port(80)), (2, port(90))]);
+        let long_ago = Instant::now().checked_sub(STARTS).expect("a time");
+        let mut known = Ports::default();
+        known.note_forwarded(&ports(&[80]), forwarded());
+        assert_eq!(known.foreign(), Some(BTreeSet::new()));
+        known.unpublished.insert(2, long_ago);
+        known.note_forwarded(&ports(&[80]), forwarded());
+        assert_eq!(known.foreign(), Some(BTreeSet::from([2])));
+        // After a take-over, nothing is known at first.
+        known.resumed = Some(Instant::now());
+        assert_eq!(known.foreign(), None);
+        known.resumed = Some(long_ago);
+        assert_eq!(known.foreign(), Some(BTreeSet::from([2])));
     }
 
     #[test]
