@@ -114,9 +114,15 @@ pub fn newer_programs(status: &Status) -> Vec<&'static str> {
 
 /// Says whether the program of a process is no longer the file of its name. Unknown counts as no.
 fn is_outdated(pid: u32) -> bool {
-    // The path that it was started by may be a link, which leads to another version by now.
+    let program = processes::program(pid);
+    // The path that it was started by may be a link, which leads to another version by now. Where a
+    // script names itself in place of the program that it becomes, it leads to the script.
+    let is_same_name = |path: &PathBuf| {
+        let leads_to = path.canonicalize().unwrap_or_else(|_| path.clone());
+        program.as_ref().and_then(|program| program.file_name()) == leads_to.file_name()
+    };
     let started = processes::words(pid).into_iter().next().map(PathBuf::from);
-    let path = started.filter(|path| path.is_absolute()).or_else(|| processes::program(pid));
+    let path = started.filter(|path| path.is_absolute() && is_same_name(path)).or(program.clone());
     let (Ok(running), Some(path)) = (fs::metadata(format!("/proc/{pid}/exe")), path) else {
         return false;
     };
@@ -133,5 +139,45 @@ pub fn wait_until_ready(run_dir: &Path, time: Duration) -> Option<Status> {
             return status;
         }
         std::thread::sleep(MOMENT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_outdated_if_its_name_leads_to_another_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        for version in ["1", "2"] {
+            fs::create_dir(at(version)).expect("a directory");
+            // By another process: what a parallel test forks may hold our descriptor of the copy.
+            let copied =
+                Command::new("cp").arg("/bin/sleep").arg(at(version).join("sleep")).status();
+            assert!(copied.is_ok_and(|status| status.success()));
+        }
+        symlink(at("1/sleep"), at("sleep")).expect("a link");
+        fs::write(at("wrapper"), "#!/bin/sh\n").expect("a file");
+        let run = |name: &str| {
+            let mut command = Command::new(at("1/sleep"));
+            command.arg0(at(name)).arg("600").spawn().expect("sleep")
+        };
+        let mut linked = run("sleep");
+        let mut wrapped = run("wrapper");
+        assert_eq!([&linked, &wrapped].map(|child| is_outdated(child.id())), [false, false]);
+        fs::remove_file(at("sleep")).expect("a link");
+        symlink(at("2/sleep"), at("sleep")).expect("a link");
+        assert_eq!([&linked, &wrapped].map(|child| is_outdated(child.id())), [true, false]);
+        fs::rename(at("2/sleep"), at("1/sleep")).expect("a file");
+        assert_eq!([&linked, &wrapped].map(|child| is_outdated(child.id())), [true, true]);
+        for child in [&mut linked, &mut wrapped] {
+            child.kill().expect("our child");
+            child.wait().expect("it ends");
+        }
     }
 }
