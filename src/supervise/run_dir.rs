@@ -51,9 +51,14 @@ impl Name {
         Ok(Self(path.to_owned(), (found.dev(), found.ino())))
     }
 
+    /// Says whether it still leads there.
+    pub fn is_there(&self) -> bool {
+        Self::of(&self.0).is_ok_and(|now| now.1 == self.1)
+    }
+
     /// Removes it, if it still leads there.
     pub fn remove(&self) {
-        if Self::of(&self.0).is_ok_and(|now| now.1 == self.1) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.0);
         }
     }
@@ -163,9 +168,18 @@ impl RunDir {
         })
     }
 
-    /// Says whether all that is kept has its first name.
+    /// Says whether all that is kept has its first name, or another program has that.
     pub fn has_all(&self) -> bool {
         self.kept.iter().all(|path| path.exists())
+    }
+
+    /// Finds a first name that leads to something of another program by now.
+    pub fn replaced(&self) -> Option<&Path> {
+        let is_replaced = |(index, path): &(usize, &PathBuf)| {
+            let kept = Name::of(&self.path.join(KEPT).join(index.to_string()));
+            matches!((Name::of(path), kept), (Ok(now), Ok(kept)) if now.1 != kept.1)
+        };
+        self.kept.iter().enumerate().find(is_replaced).map(|(_, path)| path.as_path())
     }
 
     /// Forgets what [`Self::keep_links`] has kept, and what a killed supervisor has.
@@ -424,6 +438,7 @@ mod tests {
         assert!(!run_dir.has_all());
         run_dir.link_back().expect("all is kept");
         assert!(run_dir.has_all());
+        assert_eq!(run_dir.replaced(), None);
         for (path, listener) in [("docker.sock", &listener), ("state/api.sock", &inner)] {
             let _client = UnixStream::connect(at(path)).expect("it is there again");
             listener.set_nonblocking(true).expect("a flag");
@@ -437,6 +452,7 @@ mod tests {
         fs::remove_file(at("docker.sock")).expect("ours");
         fs::write(at("docker.sock"), "another's").expect("a file");
         run_dir.link_back().expect("nothing fails");
+        assert_eq!(run_dir.replaced(), Some(&*at("docker.sock")));
         assert_eq!(fs::read(at("docker.sock")).expect("a file"), b"another's");
 
         // Without what was kept there is no way.

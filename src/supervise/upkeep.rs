@@ -20,6 +20,7 @@ use crate::supervise::{
 };
 use crate::sys::processes::{self, Identity};
 use crate::sys::{process, unix_sockets};
+use crate::words::quoted;
 
 /// How long a process may take to stop, and how often to look whether it has.
 const STOPS: Duration = Duration::from_millis(200);
@@ -198,8 +199,10 @@ impl Supervisor<'_> {
         self.task.run_dir.keep_links(&kept);
     }
 
-    /// Restores names that were removed. Where that fails, everything starts again.
+    /// Restores names that were removed. Where that fails, everything starts again. What another
+    /// program has put in their place stays.
     fn look_after_places(&mut self) {
+        self.tell_replaced();
         let run_dir = &self.task.run_dir;
         let is_here = run_dir.is_there();
         if self.machine.state != State::Ready || (is_here && run_dir.has_all()) {
@@ -214,6 +217,30 @@ impl Supervisor<'_> {
                 self.raise(Event::RestartAll(Why::Places));
             }
         }
+    }
+
+    /// Tells of a name that another program has by now.
+    fn tell_replaced(&mut self) {
+        // We may have made our socket again.
+        let is_ours = |path: &&Path| {
+            Some(*path) == self.running.api.own()
+                && self.socket.as_ref().is_some_and(run_dir::Name::is_there)
+        };
+        let replaced = self.task.run_dir.replaced().filter(|path| !is_ours(path)).map(|path| {
+            let (shown, quoted) = (path.display(), quoted(path));
+            format!("another program has put its own file in the place of `{shown}`: rm {quoted}")
+        });
+        if self.problems.get("places") == replaced.as_ref() {
+            return;
+        }
+        match replaced {
+            None => drop(self.problems.remove("places")),
+            Some(what) => {
+                warn!("{what}");
+                self.problems.insert("places", what);
+            }
+        }
+        self.write_status();
     }
 
     /// Has the daemon end when, for the time of the settings, no container has run and no client was
