@@ -212,7 +212,8 @@ impl Machine {
                 self.is_announced = true;
                 vec![Arm(self.start)]
             }
-            (Starting | Reviving, Event::Answered) => self.up(),
+            // One that answers while it writes its dump does not hang.
+            (Starting | Reviving | Replacing(Why::Hung), Event::Answered) => self.up(),
             (Pausing, Event::Deadline | Event::Replace(_)) => self.revive(),
             (_, Event::Deadline) => self.too_late(),
             _ => vec![],

@@ -75,6 +75,9 @@ impl Supervisor<'_> {
         if matches!(self.machine.state, State::Starting | State::Reviving) {
             return self.is_up();
         }
+        if self.machine.state == State::Replacing(Why::Hung) {
+            self.raise(Event::Answered);
+        }
         if self.problems.remove("dockerd").is_some() {
             info!("dockerd answers again");
             self.write_status();

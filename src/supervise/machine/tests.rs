@@ -182,6 +182,14 @@ fn dockerd_alone_is_replaced_whatever_becomes_of_it() {
 }
 
 #[test]
+fn a_dockerd_that_answers_while_it_writes_its_dump_stays() {
+    let mut machine = machine(State::Ready, true);
+    machine.on(Event::Replace(Why::Hung));
+    assert!(machine.on(Event::Answered).contains(&Effect::Disarm));
+    assert_eq!((machine.state, machine.replaced, machine.failures), (State::Ready, 0, 0));
+}
+
+#[test]
 fn a_stop_waits_for_the_dockerd_that_can_stop_containers() {
     for state in [State::Replacing(Why::Hung), State::Replacing(Why::Asked), State::Pausing] {
         let mut machine = machine(state, true);
