@@ -20,7 +20,7 @@ use crate::plan::{Keep, effective_config};
 use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::ports::is_explicit;
 use crate::supervise::{
-    Death, Event, How, State, Supervisor, Then, UNLIMITED, health, notices, progress,
+    Death, Event, How, State, Supervisor, Then, UNLIMITED, health, notices, progress, wait,
 };
 use crate::sys::{files, process, processes};
 
@@ -163,12 +163,23 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has dockerd end. Its containers stay, if they are kept.
+    /// Has dockerd end. Its containers stay, if they are kept: then one that hangs is found.
     pub(super) fn yield_place(&mut self) {
-        match self.running.keep.live_restore {
-            true => self.end_within(progress::HUNG),
-            false => self.end_in_order(),
+        if !self.running.keep.live_restore {
+            return self.end_in_order();
         }
+        self.stop_asking();
+        self.end_within(progress::HUNG);
+        let Some(daemon) = self.launch.daemon else { return };
+        let sender = self.launch.asking.sender();
+        self.launch.asking.spawn(async move {
+            let mut watch = progress::Watch::new(daemon);
+            loop {
+                wait::sleep(progress::LOOK).await;
+                let silence = watch.look();
+                sender.send(move |it| it.judge(Some(silence)));
+            }
+        });
     }
 
     /// Has dockerd end with its containers, and asks first how long these may take.
