@@ -93,7 +93,10 @@ impl Supervisor<'_> {
     /// something is under way that it could not go on with.
     fn legacy(&self, client: &UnixStream) -> Option<(Value, Vec<RawFd>)> {
         let launch = &self.launch;
-        launch.daemon?;
+        // What has ended may have said so already, to us alone.
+        launch.daemon.filter(|daemon| processes::is_there(*daemon))?;
+        launch.keeper.filter(|keeper| processes::is_there(*keeper))?;
+        launch.rootlesskit.and_then(processes::read).filter(|process| !process.zombie)?;
         let has_engine = launch.engine.is_none_or(processes::is_there);
         if self.machine.state != State::Ready || launch.healing.is_some() || !has_engine {
             return None;
