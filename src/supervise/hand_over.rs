@@ -128,6 +128,9 @@ impl Supervisor<'_> {
         if let Some(helper) = self.launch.helper.take() {
             self.watch_helper(helper);
         }
+        for identity in [self.launch.keeper, self.launch.child].into_iter().flatten() {
+            self.watch_stage(identity);
+        }
         self.keep_places();
         self.watch_places();
         self.look_after();

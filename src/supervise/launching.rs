@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::error::Error;
 use crate::facts::places::Places;
@@ -17,8 +17,8 @@ use crate::stage::launch;
 use crate::stage::orders::Order;
 use crate::supervise::dockerd::write_config;
 use crate::supervise::{
-    Death, Effect, Event, How, Launch, NO_LOG, Notice, Running, Silence, State, Supervisor, Why,
-    failed, helper, leftovers, notices, progress, run_dir,
+    Death, Effect, Event, How, Launch, MOMENT, NO_LOG, Notice, Running, Silence, State, Supervisor,
+    Why, failed, helper, leftovers, notices, progress, run_dir, wait, wait_on,
 };
 use crate::sys::processes::{self, Identity};
 
@@ -33,6 +33,11 @@ const HEAL_ATTEMPTS: u8 = 2;
 
 /// How long a network helper may take to be ready.
 const HEALS: Duration = Duration::from_secs(5);
+
+/// How long rootlesskit may take to end after its process in the namespaces, and the kernel's name
+/// for that one.
+const FALLS: Duration = Duration::from_secs(10);
+const CHILD: &str = "exe";
 
 /// What the service manager allows beyond the time for a start, for us to clear up.
 const START_MARGIN: Duration = Duration::from_secs(30);
@@ -121,8 +126,9 @@ impl Supervisor<'_> {
         let errors = self.writer.try_clone().map_err(failed(NO_LOG))?;
         let (ours, keepers) = UnixStream::pair().map_err(failed("cannot reach the keeper"))?;
         let listeners: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        self.launch.rootlesskit =
-            Some(launch::spawn(&plan, &listeners, keepers.as_fd(), errors)?.id());
+        let rootlesskit = launch::spawn(&plan, &listeners, keepers.as_fd(), errors)?.id();
+        self.launch.rootlesskit = Some(rootlesskit);
+        self.find_child(rootlesskit);
         self.status.network_driver = plan.network.driver.word().display().to_string();
         self.status.port_driver = plan.network.port_driver.word().display().to_string();
         let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
@@ -130,6 +136,50 @@ impl Supervisor<'_> {
         self.speak_with_keeper(ours).map_err(failed("cannot reach the keeper"))?;
         self.write_status();
         Ok(())
+    }
+
+    /// Finds rootlesskit's process in the namespaces, and watches it.
+    fn find_child(&mut self, rootlesskit: u32) {
+        let find = async move {
+            while processes::read(rootlesskit).is_some_and(|parent| !parent.zombie) {
+                let mut all = processes::all().into_iter();
+                let child = all.find(|one| one.parent == rootlesskit && one.name == CHILD);
+                if let Some(child) = child {
+                    return Some(child.identity);
+                }
+                wait::sleep(MOMENT).await;
+            }
+            None
+        };
+        self.launch.tasks.when(find, |it, child| {
+            if let Some(child) = child {
+                it.watch_stage(child);
+            }
+        });
+    }
+
+    /// Watches a process that the namespaces depend on. rootlesskit may wait for ever for the word of
+    /// one that has ended.
+    pub(super) fn watch_stage(&mut self, identity: Identity) {
+        let opened = processes::open(identity).and_then(wait_on);
+        if let Err(error) = &opened
+            && !processes::is_gone(error)
+        {
+            return debug!("cannot watch process {}: {error}", identity.pid);
+        }
+        let end = async move {
+            if let Ok(fd) = opened {
+                drop(fd.readable().await);
+            }
+            wait::sleep(FALLS).await;
+        };
+        self.launch.tasks.when(end, |it, ()| {
+            let left = it.launch.rootlesskit.and_then(processes::read);
+            if let Some(rootlesskit) = left.filter(|process| !process.zombie) {
+                warn!("rootlesskit does not end after its child; killing it");
+                processes::signal_one(rootlesskit.identity, Signal::SIGKILL);
+            }
+        });
     }
 
     /// Makes our directory and our socket again if they were deleted.

@@ -398,6 +398,7 @@ impl<'a> Supervisor<'a> {
             notify::KEEPER => {
                 self.launch.keeper = Some(identity);
                 self.launch.child = processes::read(parent).map(|parent| parent.identity);
+                self.watch_stage(identity);
                 self.start_engine();
                 self.order_daemon();
             }
