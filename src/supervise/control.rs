@@ -2,25 +2,34 @@
 //! the answer in another when it is done. Requests are done one at a time.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use crate::error::{Error, Exit};
 use crate::supervise::snapshot::{DOCKERD, SUPERVISOR};
-use crate::supervise::{Event, State, Supervisor, Why, failed, newer_programs, read_status};
+use crate::supervise::tasks::Sender;
+use crate::supervise::{
+    Event, MOMENT, State, Supervisor, Why, failed, newer_programs, read_status, run_dir,
+};
 
 /// How long a request may take to arrive, and how many bytes it may have.
-const ARRIVES: Duration = Duration::from_secs(1);
+const ARRIVES: Duration = Duration::from_secs(5);
 const REQUEST_MAX: u64 = 8192;
 
 /// How long dockerd may take to be replaced, or the supervisor; and everything, with its containers.
 const IN_PLACE: Duration = Duration::from_secs(300);
 const ALL: Duration = Duration::from_secs(3600);
+
+/// How long a supervisor that was taken over may take to listen again.
+const TAKES_OVER: Duration = Duration::from_secs(10);
 
 /// The socket's name in the supervisor's directory.
 pub const SOCKET: &str = "control";
@@ -35,27 +44,35 @@ pub(super) fn answer(mut stream: &UnixStream, said: &str) {
     }
 }
 
+/// Receives a request, which its sender writes as soon as it has connected.
+async fn receive(mut stream: tokio::net::UnixStream, requests: Sender) {
+    let mut line = String::new();
+    let mut reading = tokio::io::BufReader::new((&mut stream).take(REQUEST_MAX));
+    match timeout(ARRIVES, reading.read_line(&mut line)).await {
+        Ok(Ok(_)) if let Ok(stream) = stream.into_std() => {
+            requests.send(move |it| it.requests.push_back((line, stream)));
+        }
+        other => debug!("a request did not arrive: {other:?}"),
+    }
+}
+
 impl Supervisor<'_> {
     /// Receives requests, in the place of what is there: the directory is ours alone.
     pub(super) fn receive_requests(&mut self) -> io::Result<()> {
         let path = self.task.run_dir.control();
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
-        let fd = listener.as_fd().try_clone_to_owned()?;
-        self.tasks.read(fd, move |_| Ok(listener.accept()?.0), |it, stream| it.take_request(stream))
-    }
-
-    /// Takes a request, which its sender writes as soon as it has connected.
-    fn take_request(&mut self, stream: UnixStream) {
-        let mut line = String::new();
-        let read = stream
-            .set_read_timeout(Some(ARRIVES))
-            .and_then(|()| BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line));
-        match read {
-            Ok(_) => self.requests.push_back((line, stream)),
-            Err(error) => debug!("a request did not arrive: {error}"),
-        }
+        let sender = self.tasks.sender();
+        self.tasks.spawn(async move {
+            loop {
+                match listener.accept().await {
+                    // A request survives the socket that it came by.
+                    Ok((stream, _)) => drop(tokio::spawn(receive(stream, sender.clone()))),
+                    Err(error) => return warn!("the control socket fails: {error}"),
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Answers what is done, and begins what can be begun.
@@ -119,27 +136,53 @@ impl Supervisor<'_> {
 }
 
 /// Asks the supervisor whose directory is `run_dir`, and waits for its answer for at most `time`: exit 3
-/// if none runs.
+/// if none runs. What a take-over has lost was never begun, and is asked again.
 fn ask(run_dir: &Path, line: &str, time: Duration) -> Result<String, Error> {
-    let mut stream = UnixStream::connect(run_dir.join(SOCKET)).map_err(|error| {
-        Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
-            .because(&error)
-            .hint("systemctl --user start docker, or: dockerd-rootless")
-    })?;
-    let mut said = String::new();
-    stream
-        .set_read_timeout(Some(time))
-        .and_then(|()| writeln!(stream, "{line}"))
-        .and_then(|()| BufReader::new(stream).read_line(&mut said))
-        .map_err(failed("the supervisor has not answered"))
-        .map_err(|error| error.hint("dockerd-rootless status"))?;
-    match said.trim_end() {
-        "" => Err(Error::new(Exit::Failed, "the supervisor has ended without an answer")),
-        said => match said.strip_prefix(REFUSED) {
-            Some(why) => Err(Error::new(Exit::Failed, why)),
-            None => Ok(said.to_owned()),
-        },
+    let mut until = None;
+    loop {
+        let asked = UnixStream::connect(run_dir.join(SOCKET));
+        let is_connected = asked.is_ok();
+        let error = match asked.and_then(|stream| exchange(stream, line, time)) {
+            Ok(said) => {
+                return match said.trim_end().strip_prefix(REFUSED) {
+                    Some(why) => Err(Error::new(Exit::Failed, why)),
+                    None => Ok(said.trim_end().to_owned()),
+                };
+            }
+            Err(error) => error,
+        };
+        let until = *until.get_or_insert_with(|| Instant::now() + TAKES_OVER);
+        if is_lost(&error) && Instant::now() < until && run_dir::is_locked(run_dir) {
+            thread::sleep(MOMENT);
+            continue;
+        }
+        return Err(match is_connected {
+            false => Error::new(Exit::NotRunning, "no supervisor of rootless Docker is running")
+                .because(&error)
+                .hint("systemctl --user start docker, or: dockerd-rootless"),
+            true => {
+                failed("the supervisor has not answered")(error).hint("dockerd-rootless status")
+            }
+        });
     }
+}
+
+fn exchange(mut stream: UnixStream, line: &str, time: Duration) -> io::Result<String> {
+    stream.set_read_timeout(Some(time))?;
+    writeln!(stream, "{line}")?;
+    let mut said = String::new();
+    match BufReader::new(stream).read_line(&mut said)? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended without an answer")),
+        _ => Ok(said),
+    }
+}
+
+fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionRefused | ConnectionReset | NotFound | UnexpectedEof
+    )
 }
 
 /// Has the supervisor whose directory is `run_dir` stop everything in order and start it again. Returns
@@ -166,4 +209,37 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
         ));
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::lock::Lock;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_a_take_over_has_lost_is_asked_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let listener = UnixListener::bind(path.join(SOCKET)).expect("a socket");
+        let server = thread::spawn(move || {
+            // Two supervisors go without an answer, the second when it has read the request.
+            drop(listener.accept().expect("a client"));
+            for said in ["", "done\n", "", "refused: no\n", ""] {
+                let (stream, _) = listener.accept().expect("a client");
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).expect("a request");
+                assert_eq!(line, "restart\n");
+                (&stream).write_all(said.as_bytes()).expect("it waits");
+            }
+        });
+        let lock = Lock::take(&path.join("lock")).expect("it is free");
+        let ask = || ask(path, "restart", Duration::from_secs(60));
+        assert_eq!(ask().expect("an answer"), "done");
+        assert!(ask().expect_err("a refusal").render().contains("no"));
+        drop(lock);
+        assert_eq!(ask().expect_err("it is gone").exit(), Exit::Failed);
+        server.join().expect("no panic");
+        assert_eq!(ask().expect_err("none runs").exit(), Exit::NotRunning);
+    }
 }

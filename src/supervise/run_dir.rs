@@ -265,10 +265,15 @@ pub fn lock_data_root(data_root: &Path) -> Result<Option<Lock>, Error> {
     }
 }
 
+/// Says whether a supervisor holds the directory at `path`.
+pub fn is_locked(path: &Path) -> bool {
+    lock::is_held(&path.join(LOCK))
+}
+
 /// Reads the status of the instance that runs; without one, what is there is stale.
 pub fn read_status(path: &Path) -> Option<Status> {
     let text = fs::read(path.join(STATUS)).ok()?;
-    lock::is_held(&path.join(LOCK)).then(|| serde_json::from_slice(&text).ok())?
+    is_locked(path).then(|| serde_json::from_slice(&text).ok())?
 }
 
 /// Listens at `path`, for us alone, and returns the name as well. A socket at which nobody listens
