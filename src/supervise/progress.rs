@@ -16,6 +16,10 @@ pub const HUNG: Duration = Duration::from_secs(30);
 /// nothing.
 const LATE: Duration = Duration::from_secs(8);
 
+/// From which share of the last ten seconds, in percent, in which something waited for memory or a
+/// disk, a process that sleeps may wait for another that does.
+const PRESSURE: f64 = 20.0;
+
 /// The most that an idle process does between two looks: clock ticks, and reads and writes.
 const IDLE_TICKS: u64 = 1;
 const IDLE_CALLS: u64 = 16;
@@ -23,7 +27,7 @@ const IDLE_CALLS: u64 = 16;
 /// Why a process does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It works, wants a processor, or waits for the kernel.
+    /// It works, wants a processor, or waits for the kernel, or the machine is short of memory or disk.
     Busy,
     /// It was stopped, is traced, or frozen.
     Stopped,
@@ -38,7 +42,8 @@ pub enum Silence {
 struct Sample {
     /// Processor time in clock ticks, and how often it has read and written.
     work: (u64, u64),
-    /// Whether a thread wants a processor, or waits in the kernel and cannot be interrupted.
+    /// Whether a thread wants a processor, or waits in the kernel and cannot be interrupted, or the
+    /// machine is under pressure.
     is_busy: bool,
     is_stopped: bool,
 }
@@ -100,9 +105,24 @@ fn sample(pid: u32) -> Option<Sample> {
     let has_stopped = states.iter().any(|state| matches!(state, 'T' | 't'));
     Some(Sample {
         work: (ticks(&read("stat")?)?, moved(&read("io")?)),
-        is_busy: states.iter().any(|state| matches!(state, 'D' | 'R')),
+        is_busy: states.iter().any(|state| matches!(state, 'D' | 'R')) || is_under_pressure(),
         is_stopped: is_frozen || has_stopped || tracer.trim() != "0",
     })
+}
+
+/// Says whether the machine is short of memory or disk: containerd or a child of dockerd may wait for
+/// these while dockerd itself sleeps.
+fn is_under_pressure() -> bool {
+    ["memory", "io"].iter().any(|name| {
+        let text = fs::read_to_string(format!("/proc/pressure/{name}")).unwrap_or_default();
+        share(&text).is_some_and(|share| share >= PRESSURE)
+    })
+}
+
+/// Reads the first number of `some avg10=1.53 avg60=…`.
+fn share(text: &str) -> Option<f64> {
+    let words = text.lines().next()?.split(' ');
+    words.filter_map(|word| word.strip_prefix("avg10=")).find_map(|share| share.parse().ok())
 }
 
 /// Reads the processor time in a line of proc_pid_stat(5).
@@ -150,5 +170,7 @@ mod tests {
         assert_eq!(moved("rchar: 10\nsyscr: 4\nsyscw: 3\nread_bytes: 1\n"), 7);
         assert!(is_idle((7, 900), (8, 916)) && !is_idle((7, 900), (9, 900)));
         assert!(!is_idle((7, 900), (7, 917)));
+        assert_eq!(share("some avg10=1.53 avg60=0.87 avg300=0.73 total=1\n"), Some(1.53));
+        assert_eq!(share(""), None);
     }
 }
