@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::stage::orders::Order;
+use crate::supervise::upkeep::SETTLED;
 use crate::supervise::{
     ASK_AGAIN, Event, State, Supervisor, Why, health, leftovers, ports, wait, wait_on,
 };
@@ -45,6 +46,7 @@ impl Supervisor<'_> {
             self.look_for_forgotten();
         }
         if self.machine.state == State::Ready {
+            self.launch.settles = Some(Instant::now() + SETTLED);
             self.look_after();
         }
         self.write_status();

@@ -361,16 +361,21 @@ impl<'a> Supervisor<'a> {
     }
 
     fn tell_machine(&mut self, event: Event) {
-        // Nothing has to wake for that before it matters.
-        if self.launch.settles.take_if(|time| *time <= Instant::now()).is_some() {
-            self.machine.failures = 0;
-        }
+        self.settle();
         let before = self.machine.clone();
         let effects = self.machine.on(event);
         self.perform(effects);
         if before != self.machine {
             debug!("{:?} -> {:?} on {event:?}", before.state, self.machine.state);
             self.write_status();
+        }
+    }
+
+    /// Forgets the failures of a daemon that did well since. Nothing has to wake for that before it
+    /// matters.
+    fn settle(&mut self) {
+        if self.launch.settles.take_if(|time| *time <= Instant::now()).is_some() {
+            self.machine.failures = 0;
         }
     }
 
@@ -429,6 +434,7 @@ impl<'a> Supervisor<'a> {
                 // It outlives all that dockerd does, and dockerd needs it even to end.
                 if !matches!(self.machine.state, State::Clearing(..)) {
                     self.tell(Notice::EngineDied);
+                    self.settle();
                     let pause = self.machine.pause();
                     self.launch.tasks.later(pause, |it| it.start_engine());
                     self.write_status();

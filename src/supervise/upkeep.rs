@@ -27,7 +27,7 @@ const STOPS: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A daemon that did well for so long and dies has a failure of its own, not the last one again.
-const SETTLED: Duration = Duration::from_secs(60);
+pub(super) const SETTLED: Duration = Duration::from_secs(60);
 
 impl Supervisor<'_> {
     /// Starts to ask dockerd whether it is well.
