@@ -199,6 +199,7 @@ impl<'a> Run<'a> {
                 let hint = "dockerd-rootless config explain supervise.start-timeout";
                 Error::new(Exit::Failed, what).hint(hint)
             }
+            Verdict::Failed(_) if refuses_config(&outcome.log) => Error::new(Exit::Config, ended),
             // Codes with a meaning of ours must not be dockerd's: 2 is that of its panic.
             Verdict::Failed(Exit::Daemon(2..=6 | 78)) => Error::new(Exit::Failed, ended),
             Verdict::Permanent(exit) | Verdict::Failed(exit) => Error::new(exit, ended),
@@ -214,6 +215,9 @@ impl<'a> Run<'a> {
         let faults = self.faults.borrow();
         match known_failure(log, data_root).filter(|_| faults.is_empty()) {
             Some((why, hint)) => error.cause(why).hint(hint),
+            None if faults.is_empty() && refuses_config(log) => {
+                error.hint("correct daemon.json: ${EDITOR:-vi} ~/.config/docker/daemon.json")
+            }
             None => check::explained(error, &faults, self.request),
         }
     }
@@ -254,6 +258,11 @@ fn fault_exit(faults: &[Found]) -> Option<Exit> {
         true => Some(Exit::Config),
         false => faults.first().map(|_| Exit::Prerequisite),
     }
+}
+
+/// Returns whether dockerd says that it refuses its configuration file, as all versions do.
+fn refuses_config(log: &[String]) -> bool {
+    log.iter().any(|line| line.contains("unable to configure the Docker daemon with file"))
 }
 
 /// Returns the line with which dockerd, or rootlesskit, gave up: the last that is neither of their
