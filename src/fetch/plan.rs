@@ -91,20 +91,23 @@ pub fn fetch<'a>(
             unpacked.inspect_err(|_| drop(remove_tree(&staging)))
         }));
     }
-    let old = store.sets_but(&[current.as_deref(), wanted.as_deref()]);
-    if !old.is_empty() && wanted != current {
-        let object = format!("older programs: {}", old.join(", "));
-        steps.push(step("delete", object, move |made| {
-            // The same again leaves the previous one alone.
-            let is_new = made.set != store.current();
-            old.iter().filter(|_| is_new).try_for_each(|set| store.remove_set(set))?;
-            Ok(is_new)
-        }));
-    }
     let foreign = store.names(There::Program, "");
     if !foreign.is_empty() {
         let object = format!("{} to NAME{ASIDE}", foreign.join(", "));
         steps.push(step("rename", object, move |_| store.set_aside(&foreign).map(|()| true)));
+    }
+    let old = store.sets_but(&[current.as_deref(), wanted.as_deref()]);
+    if !old.is_empty() && wanted != current {
+        let object = format!("older programs: {}", old.join(", "));
+        steps.push(step("delete", object, |made| {
+            // Without known sums only now is it clear which set is wanted: it may be the previous one.
+            let current = store.current();
+            let old = store.sets_but(&[current.as_deref(), made.set.as_deref()]);
+            // The same again leaves the previous one alone.
+            let is_needed = made.set != current && !old.is_empty();
+            old.iter().filter(|_| is_needed).try_for_each(|set| store.remove_set(set))?;
+            Ok(is_needed)
+        }));
     }
     let absent = store.names(There::Nothing, "");
     let lacks_link = |set: &String| absent.iter().any(|name| store.set(set).join(name).exists());

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use dockerd_rootless::fetch::Package::{Docker, Extras};
+
 use super::kills::with_foreign;
 use super::release::{Release, script};
 use super::scene::{NEW, OLD, Scene, finish};
@@ -33,6 +35,20 @@ fn only_two_versions_are_kept() {
         sets.map(|set| set.file_name().to_string_lossy()[..6].to_owned()).collect();
     sets.sort();
     assert_eq!(sets, [NEW, "77.3.0"]);
+}
+
+#[test]
+fn the_previous_version_is_kept_if_it_is_fetched_again_without_a_checksum() {
+    let scene = Scene::have(OLD);
+    scene.fetch(&format!("--version {NEW}")).assert(0, NEW);
+    let release = Release::new(OLD);
+    for package in [Docker, Extras] {
+        scene.mirror.remove(&format!("{}.sha256", release.path(package)));
+    }
+    scene.fetch(&format!("--version {OLD} --insecure-no-checksum")).assert(0, "switched to");
+    assert_eq!(scene.version().as_deref(), Some(OLD));
+    scene.fetch("--rollback").assert(0, "switched to");
+    assert_eq!(scene.version().as_deref(), Some(NEW));
 }
 
 #[test]
