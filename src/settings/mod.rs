@@ -8,7 +8,7 @@ mod edit;
 mod layer;
 mod value;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
@@ -209,8 +209,14 @@ impl Settings {
         override_by(&mut self.mtu, flags, "--mtu");
         override_by(&mut self.port_driver, flags, "--port-driver");
         override_by(&mut self.slirp4netns_sandbox, flags, "--slirp4netns-sandbox");
-        override_by(&mut self.detach_netns, flags, "--detach-netns");
-        override_by(&mut self.ipv6, flags, "--ipv6");
+        // Those without a value of their own: Go reads more words for true and false than we do.
+        if let Some(value) = flags.switch("detach-netns") {
+            let (value, origin) = (Choice::Fixed(value), Origin::Flag("--detach-netns"));
+            self.detach_netns = Sourced { value, origin };
+        }
+        if let Some(value) = flags.switch("ipv6") {
+            self.ipv6 = Sourced { value, origin: Origin::Flag("--ipv6") };
+        }
         self
     }
 
@@ -222,8 +228,7 @@ impl Settings {
 
 /// Replaces a setting by what `flag` says, if it is given.
 fn override_by<T: Value>(setting: &mut Sourced<T>, flags: &Flags<'_>, flag: &'static str) {
-    let name = flag.trim_start_matches('-');
-    let word = flags.value(name).or(flags.has(name).then_some(OsStr::new("true")));
+    let word = flags.value(flag.trim_start_matches('-'));
     if let Some(Ok(value)) = word.map(|word| T::read(&Input::Text(word.to_owned()))) {
         *setting = Sourced { value, origin: Origin::Flag(flag) };
     }

@@ -106,6 +106,30 @@ fn only_the_literal_false_opens_the_host_loopback() {
 }
 
 #[test]
+fn switches_among_the_users_flags_are_read_as_go_does() {
+    let with = |words: &[&str]| {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let flags = Flags::of_rootlesskit(&words, |_| false);
+        let settings = Settings::resolve(&[]).expect("the defaults").with_flags(&flags);
+        (settings.ipv6.value, settings.detach_netns.value)
+    };
+    assert_eq!(with(&[]), (false, Choice::Auto));
+    assert_eq!(with(&["--ipv6", "--detach-netns"]), (true, Choice::Fixed(true)));
+    for word in ["1", "t", "T", "true", "TRUE", "True"] {
+        let flags = [format!("--ipv6={word}"), format!("-detach-netns={word}")];
+        assert_eq!(with(&[&flags[0], &flags[1]]), (true, Choice::Fixed(true)), "{word}");
+    }
+    for word in ["0", "f", "F", "false", "FALSE", "False"] {
+        let flags = [format!("--ipv6={word}"), format!("--detach-netns={word}")];
+        assert_eq!(
+            with(&["--ipv6", &flags[0], &flags[1]]),
+            (false, Choice::Fixed(false)),
+            "{word}"
+        );
+    }
+}
+
+#[test]
 fn detach_netns_takes_upstreams_four_words_and_auto() {
     let cases = [
         ("1", Some(Choice::Fixed(true))),
