@@ -1,6 +1,7 @@
 //! `fetch`: Docker's static programs, side by side in versions, with one switch between them.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{look, places};
 use crate::fetch::{self, Client, Made, Request, Step, Store, Version};
+use crate::setup::SERVICE;
 use crate::supervise;
 
 /// What follows the options in the help.
@@ -122,9 +124,14 @@ fn refuse_in_use(environment: &Environment) -> Result<(), Error> {
     let Some(status) = status else {
         return Ok(());
     };
-    let what =
-        format!("rootless Docker is running with these programs (PID {})", status.supervisor);
-    Err(Error::new(Exit::AlreadyRunning, what).hint("dockerd-rootless uninstall --remove-binaries"))
+    let pid = status.supervisor;
+    let what = format!("rootless Docker is running with these programs (PID {pid})");
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let hint = match cgroup.contains(&format!("/{SERVICE}")) {
+        true => "dockerd-rootless uninstall --remove-binaries".to_owned(),
+        false => format!("kill {pid}"),
+    };
+    Err(Error::new(Exit::AlreadyRunning, what).hint(hint))
 }
 
 /// Performs `steps`, or prints them.

@@ -13,7 +13,7 @@ use crate::facts::ask::ANSWERS;
 use crate::facts::look;
 use crate::fetch;
 use crate::settings::Settings;
-use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge};
+use crate::setup::{Action, Home, Manager, SetupFacts, SetupPlan, inspect, purge, stray_daemon};
 use crate::words;
 
 #[derive(Clone, Copy, clap::Args)]
@@ -39,6 +39,10 @@ pub fn run(
     options: &UninstallOptions,
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
+    let removes = options.remove_binaries && fetch::is_installed(&facts.home.environment)?;
+    if options.purge_data || removes {
+        refuse_stray(&facts)?;
+    }
     let mut plan = SetupPlan::uninstall(&facts);
     let data_root = data_root(&facts);
     if options.purge_data {
@@ -50,11 +54,22 @@ pub fn run(
         ));
     }
     // Last, since deleting the data needs rootlesskit.
-    if options.remove_binaries && fetch::is_installed(&facts.home.environment)? {
+    if removes {
         let program = words::quoted(&facts.home.program);
         plan.actions.push(Action::Run(format!("{program} fetch --remove")));
     }
     carry_out(&facts, &plan, options.output, "Rootless Docker is uninstalled.")
+}
+
+/// Refuses to take data or programs from a daemon that stopping the unit would not stop (exit 5).
+fn refuse_stray(facts: &SetupFacts) -> Result<(), Error> {
+    match stray_daemon(facts) {
+        None => Ok(()),
+        Some(stop) => {
+            let what = "a daemon runs that no unit has started; nothing is changed";
+            Err(Error::new(Exit::AlreadyRunning, what).hint(stop))
+        }
+    }
 }
 
 /// Plans to delete the data, if the user agrees.

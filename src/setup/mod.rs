@@ -13,5 +13,5 @@ mod units;
 pub use facts::{Home, Manager, SetupFacts};
 pub use inspect::inspect;
 pub use perform::perform;
-pub use plan::{Action, InstallRequest, SetupPlan, enable_linger, host, no_manager};
+pub use plan::{Action, InstallRequest, SetupPlan, enable_linger, host, no_manager, stray_daemon};
 pub use units::SERVICE;

@@ -146,7 +146,7 @@ impl SetupPlan {
     pub fn uninstall(facts: &SetupFacts) -> Self {
         let mut plan = Self::default();
         let answers = facts.manager == Manager::Answers;
-        plan.notes.extend(stray_daemon(facts));
+        plan.notes.extend(stray_daemon(facts).map(stray_note));
         // The socket first, since it would start the service again.
         for (name, unit) in [(SOCKET, &facts.socket), (SERVICE, &facts.service)] {
             plan.systemctl(answers && unit.active, &format!("stop {name}"));
@@ -220,8 +220,8 @@ impl SetupPlan {
         } else if service.active && daemon.busy {
             let command = format!("stop {SERVICE} {SOCKET} && systemctl --user start {unit}");
             self.keep_running(&command);
-        } else if let (false, Some(note)) = (socket.active, stray_daemon(facts)) {
-            self.note(note);
+        } else if let (false, Some(stop)) = (socket.active, stray_daemon(facts)) {
+            self.note(stray_note(stop));
         } else if service.active || !socket.active || !on_demand {
             self.systemctl(socket.active, "stop docker.socket");
             self.systemctl(service.active, "stop docker.service");
@@ -324,14 +324,17 @@ impl SetupPlan {
     }
 }
 
-/// Returns the note on a daemon that no unit has started, if one runs.
-fn stray_daemon(facts: &SetupFacts) -> Option<String> {
+/// Returns how to stop a daemon that no unit has started, if one runs.
+pub fn stray_daemon(facts: &SetupFacts) -> Option<String> {
     let daemon = &facts.daemon;
     let is_units = facts.manager == Manager::Answers && facts.service.active;
     let runs = (daemon.answers || daemon.supervisor.is_some()) && !is_units;
     let stop = daemon.supervisor.map(|pid| format!("kill {pid}"));
-    let stop = stop.as_deref().unwrap_or("stop it where it was started");
-    runs.then(|| format!("A daemon runs that no unit has started. To stop it: {stop}"))
+    runs.then(|| stop.unwrap_or_else(|| "stop it where it was started".to_owned()))
+}
+
+fn stray_note(stop: String) -> String {
+    format!("A daemon runs that no unit has started. To stop it: {stop}")
 }
 
 /// Returns the daemon's address.

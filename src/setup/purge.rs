@@ -13,8 +13,8 @@ use crate::error::{Error, Exit};
 use crate::facts::Mounts;
 use crate::setup::facts::SetupFacts;
 use crate::setup::plan::Action;
-use crate::supervise;
-use crate::sys::{process, processes};
+use crate::supervise::{self, DATA_LOCK};
+use crate::sys::{lock, process, processes};
 use crate::words::quoted;
 
 /// How long an action may take: a unit has limits of its own, and containers may have long times to
@@ -73,18 +73,29 @@ fn is_data_root(names: &[OsString]) -> bool {
     MARKS.iter().all(|marks| marks.iter().any(has))
 }
 
-/// Refuses to delete data that are in use (exit 5): a process has a file in `root` open, or is in a
-/// container of it. So it also finds a daemon that does not answer or listens elsewhere.
+/// Refuses to delete data that are in use (exit 5): a supervisor has locked them, a process has a file
+/// in `root` open, or is in a container of it. So it also finds a daemon that does not answer or listens
+/// elsewhere.
 pub fn refuse_used(root: &Path) -> Result<(), Error> {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let refuse = |user: &str, hint: String| {
+        let what = format!("not deleting the data in `{}`: {user} uses them", root.display());
+        Err(Error::new(Exit::AlreadyRunning, what).hint(hint))
+    };
+    // Also where /proc does not show the processes of others.
+    let lock = root.join(DATA_LOCK);
+    if lock::is_held(&lock) {
+        return refuse("a supervisor", format!("fuser -v {}", quoted(&lock)));
+    }
     let uses_it = |pid: &u32| {
         processes::open_files(*pid).any(|file| file.starts_with(&root))
             || supervise::is_container(*pid, slice::from_ref(&root))
     };
     let mut pids = processes::all().into_iter().map(|process| process.identity.pid);
-    let Some(pid) = pids.find(uses_it) else { return Ok(()) };
-    let what = format!("not deleting the data in `{}`: process {pid} uses them", root.display());
-    Err(Error::new(Exit::AlreadyRunning, what).hint(format!("ps -fp {pid}")))
+    match pids.find(uses_it) {
+        Some(pid) => refuse(&format!("process {pid}"), format!("ps -fp {pid}")),
+        None => Ok(()),
+    }
 }
 
 /// Deletes `entries` of the data root `root`, and that too if it is empty then.
@@ -145,5 +156,17 @@ mod tests {
         let refused = refuse_used(&root).expect_err("in use");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);
         drop(open);
+    }
+
+    #[test]
+    fn data_with_a_lock_are_in_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().canonicalize().expect("a path");
+        let lock = lock::Lock::take(&root.join(DATA_LOCK)).expect("it is free");
+        let refused = refuse_used(&root).expect_err("in use");
+        assert_eq!(refused.exit(), Exit::AlreadyRunning);
+        assert!(refused.to_string().contains("a supervisor uses them"), "{refused}");
+        drop(lock);
+        refuse_used(&root).expect("not in use");
     }
 }

@@ -52,7 +52,7 @@ pub use leftovers::is_container;
 use machine::{Death, Effect, Event, Machine, State, Then, Why};
 pub use machine::{How, Notice, Verdict};
 use progress::Silence;
-pub use run_dir::{RunDir, lock_data_root, read_status};
+pub use run_dir::{DATA_LOCK, RunDir, lock_data_root, read_status};
 pub use snapshot::{Status, newer_programs, wait_until_ready};
 use tasks::Tasks;
 
@@ -102,7 +102,7 @@ pub struct Task<'a> {
 /// What runs was started with this, whatever the settings say by now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Running {
-    api: Api,
+    pub api: Api,
     /// How long dockerd itself takes to end before containers' own times count.
     shutdown: Duration,
     pub places: Places,

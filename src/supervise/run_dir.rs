@@ -31,7 +31,7 @@ const DAEMON_JSON: &str = "daemon.json";
 const KEPT: &str = "kept";
 
 /// The lock in a data root.
-const DATA_LOCK: &str = ".dockerd-rootless.lock";
+pub const DATA_LOCK: &str = ".dockerd-rootless.lock";
 
 /// Our directory, locked.
 pub struct RunDir {
