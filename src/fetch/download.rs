@@ -33,6 +33,8 @@ enum Kind {
     Absent,
     /// Another try may help.
     Passing,
+    /// The server, or a proxy, does not go on in the middle of a file.
+    NoRange,
     Final,
 }
 
@@ -85,7 +87,11 @@ impl Client {
                 let _ = file.set_len(0);
             }
             let offset = file.seek(SeekFrom::End(0)).unwrap_or_default();
-            self.attempt(url, offset, &mut file, TARBALL_MAX)
+            let got = self.attempt(url, offset, &mut file, TARBALL_MAX);
+            if matches!(got, Err((Kind::NoRange, _))) {
+                let _ = file.set_len(0);
+            }
+            got
         });
         got.map_err(|(_, error)| error)
     }
@@ -166,6 +172,7 @@ impl Client {
                 (Kind::Final, Exit::Integrity, why)
             }
             (_, _, Some(403 | 404 | 410)) => (Kind::Absent, Exit::Failed, why),
+            (true, Some(33), _) | (_, _, Some(416)) => (Kind::NoRange, Exit::Failed, why),
             _ => (Kind::Passing, Exit::Failed, why),
         }
     }
@@ -175,8 +182,11 @@ impl Client {
 fn persist(mut attempt: impl FnMut() -> Result<(), (Kind, Error)>) -> Result<(), (Kind, Error)> {
     for pause in PAUSES {
         match attempt() {
-            Err((Kind::Passing, error)) if pause == PAUSES[0] => warn!("{error}; trying again"),
-            Err((Kind::Passing, _)) => {}
+            Err((Kind::Passing | Kind::NoRange, error)) => {
+                if pause == PAUSES[0] {
+                    warn!("{error}; trying again");
+                }
+            }
             other => return other,
         }
         thread::sleep(Duration::from_millis(pause));
@@ -261,5 +271,18 @@ mod tests {
         let wget = Client { program: None, is_curl: false, any_http: false, timeout: 1 };
         assert_eq!(wget.judge(Some(8), "ERROR 404: Odd.").0, Kind::Absent);
         assert_eq!(wget.judge(Some(7), "ERROR 404: Odd.").0, Kind::Passing);
+    }
+
+    #[test]
+    fn a_server_that_does_not_go_on_in_a_file_is_told_from_one_that_fails() {
+        let curl = Client { program: None, is_curl: true, any_http: false, timeout: 1 };
+        let no_range = "curl: (33) HTTP server doesn't seem to support byte ranges. Cannot resume.";
+        for (code, said, kind) in [
+            (33, no_range, Kind::NoRange),
+            (22, "curl: (22) The requested URL returned error: 416", Kind::NoRange),
+            (22, "curl: (22) The requested URL returned error: 503", Kind::Passing),
+        ] {
+            assert_eq!(curl.judge(Some(code), said).0, kind, "{said}");
+        }
     }
 }
