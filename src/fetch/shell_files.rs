@@ -4,12 +4,14 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use tracing::warn;
 
 use crate::environment::Environment;
+use crate::facts::look;
 use crate::sys::files;
 use crate::words;
 
@@ -65,6 +67,10 @@ fn edit(file: &Path, by_hand: &str, change: impl FnOnce(Option<&[u8]>) -> Vec<u8
             return files::write_whole(&end, &new);
         };
         access(&end, AccessFlags::W_OK)?;
+        // A replaced file would be ours from then on.
+        if there.uid() != look::uid() {
+            return Err(io::Error::other(format!("it belongs to user {}", there.uid())));
+        }
         // Nothing but our lines was ever in it.
         if new.is_empty() && old.is_some_and(|old| old.starts_with(BEGIN)) {
             return fs::remove_file(&end);
