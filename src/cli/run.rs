@@ -63,6 +63,7 @@ pub fn take_over(
     let run_dir = places::run_dir(plan::refuse_person(&person)?);
     let run_dir = RunDir::resume(&run_dir, legacy.lock()?);
     let data_root = legacy.running.places.data_root.clone();
+    terminal::reopen(environment, legacy.running.api.path().map(Path::to_owned));
     run.stay(&settings, run_dir, &data_root, |task| supervise::resume(task, legacy))
 }
 

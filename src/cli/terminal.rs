@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -45,6 +45,12 @@ struct Screen {
 /// as it is.
 pub fn open(environment: &Environment) {
     *screen() = Screen::open(environment).ok();
+}
+
+/// Finds the terminal again, if a program that this one has replaced called [`open`]. `socket` is where
+/// docker clients connect to.
+pub fn reopen(environment: &Environment, socket: Option<PathBuf>) {
+    *screen() = Screen::reopen(environment, socket).ok();
 }
 
 /// Makes standard error the terminal again.
@@ -123,15 +129,32 @@ fn tell_stopping(socket: Option<&Path>) {
 
 impl Screen {
     fn open(environment: &Environment) -> io::Result<Self> {
-        let state_home = environment.state_home().ok_or(io::ErrorKind::NotFound)?;
-        let log = state_home.join("dockerd-rootless/docker.log");
+        let log = log_path(environment)?;
         let file = create_log(&log)?;
         let terminal = io::stderr().as_fd().try_clone_to_owned()?;
         dup2_stderr(&file)?;
+        Ok(Self::new(terminal, log, file))
+    }
+
+    fn reopen(environment: &Environment, socket: Option<PathBuf>) -> io::Result<Self> {
+        let log = log_path(environment)?;
+        let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let [named, held] = [fs::metadata(&log)?, file.metadata()?];
+        if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        // Without a terminal, the log file is bounded all the same.
+        let terminal = OpenOptions::new().write(true).open("/dev/tty");
+        let terminal = terminal.or_else(|_| file.try_clone())?;
+        Ok(Self { socket, was_ready: true, ..Self::new(terminal.into(), log, file) })
+    }
+
+    /// Keeps `terminal`, and the length of `file`, which is at `log`.
+    fn new(terminal: OwnedFd, log: PathBuf, file: File) -> Self {
         let path = log.clone();
         thread::spawn(move || bound(&path, &file));
         let (socket, open) = (None, None);
-        Ok(Self { terminal, log, socket, open, was_ready: false, is_stopping: false })
+        Self { terminal, log, socket, open, was_ready: false, is_stopping: false }
     }
 
     /// Prints `text`, unless the terminal is stopped (Ctrl-S): the daemon does not wait for it.
@@ -172,6 +195,11 @@ impl Screen {
              Press Ctrl-C to stop.\n"
         ));
     }
+}
+
+fn log_path(environment: &Environment) -> io::Result<PathBuf> {
+    let state_home = environment.state_home().ok_or(io::ErrorKind::NotFound)?;
+    Ok(state_home.join("dockerd-rootless/docker.log"))
 }
 
 /// Creates the log file; the one of the last start gets another name.
