@@ -1,5 +1,7 @@
 //! What runs beside the daemon: the system-wide daemon, a rootless containerd, the docker client.
 
+use std::iter;
+
 use crate::check::evidence::Evidence;
 use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
@@ -106,11 +108,17 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
     }
     // A broken context must not prevent its repair.
     let docker = "docker --context=default context";
+    if let Some((name, _)) = client.contexts.iter().find(|(_, to)| **to == ours) {
+        return finding.user(format!("{docker} use {}", quoted(name)));
+    }
+    // A context that leads elsewhere stays as it is.
+    let mut names =
+        iter::once("rootless".to_owned()).chain((2..).map(|number| format!("rootless-{number}")));
+    let name = names.find(|name| !client.contexts.contains_key(name)).unwrap_or_default();
     let host = quoted(format!("host={ours}"));
     finding
         .user(format!(
-            "{docker} inspect rootless >/dev/null 2>&1 || {docker} create rootless --docker {host}"
+            "{docker} inspect {name} >/dev/null 2>&1 || {docker} create {name} --docker {host}"
         ))
-        .user(format!("{docker} update rootless --docker {host}"))
-        .user(format!("{docker} use rootless"))
+        .user(format!("{docker} use {name}"))
 }

@@ -139,8 +139,8 @@ const KNOWN: [(&str, &str, &str, &str); 3] = [
     (
         "libnetwork.(*controller).reservepools(",
         "network/files/local-kv.db",
-        "holds half a network, and dockerd panics at every start: it was killed while it created or removed that network",
-        "mv PLACE PLACE.broken (the networks that you have created are lost; images, containers and volumes stay)",
+        "holds half a network, and dockerd panics at every start: it was killed while it created or removed that network; without this file, the networks that you have created are lost, and images, containers and volumes stay",
+        "mv PLACE PLACE.broken",
     ),
     ("no space left on device", "", "is on a disk that is full", "df -h PLACE; df -i PLACE"),
     (
@@ -204,7 +204,8 @@ mod tests {
         let (why, hint) =
             known("\tgithub.com/docker/libnetwork.(*controller).reservePools(0x0)").expect("known");
         assert!(why.starts_with("`/d/docker/network/files/local-kv.db` holds half a network"));
-        assert!(hint.starts_with("mv /d/docker/network/files/local-kv.db /d/docker/network"));
+        let place = "/d/docker/network/files/local-kv.db";
+        assert_eq!(hint, format!("mv {place} {place}.broken"));
         assert_eq!(known("anything else"), None);
     }
 }

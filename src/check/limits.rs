@@ -128,8 +128,11 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     let finding = Finding::problem(format!(
         "{key} is on the host's loopback, which the daemon's namespace does not reach"
     ))
-    .because("network.host-loopback opens it, also to containers")
-    .fix(Fix::Set("network.host-loopback", "true".to_owned()));
+    .because("network.host-loopback opens it, also to containers");
+    let finding = match settings.host_loopback.value {
+        true => finding,
+        false => finding.fix(Fix::Set("network.host-loopback", "true".to_owned())),
+    };
     if is_pasta {
         return finding;
     }

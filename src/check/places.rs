@@ -174,6 +174,6 @@ pub fn etc_links(evidence: &Evidence<'_>) -> Finding {
         None => Finding::ok("CA certificates open in the namespace"),
         Some((path, _)) => Finding::problem(format!("`{}` does not open in the namespace: no registry can be trusted", path.display()))
             .because("rootlesskit copies the links of `/etc`, and a relative link that leaves `/etc` breaks (rootlesskit#225)")
-            .tell("`dockerd-rootless config set rootlesskit.copy-up '[\"/run\"]'` leaves `/etc` as it is; host names may then fail after the host changes its network"),
+            .tell("`dockerd-rootless config set rootlesskit.copy-up /run` leaves `/etc` as it is; host names may then fail after the host changes its network"),
     }
 }

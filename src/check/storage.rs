@@ -47,11 +47,11 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
     if trials.data_root_free.is_some_and(|free| free < FULL) {
         return full(evidence, &place);
     }
-    if REMOTE.contains(&kind) {
-        let what = format!("subordinate IDs cannot own files on {place}");
-        return elsewhere(evidence, Finding::problem(what));
-    }
-    let stated = evidence.daemon_option("storage-driver");
+    // dockerd takes this variable before its arguments.
+    let stated = evidence.environment.get("DOCKER_DRIVER");
+    let stated = stated.map(|driver| driver.to_string_lossy().into_owned());
+    let stated = stated.or_else(|| evidence.daemon_option("storage-driver"));
+    let stated = stated.filter(|driver| !driver.is_empty());
     let has_data = |driver: &&str| root.drivers_with_data.iter().any(|own| own == driver);
     let found: Vec<&str> = FOUND_BY_DATA.into_iter().filter(has_data).collect();
     if stated.is_none() && found.len() > 1 {
@@ -61,19 +61,23 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
     }
     let driver = stated.as_deref().or(found.first().copied());
     let finding = match driver {
-        Some(driver) if NEED_ROOT.contains(&driver) => {
-            Finding::problem(format!("storage driver `{driver}` does not work without root"))
-                .tell("remove it from daemon.json or from dockerd's arguments")
-        }
+        Some(driver) if NEED_ROOT.contains(&driver) => Finding::problem(format!(
+            "storage driver `{driver}` does not work without root"
+        ))
+        .tell("remove it from daemon.json or from dockerd's arguments, or unset DOCKER_DRIVER"),
         Some(copier @ ("vfs" | "native")) => {
             Finding::warn(format!("storage driver `{copier}` copies every layer"))
+        }
+        _ if REMOTE.contains(&kind) => {
+            let what = format!("subordinate IDs cannot own files on {place}");
+            elsewhere(evidence, Finding::problem(what))
         }
         Some("fuse-overlayfs") if has_fuse(evidence) => {
             Finding::ok("storage driver `fuse-overlayfs` has what it needs")
         }
         Some("fuse-overlayfs") => {
-            Finding::problem("fuse-overlayfs is not installed, or cannot open /dev/fuse")
-                .fix(Fix::Package(Package::FuseOverlayfs))
+            let what = "fuse-overlayfs is not installed, or cannot open /dev/fuse";
+            install_fuse(evidence, Finding::problem(what))
         }
         None | Some("overlay2" | "overlayfs") => native(evidence, driver, kind, &place),
         Some(other) => Finding::untried(format!("storage driver `{other}` was not tried")),
@@ -100,6 +104,18 @@ fn has_fuse(evidence: &Evidence<'_>) -> bool {
     evidence.trials.fuse_overlayfs.is_some() && evidence.trials.fuse.failure().is_none()
 }
 
+/// Installs what fuse-overlayfs lacks.
+fn install_fuse(evidence: &Evidence<'_>, finding: Finding) -> Finding {
+    let finding = match evidence.trials.fuse_overlayfs {
+        None => finding.fix(Fix::Package(Package::FuseOverlayfs)),
+        Some(_) => finding,
+    };
+    match evidence.trials.fuse.failure() {
+        None => finding,
+        Some(_) => finding.root("modprobe fuse && chmod 0666 /dev/fuse"),
+    }
+}
+
 /// Judges the kernel's own overlay mounts.
 fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str) -> Finding {
     let Some(inside) = &evidence.trials.inside else {
@@ -109,6 +125,14 @@ fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str
         return Finding::tried(&inside.overlay, format!("overlay mounts work on {place}"));
     };
     let errno = failure.errno.as_deref();
+    if matches!(errno, Some("ENOSPC" | "EDQUOT")) {
+        return full(evidence, place);
+    }
+    let takes_fuse = evidence.dockerd_version().is_some_and(|version| version < SNAPSHOTTERS_SINCE);
+    if driver.is_none() && takes_fuse && has_fuse(evidence) {
+        return Finding::ok("dockerd takes `fuse-overlayfs`, which is slower than overlay mounts")
+            .because(&failure.text);
+    }
     let result = match driver {
         Some(driver) => format!("dockerd will not start with `{driver}`"),
         None => "dockerd would silently copy every layer".to_owned(),
@@ -117,16 +141,10 @@ fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str
         .because(&failure.text);
     let kernel = &evidence.survey.kernel;
     match errno {
-        Some("ENOSPC" | "EDQUOT") => full(evidence, place),
         Some("ENODEV") => finding.fix(Fix::Modules(&["overlay"])),
         Some("EPERM") if evidence.survey.kernel_version() < Some(KERNEL_OVERLAY) => {
-            let takes_fuse = evidence.dockerd_version() < Some(SNAPSHOTTERS_SINCE);
-            if driver.is_none() && takes_fuse && has_fuse(evidence) {
-                return Finding::ok("dockerd takes `fuse-overlayfs`, which is slower than overlay mounts");
-            }
-            finding
-                .because(format!("kernel {kernel} does not let users mount overlays; 5.11 and later do"))
-                .fix(Fix::Package(Package::FuseOverlayfs))
+            let why = format!("kernel {kernel} does not let users mount overlays; 5.11 and later do");
+            install_fuse(evidence, finding.because(why))
                 .tell("dockerd 29 and later also need `--storage-driver=fuse-overlayfs`")
         }
         _ if GOOD.contains(&kind) => finding.tell("look for a seccomp filter or a security module that denies it, and on xfs, whether `xfs_info` says `ftype=1`"),
