@@ -259,8 +259,6 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, judge: impl Fn(u32) -> Pi
     let text = files::read_regular(&path, PID_FILE_MAX)
         .map(|bytes| bytes.and_then(|bytes| String::from_utf8(bytes).ok()));
     let state = match text.as_ref().map(|text| text.as_deref().map(str::trim)) {
-        // What cannot be read is not ours to judge: the daemon will say what it thinks of it.
-        Err(_) => PidState::Absent,
         Ok(Some("")) => PidState::Stale("it is empty".to_owned()),
         Ok(Some(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             match digits.parse() {
@@ -268,7 +266,8 @@ fn look_at_pid_file(path: PathBuf, runtime_dir: &Path, judge: impl Fn(u32) -> Pi
                 Err(_) => PidState::Stale(format!("no process {digits} exists")),
             }
         }
-        Ok(_) => PidState::NoPid,
+        // What holds no PID is not ours to judge: the daemon will say what it thinks of it.
+        _ => PidState::Absent,
     };
     let is_named = ["docker.pid", "containerd.pid"].map(OsStr::new);
     let is_named = path.file_name().is_some_and(|name| is_named.contains(&name));
@@ -340,13 +339,13 @@ mod tests {
             ("run/docker/containerd/containerd.pid", "4294967295", gone(), true),
             ("home/in/docker.pid", "4294967295", gone(), true),
             ("run/docker.pid", "99999999999", stale("no process 99999999999 exists"), true),
-            ("run/docker.pid", "-1", PidState::NoPid, true),
-            ("run/docker.pid", "my notes", PidState::NoPid, true),
-            ("run/docker.pid", &long, PidState::NoPid, true),
+            ("run/docker.pid", "-1", PidState::Absent, true),
+            ("run/docker.pid", "my notes", PidState::Absent, true),
+            ("run/docker.pid", &long, PidState::Absent, true),
             ("run/my.pid", "4294967295", gone(), false),
             ("run/../home/docker.pid", "4294967295", gone(), false),
             ("run/out/docker.pid", "4294967295", gone(), false),
-            ("home/thesis.txt", "my thesis", PidState::NoPid, false),
+            ("home/thesis.txt", "my thesis", PidState::Absent, false),
         ];
         let judge = |pid| judge_pid(pid, uid(), &[OsStr::new("dockerd")], true);
         for (name, text, state, is_daemons) in cases {

@@ -141,13 +141,12 @@ pub struct PidFile {
 /// What a pid file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PidState {
+    /// There is no file, or it holds no PID.
     Absent,
     /// The program is running, as us, and this is its PID.
     Running(u32),
     /// The file is stale: the sentence says why.
     Stale(String),
-    /// It holds something else than a PID.
-    NoPid,
 }
 
 impl PidState {

@@ -65,6 +65,7 @@ impl Daemon {
             args.extend(hosts);
             reasons.push(reason);
         }
+        warnings.extend(open_port(settings, session));
         let mut keep = Keep::default();
         if let Some(config) = config {
             let (kept, reason) = Keep::decide(settings, host, config)?;
@@ -79,6 +80,24 @@ impl Daemon {
         let command = [vec![dockerd.into()], args, users].concat();
         Ok(Self { command, keep, reasons, warnings })
     }
+}
+
+/// Warns of a TCP port without TLS that others reach.
+fn open_port(settings: &Settings, session: &Session) -> Option<Warning> {
+    let args = settings.args();
+    let is_open = |host: &&OsStr| {
+        let host = host.as_bytes().strip_prefix(b"tcp://");
+        let own = [&b"127."[..], b"localhost", b"[::1]"];
+        host.is_some_and(|host| !own.iter().any(|own| host.starts_with(own)))
+    };
+    let host = args.values("host").find(is_open)?.display();
+    let is_verified =
+        args.switch("tlsverify") == Some(true) || session.daemon_json.may_set("tlsverify");
+    (!is_verified).then(|| {
+        Warning(format!(
+            "dockerd listens on `{host}` without --tlsverify: all who reach it can act as you"
+        ))
+    })
 }
 
 /// Returns the arguments that give containers their MTU, and why. Unlike the namespace's own

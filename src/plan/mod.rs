@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::{daemon_config, notify_socket, search_path};
-use crate::facts::{HostFacts, PidState, Session, Tool, Tools};
+use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
 use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
@@ -131,14 +131,17 @@ impl LaunchPlan {
         args.extend(stage.words());
         let mut reasons = [network.reasons.clone(), daemon.reasons].concat();
         reasons.push(backend);
+        warnings.extend(network.unknown_driver(tools));
         warnings.extend(network.old_dockerd(tools).map(|refusal| Warning(refusal.what)));
         warnings.extend(daemon.warnings);
         warnings.extend(host.exposed.iter().map(|program| {
             let program = program.display();
             Warning(format!("`{program}` is in a directory in which other users can replace it"))
         }));
+        let (removals, stale) = stale_files(session);
+        warnings.extend(stale);
         Ok(Self {
-            removals: stale_files(session),
+            removals,
             rootlesskit,
             args,
             environment: environment_changes(settings, session, environment, supervised),
@@ -168,15 +171,21 @@ fn admit(settings: &Settings, host: &HostFacts) -> Result<(PathBuf, Network), Er
     Ok((rootlesskit.to_owned(), network))
 }
 
-/// Returns the daemon's pid files that name no process of ours, and why. dockerd does not start over
-/// one whose PID another process has.
-fn stale_files(session: &Session) -> Vec<(PathBuf, String)> {
-    let files = session.pid_files.iter().filter(|file| file.is_daemons);
-    let stale = files.filter_map(|file| match &file.state {
-        PidState::Stale(why) => Some((file.path.clone(), why.clone())),
-        _ => None,
-    });
-    stale.collect()
+/// Returns the pid files that name no process of ours, and why: those that may go, and warnings of
+/// the others. dockerd does not start over one whose PID another process has.
+fn stale_files(session: &Session) -> (Vec<(PathBuf, String)>, Vec<Warning>) {
+    let (mut removals, mut warnings) = (Vec::new(), Vec::new());
+    for PidFile { path, state, is_daemons } in &session.pid_files {
+        match state {
+            PidState::Stale(why) if *is_daemons => removals.push((path.clone(), why.clone())),
+            PidState::Stale(why) => warnings.push(Warning(format!(
+                "`{}` is stale ({why}), and dockerd may not start over it: remove it",
+                path.display()
+            ))),
+            PidState::Absent | PidState::Running(_) => {}
+        }
+    }
+    (removals, warnings)
 }
 
 /// Returns the sockets that rootlesskit and dockerd make, each with the bytes that its path may

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, Warning};
 use crate::facts::{RootlesskitFacts, Tool, Tools, Version};
 use crate::plan::{Reason, fixed, install_hint};
 use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings};
@@ -129,6 +129,14 @@ impl Network {
     /// Whether we give rootlesskit `--detach-netns`; the user's own flag needs none beside it.
     pub(super) fn adds_detach_netns(&self) -> bool {
         self.detach_netns && !matches!(self.settings.detach_netns.origin, Origin::Flag(_))
+    }
+
+    /// Warns of a driver that neither we nor rootlesskit's `--help` can judge.
+    pub(super) fn unknown_driver(&self, tools: &Tools) -> Option<Warning> {
+        let NetworkDriver::Other(name) = &self.driver else { return None };
+        let name = name.display();
+        let what = format!("network driver `{name}` is unknown to us; rootlesskit decides");
+        tools.rootlesskit.known().is_none().then_some(Warning(what))
     }
 
     /// Says what keeps this dockerd from starting with the network, as far as is known.

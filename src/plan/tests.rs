@@ -491,8 +491,12 @@ fn a_second_instance_is_refused_and_the_first_named() {
         session.pid_files =
             vec![PidFile { path: "/home/u/my.pid".into(), state, is_daemons: false }];
     });
-    let removals = plan(&elsewhere, &[], "").unwrap().removals;
-    assert_eq!(removals, [], "what is not in the runtime directory is not ours to remove");
+    let elsewhere = plan(&elsewhere, &[], "").unwrap();
+    assert_eq!(elsewhere.removals, [], "what is not in the runtime directory is not ours to remove");
+    assert_eq!(
+        elsewhere.warnings,
+        [Warning("`/home/u/my.pid` is stale (gone), and dockerd may not start over it: remove it".into())]
+    );
     assert_eq!(
         plan(&stale, &[], "").unwrap().removals,
         [("/run/user/1000/docker.pid".into(), "gone".to_owned())]
@@ -637,4 +641,31 @@ proptest! {
         let added = plan.args.len() - daemon_words.len();
         prop_assert!(added == plain.args.len() || added + 1 == plain.args.len());
     }
+}
+
+#[test]
+fn what_may_do_harm_or_cannot_be_judged_is_said() {
+    let texts = |host: &HostFacts, assignments: &[&str], line: &str| -> Vec<String> {
+        let warnings = plan(host, assignments, line).expect("a plan").warnings;
+        warnings.into_iter().map(|Warning(text)| text).collect()
+    };
+    let host = debian_12();
+    let open = [
+        "dockerd listens on `tcp://0.0.0.0:2375` without --tlsverify: all who reach it can act as you",
+    ];
+    assert_eq!(texts(&host, &[], "-H tcp://0.0.0.0:2375"), open);
+    assert_eq!(texts(&host, &[], "-H tcp://0.0.0.0:2375 -H unix:///x"), open);
+    for line in ["-H tcp://0.0.0.0:2376 --tlsverify", "-H tcp://127.0.0.1:2375", "-H unix:///x"] {
+        assert_eq!(texts(&host, &[], line), [""; 0], "{line}");
+    }
+    let mute = with(debian_12(), |host| {
+        let why = "it does not answer".to_owned();
+        host.tools.rootlesskit = Tool::Unknown { path: "/x/rootlesskit".into(), why };
+    });
+    let unknown = ["network driver `new` is unknown to us; rootlesskit decides"];
+    assert_eq!(texts(&mute, &["network.driver=new"], ""), unknown);
+    let verified = with(debian_12(), |host| {
+        host.session.daemon_json = DaemonJson::parse(r#"{"tlsverify": true}"#);
+    });
+    assert_eq!(texts(&verified, &[], "-H tcp://0.0.0.0:2376"), [""; 0]);
 }

@@ -89,6 +89,12 @@ impl<'a> Flags<'a> {
         self.last(name).and_then(|flag| flag.value.or(flag.next))
     }
 
+    /// Returns the values of all flags called `name`.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &'a OsStr> {
+        let named = self.list.iter().filter(move |flag| flag.name == name);
+        named.filter_map(|flag| flag.value.or(flag.next))
+    }
+
     /// Whether the switch `name` is given, and how: `--name=false` turns it off.
     pub fn switch(&self, name: &str) -> Option<bool> {
         // What Go's `strconv.ParseBool` takes for false.
