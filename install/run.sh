@@ -13,7 +13,7 @@ OWN_USER=dockerd-rootless
 # The checks without which no daemon starts, and which can be fixed here. Root runs commands of these forms only:
 # a process of the user prints them.
 NEEDED=subuid,subgid,tun-device
-KNOWN='#.*|usermod --add-sub[ug]ids [0-9]+-[0-9]+ [A-Za-z_][A-Za-z0-9_.-]*|chmod 0666 /dev/net/tun|modprobe tun'
+KNOWN='#.*|usermod --add-sub[ug]ids [0-9]+-[0-9]+ [A-Za-z_][A-Za-z0-9_.-]*|chmod 0666 /dev/net/tun'
 
 say() { echo "run.sh: $*" >&2; }
 die() { say "$*"; exit 4; }
