@@ -53,7 +53,7 @@ impl Supervisor<'_> {
             Notice::Restarting(pause) => format!("{death}; restarting everything{}", after(pause)),
             Notice::StartTimedOut => format!("the start took too long: {phase}"),
             Notice::Replacing(Why::Hung) => {
-                let what = explain(Silence::Hung, "dockerd");
+                let what = explain(Silence::Hung);
                 format!("{what}; replacing dockerd when it has written its goroutines")
             }
             Notice::Replacing(_) => "replacing dockerd".into(),
@@ -78,7 +78,7 @@ impl Supervisor<'_> {
     /// Says that dockerd takes its time, and has it.
     pub(super) fn tell_slow(&mut self) {
         let silence = self.launch.silence.unwrap_or(Silence::Busy);
-        let text = format!("{}; it gets more time", explain(silence, "dockerd"));
+        let text = format!("{}; it gets more time", explain(silence));
         info!("{text}");
         extend(progress::HUNG * 3);
         tell_manager(&[NotifyState::Status(&text)]);
@@ -97,16 +97,14 @@ fn after(pause: Duration) -> String {
     }
 }
 
-/// Says what a program does instead of an answer.
-pub(super) fn explain(silence: Silence, who: &str) -> String {
+/// Says what dockerd does instead of an answer.
+pub(super) fn explain(silence: Silence) -> String {
     let hung = progress::HUNG.as_secs();
     match silence {
-        Silence::Busy => format!("{who} is working and has not answered yet"),
-        Silence::Stopped => format!(
-            "{who} does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)"
-        ),
-        Silence::Still => format!("{who} does not answer and does nothing"),
-        Silence::Hung => format!("{who} does not answer and has done nothing at all for {hung} s"),
+        Silence::Busy => "dockerd is working and has not answered yet".to_owned(),
+        Silence::Stopped => "dockerd does not answer: it is stopped, frozen or traced (kill -CONT, or end the debugger)".to_owned(),
+        Silence::Still => "dockerd does not answer and does nothing".to_owned(),
+        Silence::Hung => format!("dockerd does not answer and has done nothing at all for {hung} s"),
     }
 }
 

@@ -104,7 +104,7 @@ impl Supervisor<'_> {
         if silence == Silence::Hung && self.task.replaces_hung {
             return self.raise(Event::Replace(Why::Hung));
         }
-        let what = notices::explain(silence, "dockerd");
+        let what = notices::explain(silence);
         warn!("{what}");
         self.problems.insert("dockerd", what);
         self.write_status();
