@@ -46,6 +46,8 @@ pub struct Ports {
     servers: BTreeMap<Identity, Published>,
     /// Those of them that were stopped at the last look.
     stopped: BTreeSet<Identity>,
+    /// The shims at the last look: a container without one cannot be reached.
+    shims: Vec<Identity>,
     /// Ports whose server is gone, and whether the last look has confirmed that.
     lost: BTreeMap<Published, bool>,
     /// Whether the next question for ports is on its way.
@@ -227,6 +229,11 @@ impl Supervisor<'_> {
         if let Some(forwarded) = forwarded {
             ports.note_forwarded(&published, forwarded);
         }
+        ports.shims = processes::descendants()
+            .iter()
+            .filter(|process| is_shim(process))
+            .map(|process| process.identity)
+            .collect();
         let lost = ports.judge(published, find_servers());
         if !lost.is_empty() {
             self.repair(&lost);
@@ -263,7 +270,7 @@ impl Supervisor<'_> {
     /// Looks at the processes that the network and the ports depend on.
     pub(super) fn tick(&mut self) {
         self.look_at_parts();
-        let Ports { servers, stopped, lost, .. } = &mut self.launch.ports;
+        let Ports { servers, shims, stopped, lost, .. } = &mut self.launch.ports;
         let now: BTreeSet<Identity> =
             servers.keys().filter(|server| processes::is_stopped(server.pid)).copied().collect();
         // It holds a port that another needs, and hears no other signal.
@@ -272,7 +279,8 @@ impl Supervisor<'_> {
             processes::signal_one(*server, Signal::SIGKILL);
         }
         *stopped = now;
-        if !lost.is_empty() || !servers.keys().all(|server| processes::is_there(*server)) {
+        let mut all = servers.keys().chain(&*shims);
+        if !lost.is_empty() || !all.all(|process| processes::is_there(*process)) {
             self.look_at_ports();
         }
         self.tick_later();
