@@ -99,8 +99,7 @@ impl Supervisor<'_> {
         let foreign = self.launch.ports.foreign();
         let clear = async move {
             for (id, port) in health::forwarded(&socket).await.unwrap_or_default() {
-                let is_foreign = foreign.as_ref().is_none_or(|known| known.contains(&id));
-                let is_dockerds = !is_foreign && !is_explicit(&stated, &port);
+                let is_dockerds = !foreign.contains(&id) && !is_explicit(&stated, &port);
                 if is_dockerds && let Err(error) = health::forget_port(&socket, id).await {
                     debug!("rootlesskit keeps port {}: {error}", port.1);
                 }

@@ -2,6 +2,7 @@
 //! children, its descriptors and the API's socket stay, and the program is another. What the next one
 //! must know travels as JSON in a file that has no name.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -42,6 +43,9 @@ pub struct Legacy {
     launch: Launch,
     pub running: Running,
     status: Status,
+    /// What rootlesskit forwards for others than containers.
+    #[serde(default)]
+    foreign: BTreeSet<u64>,
     /// Of our lock, of the connection to the keeper, of both ends of the log's pipe, and of the
     /// connection to the client that waits for the answer.
     descriptors: [RawFd; 5],
@@ -117,6 +121,7 @@ impl Supervisor<'_> {
             "launch": serde_json::to_value(launch).ok()?,
             "running": serde_json::to_value(&self.running).ok()?,
             "status": serde_json::to_value(&self.status).ok()?,
+            "foreign": launch.ports.foreign(),
             "descriptors": ours,
             "listeners": listeners,
         });
@@ -188,7 +193,7 @@ impl Legacy {
         supervisor.socket = own.and_then(|path| run_dir::Name::of(path).ok());
         supervisor.listeners = self.listeners.into_iter().map(take).collect::<Result<_, _>>()?;
         supervisor.status = self.status;
-        supervisor.launch = Launch { ports: Ports::resume(), ..self.launch };
+        supervisor.launch = Launch { ports: Ports::resume(self.foreign), ..self.launch };
         supervisor.outcome.phase = "dockerd answers";
         supervisor.speak_with_keeper(take(control)?.into())?;
         Ok((supervisor, take(client)?.into()))

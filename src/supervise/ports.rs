@@ -58,24 +58,23 @@ pub struct Ports {
     pub(super) ends_orphans: bool,
     /// When dockerd was replaced for a port, and how long it is left alone from then on.
     repaired: Option<(Instant, Duration)>,
-    /// Since when these are followed, if not since the launch.
-    resumed: Option<Instant>,
 }
 
 impl Ports {
-    /// Begins with a daemon that another program has started in this process.
-    pub fn resume() -> Self {
-        Self { resumed: Some(Instant::now()), ..Self::default() }
+    /// Begins with a daemon that another program has started in this process, which knew of these
+    /// foreign ports.
+    pub fn resume(foreign: BTreeSet<u64>) -> Self {
+        let now = Instant::now();
+        let since = now.checked_sub(STARTS).unwrap_or(now);
+        let unpublished = foreign.into_iter().map(|id| (id, since)).collect();
+        Self { unpublished, ..Self::default() }
     }
 
-    /// Returns what rootlesskit forwards for others than containers; `None` if that is not known yet,
-    /// and all may be. For a container that starts it forwards before dockerd lists it.
-    pub fn foreign(&self) -> Option<BTreeSet<u64>> {
-        if self.resumed.is_some_and(|since| since.elapsed() < STARTS) {
-            return None;
-        }
+    /// Returns what rootlesskit forwards for others than containers. For a container that starts it
+    /// forwards before dockerd lists it.
+    pub fn foreign(&self) -> BTreeSet<u64> {
         let since = self.unpublished.iter();
-        Some(since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect())
+        since.filter(|(_, since)| since.elapsed() >= STARTS).map(|(id, _)| *id).collect()
     }
 
     /// Takes that what was on its way is called off.
@@ -395,15 +394,11 @@ mod tests {
         let long_ago = Instant::now().checked_sub(STARTS).expect("a time");
         let mut known = Ports::default();
         known.note_forwarded(&ports(&[80]), forwarded());
-        assert_eq!(known.foreign(), Some(BTreeSet::new()));
+        assert_eq!(known.foreign(), BTreeSet::new());
         known.unpublished.insert(2, long_ago);
         known.note_forwarded(&ports(&[80]), forwarded());
-        assert_eq!(known.foreign(), Some(BTreeSet::from([2])));
-        // After a take-over, nothing is known at first.
-        known.resumed = Some(Instant::now());
-        assert_eq!(known.foreign(), None);
-        known.resumed = Some(long_ago);
-        assert_eq!(known.foreign(), Some(BTreeSet::from([2])));
+        assert_eq!(known.foreign(), BTreeSet::from([2]));
+        assert_eq!(Ports::resume(known.foreign()).foreign(), known.foreign());
     }
 
     #[test]
