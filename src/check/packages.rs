@@ -32,7 +32,7 @@ const MANAGERS: [(&str, &str); 6] = [
 ];
 
 /// Debian and Ubuntu, RHEL, Fedora, openSUSE, Arch, Alpine; nothing where only Docker's own
-/// repository has it, or nobody. Last, what to do on NixOS.
+/// repository has it, or none. Last, what to do on NixOS.
 #[rustfmt::skip]
 const PACKAGES: [(Package, [&str; 6], &str); 11] = [
     (Uidmap, ["uidmap", "shadow-utils", "shadow-utils", "shadow", "shadow", "shadow-uidmap"], "put /run/wrappers/bin before everything else in PATH"),

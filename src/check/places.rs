@@ -47,7 +47,7 @@ fn fix_runtime_dir(evidence: &Evidence<'_>, finding: Finding) -> Finding {
         Some((path, Directory::Missing)) if home.is_some_and(|home| path.starts_with(home)) => {
             finding.user(format!("mkdir -p -m 0700 {}", quoted(path)))
         }
-        // What has this name is the user's, whoever created it.
+        // What has this name is the user's.
         Some((path, found)) if *path == own && (*found != Directory::Missing || !is_booted) => {
             finding.root(format!("install -d -m 0700 -o {uid} -g {gid} {}", quoted(path)))
         }

@@ -65,7 +65,7 @@ pub struct Survey {
     pub apparmor: AppArmor,
     pub cgroup: Cgroup,
     pub systemd: Systemd,
-    /// `/run/user/UID`, if it is a directory of this user that nobody else can write.
+    /// `/run/user/UID`, if it is a directory of this user that no other user can write.
     pub own_runtime_dir: Option<PathBuf>,
     pub resolv_conf: LinkChain,
     pub data_root: DataRoot,

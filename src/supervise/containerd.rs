@@ -8,9 +8,8 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::stage::orders::Order;
-use crate::supervise::upkeep::SETTLED;
 use crate::supervise::{
-    ASK_AGAIN, Event, State, Supervisor, Why, health, leftovers, ports, wait, wait_on,
+    ASK_AGAIN, Event, SETTLED, State, Supervisor, Why, health, leftovers, ports, wait, wait_on,
 };
 use crate::sys::processes::{self, Process};
 

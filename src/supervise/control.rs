@@ -31,9 +31,6 @@ const ALL: Duration = Duration::from_secs(3600);
 /// How long a supervisor that was taken over may take to listen again.
 const TAKES_OVER: Duration = Duration::from_secs(10);
 
-/// The socket's name in the supervisor's directory.
-pub const SOCKET: &str = "control";
-
 /// What a refusal begins with.
 const REFUSED: &str = "refused: ";
 
@@ -140,7 +137,7 @@ impl Supervisor<'_> {
 fn ask(run_dir: &Path, line: &str, time: Duration) -> Result<String, Error> {
     let mut until = None;
     loop {
-        let asked = UnixStream::connect(run_dir.join(SOCKET));
+        let asked = UnixStream::connect(run_dir.join(run_dir::CONTROL));
         let is_connected = asked.is_ok();
         let error = match asked.and_then(|stream| exchange(stream, line, time)) {
             Ok(said) => {
@@ -221,7 +218,7 @@ mod tests {
     fn what_a_take_over_has_lost_is_asked_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
-        let listener = UnixListener::bind(path.join(SOCKET)).expect("a socket");
+        let listener = UnixListener::bind(path.join(run_dir::CONTROL)).expect("a socket");
         let server = thread::spawn(move || {
             // Two supervisors go without an answer, the second when it has read the request.
             drop(listener.accept().expect("a client"));

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_gets_every_line_also_of_a_flood() {
+    fn a_reader_gets_every_line_also_of_a_flood() {
         for (reader, writer) in [pipe(), sockets()] {
             let (mut log, mut daemon) = begin(&writer);
             drop(writer);

@@ -132,7 +132,7 @@ pub enum Effect {
     /// End the namespaces, and what a daemon left that has ended; then raise [`Event::Cleared`].
     Clear,
     /// Raise [`Event::Deadline`] when the time is over, instead of any time given before. Where dockerd
-    /// has to end, whoever performs that knows the time.
+    /// has to end, what performs that knows the time.
     Arm(Duration),
     Disarm,
     Tell(Notice),

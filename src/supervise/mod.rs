@@ -56,6 +56,9 @@ pub use run_dir::{DATA_LOCK, RunDir, lock_data_root, read_status};
 pub use snapshot::{Status, newer_programs, wait_until_ready};
 use tasks::Tasks;
 
+/// A daemon that did well for so long and dies has a failure of its own, not the last one again.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// No limit, for practical purposes.
 const UNLIMITED: Duration = Duration::from_secs(86_400);
 

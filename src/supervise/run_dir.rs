@@ -17,10 +17,13 @@ use tracing::debug;
 
 use crate::error::{Error, Exit};
 use crate::facts::look::uid;
-use crate::supervise::{Status, control};
+use crate::supervise::Status;
 use crate::sys::lock::{self, Lock, Refusal};
 use crate::sys::{processes, unix_sockets};
 use crate::words::quoted;
+
+/// The socket's name in the supervisor's directory.
+pub const CONTROL: &str = "control";
 
 /// The names in our directory.
 const LOCK: &str = "lock";
@@ -113,7 +116,7 @@ impl RunDir {
 
     /// Returns where commands ask for something.
     pub fn control(&self) -> PathBuf {
-        self.path.join(control::SOCKET)
+        self.path.join(CONTROL)
     }
 
     /// Returns where the processes in the namespaces tell what they are.
@@ -196,7 +199,7 @@ impl Drop for RunDir {
         }
         self.forget_links();
         // The lock goes last: another instance may have files of these names from then on.
-        for name in [STATUS, STATUS_NEW, NOTIFY, control::SOCKET, DAEMON_JSON, LOCK] {
+        for name in [STATUS, STATUS_NEW, NOTIFY, CONTROL, DAEMON_JSON, LOCK] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);
@@ -276,7 +279,7 @@ pub fn read_status(path: &Path) -> Option<Status> {
     is_locked(path).then(|| serde_json::from_slice(&text).ok())?
 }
 
-/// Listens at `path`, for us alone, and returns the name as well. A socket at which nobody listens
+/// Listens at `path`, for us alone, and returns the name as well. A socket without a listener
 /// any more goes. Fails if a process listens there (exit 5), or if something else is there.
 pub fn listen_at(path: &Path) -> Result<(OwnedFd, Name), Error> {
     let shown = path.display();
@@ -372,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_somebodys_as_long_as_the_one_lives_who_listens() {
+    fn a_socket_is_taken_as_long_as_its_listener_lives() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
         let mut owner = shell(&path, "sleep 600 >/dev/null & echo $!; exec sleep 600");
@@ -390,17 +393,17 @@ mod tests {
         let taken = listen_at(&path);
         let heir = processes::read(heir.trim().parse().expect("a PID")).expect("it lives");
         processes::signal_one(heir.identity, nix::sys::signal::SIGKILL);
-        taken.expect("nobody's socket");
+        taken.expect("a free socket");
     }
 
     #[test]
     fn a_socket_is_ours_alone_and_goes_only_while_it_is_ours() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("docker.sock");
-        let (fd, name) = listen_at(&path).expect("nobody is there");
+        let (fd, name) = listen_at(&path).expect("a free path");
         let mode = fs::metadata(&path).expect("a socket").mode();
         assert_eq!(mode & 0o7777, 0o600);
-        // So many that no more can wait: nobody waits for that to change.
+        // So many that no more can wait: this one does not wait for that to change.
         let busy = directory.path().join("busy.sock");
         let listener = UnixListener::bind(&busy).expect("a socket");
         listen(&listener, Backlog::new(0).expect("a number")).expect("a backlog");
@@ -408,7 +411,7 @@ mod tests {
         while let Ok(stream) = unix_sockets::connect(&busy) {
             waiting.push(stream);
         }
-        let refused = listen_at(&busy).expect_err("somebody listens");
+        let refused = listen_at(&busy).expect_err("a listener is there");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);
 
         fs::remove_file(&path).expect("ours");
@@ -417,7 +420,7 @@ mod tests {
         assert!(path.exists(), "it is another's by now");
         drop(fd);
         fs::remove_file(&path).expect("ours");
-        let (_fd, name) = listen_at(&path).expect("nobody is there");
+        let (_fd, name) = listen_at(&path).expect("a free path");
         name.remove();
         assert!(!path.exists());
     }
@@ -453,7 +456,7 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o700);
         assert_eq!(fs::read(at("state/child_pid")).expect("a file"), b"4711");
 
-        // What somebody else has put there stays.
+        // What another has put there stays.
         fs::remove_file(at("docker.sock")).expect("ours");
         fs::write(at("docker.sock"), "another's").expect("a file");
         run_dir.link_back().expect("nothing fails");
@@ -473,7 +476,7 @@ mod tests {
     fn a_data_root_is_one_daemons() {
         let directory = tempfile::tempdir().expect("a directory");
         let data_root = directory.path().join("share/docker");
-        let locked = lock_data_root(&data_root).expect("nobody has it");
+        let locked = lock_data_root(&data_root).expect("it is free");
         assert!(locked.is_some());
         let mode = fs::metadata(&data_root).expect("a directory").mode();
         assert_eq!(mode & 0o7777, 0o710);
@@ -486,7 +489,7 @@ mod tests {
             assert!(refused.to_string().contains(&named), "{refused}");
         }
         drop(locked);
-        assert!(lock_data_root(&data_root).expect("nobody has it").is_some());
+        assert!(lock_data_root(&data_root).expect("it is free").is_some());
 
         // Where there can be none.
         let file = directory.path().join("file");

@@ -15,8 +15,8 @@ use crate::plan::Api;
 use crate::supervise::dockerd::STOP_MARGIN;
 use crate::supervise::helper::Helper;
 use crate::supervise::{
-    Event, MOMENT, Silence, State, Supervisor, Tasks, Why, containerd, health, notices, ports,
-    run_dir, wait, wait_on,
+    Event, MOMENT, SETTLED, Silence, State, Supervisor, Tasks, Why, containerd, health, notices,
+    ports, run_dir, wait, wait_on,
 };
 use crate::sys::processes::{self, Identity};
 use crate::sys::{process, unix_sockets};
@@ -25,9 +25,6 @@ use crate::words::quoted;
 /// How long a process may take to stop, and how often to look whether it has.
 const STOPS: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(1);
-
-/// A daemon that did well for so long and dies has a failure of its own, not the last one again.
-pub(super) const SETTLED: Duration = Duration::from_secs(60);
 
 impl Supervisor<'_> {
     /// Starts to ask dockerd whether it is well.

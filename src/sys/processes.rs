@@ -267,7 +267,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes numbers and returns a new descriptor that nobody else owns.
+    // SAFETY: the call takes numbers and returns a new descriptor without another owner.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: as above.

@@ -87,7 +87,7 @@ fn copy_of(process: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
     // SAFETY: the call takes numbers and touches no memory.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the descriptor is new, and nobody else owns it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -134,7 +134,7 @@ mod tests {
         };
         let listeners = [OwnedFd::from(listener.try_clone().expect("a copy"))];
         let waits = || has_waiting(&listeners);
-        expect(0, "nobody");
+        expect(0, "no client");
         assert!(!waits());
         let client = UnixStream::connect(&path).expect("connect");
         expect(0, "connected, not accepted");

@@ -123,7 +123,7 @@ fn table() -> String {
     text
 }
 
-/// `UPDATE_TABLE=1` writes the table anew, to be read by whoever changed the machine.
+/// `UPDATE_TABLE=1` writes the table anew, to be read after a change of the machine.
 #[test]
 fn every_cell_of_the_table_is_as_it_was_agreed() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/supervise/machine/table.txt");
