@@ -26,6 +26,9 @@ use crate::sys::processes::{self, Process};
 /// What dockerd leaves in its directory.
 const EXEC_ROOT: [&str; 5] = ["libnetwork", "netns", "runtime-runc", "plugins", "metrics.sock"];
 
+/// What dockerd leaves there and removes itself at its next start.
+const KEPT: &str = "unmount-on-shutdown";
+
 /// What its containerd leaves in a directory in there, beside the pipes of containers.
 const CONTAINERD: [&str; 6] = [
     "daemon",
@@ -242,10 +245,11 @@ fn container_names(containerd: &Path) -> Vec<String> {
 }
 
 /// Says whether what a launch is about to leave in `exec_root` may go afterwards: the directory is
-/// missing, a daemon has made it, or nothing but a daemon's dumps is in it.
+/// missing, a daemon has made it, or nothing is in it but what stays of every daemon.
 pub fn is_daemons(exec_root: &Path) -> bool {
+    let is_kept = |name: &OsStr| is_dump(name) || name == KEPT;
     let holds_dumps = |entries: fs::ReadDir| {
-        entries.into_iter().all(|entry| entry.is_ok_and(|entry| is_dump(&entry.file_name())))
+        entries.into_iter().all(|entry| entry.is_ok_and(|entry| is_kept(&entry.file_name())))
     };
     match fs::read_dir(exec_root) {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -426,7 +430,8 @@ mod tests {
         assert!(is_daemons(&exec_root), "it is missing");
         fs::create_dir(&exec_root).expect("a directory");
         fs::write(exec_root.join("goroutine-stacks-2026-11-27T090446Z.log"), "").expect("a file");
-        assert!(is_daemons(&exec_root), "it holds a dump");
+        fs::write(exec_root.join(KEPT), "").expect("a file");
+        assert!(is_daemons(&exec_root), "it holds a dump and what stays");
         let containerd = exec_root.join("containerd");
         fs::create_dir_all(&containerd).expect("a directory");
         let socket = format!("address = '{}/containerd.sock'", containerd.display());
