@@ -34,14 +34,15 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let (person, settings) = run.settle()?;
     if !request.exec && settings.supervise.value {
         if supervise::pidfds_work() {
-            return run.supervise(&places::run_dir(plan::refuse_person(&person)?), &settings);
+            return run.supervise(person, &settings);
         }
         warn!(
             "this kernel has no pidfd_open(2), or forbids it: the daemon runs without a supervisor"
         );
     }
     let request = Request { exec: true, ..request.clone() };
-    let planned = prepare(environment, &request, ProbeDepth::Launch)?;
+    let run = Run::new(environment, &request);
+    let planned = run.plan_for(person, &settings, ProbeDepth::Launch)?;
     announce(&planned);
     Err(launch::exec(&planned.0))
 }
@@ -98,25 +99,38 @@ impl<'a> Run<'a> {
         Ok((person, Settings::resolve(&layers)?.with_args(&self.request.words)))
     }
 
-    /// Returns the settings, and what the launch will find, with the descriptors that a supervisor hands
-    /// over.
-    fn look(&self, depth: ProbeDepth) -> Result<(Settings, HostFacts), Error> {
-        let (person, settings) = self.settle()?;
-        let mut host = probe::host(&settings, self.environment, person, depth)?;
+    /// Returns what the launch will find, with the descriptors that a supervisor hands over.
+    fn look(
+        &self,
+        person: Person,
+        settings: &Settings,
+        depth: ProbeDepth,
+    ) -> Result<HostFacts, Error> {
+        let mut host = probe::host(settings, self.environment, person, depth)?;
         if !self.request.exec && settings.supervise.value {
-            if !plan::has_hosts(&settings, &host.session) {
+            if !plan::has_hosts(settings, &host.session) {
                 let passed = host.session.listen_fds.take();
                 host.session.listen_fds = passed.or_else(sockets::own);
             }
             host.session.keeper_fd = sockets::beside(host.session.listen_fds.as_ref());
         }
-        Ok((settings, host))
+        Ok(host)
     }
 
     fn plan(&self, depth: ProbeDepth) -> Result<Planned, Error> {
-        let (settings, host) = self.look(depth)?;
+        let (person, settings) = self.settle()?;
+        self.plan_for(person, &settings, depth)
+    }
+
+    fn plan_for(
+        &self,
+        person: Person,
+        settings: &Settings,
+        depth: ProbeDepth,
+    ) -> Result<Planned, Error> {
+        let host = self.look(person, settings, depth)?;
         let supervised = !self.request.exec && settings.supervise.value;
-        let mut plan = LaunchPlan::build(&settings, &host, self.environment, supervised)?;
+        let mut plan = LaunchPlan::build(settings, &host, self.environment, supervised)?;
         if let Some(level) = self.request.level {
             let why = "the namespace stage logs at the same level".to_owned();
             plan.environment.set.insert("RUST_LOG", (level.to_string().into(), why));
@@ -124,14 +138,14 @@ impl<'a> Run<'a> {
         Ok((plan, host))
     }
 
-    /// Starts the daemon and stays with it; `run_dir` is our directory.
-    fn supervise(&self, run_dir: &Path, settings: &Settings) -> Result<Exit, Error> {
+    /// Starts the daemon and stays with it.
+    fn supervise(&self, person: Person, settings: &Settings) -> Result<Exit, Error> {
         supervise::hold_signals()?;
-        let run_dir = RunDir::take(run_dir)?;
+        let run_dir = RunDir::take(&places::run_dir(plan::refuse_person(&person)?))?;
         if self.request.in_terminal {
             terminal::open(self.environment);
         }
-        let planned = self.plan(ProbeDepth::Launch)?;
+        let planned = self.plan_for(person, settings, ProbeDepth::Launch)?;
         announce(&planned);
         let session = &planned.1.session;
         let passed = sockets::address(session.listen_fds.as_ref());
@@ -230,7 +244,8 @@ impl supervise::Caller for Run<'_> {
     }
 
     fn plan_dockerd(&self, mtu: u32) -> Result<(Daemon, HostFacts), Error> {
-        let (settings, host) = self.look(ProbeDepth::Launch)?;
+        let (person, settings) = self.settle()?;
+        let host = self.look(person, &settings, ProbeDepth::Launch)?;
         let config = places::daemon_config(&host.session.places.runtime_dir);
         Ok((Daemon::decide(&settings, &host, mtu, Some(&config))?, host))
     }
