@@ -1,5 +1,5 @@
 //! Asks programs for their `--help` and `--version`, once per program file: the answers are kept
-//! in the user's cache, since dockerd alone takes 30 ms to answer.
+//! in the user's cache, as we understand them, since dockerd alone takes 30 ms to answer.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use tracing::{debug, warn};
 
 use crate::environment::Environment;
@@ -23,6 +25,9 @@ pub const ANSWERS: &str = "dockerd-rootless/programs.json";
 /// How long a program may take to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 const CACHE_MAX: u64 = 256 * 1024;
+
+/// The version of this program and of what it keeps.
+const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// A program's file as it was when the program answered. A program that is replaced, be it by one
 /// of the same size and date, has another inode or another change time.
@@ -55,10 +60,10 @@ impl Identity {
 /// The kept answers.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
-    /// The version of this program that wrote them: another may ask in other ways.
+    /// Another one may ask, or understand, in other ways.
     writer: String,
-    /// By program and question.
-    answers: BTreeMap<String, (Identity, String)>,
+    /// By program and question. A launch reads only those that it needs.
+    answers: BTreeMap<String, (Identity, Box<RawValue>)>,
 }
 
 /// The programs' answers, of this launch and of earlier ones.
@@ -79,8 +84,9 @@ pub struct Question {
 }
 
 enum State {
-    /// Its answer was kept, or it cannot be asked.
-    Settled(Result<String, String>),
+    Kept(Box<RawValue>),
+    /// It is not asked, and why.
+    Refused(String),
     /// It is being answered.
     Asked(io::Result<Running>),
 }
@@ -98,10 +104,10 @@ impl ProbeCache {
         // A program that may be run but not read is asked each time.
         let identity = Identity::of(path).unwrap_or_default();
         let what = format!("{} {question}", path.display());
-        if let Some((kept, text)) = self.kept.answers.get(&what)
+        if let Some((kept, facts)) = self.kept.answers.get(&what)
             && identity.as_ref() == Some(kept)
         {
-            return Question { what, identity, state: State::Settled(Ok(text.clone())) };
+            return Question { what, identity, state: State::Kept(facts.clone()) };
         }
         debug!("asking {what}");
         let mut command = Command::new(path);
@@ -118,29 +124,30 @@ impl ProbeCache {
             Ok(None) => "it is a script, which is not asked".to_owned(),
             Err(error) => format!("its file cannot be read: {error}"),
         };
-        Question { what: String::new(), identity: None, state: State::Settled(Err(why_not)) }
+        Question { what: String::new(), identity: None, state: State::Refused(why_not) }
     }
 
     /// Returns what the program answered, as `parse` understands it, or why that is not known.
-    pub fn answer<T>(
+    pub fn answer<T: Serialize + DeserializeOwned>(
         &mut self,
         question: Question,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<T, String> {
-        let (text, is_new) = match question.state {
-            State::Settled(answer) => (answer?, false),
-            State::Asked(process) => {
-                let text = process.and_then(Running::answer).map_err(|error| {
-                    let what = &question.what;
-                    warn!("`{what}` does not tell what the program can do: {error}");
-                    error.to_string()
-                });
-                (text?, true)
+        let process = match question.state {
+            State::Kept(facts) => {
+                return serde_json::from_str(facts.get()).map_err(|error| error.to_string());
             }
+            State::Refused(why) => return Err(why),
+            State::Asked(process) => process,
         };
+        let text = process.and_then(Running::answer).map_err(|error| {
+            let what = &question.what;
+            warn!("`{what}` does not tell what the program can do: {error}");
+            error.to_string()
+        })?;
         let facts = parse(&text).ok_or("its answer is not understood")?;
-        if let Some(identity) = question.identity.filter(|_| is_new) {
-            self.kept.answers.insert(question.what, (identity, text));
+        if let (Some(identity), Ok(kept)) = (question.identity, to_raw_value(&facts)) {
+            self.kept.answers.insert(question.what, (identity, kept));
             self.is_changed = true;
         }
         Ok(facts)
@@ -151,7 +158,7 @@ impl ProbeCache {
         let (true, Some(file)) = (self.is_changed, &self.file) else {
             return;
         };
-        env!("CARGO_PKG_VERSION").clone_into(&mut self.kept.writer);
+        WRITER.clone_into(&mut self.kept.writer);
         if let Err(error) = write_kept(file, &self.kept) {
             debug!("{} is not written: {error}", file.display());
         }
@@ -167,7 +174,7 @@ fn read_kept(path: &Path, uid: u32) -> Option<Kept> {
     }
     let bytes = files::read_up_to(file, CACHE_MAX).ok()??;
     let kept: Kept = serde_json::from_slice(&bytes).ok()?;
-    (kept.writer == env!("CARGO_PKG_VERSION")).then_some(kept)
+    (kept.writer == WRITER).then_some(kept)
 }
 
 fn write_kept(path: &Path, kept: &Kept) -> io::Result<()> {

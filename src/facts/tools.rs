@@ -109,7 +109,7 @@ impl fmt::Display for Version {
 }
 
 /// What `rootlesskit --help` says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootlesskitFacts {
     pub version: Option<Version>,
     /// Its flags without dashes, and whether each takes a value.
