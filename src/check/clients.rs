@@ -1,7 +1,5 @@
 //! What runs beside the daemon: the system-wide daemon, a rootless containerd, the docker client.
 
-use std::iter;
-
 use crate::check::evidence::Evidence;
 use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
@@ -111,10 +109,7 @@ pub fn docker_context(evidence: &Evidence<'_>) -> Finding {
     if let Some((name, _)) = client.contexts.iter().find(|(_, to)| **to == ours) {
         return finding.user(format!("{docker} use {}", quoted(name)));
     }
-    // A context that leads elsewhere stays as it is.
-    let mut names =
-        iter::once("rootless".to_owned()).chain((2..).map(|number| format!("rootless-{number}")));
-    let name = names.find(|name| !client.contexts.contains_key(name)).unwrap_or_default();
+    let name = client.free_context();
     let host = quoted(format!("host={ours}"));
     finding
         .user(format!(

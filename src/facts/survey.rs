@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::iter;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +69,15 @@ pub struct DockerClient {
     pub config_fault: Option<String>,
     /// The contexts and the addresses that they stand for.
     pub contexts: BTreeMap<String, String>,
+}
+
+impl DockerClient {
+    /// Returns a name for a new context. One that leads elsewhere stays as it is.
+    pub fn free_context(&self) -> String {
+        let others = (2..).map(|number| format!("rootless-{number}"));
+        let mut names = iter::once("rootless".to_owned()).chain(others);
+        names.find(|name| !self.contexts.contains_key(name)).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

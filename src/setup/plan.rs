@@ -293,35 +293,56 @@ impl SetupPlan {
             let instead = format!("To do without: export DOCKER_HOST={host}");
             return self.note(format!("No docker context is selected: {fault}. {instead}"));
         }
-        let known = client.contexts.get(CONTEXT);
-        let verb = if known.is_some() { "update" } else { "create" };
-        let docker = quoted(format!("host={host}").as_ref());
-        let line = format!("docker context {verb} {CONTEXT} --docker {docker}");
-        self.act(known != Some(&host), Action::Run(line));
+        let name = own_context(facts).map_or_else(|| client.free_context(), str::to_owned);
+        if !client.contexts.contains_key(&name) {
+            if let Some(address) = client.contexts.get(CONTEXT) {
+                self.note(format!("{}; this daemon's is `{name}`", kept_context(address)));
+            }
+            let docker = quoted(format!("host={host}").as_ref());
+            self.run(format!("docker context create {name} --docker {docker}"));
+        }
         let current = client.current_context.as_deref().unwrap_or("default");
-        if current != CONTEXT {
+        if current != name {
             let (file, _) = &facts.previous_context;
             self.act(true, Action::Write(file.clone(), current.to_owned()));
-            self.run(format!("docker context use {CONTEXT}"));
+            self.run(format!("docker context use {name}"));
         }
     }
 
     fn leave_context(&mut self, facts: &SetupFacts) {
         let client = &facts.client;
-        let ours = client.contexts.get(CONTEXT).filter(|_| client.program.is_some());
-        let Some(address) = ours else { return };
-        if *address != host(facts) {
-            let note = format!("The docker context `{CONTEXT}` is for {address}, and is kept");
-            return self.note(note);
+        if client.program.is_none() {
+            return;
         }
-        if client.current_context.as_deref() == Some(CONTEXT) {
+        let Some(ours) = own_context(facts) else {
+            let kept = client.contexts.get(CONTEXT).map(|address| kept_context(address));
+            return self.notes.extend(kept);
+        };
+        if client.current_context.as_deref() == Some(ours) {
             let previous = facts.previous_context.1.as_deref();
             let previous = previous.filter(|name| client.contexts.contains_key(*name));
             let name = quoted(previous.unwrap_or("default").as_ref());
             self.run(format!("docker context use {name}"));
         }
-        self.run(format!("docker context rm -f {CONTEXT}"));
+        self.run(format!("docker context rm -f {ours}"));
     }
+}
+
+/// Returns the docker client's context that an installation has made.
+fn own_context(facts: &SetupFacts) -> Option<&str> {
+    let host = host(facts);
+    let is_own = |name: &str| {
+        name.strip_prefix(CONTEXT).is_some_and(|rest| {
+            rest.is_empty()
+                || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+        })
+    };
+    let mut contexts = facts.client.contexts.iter();
+    contexts.find(|(name, to)| **to == host && is_own(name)).map(|(name, _)| name.as_str())
+}
+
+fn kept_context(address: &str) -> String {
+    format!("The docker context `{CONTEXT}` is for {address}, and is kept")
 }
 
 /// Returns how to stop a daemon that no unit has started, if one runs.

@@ -72,7 +72,7 @@ fn after(mut facts: SetupFacts, plan: &SetupPlan) -> SetupFacts {
                         unit(&mut facts, name).links = vec![dir.join("x.wants").join(name)];
                     }
                     ["--user", "disable", name] => unit(&mut facts, name).links.clear(),
-                    ["context", "create" | "update", name, _, host] => {
+                    ["context", "create", name, _, host] => {
                         let host = host.trim_start_matches("host=").to_owned();
                         facts.client.contexts.insert(name.to_owned(), host);
                     }
@@ -299,8 +299,28 @@ fn an_uninstallation_restores_the_context_and_leaves_what_is_not_ours() {
     assert_eq!(uses(&facts), ["run docker context use lab", remove]);
     facts.client.current_context = Some("lab".to_owned());
     assert_eq!(uses(&facts), [remove]);
-    facts.client.contexts = BTreeMap::from([("rootless".to_owned(), "tcp://far".to_owned())]);
-    assert_eq!(uses(&facts), [""; 0]);
+}
+
+#[test]
+fn a_context_that_leads_elsewhere_is_left_alone() {
+    let mut facts = bare();
+    let far = BTreeMap::from([("rootless".to_owned(), "tcp://far".to_owned())]);
+    facts.client.contexts = far.clone();
+    let plan = install(&facts);
+    let own = "docker context create rootless-2 --docker host=unix:///run/user/1000/docker.sock";
+    let actions = explained(&plan);
+    assert_eq!(actions[5], format!("run {own}"));
+    assert_eq!(actions[7], "run docker context use rootless-2");
+    let kept = "The docker context `rootless` is for tcp://far, and is kept";
+    assert_eq!(plan.notes, [format!("{kept}; this daemon's is `rootless-2`")]);
+    let mut facts = after(facts, &plan);
+    assert_eq!(install(&facts), SetupPlan::default());
+    let plan = uninstall(&facts);
+    assert!(explained(&plan).contains(&"run docker context rm -f rootless-2".to_owned()));
+    facts.client.contexts = far;
+    let plan = uninstall(&facts);
+    assert!(plan.notes.contains(&kept.to_owned()), "{plan:?}");
+    assert!(!explained(&plan).iter().any(|what| what.contains("docker context")));
 }
 
 #[test]

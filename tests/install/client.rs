@@ -11,29 +11,29 @@ fn host(user: &TestUser) -> String {
 }
 
 #[test]
-fn a_stale_context_is_repaired_and_the_previous_one_comes_back() {
+fn a_context_for_another_daemon_is_kept_and_the_previous_one_comes_back() {
     let user = TestUser::new();
     let manager = UserManager::start(&user);
     let home = Home::new(&user);
     home.docker("context create lab --docker host=tcp://127.0.0.1:1").good();
-    home.docker("context create rootless --docker host=unix:///run/user/0/docker.sock").good();
+    home.docker("context create rootless --docker host=tcp://127.0.0.1:2").good();
     home.docker("context use lab").good();
     let told = home.tell("install --format json").good();
-    let updates = |action: &String| action.starts_with("run docker context update rootless ");
-    assert!(told.actions().iter().any(updates), "{told:?}");
+    let kept = "`rootless` is for tcp://127.0.0.1:2, and is kept";
+    assert!(told.stderr.contains(&format!("{kept}; this daemon's is `rootless-2`")), "{told:?}");
     home.docker("info").good();
-    assert_eq!(home.context(), "rootless");
-    let inspected =
-        home.docker("context inspect rootless --format {{.Endpoints.docker.Host}}").good();
-    assert_eq!(inspected.stdout.trim(), host(&user));
+    assert_eq!(home.context(), "rootless-2");
+    let address = |context: &str| {
+        let line = format!("context inspect {context} --format {{{{.Endpoints.docker.Host}}}}");
+        home.docker(&line).good().stdout.trim().to_owned()
+    };
+    assert_eq!(address("rootless-2"), host(&user));
     home.tell("uninstall").good();
     assert_eq!(home.context(), "lab");
-
-    // A context of that name for another daemon is the user's.
-    home.docker("context create rootless --docker host=tcp://127.0.0.1:2").good();
     let told = home.tell("uninstall").good();
-    assert!(told.stderr.contains("is for tcp://127.0.0.1:2, and is kept"), "{told:?}");
-    home.docker("context inspect rootless").good();
+    assert!(told.stderr.contains(kept), "{told:?}");
+    assert_eq!(address("rootless"), "tcp://127.0.0.1:2");
+    assert!(home.docker("context inspect rootless-2").code != Some(0));
     manager.stop();
     assert_nothing_left(&user);
 }
