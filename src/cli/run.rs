@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -255,7 +254,7 @@ impl supervise::Caller for Run<'_> {
         let mut found = find();
         // A service manager would not try again, and at boot something may only be late.
         if fault_exit(&found) == Some(Exit::Prerequisite) && self.environment.has("NOTIFY_SOCKET") {
-            thread::sleep(SECOND_LOOK);
+            supervise::wait_for_stop(SECOND_LOOK);
             found = find();
         }
         let exit = fault_exit(&found);

@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, Signal::*};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
@@ -188,6 +189,14 @@ fn failed<E: std::error::Error>(what: &str) -> impl Fn(E) -> Error {
 /// Holds the signals back that the supervisor receives later, while it prepares.
 pub fn hold_signals() -> Result<(), Error> {
     SigSet::from_iter(SIGNALS).thread_block().map_err(failed("cannot hold signals back"))
+}
+
+/// Waits for `time`, or until a signal that [`hold_signals`] holds back asks us to end.
+pub fn wait_for_stop(time: Duration) {
+    let ends = SigSet::from_iter([SIGTERM, SIGINT, SIGQUIT]);
+    let Ok(signals) = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC) else { return };
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+    let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], time);
 }
 
 /// One launch: namespaces, and what runs in them.
