@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd;
 use nix::unistd::AccessFlags;
 
@@ -21,14 +21,14 @@ use crate::facts::{
     RootlesskitFacts, Session, StateDir,
 };
 use crate::settings::Settings;
+use crate::sys::wait::MOMENT;
 use crate::sys::{files, lock, processes, sockets};
 
 /// The largest pid file in bytes: a PID and blanks.
 const PID_FILE_MAX: u64 = 64;
 
-/// How long a daemon whose rootlesskit is gone may take to end, and how often to look.
+/// How long a daemon whose rootlesskit is gone may take to end.
 const FALL: Duration = Duration::from_secs(2);
-const MOMENT: Duration = Duration::from_millis(20);
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
@@ -241,16 +241,14 @@ pub fn lock(path: &Path) -> Lock {
         return Lock::Free;
     };
     let deadline = Instant::now() + FALL;
-    let mut file = file;
-    loop {
-        file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_released_at_once) => return Lock::Free,
-            // One that is being killed lets go of it in a moment.
-            Err((file, _)) if processes::is_ending(holder) && Instant::now() < deadline => file,
-            Err(_) => return Lock::Held(holder),
-        };
-        std::thread::sleep(MOMENT);
+    while file.try_lock_shared().is_err() {
+        // One that is being killed lets go of it in a moment.
+        if !processes::is_ending(holder) || Instant::now() >= deadline {
+            return Lock::Held(holder);
+        }
+        thread::sleep(MOMENT);
     }
+    Lock::Free
 }
 
 /// Looks at a pid file and at the process that it names. An empty one names none, and is in a daemon's
