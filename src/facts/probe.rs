@@ -15,6 +15,7 @@ use crate::facts::{
     Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 use crate::settings::Settings;
+use crate::sys::elevate;
 
 /// Where rootlesskit looks for lxc-user-nic, and nowhere else.
 const LXC_USER_NIC: [&str; 4] = [
@@ -134,6 +135,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         pasta_version: pasta_version
             .and_then(|question| cache.answer(question, parse_pasta_version).ok()),
         pasta,
+        has_sudo: elevate::has_sudo(&search_path),
         ..unasked(find_named)
     };
     if depth != ProbeDepth::Traceless {
@@ -151,7 +153,6 @@ fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
         iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
         iptables_legacy: find("iptables-legacy"),
         ip6tables_legacy: find("ip6tables-legacy"),
-        has_sudo: find("sudo").is_some(),
         ..Tools::default()
     }
 }
