@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::output::{self, Format, json_word};
+use crate::cli::output::{self, Format, json_word, tool_json};
 use crate::cli::request::Request;
 use crate::cli::run::{prepare, with_version};
 use crate::environment::Environment;
@@ -87,6 +87,7 @@ fn shown(name: &str, value: &OsStr) -> OsString {
 
 /// Returns the plan for programs.
 fn json(plan: &LaunchPlan, host: &HostFacts) -> Value {
+    let tools = &host.tools;
     let words = |words: &[OsString]| words.iter().map(|word| json_word(word)).collect::<Value>();
     let argv = [&[plan.rootlesskit.clone().into_os_string()], &*plan.args].concat();
     let set = plan.environment.set.iter().map(
@@ -107,7 +108,9 @@ fn json(plan: &LaunchPlan, host: &HostFacts) -> Value {
         "daemon": words(&plan.stage.daemon),
         "reasons": plan.reasons,
         "warnings": plan.warnings,
-        // A path that is not UTF-8 has no name in JSON.
-        "host": {"tools": serde_json::to_value(&host.tools).ok(), "kernel": host.kernel},
+        "host": {
+            "rootlesskit": tool_json(&tools.rootlesskit, |facts| facts.version),
+            "dockerd": tool_json(&tools.dockerd, |facts| facts.version),
+        },
     })
 }

@@ -26,8 +26,6 @@ pub use tools::{
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 /// Everything that is known of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
@@ -40,7 +38,7 @@ pub struct HostFacts {
 }
 
 /// What the kernel has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
     pub ipv6: bool,
     /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.

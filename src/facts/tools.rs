@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::settings::{Flags, Settings};
 
 /// The programs by role.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tools {
     /// `docker-rootlesskit` or `rootlesskit`.
     pub rootlesskit: Tool<RootlesskitFacts>,
@@ -28,7 +28,6 @@ pub struct Tools {
     pub iptables_legacy: Option<PathBuf>,
     pub ip6tables_legacy: Option<PathBuf>,
     /// Whether hints may say `sudo`.
-    #[serde(skip)]
     pub has_sudo: bool,
 }
 
@@ -40,8 +39,7 @@ impl Tools {
 }
 
 /// A program: absent, or found and asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tool<T> {
     #[default]
     Absent,
@@ -162,7 +160,7 @@ fn bracketed(description: &str) -> Vec<String> {
 }
 
 /// What dockerd says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DockerdFacts {
     /// Its version, if it was asked for it: it takes 30 ms to answer, and only detach-netns
     /// depends on the version.
@@ -197,7 +195,7 @@ pub fn parse_dockerd_flags(help: &str) -> Option<Vec<String>> {
 }
 
 /// What slirp4netns says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slirp4netnsFacts {
     /// Its version, if it was asked for it.
     pub version: Option<Version>,

@@ -208,6 +208,6 @@ fn the_plan_says_why_nothing_is_known_of_a_rootlesskit() {
     ] {
         bench.stub("stubs/rootlesskit", &bench.rootlesskit(help));
         let plan = bench.tell("plan --format json").json();
-        assert_eq!(plan["host"]["tools"]["rootlesskit"]["unknown"]["why"], why, "{help}");
+        assert_eq!(plan["host"]["rootlesskit"]["unknown"], why, "{help}");
     }
 }

@@ -200,18 +200,25 @@ pub fn findings_json(found: &[Found], evidence: &Evidence<'_>) -> Value {
             "kernel": survey.kernel,
             "user": survey.account.name,
             "uid": survey.account.uid,
-            "rootlesskit": tool(&tools.rootlesskit, evidence.rootlesskit_version()),
-            "dockerd": tool(&tools.dockerd, evidence.dockerd_version()),
+            "rootlesskit": tool_json(&tools.rootlesskit, |facts| facts.version),
+            "dockerd": tool_json(&tools.dockerd, |facts| facts.version),
         },
         "checks": found.iter().map(check).collect::<Vec<_>>(),
         "counts": {"ok": ok, "warn": warn, "fail": fail, "skip": skip},
     })
 }
 
-fn tool<T>(tool: &Tool<T>, version: Option<Version>) -> Value {
-    let version = version.map(|version| version.to_string());
-    let of = |path: &std::path::Path| json!({"path": path.to_string_lossy(), "version": version});
-    tool.path().map_or(Value::Null, of)
+/// Returns where a program is, its version, and why it is unknown.
+pub fn tool_json<T>(tool: &Tool<T>, version: fn(&T) -> Option<Version>) -> Value {
+    let Some(path) = tool.path() else {
+        return Value::Null;
+    };
+    let version = tool.known().and_then(version).map(|version| version.to_string());
+    let mut object = json!({"path": path.to_string_lossy(), "version": version});
+    if let Tool::Unknown { why, .. } = tool {
+        object["unknown"] = why.as_str().into();
+    }
+    object
 }
 
 /// Renders commands, each group below the name of its check. Where nothing is wrong, a command is
