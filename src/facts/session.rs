@@ -226,11 +226,8 @@ mod tests {
         ];
         for (process, expected) in cases {
             let programs = [OsStr::new("dockerd"), OsStr::new("my-docker-daemon")];
-            assert_eq!(
-                PidState::judge(7, process.clone(), 1000, &programs),
-                expected,
-                "{process:?}"
-            );
+            let judged = PidState::judge(7, process.clone(), 1000, &programs);
+            assert_eq!(judged, expected, "{process:?}");
         }
     }
 

@@ -232,56 +232,44 @@ mod tests {
     #[test]
     fn reads_rootlesskit_help_of_three_ages() {
         let detach = "    --detach-netns       x (default: false)\n";
-        let cases = [
+        for (version, lists, more, networks, ports) in [
             (
-                help(
-                    "1.1.0",
+                Version(1, 1, 0),
+                [
                     "host, slirp4netns, vpnkit, lxc-user-nic(experimental)",
                     "none, builtin, slirp4netns",
-                    "",
-                ),
-                Version(1, 1, 0),
+                ],
+                "",
                 "host slirp4netns vpnkit lxc-user-nic",
                 "none builtin slirp4netns",
-                None,
             ),
             (
-                help(
-                    "2.0.2",
-                    "host, pasta(experimental), slirp4netns",
-                    "none, implicit (for pasta), builtin",
-                    detach,
-                ),
                 Version(2, 0, 2),
+                ["host, pasta(experimental), slirp4netns", "none, implicit (for pasta), builtin"],
+                detach,
                 "host pasta slirp4netns",
                 "none implicit builtin",
-                Some(&false),
             ),
             (
-                help(
-                    "3.0.1",
+                Version(3, 0, 1),
+                [
                     "host, none, gvisor-tap-vsock(experimental)",
                     "none, gvisor-tap-vsock(experimental)",
-                    detach,
-                ),
-                Version(3, 0, 1),
+                ],
+                detach,
                 "host none gvisor-tap-vsock",
                 "none gvisor-tap-vsock",
-                Some(&false),
             ),
-        ];
-        for (help, version, networks, ports, detach) in cases {
+        ] {
+            let help = help(&version.to_string(), lists[0], lists[1], more);
             let facts = RootlesskitFacts::parse(&help).expect("help of rootlesskit");
             assert_eq!(facts.version, Some(version));
             assert_eq!(facts.network_drivers.join(" "), networks, "network drivers of {version}");
             assert_eq!(facts.port_drivers.join(" "), ports, "port drivers of {version}");
-            assert_eq!(facts.flags.get("detach-netns"), detach, "detach-netns of {version}");
-            assert_eq!(
-                facts.flags.get("debug"),
-                Some(&false),
-                "--debug of {version} takes no value"
-            );
-            assert_eq!(facts.flags.get("p"), Some(&true), "-p of {version} takes a value");
+            let takes_value = |flag: &str| facts.flags.get(flag).copied();
+            let detaches = (!more.is_empty()).then_some(false);
+            assert_eq!(takes_value("detach-netns"), detaches, "detach-netns of {version}");
+            assert_eq!(["debug", "p"].map(takes_value), [Some(false), Some(true)], "{version}");
         }
         assert_eq!(RootlesskitFacts::parse("usage: something else"), None);
     }

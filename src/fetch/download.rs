@@ -267,22 +267,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_program_that_says_so_has_an_answer_of_the_server() {
-        let wget = Client { program: None, is_curl: false, any_http: false, timeout: 1 };
-        assert_eq!(wget.judge(Some(8), "ERROR 404: Odd.").0, Kind::Absent);
-        assert_eq!(wget.judge(Some(7), "ERROR 404: Odd.").0, Kind::Passing);
-    }
-
-    #[test]
-    fn a_server_that_does_not_go_on_in_a_file_is_told_from_one_that_fails() {
-        let curl = Client { program: None, is_curl: true, any_http: false, timeout: 1 };
+    fn a_code_says_whether_a_server_has_answered_and_whether_it_goes_on_in_a_file() {
         let no_range = "curl: (33) HTTP server doesn't seem to support byte ranges. Cannot resume.";
-        for (code, said, kind) in [
-            (33, no_range, Kind::NoRange),
-            (22, "curl: (22) The requested URL returned error: 416", Kind::NoRange),
-            (22, "curl: (22) The requested URL returned error: 503", Kind::Passing),
+        for (is_curl, code, said, kind) in [
+            (false, 8, "ERROR 404: Odd.", Kind::Absent),
+            (false, 7, "ERROR 404: Odd.", Kind::Passing),
+            (true, 33, no_range, Kind::NoRange),
+            (true, 22, "curl: (22) The requested URL returned error: 416", Kind::NoRange),
+            (true, 22, "curl: (22) The requested URL returned error: 503", Kind::Passing),
         ] {
-            assert_eq!(curl.judge(Some(code), said).0, kind, "{said}");
+            let client = Client { program: None, is_curl, any_http: false, timeout: 1 };
+            assert_eq!(client.judge(Some(code), said).0, kind, "{code} {said}");
         }
     }
 }

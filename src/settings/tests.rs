@@ -9,6 +9,10 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
     variables.iter().copied().collect()
 }
 
+fn by_variable(name: &str, text: &str) -> Result<Settings, Error> {
+    Settings::resolve(&[Layer::from_environment(&environment(&[(name, text)]))])
+}
+
 fn toml(text: &str) -> Result<Layer, Error> {
     Layer::from_toml(Path::new("/etc/x.toml"), text)
 }
@@ -85,23 +89,15 @@ fn every_key_and_variable_is_documented() {
 
 #[test]
 fn only_the_literal_false_opens_the_host_loopback() {
-    let cases = [
-        ("false", true, 0),
-        ("true", false, 0),
-        ("0", false, 1),
-        ("no", false, 1),
-        ("FALSE", false, 1),
-    ];
-    for (text, open, warnings) in cases {
-        let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK";
-        let settings =
-            Settings::resolve(&[Layer::from_environment(&environment(&[(variable, text)]))])
-                .unwrap();
-        assert_eq!(
-            (settings.host_loopback.value, settings.warnings.len()),
-            (open, warnings),
-            "{text}"
-        );
+    for (text, expected) in [
+        ("false", (true, 0)),
+        ("true", (false, 0)),
+        ("0", (false, 1)),
+        ("no", (false, 1)),
+        ("FALSE", (false, 1)),
+    ] {
+        let read = by_variable("DOCKERD_ROOTLESS_ROOTLESSKIT_DISABLE_HOST_LOOPBACK", text).unwrap();
+        assert_eq!((read.host_loopback.value, read.warnings.len()), expected, "{text}");
     }
 }
 
@@ -115,17 +111,13 @@ fn switches_among_the_users_flags_are_read_as_go_does() {
     };
     assert_eq!(with(&[]), (false, Choice::Auto));
     assert_eq!(with(&["--ipv6", "--detach-netns"]), (true, Choice::Fixed(true)));
-    for word in ["1", "t", "T", "true", "TRUE", "True"] {
-        let flags = [format!("--ipv6={word}"), format!("-detach-netns={word}")];
-        assert_eq!(with(&[&flags[0], &flags[1]]), (true, Choice::Fixed(true)), "{word}");
-    }
-    for word in ["0", "f", "F", "false", "FALSE", "False"] {
-        let flags = [format!("--ipv6={word}"), format!("--detach-netns={word}")];
-        assert_eq!(
-            with(&["--ipv6", &flags[0], &flags[1]]),
-            (false, Choice::Fixed(false)),
-            "{word}"
-        );
+    let (on, off) = ("1 t T true TRUE True", "0 f F false FALSE False");
+    for (words, is_on) in [(on, true), (off, false)] {
+        for word in words.split(' ') {
+            let flags = [format!("--ipv6={word}"), format!("-detach-netns={word}")];
+            let read = with(&["--ipv6", &flags[0], &flags[1]]);
+            assert_eq!(read, (is_on, Choice::Fixed(is_on)), "{word}");
+        }
     }
 }
 
@@ -141,10 +133,8 @@ fn detach_netns_takes_upstreams_four_words_and_auto() {
         ("True", None),
     ];
     for (text, expected) in cases {
-        let variable = "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS";
-        let settings =
-            Settings::resolve(&[Layer::from_environment(&environment(&[(variable, text)]))]);
-        assert_eq!(settings.ok().map(|settings| settings.detach_netns.value), expected, "{text}");
+        let read = by_variable("DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS", text);
+        assert_eq!(read.ok().map(|settings| settings.detach_netns.value), expected, "{text}");
     }
 }
 

@@ -148,20 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn data_with_an_open_file_are_in_use() {
+    fn data_with_an_open_file_or_a_lock_are_in_use() {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path().canonicalize().expect("a path");
         refuse_used(&root).expect("not in use");
         let open = File::create(root.join("meta.db")).expect("a file");
-        let refused = refuse_used(&root).expect_err("in use");
-        assert_eq!(refused.exit(), Exit::AlreadyRunning);
+        assert_eq!(refuse_used(&root).expect_err("in use").exit(), Exit::AlreadyRunning);
         drop(open);
-    }
-
-    #[test]
-    fn data_with_a_lock_are_in_use() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let root = directory.path().canonicalize().expect("a path");
         let lock = lock::Lock::take(&root.join(DATA_LOCK)).expect("it is free");
         let refused = refuse_used(&root).expect_err("in use");
         assert_eq!(refused.exit(), Exit::AlreadyRunning);

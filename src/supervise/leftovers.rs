@@ -348,6 +348,12 @@ mod tests {
 
     use super::*;
 
+    /// Writes a file, and makes the directories above it.
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+
     /// A process: its PID, user namespace, name, and role, if it has one.
     fn seen(line: &str) -> Seen {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -428,12 +434,10 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let exec_root = root.path().join("docker");
         assert!(is_daemons(&exec_root), "it is missing");
-        fs::create_dir(&exec_root).expect("a directory");
-        fs::write(exec_root.join("goroutine-stacks-2026-11-27T090446Z.log"), "").expect("a file");
-        fs::write(exec_root.join(KEPT), "").expect("a file");
+        write(&exec_root.join("goroutine-stacks-2026-11-27T090446Z.log"), "");
+        write(&exec_root.join(KEPT), "");
         assert!(is_daemons(&exec_root), "it holds a dump and what stays");
         let containerd = exec_root.join("containerd");
-        fs::create_dir_all(&containerd).expect("a directory");
         let socket = format!("address = '{}/containerd.sock'", containerd.display());
         let cases = [
             ("main.go", "package main", false),
@@ -441,7 +445,7 @@ mod tests {
             (CONTAINERD_TOML, &socket, true),
         ];
         for (name, text, expected) in cases {
-            fs::write(containerd.join(name), text).expect("a file");
+            write(&containerd.join(name), text);
             assert_eq!(is_daemons(&exec_root), expected, "{name}: {text}");
         }
     }
@@ -450,11 +454,6 @@ mod tests {
     fn a_directory_of_the_users_own_stays_and_does_not_become_a_daemons() {
         let root = tempfile::tempdir().expect("a directory");
         let run = root.path();
-        let write = |name: &str, text: &str| {
-            let path = run.join(name);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-            fs::write(path, text).expect("a file");
-        };
         let own = [
             "docker/containerd/main.go",
             "docker/containerd/daemon/main.go",
@@ -462,13 +461,14 @@ mod tests {
             "docker/swarm/stack.yml",
             "docker.pid",
         ];
-        own.iter().for_each(|name| write(name, ""));
+        own.iter().for_each(|name| write(&run.join(name), ""));
         let exec_root = run.join("docker");
         let before = is_daemons(&exec_root);
         assert!(!before);
         // A launch.
-        let socket = exec_root.join("containerd/containerd.sock");
-        write("docker/containerd/containerd.toml", &format!("address = '{}'", socket.display()));
+        let address = format!("address = '{}/containerd/containerd.sock'", exec_root.display());
+        let configuration = exec_root.join("containerd/containerd.toml");
+        write(&configuration, &address);
         remove_files(&run.join("dockerd-rootless"), &exec_root, run, before);
         for name in own {
             assert!(run.join(name).exists(), "{name}");
@@ -476,8 +476,8 @@ mod tests {
         assert!(!is_daemons(&exec_root));
 
         // A daemon that was killed has left its own beside it.
-        write("docker/containerd/containerd.toml", &format!("address = '{}'", socket.display()));
-        write("docker/swarm/control.sock", "");
+        write(&configuration, &address);
+        write(&run.join("docker/swarm/control.sock"), "");
         remove_files(&run.join("dockerd-rootless"), &exec_root, run, true);
         for name in [own[0], own[3]] {
             assert!(run.join(name).exists(), "{name}");
@@ -490,9 +490,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let state_dir = root.path().join("state");
         for name in ["hosts/all.ini", "netns/a", "gvisortapvsock/a.sock"] {
-            let path = state_dir.join(name);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-            fs::write(path, "").expect("a file");
+            write(&state_dir.join(name), "");
         }
         remove_files(&state_dir, &root.path().join("docker"), root.path(), true);
         assert!(state_dir.join("hosts/all.ini").exists());
@@ -503,11 +501,6 @@ mod tests {
     #[test]
     fn known_names_go_and_what_links_lead_to_stays() {
         let root = tempfile::tempdir().expect("a directory");
-        let write = |name: &str| {
-            let path = root.path().join(name);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-            fs::write(path, "").expect("a file");
-        };
         let pipe = format!("run/docker/containerd/{}/init-stdout", "0123456789abcdef".repeat(4));
         #[rustfmt::skip]
         let names = [
@@ -516,7 +509,7 @@ mod tests {
             "run/docker/containerd/containerd.toml", "run/docker/swarm/control.sock", "run/docker/containerd/containerd.sock.ttrpc",
             "run/docker.pid", "precious/lock", "precious/daemon/photo", &pipe,
         ];
-        names.iter().for_each(|name| write(name));
+        names.iter().for_each(|name| write(&root.path().join(name), ""));
         let run = root.path().join("run");
         let precious = root.path().join("precious");
         let closed = run.join("docker/runtime-runc");
@@ -550,7 +543,7 @@ mod tests {
         let containerd = run.join("docker/containerd");
         fs::create_dir_all(containerd.join("daemon")).expect("a directory");
         let socket = format!("address = '{}/containerd.sock'", containerd.display());
-        fs::write(containerd.join("containerd.toml"), socket).expect("a file");
+        write(&containerd.join("containerd.toml"), &socket);
         remove_files(&run.join("dockerd-rootless"), &run.join("docker"), run, true);
         assert_eq!(fs::read_dir(run).expect("a directory").count(), 0);
     }

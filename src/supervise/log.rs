@@ -317,17 +317,15 @@ mod tests {
     fn a_log_that_stops_passes_on_what_there_is_and_another_goes_on() {
         let (reader, writer) = pipe();
         let (daemons, mut daemon) = io::pipe().expect("a pipe");
-        let rest = daemons.try_clone().expect("a copy");
-        let target = writer.try_clone().expect("a target");
-        let (mut log, queue) = Log::begin(daemons, target).expect("a log");
-        drop(queue);
+        let begin = |daemons: PipeReader| {
+            Log::begin(daemons, writer.try_clone().expect("a target")).expect("a log").0
+        };
+        let mut log = begin(daemons.try_clone().expect("a copy"));
         daemon.write_all(b"one\ntw").expect("write");
         log.stop();
         assert_eq!(log.last(), ["one", "tw"]);
         daemon.write_all(b"o\nthree\n").expect("write");
-        let target = writer.try_clone().expect("a target");
-        let (mut log, queue) = Log::begin(rest, target).expect("a log");
-        drop(queue);
+        let mut log = begin(daemons);
         drop((daemon, writer));
         log.stop();
         assert_eq!(log.last(), ["o", "three"]);

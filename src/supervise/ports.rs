@@ -337,7 +337,7 @@ mod tests {
             "0.0.0.0:90:10.0.2.100:91/tcp4".to_owned(),
             "7000:70/tcp".to_owned(),
         ];
-        for (proto, parent_port, expected) in [
+        for (proto, number, expected) in [
             ("tcp", 8080, true),
             ("udp", 8080, false),
             ("tcp", 80, false),
@@ -347,11 +347,8 @@ mod tests {
             ("tcp", 7000, true),
             ("tcp", 70, false),
         ] {
-            assert_eq!(
-                is_explicit(&flags, &(proto.to_owned(), parent_port)),
-                expected,
-                "{parent_port}/{proto}"
-            );
+            let port = (proto.to_owned(), number);
+            assert_eq!(is_explicit(&flags, &port), expected, "{port:?}");
         }
     }
 
@@ -371,15 +368,13 @@ mod tests {
         assert_eq!(known.judge(ports(&[80, 81, 82, 83]), servers(&[80, 81, 82])), lost(&[]));
         // Without a server from the start, something else serves it.
         assert_eq!(known.judge(ports(&[80, 81, 82, 83]), servers(&[80, 81, 82])), lost(&[]));
-        // The next dockerd restores one port, and a container has ended.
-        known.outlive();
-        for expected in [lost(&[]), lost(&[81])] {
-            assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80])), expected);
-        }
-        // In vain: it takes two looks again.
-        known.outlive();
-        for expected in [lost(&[]), lost(&[81])] {
-            assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80])), expected);
+        // The next dockerd restores one port, and a container has ended. After a restart in vain it
+        // takes two looks again.
+        for _ in 0..2 {
+            known.outlive();
+            for expected in [lost(&[]), lost(&[81])] {
+                assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80])), expected);
+            }
         }
         assert_eq!(known.judge(ports(&[80, 81, 83]), servers(&[80, 81])), lost(&[]));
         for expected in [lost(&[]), lost(&[80])] {

@@ -396,17 +396,9 @@ mod tests {
 
     #[test]
     fn descendants_are_found_at_any_depth_and_nobody_else() {
-        let all = || {
-            vec![
-                process(5, 4),
-                process(2, 1),
-                process(4, 2),
-                process(3, 2),
-                process(9, 8),
-                // The kernel's own have no parent.
-                process(0, 0),
-            ]
-        };
+        // The kernel's own have no parent.
+        let pairs = [(5, 4), (2, 1), (4, 2), (3, 2), (9, 8), (0, 0)];
+        let all = || pairs.map(|(pid, parent)| process(pid, parent)).to_vec();
         let another_4 = Identity { pid: 4, begin: 2 };
         let this_4 = process(4, 2).identity;
         for (earlier, expected) in
