@@ -96,12 +96,6 @@ impl Error {
         self
     }
 
-    /// The same failure with another code.
-    pub fn ending_in(mut self, exit: Exit) -> Self {
-        self.exit = exit;
-        self
-    }
-
     /// The code to end with.
     pub fn exit(&self) -> Exit {
         self.exit

@@ -110,10 +110,7 @@ impl Supervisor<'_> {
 
     /// Whether dockerd would find no room for what it notes of its containers: it would forget them.
     fn lacks_room(&self) -> bool {
-        files::file_system(&self.running.places.data_root).is_some_and(|found| {
-            let bytes = found.blocks_available() * found.fragment_size();
-            bytes < ROOM || (found.files() > 0 && found.files_available() == 0)
-        })
+        files::free(&self.running.places.data_root).is_some_and(|bytes| bytes < ROOM)
     }
 
     /// Plans dockerd anew, as its settings and its program are now. On an error the last plan holds.

@@ -84,6 +84,21 @@ impl Supervisor<'_> {
         tell_manager(&[NotifyState::Status(&text)]);
     }
 
+    /// Says and shows what is wrong about a part, or that nothing is any more.
+    pub(super) fn set_problem(&mut self, about: &'static str, what: Option<String>) {
+        if self.problems.get(about) == what.as_ref() {
+            return;
+        }
+        match what {
+            None => drop(self.problems.remove(about)),
+            Some(what) => {
+                warn!("{what}");
+                self.problems.insert(about, what);
+            }
+        }
+        self.write_status();
+    }
+
     pub(super) fn note_failure(&mut self, what: String) {
         self.status.last_failure = Some(what);
         self.status.last_failure_at = Some(snapshot::now());

@@ -238,8 +238,8 @@ impl Supervisor<'_> {
             self.repair(&lost);
         } else if !self.launch.ports.lost.is_empty() {
             self.look_at_ports();
-        } else if self.problems.remove("ports").is_some() {
-            self.write_status();
+        } else {
+            self.set_problem("ports", None);
         }
         self.tick_later();
     }
@@ -306,21 +306,10 @@ impl Supervisor<'_> {
             ("containerd", launch.engine.map(|one| one.pid), "no container starts or stops"),
             ("the network helper", launch.helper.as_ref().map(|one| one.identity.pid), network),
         ];
-        let before = self.problems.len();
-        let mut has_changed = false;
         for (name, pid, means) in parts {
             let Some(pid) = pid else { continue };
-            if !processes::is_stopped(pid) {
-                self.problems.remove(name);
-            } else if !self.problems.contains_key(name) {
-                let what = format!("{name} is stopped, and {means}: kill -CONT {pid}");
-                warn!("{what}");
-                self.problems.insert(name, what);
-                has_changed = true;
-            }
-        }
-        if has_changed || self.problems.len() != before {
-            self.write_status();
+            let what = || format!("{name} is stopped, and {means}: kill -CONT {pid}");
+            self.set_problem(name, processes::is_stopped(pid).then(what));
         }
     }
 }

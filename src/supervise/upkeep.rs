@@ -101,10 +101,7 @@ impl Supervisor<'_> {
         if silence == Silence::Hung && self.task.replaces_hung {
             return self.raise(Event::Replace(Why::Hung));
         }
-        let what = notices::explain(silence);
-        warn!("{what}");
-        self.problems.insert("dockerd", what);
-        self.write_status();
+        self.set_problem("dockerd", Some(notices::explain(silence)));
     }
 
     /// dockerd answers for the first time.
@@ -230,17 +227,7 @@ impl Supervisor<'_> {
             let (shown, quoted) = (path.display(), quoted(path));
             format!("another program has put its own file in the place of `{shown}`: rm {quoted}")
         });
-        if self.problems.get("places") == replaced.as_ref() {
-            return;
-        }
-        match replaced {
-            None => drop(self.problems.remove("places")),
-            Some(what) => {
-                warn!("{what}");
-                self.problems.insert("places", what);
-            }
-        }
-        self.write_status();
+        self.set_problem("places", replaced);
     }
 
     /// Has the daemon end when, for the time of the settings, no container has run and no client was

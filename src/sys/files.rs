@@ -29,6 +29,13 @@ pub fn file_system(path: &Path) -> Option<Statvfs> {
     asked.recv_timeout(PATIENCE).ok()?.ok()
 }
 
+/// Returns the free bytes at `path`, 0 if there is no free inode, if its file system answers.
+pub fn free(path: &Path) -> Option<u64> {
+    let found = file_system(path)?;
+    let has_inodes = found.files() == 0 || found.files_available() > 0;
+    Some(if has_inodes { found.blocks_available() * found.fragment_size() } else { 0 })
+}
+
 /// Returns the text of the configuration file `path`, `None` if there is none (exit 78 if it is bad).
 ///
 /// Only a regular file of at most 64 KiB counts, owned by root or by `uid`, that no other user can

@@ -147,14 +147,10 @@ fn add_rules(name: &str, path: &Path) -> Outcome {
 /// Mounts an overlay in `scratch`, with the option that dockerd would use, else without, which old
 /// kernels of Ubuntu allow.
 fn overlay(scratch: &Path) -> Outcome {
-    let tried = try_overlay(&scratch.join("a"), ",userxattr");
-    tried.map_or_else(
-        |error| match try_overlay(&scratch.join("b"), "") {
-            Ok(()) => Outcome::Works,
-            Err(_) => failure(&error),
-        },
-        |()| Outcome::Works,
-    )
+    match try_overlay(&scratch.join("a"), ",userxattr") {
+        Err(error) if try_overlay(&scratch.join("b"), "").is_err() => failure(&error),
+        _ => Outcome::Works,
+    }
 }
 
 /// Mounts an overlay in the new directory `directory`, and uses it as a container does: writes to a

@@ -19,8 +19,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::check::survey::Survey;
 use crate::check::trials::{Failure, Outcome, RootfulSocket, Trials};
 use crate::environment::Environment;
-use crate::facts::places;
-use crate::facts::{DaemonJson, HostFacts, Tool};
+use crate::facts::{DaemonJson, HostFacts, Tool, places};
 use crate::settings::Settings;
 use crate::sys::{files, process, unix_sockets};
 use parts::Ids;
@@ -66,8 +65,8 @@ pub fn run(
         rootful_socket: rootful_socket(survey),
         home_writable: person.home.as_ref().is_some_and(|(home, _)| can_write(home)),
         data_root_writable: is_usable(&survey.data_root.base),
-        data_root_free: free(&survey.data_root.base),
-        runtime_dir_free: person.runtime_dir.as_ref().and_then(|(path, _)| free(path)),
+        data_root_free: files::free(&survey.data_root.base),
+        runtime_dir_free: person.runtime_dir.as_ref().and_then(|(path, _)| files::free(path)),
         validate: validate(settings, &search_path, host),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
         fuse_overlayfs: which::which_in("fuse-overlayfs", Some(search_path), "/").ok(),
@@ -102,13 +101,6 @@ fn rootful_socket(survey: &Survey) -> Option<RootfulSocket> {
         group: group.cloned().unwrap_or_else(|| metadata.gid().to_string()),
         path: path.to_owned(),
     })
-}
-
-/// Returns the free bytes at `path`, 0 if there is no free inode, if its file system answers.
-fn free(path: &Path) -> Option<u64> {
-    let found = files::file_system(path)?;
-    let has_inodes = found.files() == 0 || found.files_available() > 0;
-    Some(if has_inodes { found.blocks_available() * found.fragment_size() } else { 0 })
 }
 
 /// Asks dockerd whether it accepts its configuration file beside its arguments; versions before 23
