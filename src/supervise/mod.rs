@@ -528,3 +528,20 @@ impl<'a> Supervisor<'a> {
         self.outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_is_asked_for_ends_a_wait() {
+        let (begin, time) = (Instant::now(), Duration::from_secs(60));
+        let waits = std::thread::spawn(move || {
+            hold_signals().expect("a mask");
+            nix::sys::signal::raise(SIGTERM).expect("to this thread");
+            wait_for_stop(time);
+        });
+        waits.join().expect("no panic");
+        assert!(begin.elapsed() < time);
+    }
+}
