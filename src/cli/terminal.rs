@@ -14,6 +14,7 @@ use nix::unistd::{self, dup2_stderr};
 
 use crate::environment::Environment;
 use crate::supervise::{self, Notice};
+use crate::sys::files;
 use crate::words;
 
 /// How long the log file grows before it begins anew, in bytes.
@@ -206,10 +207,7 @@ fn log_path(environment: &Environment) -> io::Result<PathBuf> {
 fn create_log(path: &Path) -> io::Result<File> {
     let directory = path.parent().ok_or(io::ErrorKind::NotFound)?;
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    match fs::rename(path, path.with_extension("log.1")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    files::if_there(fs::rename(path, path.with_extension("log.1")))?;
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 

@@ -46,10 +46,7 @@ fn run(home: &Home, line: &str) -> io::Result<()> {
 
 /// Removes a file, and its directory with the last one.
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    files::if_there(fs::remove_file(path))?;
     let _ = path.parent().map(fs::remove_dir);
     Ok(())
 }

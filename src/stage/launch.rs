@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::error::{Error, Exit};
 use crate::plan::LaunchPlan;
-use crate::sys::{process, sockets};
+use crate::sys::{files, process, sockets};
 
 /// Does what `plan` says and executes rootlesskit in this process: nothing of ours stays. Returns
 /// only if something fails.
@@ -77,13 +77,10 @@ pub fn spawn(
 fn command(plan: &LaunchPlan) -> Result<Command, Error> {
     for (path, why) in &plan.removals {
         info!("removing the stale file {}: {why}", path.display());
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let what = format!("the stale file `{}` cannot be removed", path.display());
-                return Err(Error::new(Exit::Failed, what).because(&error));
-            }
-            _ => {}
-        }
+        files::if_there(fs::remove_file(path)).map_err(|error| {
+            let what = format!("the stale file `{}` cannot be removed", path.display());
+            Error::new(Exit::Failed, what).because(&error)
+        })?;
     }
     let mut command = Command::new(&plan.rootlesskit);
     command.args(&plan.args);

@@ -21,6 +21,11 @@ const CONFIG_MAX: u64 = 64 * 1024;
 /// How long a file system may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Returns what was `done` to a file; one that is missing needs nothing.
+pub fn if_there(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
 /// Returns how full the file system of `path` is, if it answers: that of a lost server does not.
 pub fn file_system(path: &Path) -> Option<Statvfs> {
     let path = path.to_owned();

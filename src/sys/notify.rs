@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tracing::debug;
 
-use crate::sys::wait;
+use crate::sys::{files, wait};
 
 /// What the keeper tells, and what becomes containerd or dockerd.
 pub const KEEPER: &str = "X_DOCKERD_ROOTLESS_KEEPER=1";
@@ -46,10 +46,7 @@ impl Message {
 impl Receiver {
     /// Binds the socket, in the place of one that is there.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        files::if_there(fs::remove_file(path))?;
         let socket = UnixDatagram::bind(path)?;
         setsockopt(&socket, PassCred, &true)?;
         Ok(Self(socket))
