@@ -8,7 +8,11 @@ mod shell;
 
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use shell::{Mistake, Then, play};
+use test_support::docker::IMAGE;
+use test_support::room::OWN_PLACES;
 use test_support::*;
 
 const START: Mistake = Mistake {
@@ -111,6 +115,37 @@ fn a_wrong_setting_is_fixed_by_the_hint() {
 #[test]
 fn a_wrong_command_is_fixed_by_the_hint() {
     play(COMMANDS);
+}
+
+#[test]
+fn a_port_below_1024_is_opened_by_the_fix_of_its_check() {
+    let user = TestUser::new();
+    let program = Launcher::Run.install(&user);
+    let room = Room::apart(&user, OWN_PLACES);
+    let mut daemon = room.command(&program).spawn().expect("the launcher");
+    Told::by(room.command(&program).args(["status", "--wait=30"])).good();
+    let docker = Docker(&user);
+    docker.import_image();
+    let publish = || {
+        let words = ["run", "--rm", "-p", "80:80", IMAGE, "true"];
+        let host = format!("unix://{}", docker.socket().display());
+        Told::by(user.command("docker").args(words).env("DOCKER_HOST", host))
+    };
+    let refused = publish();
+    assert!(
+        refused.code != Some(0) && refused.stderr.contains("privileged port 80"),
+        "{refused:?}"
+    );
+
+    let mut check = room.command(&program);
+    let told = Told::by(check.args(["check", "--only", "privileged-ports"])).good().stdout;
+    let mut lines = told.lines();
+    let fix = lines.find_map(|line| line.trim().strip_prefix("fix (root):")).expect(&told);
+    Told::by(room.root("sh").args(["-ec", fix])).good();
+    publish().good();
+    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+    assert!(daemon.wait().expect("it ends").success());
+    assert_nothing_left(&user);
 }
 
 #[test]
