@@ -20,7 +20,7 @@ fn a_context_for_another_daemon_is_kept_and_the_previous_one_comes_back() {
     home.docker("context use lab").good();
     let told = home.tell("install --format json").good();
     let kept = "`rootless` is for tcp://127.0.0.1:2, and is kept";
-    assert!(told.stderr.contains(&format!("{kept}; this daemon's is `rootless-2`")), "{told:?}");
+    assert!(told.stdout.contains(&format!("{kept}; this daemon's is `rootless-2`")), "{told:?}");
     home.docker("info").good();
     assert_eq!(home.context(), "rootless-2");
     let address = |context: &str| {
