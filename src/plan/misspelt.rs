@@ -16,6 +16,9 @@ const HIDDEN: [&str; 20] = [
     "network-diagnostic-port=", "oom-score-adjust=", "r", "restart", "rootless", "v", "version",
 ];
 
+/// Options of `run`, which a misspelt one may mean, too.
+const OURS: [&str; 2] = ["exec", "set"];
+
 /// Refuses the first of `args` that this dockerd does not take (exit 2), if its flags are known.
 pub fn refuse_misspelt(args: &[OsString], dockerd: Option<&DockerdFacts>) -> Result<(), Error> {
     let knows_values = |facts: &&DockerdFacts| facts.flags.iter().any(|flag| flag.ends_with('='));
@@ -50,8 +53,9 @@ fn takes_value(facts: &DockerdFacts, name: &str, dashes: &str) -> Result<bool, E
         return Ok(flag.ends_with('='));
     }
     let version = facts.version.map_or_else(String::new, |version| format!(" {version}"));
-    let known = facts.flags.iter().map(|flag| flag.trim_end_matches('='));
-    let near = known.filter(|known| known.len() > 1 && dashes == "--");
+    let known = facts.flags.iter().map(|flag| flag.trim_end_matches('=')).chain(OURS);
+    // One of ours behind dockerd's is not misspelt.
+    let near = known.filter(|known| known.len() > 1 && dashes == "--" && *known != name);
     let near = near.min_by_key(|known| strsim::levenshtein(known, name));
     let hint = match near.filter(|known| strsim::levenshtein(known, name) <= 2) {
         Some(near) => format!("did you mean `--{near}`?"),
@@ -103,6 +107,8 @@ mod tests {
         for (line, said) in [
             ("--formt json", "dockerd has no option `--formt`\nhint: `dockerd --help`"),
             ("--data-rot=/x", "no option `--data-rot`\nhint: did you mean `--data-root`?"),
+            ("--exce", "no option `--exce`\nhint: did you mean `--exec`?"),
+            ("--exec", "no option `--exec`\nhint: `dockerd --help`"),
             ("--debug on", "`on` is not an option"),
             ("-- x", "`x` is not an option"),
             ("-d", "no option `-d`"),

@@ -356,10 +356,6 @@ impl Process {
 mod tests {
     use super::*;
 
-    fn process(pid: u32, parent: u32) -> Process {
-        Process::sample(pid, parent, "")
-    }
-
     #[test]
     fn a_name_may_hold_anything() {
         let line = "7 (a) S (b) Z 3 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1 2\n";
@@ -398,9 +394,9 @@ mod tests {
     fn descendants_are_found_at_any_depth_and_nobody_else() {
         // The kernel's own have no parent.
         let pairs = [(5, 4), (2, 1), (4, 2), (3, 2), (9, 8), (0, 0)];
-        let all = || pairs.map(|(pid, parent)| process(pid, parent)).to_vec();
+        let all = || pairs.map(|(pid, parent)| Process::sample(pid, parent, "")).to_vec();
         let another_4 = Identity { pid: 4, begin: 2 };
-        let this_4 = process(4, 2).identity;
+        let this_4 = Process::sample(4, 2, "").identity;
         for (earlier, expected) in
             [(None, vec![3, 4, 5]), (Some(this_4), vec![3]), (Some(another_4), vec![3, 4, 5])]
         {
@@ -410,7 +406,7 @@ mod tests {
             pids.sort_unstable();
             assert_eq!(pids, expected, "{earlier:?}");
             // Their parents end, and they become children of ours.
-            let orphans = vec![process(5, 2), process(3, 2)];
+            let orphans = vec![Process::sample(5, 2, ""), Process::sample(3, 2, "")];
             let left = below(2, orphans, &mut earlier).len();
             assert_eq!(left, expected.iter().filter(|pid| **pid != 4).count());
         }
