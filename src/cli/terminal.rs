@@ -1,5 +1,6 @@
 //! `run` in a terminal: what a person needs to know, while everything else goes to a log file.
 
+use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,6 +41,8 @@ struct Screen {
     open: Option<Instant>,
     was_ready: bool,
     is_stopping: bool,
+    /// How a shell calls this program.
+    program: String,
 }
 
 /// Makes standard error the log file, and keeps the terminal. Without a place for a log file all stays
@@ -134,7 +137,7 @@ impl Screen {
         let file = create_log(&log)?;
         let terminal = io::stderr().as_fd().try_clone_to_owned()?;
         dup2_stderr(&file)?;
-        Ok(Self::new(terminal, log, file))
+        Ok(Self { program: own_name(environment), ..Self::new(terminal, log, file) })
     }
 
     fn reopen(environment: &Environment, socket: Option<PathBuf>) -> io::Result<Self> {
@@ -154,8 +157,8 @@ impl Screen {
     fn new(terminal: OwnedFd, log: PathBuf, file: File) -> Self {
         let path = log.clone();
         thread::spawn(move || bound(&path, &file));
-        let (socket, open) = (None, None);
-        Self { terminal, log, socket, open, was_ready: false, is_stopping: false }
+        let (socket, open, program) = (None, None, String::new());
+        Self { terminal, log, socket, open, was_ready: false, is_stopping: false, program }
     }
 
     /// Prints `text`, unless the terminal is stopped (Ctrl-S): the daemon does not wait for it.
@@ -189,12 +192,23 @@ impl Screen {
             let socket = words::quoted(socket);
             self.print(&format!("\n  In another terminal:  export DOCKER_HOST=unix://{socket}"));
         }
-        let log = self.log.display();
+        let (program, log) = (&self.program, self.log.display());
         self.print(&format!(
-            "\n  To keep it running:   dockerd-rootless install\n  \
+            "\n  To keep it running:   {program} install\n  \
                Log:                  {log} (-v shows it here)\n\n\
              Press Ctrl-C to stop.\n"
         ));
+    }
+}
+
+/// Returns how a shell calls this program: by its name, if PATH leads to it.
+fn own_name(environment: &Environment) -> String {
+    const NAME: &str = "dockerd-rootless";
+    let own = env::current_exe().unwrap_or_else(|_| NAME.into());
+    let found = which::which_in(NAME, environment.get("PATH"), "/").ok();
+    match found.and_then(|path| path.canonicalize().ok()).is_some_and(|path| path == own) {
+        true => NAME.to_owned(),
+        false => words::quoted(&own),
     }
 }
 

@@ -70,6 +70,9 @@ fn a_start_is_one_line_with_an_address_to_paste_and_ctrl_c_stops_it() {
     assert!(first.contains(" (slirp4netns) … ready in "), "{screen}");
     assert!(!screen.contains("time="), "{screen}");
     let export = rest.lines().find_map(|line| line.split_once("terminal:")).expect("a line").1;
+    let install = rest.lines().find_map(|line| line.split_once("running:")).expect("a line").1;
+    let tried = install.replace(" install", " install --help");
+    Told::by(user.command("sh").args(["-c", &tried])).good();
     let log = user.home.join(".local/state/dockerd-rootless/docker.log");
     assert!(rest.contains(&format!("{} (-v shows it here)", log.display())), "{screen}");
     // A thread writes the log.
