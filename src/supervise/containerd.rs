@@ -120,8 +120,12 @@ impl Supervisor<'_> {
     }
 }
 
-/// Returns where we find what the process `pid` sees at `path`.
+/// Returns where we find what the process `pid` sees at `path`. An absolute link, such as `/var/run`,
+/// would lead into our own root: the directory is resolved before.
 pub(super) fn seen_by(pid: u32, path: &Path) -> PathBuf {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    let real = directory.zip(path.file_name()).map(|(directory, name)| directory.join(name));
+    let path = real.as_deref().unwrap_or(path);
     let inside = path.strip_prefix("/").unwrap_or(path);
     Path::new("/proc").join(pid.to_string()).join("root").join(inside)
 }

@@ -205,6 +205,17 @@ fn a_host_that_the_user_names_is_dockerds_own() {
 }
 
 #[test]
+fn a_socket_behind_an_absolute_link_is_found_in_the_namespace() {
+    let user = TestUser::new();
+    // `/var/run` leads to `/run`, of which the namespace has its own.
+    let mut daemon = run(&user).args(["-H", "unix:///var/run/docker.sock"]).start();
+    let waited = status_command(&user, "--wait=30").output();
+    assert!(waited.expect("run status").status.success(), "{}", daemon.log());
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_nothing_left(&user);
+}
+
+#[test]
 fn what_is_in_the_sockets_place_and_is_none_is_refused_and_untouched() {
     let user = TestUser::new();
     let socket = Docker(&user).socket();
