@@ -105,6 +105,8 @@ pub fn tell(notice: Notice, text: &str) {
         Notice::Up if screen.was_ready => screen.print_line("Docker is ready again.\n"),
         Notice::Up => screen.tell_ready(),
         Notice::RestartingAll(_) => screen.begin("\nStopping containers, to restart everything … "),
+        // One that was on its way stops when it is up, and is told to once more.
+        Notice::Stopping if screen.is_stopping => {}
         Notice::Stopping => {
             screen.is_stopping = true;
             screen.begin("\n");
