@@ -344,7 +344,9 @@ fn f31_links_in_the_way() {
                     }
                     swaps
                 });
-                let launch = Launch::new(user, Launcher::Run).env("DOCKERD", "false");
+                // Not ours, which removes what has its socket's name, as that of dockerd does.
+                let launch = Launch::new(user, Launcher::Run).args(["--containerd=/run/x.sock"]);
+                let launch = launch.env("DOCKERD", "false");
                 for _ in 0..20 {
                     let (code, log) = launch.refusal();
                     assert_ne!(code, Some(0), "{log}");
