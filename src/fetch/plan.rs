@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use sha2::{Digest, Sha256};
 
@@ -159,9 +161,14 @@ fn unpack_all(
     let is_here = store.set(&name).exists();
     if !is_here {
         make_dir(staging, 0o755)?;
-        for (tarball, (file, _)) in tarballs.iter().zip(&made.tarballs) {
-            unpack(file, &tarball.file, tarball.package, staging)?;
-        }
+        thread::scope(|scope| {
+            let mut jobs = Vec::new();
+            for (tarball, (file, _)) in tarballs.iter().zip(&made.tarballs) {
+                let unpack = move || unpack(file, &tarball.file, tarball.package, staging);
+                jobs.push(scope.spawn(unpack));
+            }
+            jobs.into_iter().try_for_each(|job| job.join().unwrap_or_else(|why| resume_unwind(why)))
+        })?;
         let copied = fs::copy(OURSELVES, staging.join(OWN))
             .and_then(|_| SCRIPTS.iter().try_for_each(|script| symlink(OWN, staging.join(script))))
             .and_then(|()| sync(&staging.join(OWN)));
