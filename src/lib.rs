@@ -9,6 +9,8 @@ pub mod words;
 
 pub mod environment;
 
+pub mod oci;
+
 pub mod sys;
 
 pub mod settings;

@@ -1,0 +1,249 @@
+//! Builds images: layers, their config, their manifest, and an archive that every daemon loads.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use flate2::{Compression, GzBuilder};
+use serde_json::{Value, json};
+use tar::{EntryType, Header};
+
+use crate::oci::manifest::{
+    DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Kind, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
+    Stored, canonical, digest,
+};
+
+/// A file of a layer.
+pub struct Entry<'a> {
+    pub path: &'a str,
+    pub mode: u32,
+    pub bytes: &'a [u8],
+}
+
+/// A layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// What a registry serves.
+    pub blob: Vec<u8>,
+    /// The digest of the archive in it, which a config names; that of a gzip blob is another.
+    pub diff_id: String,
+    pub is_gzip: bool,
+    /// How many images it is worth sharing with.
+    pub rating: u64,
+}
+
+impl Layer {
+    /// Packs files into a layer, always into the same bytes.
+    pub fn pack(entries: &[Entry<'_>], is_gzip: bool, rating: u64) -> io::Result<Self> {
+        let archive = archive(entries)?;
+        let diff_id = digest(&archive);
+        let blob = if is_gzip { gzip(&archive)? } else { archive };
+        Ok(Self { blob, diff_id, is_gzip, rating })
+    }
+
+    fn descriptor(&self, kind: Kind) -> Descriptor {
+        let media_type = match (kind, self.is_gzip) {
+            (Kind::OciManifest, true) => OCI_LAYER_GZIP,
+            (Kind::OciManifest, false) => OCI_LAYER,
+            // Docker has no type for a plain archive; daemons look at its bytes.
+            _ => DOCKER_LAYER,
+        };
+        Descriptor::of(media_type, &self.blob)
+    }
+}
+
+/// Puts the layers that are worth sharing the most at the bottom: images share a chain from there
+/// up. Those of one rating stay in order.
+pub fn by_rating(mut layers: Vec<Layer>) -> Vec<Layer> {
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.rating));
+    layers
+}
+
+/// An image that is ready to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub manifest: Stored,
+    pub config: Vec<u8>,
+    pub layers: Vec<Layer>,
+}
+
+impl Image {
+    /// Builds the manifest of an image with this config, which may be any bytes.
+    pub fn new(
+        kind: Kind,
+        config: Vec<u8>,
+        layers: Vec<Layer>,
+        annotations: BTreeMap<String, String>,
+    ) -> Self {
+        let is_oci = kind == Kind::OciManifest;
+        let config_type = if is_oci { OCI_CONFIG } else { DOCKER_CONFIG };
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(kind.media_type().to_owned()),
+            artifact_type: None,
+            config: Descriptor::of(config_type, &config),
+            layers: layers.iter().map(|layer| layer.descriptor(kind)).collect(),
+            subject: None,
+            // Docker's manifests have none.
+            annotations: if is_oci { annotations } else { BTreeMap::new() },
+        };
+        Self { manifest: Stored::image(kind, manifest), config, layers }
+    }
+
+    /// Returns all its blobs.
+    pub fn blobs(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&*self.config).chain(self.layers.iter().map(|layer| &*layer.blob))
+    }
+}
+
+/// Writes the config of an image of `architecture` that runs `command` and carries `labels`.
+/// Its `config` is an object in any case: Kubernetes takes no `null`.
+pub fn config(
+    architecture: &str,
+    command: &[&str],
+    labels: &BTreeMap<String, String>,
+    layers: &[Layer],
+) -> Vec<u8> {
+    let mut runtime = serde_json::Map::new();
+    if !command.is_empty() {
+        runtime.insert("Entrypoint".to_owned(), json!(command));
+    }
+    if !labels.is_empty() {
+        runtime.insert("Labels".to_owned(), json!(labels));
+    }
+    let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+    let config = json!({
+        "architecture": architecture,
+        "os": "linux",
+        "config": Value::Object(runtime),
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    config.to_string().into_bytes()
+}
+
+/// Returns the architecture of this program as Go names it.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Packs an image under the name `tag` into an archive that `docker load` takes whatever the image
+/// store is: an OCI layout and Docker's own manifest over the same blobs.
+pub fn archive_of(image: &Image, tag: &str) -> io::Result<Vec<u8>> {
+    let path = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
+    let annotations = BTreeMap::from([("io.containerd.image.name", tag)]);
+    let mut entry = json!(image.manifest.descriptor());
+    entry["annotations"] = json!(annotations);
+    let index = json!({"schemaVersion": 2, "manifests": [entry]});
+    let layers: Vec<String> = image.layers.iter().map(|layer| path(&layer.blob)).collect();
+    let docker = json!([{"Config": path(&image.config), "RepoTags": [tag], "Layers": layers}]);
+    let mut files = BTreeMap::from([
+        ("index.json".to_owned(), canonical(&index)),
+        ("manifest.json".to_owned(), docker.to_string().into_bytes()),
+        ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+    ]);
+    files.insert(path(image.manifest.bytes()), image.manifest.bytes().to_vec());
+    files.extend(image.blobs().map(|blob| (path(blob), blob.to_vec())));
+    let entries: Vec<Entry<'_>> =
+        files.iter().map(|(path, bytes)| Entry { path, mode: 0o644, bytes }).collect();
+    archive(&entries)
+}
+
+/// Packs files of root, without times.
+fn archive(entries: &[Entry<'_>]) -> io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for entry in entries {
+        let mut header = Header::new_ustar();
+        let is_directory = entry.path.ends_with('/');
+        header.set_entry_type(if is_directory { EntryType::Directory } else { EntryType::Regular });
+        header.set_mode(entry.mode);
+        header.set_size(entry.bytes.len() as u64);
+        header.set_mtime(0);
+        archive.append_data(&mut header, entry.path, entry.bytes)?;
+    }
+    archive.into_inner()
+}
+
+fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
+    gzip.write_all(bytes)?;
+    gzip.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::manifest::Content;
+
+    fn layer(name: &str, is_gzip: bool, rating: u64) -> Layer {
+        let entry = Entry { path: name, mode: 0o755, bytes: name.as_bytes() };
+        Layer::pack(&[entry], is_gzip, rating).expect("a layer")
+    }
+
+    #[test]
+    fn a_layer_is_the_same_each_time_and_its_diff_id_is_of_what_is_inside() {
+        for is_gzip in [false, true] {
+            let packed = layer("a", is_gzip, 0);
+            assert_eq!(packed, layer("a", is_gzip, 0));
+            assert_eq!(packed.diff_id == digest(&packed.blob), !is_gzip);
+            assert_eq!(packed.diff_id, layer("a", !is_gzip, 0).diff_id);
+        }
+    }
+
+    #[test]
+    fn layers_worth_sharing_come_first_and_others_stay_in_order() {
+        let layers = [("a", 1), ("b", 9), ("c", 1), ("d", 9), ("e", 0)];
+        let sorted = by_rating(layers.map(|(name, rating)| layer(name, false, rating)).to_vec());
+        let expected = ["b", "d", "a", "c", "e"].map(|name| layer(name, false, 0).diff_id);
+        assert!(sorted.iter().map(|layer| &layer.diff_id).eq(&expected));
+    }
+
+    #[test]
+    fn a_manifest_names_its_config_and_layers_in_order_whatever_the_config_is() {
+        let layers = vec![layer("a", true, 0), layer("b", false, 0), layer("a", true, 0)];
+        let config = b"{\"not\": \"JSON\" \"at all\"".to_vec();
+        let annotations = BTreeMap::from([("hot".to_owned(), "potato".to_owned())]);
+        for (kind, config_type, annotated) in
+            [(Kind::OciManifest, OCI_CONFIG, 1), (Kind::Schema2, DOCKER_CONFIG, 0)]
+        {
+            let image = Image::new(kind, config.clone(), layers.clone(), annotations.clone());
+            let references = image.manifest.references();
+            assert_eq!(references[0], Descriptor::of(config_type, &config));
+            let digests: Vec<String> = image.blobs().map(digest).collect();
+            assert!(references.iter().map(|reference| &reference.digest).eq(&digests));
+            let Content::Image(manifest) = &image.manifest.content else { panic!("an image") };
+            assert_eq!(manifest.annotations.len(), annotated, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_config_has_an_object_where_kubernetes_takes_no_null() {
+        let config = config("amd64", &[], &BTreeMap::new(), &[layer("a", true, 0)]);
+        let text = String::from_utf8(config).expect("text");
+        assert!(text.contains(r#""config":{}"#), "{text}");
+        assert!(text.contains(&layer("a", false, 0).diff_id), "{text}");
+    }
+
+    #[test]
+    fn an_archive_holds_both_forms_over_the_same_blobs() {
+        let layers = vec![layer("a", true, 0), layer("b", false, 0)];
+        let config = config("amd64", &["/probe"], &BTreeMap::new(), &layers);
+        let image = Image::new(Kind::Schema2, config, layers, BTreeMap::new());
+        let packed = archive_of(&image, "x.localhost/y:z").expect("an archive");
+        let mut archive = tar::Archive::new(&*packed);
+        let names = archive
+            .entries()
+            .expect("entries")
+            .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string());
+        let names: Vec<String> = names.collect();
+        assert_eq!(names.len(), 3 + 1 + 3, "{names:?}");
+        for name in ["index.json", "manifest.json", "oci-layout"] {
+            assert!(names.iter().any(|own| own == name), "{names:?}");
+        }
+        let path = format!("blobs/{}", image.manifest.digest().replace(':', "/"));
+        assert!(names.contains(&path), "{names:?}");
+    }
+}
