@@ -29,4 +29,6 @@ pub mod setup;
 
 pub mod fetch;
 
+pub mod verify;
+
 pub mod cli;
