@@ -1,0 +1,76 @@
+//! What `verify` answers: a row for each question.
+#![forbid(unsafe_code)]
+
+use serde::Serialize;
+
+use crate::verify::engine::Failure;
+
+/// What came of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Pass,
+    Info,
+    Skip,
+    Fail,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    pub name: &'static str,
+    pub status: Status,
+    /// The value, or what came in its place.
+    pub answer: String,
+    /// What should have come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// The daemon's own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+    /// The next step: a command, or a setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl Row {
+    fn new(name: &'static str, status: Status, answer: impl Into<String>) -> Self {
+        Self { name, status, answer: answer.into(), expected: None, said: None, next: None }
+    }
+
+    pub fn pass(name: &'static str, answer: impl Into<String>) -> Self {
+        Self::new(name, Status::Pass, answer)
+    }
+
+    pub fn info(name: &'static str, answer: impl Into<String>) -> Self {
+        Self::new(name, Status::Info, answer)
+    }
+
+    pub fn skip(name: &'static str, why: impl Into<String>) -> Self {
+        Self::new(name, Status::Skip, why)
+    }
+
+    /// Reports what came in place of what is `expected`.
+    pub fn fail(
+        name: &'static str,
+        answer: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        let expected = Some(expected.into());
+        Self { expected, ..Self::new(name, Status::Fail, answer) }
+    }
+
+    /// Reports what the daemon refused.
+    pub fn refused(name: &'static str, failure: &Failure) -> Self {
+        let answer = format!("cannot {}", failure.asked);
+        Self { said: Some(failure.said.clone()), ..Self::new(name, Status::Fail, answer) }
+    }
+
+    /// Adds the next step, which only a failure needs.
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        if self.status == Status::Fail {
+            self.next = Some(next.into());
+        }
+        self
+    }
+}
