@@ -19,6 +19,7 @@ mod status;
 mod terminal;
 mod uninstall;
 mod upgrade;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -136,6 +137,8 @@ checked). Exit code 4 if a check fails, else 0.")]
         #[command(flatten)]
         request: Request,
     },
+    /// Answer what a running daemon can do, by trying it in containers
+    Verify(verify::VerifyOptions),
     /// Install and start the systemd user service
     #[command(after_help = "\
 Also sets up a context for the docker client. Anything already in place is left alone,\n\
@@ -182,6 +185,7 @@ fn run_as_called(words: Vec<OsString>, environment: &Environment) -> Result<Exit
             return run_stage(&words[2..], environment);
         }
         Some(TAKE_OVER) => return take_over(&words, environment),
+        Some(verify::PROBE) => return verify::probe(&words[2..]),
         Some(TRIAL) => return inside::run(&words[2..], environment).map(|()| Exit::Good),
         _ => {}
     }
@@ -241,6 +245,7 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
             let colored = messages.colored(environment, &io::stdout());
             check::run(environment, &options, &Request { level, ..request }, colored)
         }
+        Command::Verify(options) => verify::run(environment, &options),
         Command::Install(options) => install::run(environment, &called, &options),
         Command::Upgrade(options) => upgrade::run(environment, &called, &options),
         Command::Uninstall(options) => uninstall::run(environment, &called, &options),

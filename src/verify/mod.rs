@@ -17,7 +17,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
-pub use checks::CHECKS;
+pub use checks::{CHECKS, Check};
 pub use report::{Row, Status};
 
 use crate::error::{Error, Exit};

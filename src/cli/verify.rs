@@ -1,0 +1,140 @@
+//! `verify`: proves the daemon that runs.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::cli::output::{Format, print, print_json};
+use crate::cli::sources::layers;
+use crate::environment::Environment;
+use crate::error::{Error, Exit};
+use crate::facts::look;
+use crate::facts::places;
+use crate::plan;
+use crate::settings::Settings;
+use crate::verify;
+use crate::verify::{CHECKS, Row, Status};
+
+/// The words of the command line that are a container's.
+pub const PROBE: &str = "verify-probe";
+
+#[derive(clap::Args)]
+pub struct VerifyOptions {
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Answer only these questions
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Leave these questions out
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// List the questions
+    #[arg(long)]
+    list: bool,
+}
+
+/// Answers the questions.
+pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, Error> {
+    let names = selected(options)?;
+    if options.list {
+        let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
+        let chosen = CHECKS.iter().filter(|check| names.contains(&check.name));
+        let line = |check: &verify::Check| format!("{:width$}  {}\n", check.name, check.question);
+        return print(chosen.map(line).collect::<String>()).map(|()| Exit::Good);
+    }
+    let person = look::person(environment);
+    let runtime_dir = plan::refuse_person(&person)?;
+    let settings = Settings::resolve(&layers(environment, &[])?)?;
+    let request = verify::Request {
+        socket: socket(environment).unwrap_or_else(|| places::api_socket(runtime_dir)),
+        scratch: environment.state_home().unwrap_or_default().join("dockerd-rootless"),
+        host_loopback: settings.host_loopback.value,
+        names,
+    };
+    let mut rows = Vec::new();
+    let mut daemon = None;
+    let is_text = options.format == Format::Text;
+    let width = request.names.iter().map(|name| name.len()).max().unwrap_or_default();
+    let exit = verify::run(
+        &request,
+        |found| {
+            if is_text {
+                let _ = print(format!(
+                    "dockerd {} ({}, {} image store)\n",
+                    found.version, found.storage_driver, found.image_store
+                ));
+            }
+            daemon = Some(json!({
+                "version": found.version,
+                "storage_driver": found.storage_driver,
+                "image_store": found.image_store,
+            }));
+        },
+        |row| {
+            if is_text {
+                let _ = print(text(&row, width));
+            }
+            rows.push(row);
+        },
+    )?;
+    let count = |status| rows.iter().filter(|row| row.status == status).count();
+    let counts = [Status::Pass, Status::Fail, Status::Skip, Status::Info].map(count);
+    match options.format {
+        Format::Json => print_json(json!({"daemon": daemon, "checks": rows}))?,
+        Format::Text => {
+            let [pass, fail, skip, info] = counts;
+            print(format!(
+                "{pass} passed, {fail} failed, {skip} skipped, {info} for information\n"
+            ))?;
+        }
+    }
+    Ok(exit)
+}
+
+fn text(row: &Row, width: usize) -> String {
+    let word = match row.status {
+        Status::Pass => "pass",
+        Status::Info => "info",
+        Status::Skip => "skip",
+        Status::Fail => "FAIL",
+    };
+    let mut text = format!("{word}  {:width$}  {}\n", row.name, row.answer);
+    let more = [("expected", &row.expected), ("dockerd says", &row.said), ("next", &row.next)];
+    for (label, value) in more {
+        if let Some(value) = value {
+            text += &format!("      {label}: {value}\n");
+        }
+    }
+    text
+}
+
+/// Returns the questions that are asked for.
+fn selected(options: &VerifyOptions) -> Result<Vec<&'static str>, Error> {
+    let known: BTreeSet<&str> = CHECKS.iter().map(|check| check.name).collect();
+    if let Some(unknown) =
+        options.only.iter().chain(&options.skip).find(|name| !known.contains(name.as_str()))
+    {
+        let what = format!("no question is called `{unknown}`");
+        return Err(Error::new(Exit::Usage, what).hint("dockerd-rootless verify --list"));
+    }
+    let is_selected = |name: &&str| {
+        (options.only.is_empty() || options.only.iter().any(|only| only == name))
+            && !options.skip.iter().any(|skip| skip == name)
+    };
+    Ok(CHECKS.iter().map(|check| check.name).filter(is_selected).collect())
+}
+
+/// Returns the socket that DOCKER_HOST names.
+fn socket(environment: &Environment) -> Option<PathBuf> {
+    let host = environment.get("DOCKER_HOST")?.to_str()?;
+    host.strip_prefix("unix://").map(PathBuf::from)
+}
+
+/// Does what a container of `verify` is asked for.
+pub fn probe(words: &[OsString]) -> Result<Exit, Error> {
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    verify::probe::run(&words)
+}
