@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::cli::output::{Format, print, print_json};
+use crate::cli::output::{Format, print};
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -83,7 +83,7 @@ pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, E
     let count = |status| rows.iter().filter(|row| row.status == status).count();
     let counts = [Status::Pass, Status::Fail, Status::Skip, Status::Info].map(count);
     match options.format {
-        Format::Json => print_json(json!({"daemon": daemon, "checks": rows}))?,
+        Format::Json => print(json!({"daemon": daemon, "checks": rows}).to_string())?,
         Format::Text => {
             let [pass, fail, skip, info] = counts;
             print(format!(
