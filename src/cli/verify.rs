@@ -31,9 +31,19 @@ pub struct VerifyOptions {
     /// Leave these questions out
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     skip: Vec<String>,
+    /// How many kinds of image to try
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "core")]
+    images: Images,
     /// List the questions
     #[arg(long)]
     list: bool,
+}
+
+/// Which kinds of image are tried.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Images {
+    Core,
+    All,
 }
 
 /// Answers the questions.
@@ -52,6 +62,7 @@ pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, E
         socket: socket(environment).unwrap_or_else(|| places::api_socket(runtime_dir)),
         scratch: environment.state_home().unwrap_or_default().join("dockerd-rootless"),
         host_loopback: settings.host_loopback.value,
+        all_images: options.images == Images::All,
         names,
     };
     let mut rows = Vec::new();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
+use crate::verify::chain;
 use crate::verify::engine::{Engine, Failure};
 use crate::verify::probe::{Facts, PROGRAM, Rates, Seen, TRAFFIC, Task};
 use crate::verify::report::Row;
@@ -46,6 +47,8 @@ enum Step {
     Speed,
     Socket,
     Start,
+    /// The chain of images, in the room of its own.
+    Images,
 }
 
 const fn check(
@@ -63,6 +66,7 @@ const PORTS: &str = "Published ports";
 const LIMITS: &str = "Limits";
 const SECURITY: &str = "Security";
 const DAEMON: &str = "The daemon";
+const IMAGES: &str = "Images";
 
 /// The questions, in the order in which they are answered.
 #[rustfmt::skip]
@@ -87,6 +91,7 @@ pub const CHECKS: &[Check] = &[
     check(SECURITY, "seccomp", "are system calls filtered?", Step::Look),
     check(DAEMON, "docker-sock", "does -v /var/run/docker.sock:/var/run/docker.sock work?", Step::Socket),
     check(DAEMON, "start-time", "how long does a container take to start, run and end?", Step::Start),
+    check(IMAGES, "load", "is an image loaded?", Step::Images),
 ];
 
 /// A run of `verify` on one daemon.
@@ -103,9 +108,11 @@ pub struct Run {
     pub socket: PathBuf,
     /// Whether the settings open the host's loopback addresses to containers.
     pub host_loopback: bool,
+    /// Whether every kind of image is tried.
+    pub all_images: bool,
 }
 
-type Rows = Result<Vec<Row>, Failure>;
+pub type Rows = Result<Vec<Row>, Failure>;
 
 impl Run {
     /// Answers the questions with these names, and hands each answer to `tell`.
@@ -141,6 +148,7 @@ impl Run {
             Step::Speed => self.speed().await,
             Step::Socket => self.socket().await,
             Step::Start => self.start().await,
+            Step::Images => chain::answer(self).await,
         }
     }
 

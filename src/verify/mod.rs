@@ -1,5 +1,6 @@
 //! Proves a running daemon: what its users ask, answered with values, and the way of images.
 
+mod chain;
 mod checks;
 mod engine;
 pub mod probe;
@@ -38,6 +39,8 @@ pub struct Request {
     /// A directory of the user's, below which a volume is made.
     pub scratch: PathBuf,
     pub host_loopback: bool,
+    /// Whether every kind of image is tried.
+    pub all_images: bool,
     /// The questions to answer.
     pub names: Vec<&'static str>,
 }
@@ -80,6 +83,7 @@ pub fn run(
             scratch: scratch.0.clone(),
             socket: request.socket.clone(),
             host_loopback: request.host_loopback,
+            all_images: request.all_images,
         };
         let mut is_good = true;
         let answers = async {
