@@ -4,7 +4,7 @@ mod chain;
 mod checks;
 mod engine;
 pub mod probe;
-mod registry;
+pub mod registry;
 mod report;
 
 use std::collections::BTreeMap;

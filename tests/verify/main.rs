@@ -1,0 +1,4 @@
+//! `verify` on real daemons, and its registry with real clients.
+
+mod requests;
+mod served;
