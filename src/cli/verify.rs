@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -13,7 +13,8 @@ use crate::error::{Error, Exit};
 use crate::facts::look;
 use crate::facts::places;
 use crate::plan;
-use crate::settings::Settings;
+use crate::settings::{Choice, PortDriver, Settings};
+use crate::supervise;
 use crate::verify;
 use crate::verify::{CHECKS, Row, Status};
 
@@ -60,8 +61,9 @@ pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, E
     let settings = Settings::resolve(&layers(environment, &[])?)?;
     let request = verify::Request {
         socket: socket(environment).unwrap_or_else(|| places::api_socket(runtime_dir)),
-        scratch: environment.state_home().unwrap_or_default().join("dockerd-rootless"),
+        scratch: environment.absolute("HOME").unwrap_or_default(),
         host_loopback: settings.host_loopback.value,
+        ipv6_ports: !is_slirp4netns(runtime_dir, &settings),
         all_images: options.images == Images::All,
         names,
     };
@@ -142,6 +144,13 @@ fn selected(options: &VerifyOptions) -> Result<Vec<&'static str>, Error> {
 fn socket(environment: &Environment) -> Option<PathBuf> {
     let host = environment.get("DOCKER_HOST")?.to_str()?;
     host.strip_prefix("unix://").map(PathBuf::from)
+}
+
+/// Says whether slirp4netns publishes ports: for the supervisor's daemon, else by the settings.
+fn is_slirp4netns(runtime_dir: &Path, settings: &Settings) -> bool {
+    let by_settings = settings.port_driver.value == Choice::Fixed(PortDriver::Slirp4netns);
+    let status = supervise::read_status(&places::run_dir(runtime_dir));
+    status.map_or(by_settings, |status| status.port_driver == "slirp4netns")
 }
 
 /// Does what a container of `verify` is asked for.

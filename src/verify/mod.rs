@@ -39,6 +39,8 @@ pub struct Request {
     /// A directory of the user's, below which a volume is made.
     pub scratch: PathBuf,
     pub host_loopback: bool,
+    /// Whether the port driver publishes ports over IPv6.
+    pub ipv6_ports: bool,
     /// Whether every kind of image is tried.
     pub all_images: bool,
     /// The questions to answer.
@@ -83,6 +85,7 @@ pub fn run(
             scratch: scratch.0.clone(),
             socket: request.socket.clone(),
             host_loopback: request.host_loopback,
+            ipv6_ports: request.ipv6_ports,
             all_images: request.all_images,
         };
         let mut is_good = true;
@@ -169,7 +172,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(parent: &Path, nonce: &str) -> io::Result<Self> {
-        let path = parent.join(format!("verify-{nonce}"));
+        let path = parent.join(format!(".dockerd-rootless-verify-{nonce}"));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self(path))
     }
