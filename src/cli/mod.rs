@@ -38,6 +38,7 @@ use crate::error::{Error, Exit};
 use crate::plan::{STAGE, Stage, TRIAL};
 use crate::stage::{keeper, namespace};
 use crate::supervise::TAKE_OVER;
+use crate::verify::listen::{self, LISTEN};
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Run Docker without root")]
@@ -185,6 +186,7 @@ fn run_as_called(words: Vec<OsString>, environment: &Environment) -> Result<Exit
             return run_stage(&words[2..], environment);
         }
         Some(TAKE_OVER) => return take_over(&words, environment),
+        Some(LISTEN) => return listen::run(&words[2..]),
         Some(verify::PROBE) => return verify::probe(&words[2..]),
         Some(TRIAL) => return inside::run(&words[2..], environment).map(|()| Exit::Good),
         _ => {}

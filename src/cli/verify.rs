@@ -16,7 +16,7 @@ use crate::plan;
 use crate::settings::{Choice, PortDriver, Settings};
 use crate::supervise;
 use crate::verify;
-use crate::verify::{CHECKS, Row, Status};
+use crate::verify::{CHECKS, Check, Lie, Row, Status};
 
 /// The words of the command line that are a container's.
 pub const PROBE: &str = "verify-probe";
@@ -32,15 +32,18 @@ pub struct VerifyOptions {
     /// Leave these questions out
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     skip: Vec<String>,
-    /// How many kinds of image to try
+    /// How many forms of image to try
     #[arg(long, value_enum, value_name = "WHICH", default_value = "core")]
     images: Images,
+    /// Serve images that are wrong in this way, to see that it is noticed
+    #[arg(long, hide = true, value_name = "HOW", value_parser = Lie::parse)]
+    lie: Option<Lie>,
     /// List the questions
     #[arg(long)]
     list: bool,
 }
 
-/// Which kinds of image are tried.
+/// Which forms of image are tried.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Images {
     Core,
@@ -53,7 +56,7 @@ pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, E
     if options.list {
         let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
         let chosen = CHECKS.iter().filter(|check| names.contains(&check.name));
-        let line = |check: &verify::Check| format!("{:width$}  {}\n", check.name, check.question);
+        let line = |check: &Check| format!("{:width$}  {}\n", check.name, check.question);
         return print(chosen.map(line).collect::<String>()).map(|()| Exit::Good);
     }
     let person = look::person(environment);
@@ -64,7 +67,8 @@ pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, E
         scratch: environment.absolute("HOME").unwrap_or_default(),
         host_loopback: settings.host_loopback.value,
         ipv6_ports: !is_slirp4netns(runtime_dir, &settings),
-        all_images: options.images == Images::All,
+        state_dir: state_dir(environment, &settings, runtime_dir),
+        lie: options.lie,
         names,
     };
     let mut rows = Vec::new();
@@ -116,7 +120,7 @@ fn text(row: &Row, width: usize) -> String {
     };
     let mut text = format!("{word}  {:width$}  {}\n", row.name, row.answer);
     let more = [("expected", &row.expected), ("dockerd says", &row.said), ("next", &row.next)];
-    for (label, value) in more {
+    for (label, value) in more.iter().filter(|_| row.status == Status::Fail) {
         if let Some(value) = value {
             text += &format!("      {label}: {value}\n");
         }
@@ -133,11 +137,13 @@ fn selected(options: &VerifyOptions) -> Result<Vec<&'static str>, Error> {
         let what = format!("no question is called `{unknown}`");
         return Err(Error::new(Exit::Usage, what).hint("dockerd-rootless verify --list"));
     }
+    let is_extra = |check: &&Check| options.images == Images::All || !check.is_extra();
+    let is_offered = |check: &&Check| !options.only.is_empty() || is_extra(check);
     let is_selected = |name: &&str| {
         (options.only.is_empty() || options.only.iter().any(|only| only == name))
             && !options.skip.iter().any(|skip| skip == name)
     };
-    Ok(CHECKS.iter().map(|check| check.name).filter(is_selected).collect())
+    Ok(CHECKS.iter().filter(is_offered).map(|check| check.name).filter(is_selected).collect())
 }
 
 /// Returns the socket that DOCKER_HOST names.
@@ -151,6 +157,20 @@ fn is_slirp4netns(runtime_dir: &Path, settings: &Settings) -> bool {
     let by_settings = settings.port_driver.value == Choice::Fixed(PortDriver::Slirp4netns);
     let status = supervise::read_status(&places::run_dir(runtime_dir));
     status.map_or(by_settings, |status| status.port_driver == "slirp4netns")
+}
+
+/// Returns the state directory of our own daemon, unless DOCKER_HOST names another one.
+fn state_dir(
+    environment: &Environment,
+    settings: &Settings,
+    runtime_dir: &Path,
+) -> Result<PathBuf, String> {
+    match environment.get("DOCKER_HOST") {
+        Some(host) if host != places::unix_url(&places::api_socket(runtime_dir)) => {
+            Err(format!("it is not your own daemon: DOCKER_HOST is `{}`", host.display()))
+        }
+        _ => Ok(places::state_dir(settings, None, runtime_dir)),
+    }
 }
 
 /// Does what a container of `verify` is asked for.

@@ -2,8 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
+use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
@@ -25,6 +26,7 @@ pub struct Entry<'a> {
 pub struct Layer {
     /// What a registry serves.
     pub blob: Vec<u8>,
+    pub digest: String,
     /// The digest of the archive in it, which a config names; that of a gzip blob is another.
     pub diff_id: String,
     pub is_gzip: bool,
@@ -38,7 +40,15 @@ impl Layer {
         let archive = archive(entries)?;
         let diff_id = digest(&archive);
         let blob = if is_gzip { gzip(&archive)? } else { archive };
-        Ok(Self { blob, diff_id, is_gzip, rating })
+        Ok(Self { digest: digest(&blob), blob, diff_id, is_gzip, rating })
+    }
+
+    /// Reads a gzip blob that another program has packed.
+    pub fn unpack(blob: &[u8]) -> io::Result<Self> {
+        let mut archive = Vec::new();
+        GzDecoder::new(blob).read_to_end(&mut archive)?;
+        let diff_id = digest(&archive);
+        Ok(Self { digest: digest(blob), blob: blob.to_vec(), diff_id, is_gzip: true, rating: 0 })
     }
 
     fn descriptor(&self, kind: Kind) -> Descriptor {
@@ -48,7 +58,12 @@ impl Layer {
             // Docker has no type for a plain archive; daemons look at its bytes.
             _ => DOCKER_LAYER,
         };
-        Descriptor::of(media_type, &self.blob)
+        Descriptor {
+            media_type: media_type.to_owned(),
+            size: self.blob.len() as u64,
+            digest: self.digest.clone(),
+            ..Descriptor::default()
+        }
     }
 }
 

@@ -276,6 +276,19 @@ impl Stored {
         Self { kind, content: Content::Index(index), bytes }
     }
 
+    /// Leaves out the media type, as OCI allows.
+    pub fn untyped(&self) -> Self {
+        match self.content.clone() {
+            Content::Image(image) => Self::image(self.kind, Manifest { media_type: None, ..image }),
+            Content::Index(index) => Self::index(self.kind, Index { media_type: None, ..index }),
+        }
+    }
+
+    /// Puts other bytes in place of those that were written.
+    pub fn with_bytes(&self, bytes: Vec<u8>) -> Self {
+        Self { bytes, ..self.clone() }
+    }
+
     /// Returns the bytes as they were received or written.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -59,11 +59,6 @@ impl Response {
         self
     }
 
-    fn content(media_type: &str, bytes: &[u8]) -> Self {
-        let found = Self::new(200).with("Content-Type", media_type);
-        Self { body: bytes.to_vec(), ..found.with("Docker-Content-Digest", digest(bytes)) }
-    }
-
     /// Answers with all that is wrong.
     fn errors(status: u16, errors: &[(&str, String)]) -> Self {
         let errors: Vec<_> = errors
@@ -147,6 +142,8 @@ pub struct Registry {
     uploads: BTreeMap<u64, Vec<u8>>,
     next_upload: u64,
     pub urls: UrlRules,
+    /// What is served for the content of a digest in its place.
+    pub lies: BTreeMap<String, Vec<u8>>,
     /// Refuses OCI manifests whose config is not that of an image, as registries did before OCI 1.1.
     pub images_only: bool,
 }
@@ -157,6 +154,39 @@ impl Registry {
         let digest = digest(&bytes);
         self.blobs.insert(digest.clone(), bytes);
         digest
+    }
+
+    /// Returns a blob.
+    pub fn bytes(&self, digest: &str) -> Option<&[u8]> {
+        self.blobs.get(digest).map(Vec::as_slice)
+    }
+
+    /// Forgets a blob.
+    pub fn forget(&mut self, digest: &str) {
+        self.blobs.remove(digest);
+    }
+
+    /// Keeps a manifest, unverified, under its digest and a tag.
+    pub fn keep(&mut self, repository: &str, tag: Option<&str>, stored: Stored) {
+        let digest = stored.digest();
+        if let Some(tag) = tag {
+            self.tags.insert((repository.to_owned(), tag.to_owned()), digest.clone());
+        }
+        self.manifests.insert((repository.to_owned(), digest), stored);
+    }
+
+    /// Finds a manifest by its tag or its digest.
+    pub fn find(&self, repository: &str, reference: &str) -> Option<&Stored> {
+        let tagged = self.tags.get(&(repository.to_owned(), reference.to_owned()));
+        let digest = if reference.contains(':') { reference } else { tagged? };
+        self.manifests.get(&(repository.to_owned(), digest.to_owned()))
+    }
+
+    /// Serves the content of a digest.
+    fn content(&self, media_type: &str, digest: String, bytes: &[u8]) -> Response {
+        let bytes = self.lies.get(&digest).map_or(bytes, Vec::as_slice);
+        let found = Response::new(200).with("Content-Type", media_type);
+        Response { body: bytes.to_vec(), ..found.with("Docker-Content-Digest", digest) }
     }
 
     /// Verifies that what a manifest refers to is there, and returns every fault of it. A layer
@@ -226,23 +256,20 @@ impl Registry {
     fn manifest(&self, repository: &str, reference: &str, request: &Request) -> Response {
         let unknown = |why: String| Response::error(404, "MANIFEST_UNKNOWN", why);
         let by_tag = !reference.contains(':');
-        let tagged = self.tags.get(&(repository.to_owned(), reference.to_owned()));
-        let digest = if by_tag { tagged.map(String::as_str) } else { Some(reference) };
-        let find = |digest: &str| self.manifests.get(&(repository.to_owned(), digest.to_owned()));
-        let Some(found) = digest.and_then(find) else {
+        let Some(found) = self.find(repository, reference) else {
             return unknown(format!("{repository}:{reference} is unknown"));
         };
         let etag = request.header("if-none-match").map(|tag| tag.trim_matches('"'));
-        if etag.is_some_and(|etag| Some(etag) == digest) {
+        if etag.is_some_and(|etag| etag == found.digest()) {
             return Response::new(304);
         }
         let accepted = request.accepted();
         let child = |found: &Stored| match &found.content {
-            Content::Index(index) => find(&index.find("linux", "amd64")?.digest).cloned(),
+            Content::Index(index) => self.find(repository, &index.find("linux", "amd64")?.digest),
             Content::Image(_) => None,
         };
         let served = match negotiate(found.kind, &accepted, by_tag) {
-            Served::AsIs => found.clone(),
+            Served::AsIs => found,
             Served::NotFound(why) => return unknown(why.to_owned()),
             Served::Schema1 => return unknown("schema1 not offered".to_owned()),
             Served::Child => match child(found) {
@@ -251,7 +278,7 @@ impl Registry {
                 None => return unknown("the list has no image for linux/amd64".to_owned()),
             },
         };
-        Response::content(served.kind.media_type(), served.bytes())
+        self.content(served.kind.media_type(), served.digest(), served.bytes())
     }
 
     fn put_manifest(&mut self, repository: &str, reference: &str, request: &Request) -> Response {
@@ -287,23 +314,19 @@ impl Registry {
             let errors: Vec<(&str, String)> = faults.iter().map(describe).collect();
             return Response::errors(400, &errors);
         }
-        if !reference.contains(':') {
-            let tag = (repository.to_owned(), reference.to_owned());
-            self.tags.insert(tag, digest.clone());
-        }
         let mut response = Response::new(201)
             .with("Location", format!("/v2/{repository}/manifests/{digest}"))
-            .with("Docker-Content-Digest", digest.clone());
+            .with("Docker-Content-Digest", digest);
         if let Some(subject) = stored.subject() {
             response = response.with("OCI-Subject", subject.digest.clone());
         }
-        self.manifests.insert((repository.to_owned(), digest), stored);
+        self.keep(repository, (!reference.contains(':')).then_some(reference), stored);
         response
     }
 
     fn blob(&self, digest: &str) -> Response {
         match self.blobs.get(digest) {
-            Some(bytes) => Response::content("application/octet-stream", bytes),
+            Some(bytes) => self.content("application/octet-stream", digest.to_owned(), bytes),
             None => Response::error(404, "BLOB_UNKNOWN", format!("{digest} is unknown")),
         }
     }

@@ -2,8 +2,8 @@
 //! serves.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -13,7 +13,8 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::AcceptConn;
 use nix::sys::socket::{
-    self, AddressFamily, SockFlag, SockType, UnixAddr, getsockname, getsockopt, socket,
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, getsockname, getsockopt, recvmsg, sendmsg, socket,
 };
 use nix::sys::stat::Mode;
 
@@ -89,6 +90,29 @@ fn copy_of(process: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Hands a descriptor over to the process at the other end of `socket`.
+pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let sent = [descriptor.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&sent)];
+    let (fd, byte) = (socket.as_raw_fd(), [IoSlice::new(b".")]);
+    sendmsg::<UnixAddr>(fd, &byte, &rights, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// Takes a descriptor from the process at the other end; `None` if that end is closed.
+pub fn receive_descriptor(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    let (mut byte, mut space) = ([0], nix::cmsg_space!(RawFd));
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let got = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags)?;
+    let descriptor = got.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel made the descriptor for us, and there is room for one only.
+    Ok(descriptor.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Says whether it is a server's end of a connection to `path`.

@@ -1,9 +1,415 @@
-//! The way of images: load, push, pull and run.
+//! The way of images: load, push, pull and run, with a registry of our own.
 
-use crate::verify::checks::{Rows, Run};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::oci::build::{self, Entry, Image, Layer};
+use crate::oci::manifest::{Descriptor, Index, Kind, Platform, Stored, digest};
+use crate::verify::checks::{CHECKS, LABEL, Rows, Run};
+use crate::verify::engine::Failure;
+use crate::verify::is_containerd;
+use crate::verify::probe::{PROGRAM, WORD};
+use crate::verify::registry::Shared;
 use crate::verify::report::Row;
 
-/// Answers the questions of the group.
-pub async fn answer(run: &Run) -> Rows {
-    Ok(vec![Row::pass("load", run.image.clone())])
+/// The tag of all images of a run.
+const TAG: &str = "latest";
+
+/// A form in which a registry offers an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub kind: Kind,
+    /// Whether the manifest says its media type itself, which OCI leaves open.
+    pub has_type: bool,
+    pub by_digest: bool,
+}
+
+/// The form that is taken where any is good.
+const PLAIN: Form = Form { kind: Kind::OciManifest, has_type: true, by_digest: false };
+
+/// What a registry does wrong. `verify --lie=NAME` does it to every image that should be accepted:
+/// then exactly the questions fail whose form it [`Lie::fits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// It serves other bytes than those of the digest that is asked for.
+    Digest,
+    /// It serves other bytes than those of the entry of a list.
+    Child,
+    Layer,
+    Config,
+    /// The list has no image for this platform.
+    Platform,
+    /// The manifest could be read as an image and as a list.
+    Ambiguous,
+}
+
+impl Lie {
+    /// Finds a lie by its name.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "digest" => Self::Digest,
+            "child" => Self::Child,
+            "layer" => Self::Layer,
+            "config" => Self::Config,
+            "platform" => Self::Platform,
+            "ambiguous" => Self::Ambiguous,
+            _ => return Err("digest, child, layer, config, platform and ambiguous exist".into()),
+        })
+    }
+
+    /// Says whether it can be told of an image in this form. Some daemons take any bytes for those
+    /// of a tag.
+    fn fits(self, form: Form) -> bool {
+        match self {
+            Self::Digest => form.by_digest,
+            Self::Child | Self::Platform => form.kind.is_list(),
+            Self::Layer | Self::Config => true,
+            Self::Ambiguous => matches!(form.kind, Kind::OciManifest | Kind::OciIndex),
+        }
+    }
+}
+
+/// What the images of a run have in common.
+pub struct Kit {
+    /// The layer with our own program, which all of them share.
+    program: Layer,
+    pub nonce: String,
+}
+
+impl Kit {
+    /// Packs this very program.
+    pub fn new(nonce: String) -> io::Result<Self> {
+        let program = std::fs::read("/proc/self/exe")?;
+        let entry = |path, mode, bytes| Entry { path, mode, bytes };
+        let entries = [
+            entry(PROGRAM.trim_start_matches('/'), 0o755, &*program),
+            // A file for a container to change.
+            entry("lower/", 0o755, b""),
+            entry("lower/file", 0o644, b"lower\n"),
+        ];
+        let program = Layer::pack(&entries, true, 1)?;
+        Ok(Self { program, nonce })
+    }
+
+    /// Builds an image that says `word`, and that no other run has.
+    pub fn image(&self, kind: Kind, word: &str) -> io::Result<Image> {
+        let entry =
+            Entry { path: WORD.trim_start_matches('/'), mode: 0o644, bytes: word.as_bytes() };
+        let layers = build::by_rating(vec![Layer::pack(&[entry], true, 0)?, self.program.clone()]);
+        let labels = BTreeMap::from([
+            (LABEL.to_owned(), self.nonce.clone()),
+            (format!("{LABEL}.word"), word.to_owned()),
+        ]);
+        let command = [PROGRAM, "verify-probe"];
+        let config = build::config(build::architecture(), &command, &labels, &layers);
+        Ok(Image::new(kind, config, layers, BTreeMap::new()))
+    }
+}
+
+/// A question of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Load,
+    Pull,
+    Push,
+    Reuse,
+    Run,
+    /// An image in this form is pulled and runs.
+    Accept(Form),
+    /// An image in this form is refused, since something is wrong with it.
+    Refuse(Form, Lie),
+}
+
+/// The registry of a run.
+pub struct Chain {
+    address: SocketAddr,
+    shared: Shared,
+    /// What it does wrong where images should be accepted.
+    lie: Option<Lie>,
+}
+
+/// An image in the registry.
+struct Offer {
+    repository: String,
+    /// How the daemon is asked for it.
+    reference: String,
+    word: String,
+    image: Image,
+    manifest: Stored,
+}
+
+impl Chain {
+    /// Serves at `address` what is put into `shared`.
+    pub fn new(address: SocketAddr, shared: Shared, kit: &Kit, lie: Option<Lie>) -> Self {
+        shared.with(|registry, _| registry.put_blob(kit.program.blob.clone()));
+        Self { address, shared, lie }
+    }
+
+    /// Offers an image for the question `name`.
+    fn offer(&self, kit: &Kit, name: &str, form: Form, lie: Option<Lie>) -> Result<Offer, Failure> {
+        let word = format!("{}-{name}", kit.nonce);
+        let repository = format!("verify/{word}");
+        let child = if form.kind == Kind::List { Kind::Schema2 } else { form.kind };
+        let child = if form.kind == Kind::OciIndex { Kind::OciManifest } else { child };
+        let image = kit.image(child, &word).map_err(packing)?;
+        let mut manifest = match form.kind.is_list() {
+            true => list(form.kind, &image.manifest, lie != Some(Lie::Platform)),
+            false => image.manifest.clone(),
+        };
+        if !form.has_type {
+            manifest = manifest.untyped();
+        }
+        if lie == Some(Lie::Ambiguous) {
+            manifest = ambiguous(&manifest);
+        }
+        let own = &image.layers[1];
+        self.shared.with(|registry, _| {
+            registry.put_blob(own.blob.clone());
+            registry.put_blob(image.config.clone());
+            registry.keep(&repository, None, image.manifest.clone());
+            registry.keep(&repository, Some(TAG), manifest.clone());
+            let lied = match lie {
+                Some(Lie::Digest) => Some((manifest.digest(), longer(manifest.bytes()))),
+                Some(Lie::Child) => Some((image.manifest.digest(), longer(image.manifest.bytes()))),
+                Some(Lie::Layer) => Some((own.digest.clone(), flipped(&own.blob))),
+                Some(Lie::Config) => {
+                    Some((digest(&image.config), reversed(&image.config, &kit.nonce)))
+                }
+                Some(Lie::Platform | Lie::Ambiguous) | None => None,
+            };
+            registry.lies.extend(lied);
+        });
+        let reference = match form.by_digest {
+            true => format!("{}/{repository}@{}", self.address, manifest.digest()),
+            false => format!("{}/{repository}:{TAG}", self.address),
+        };
+        Ok(Offer { repository, reference, word, image, manifest })
+    }
+
+    /// Counts how often the daemon has fetched a blob.
+    fn fetched(&self, blob: &str) -> usize {
+        let is_fetch = |(method, path, _): &&(String, String, u16)| {
+            method == "GET" && path.ends_with(&format!("/blobs/{blob}"))
+        };
+        self.shared.with(|_, served| served.iter().filter(is_fetch).count())
+    }
+}
+
+/// Lists an image behind one for another platform and behind an attestation, as BuildKit writes it.
+fn list(kind: Kind, image: &Stored, has_own: bool) -> Stored {
+    let entry = |os: &str, architecture: &str, descriptor: Descriptor| {
+        let (os, architecture) = (os.to_owned(), architecture.to_owned());
+        let platform = Some(Platform { os, architecture, ..Platform::default() });
+        Descriptor { platform, ..descriptor }
+    };
+    let other = |word: &[u8]| Descriptor::of(image.kind.media_type(), word);
+    let foreign = if build::architecture() == "s390x" { "ppc64le" } else { "s390x" };
+    let mut entries = vec![
+        entry("linux", foreign, other(b"of another platform")),
+        entry("unknown", "unknown", other(b"an attestation")),
+    ];
+    if has_own {
+        entries.push(entry("linux", build::architecture(), image.descriptor()));
+    }
+    Stored::index(kind, Index::new(entries))
+}
+
+/// Makes a manifest that is an image and a list.
+fn ambiguous(manifest: &Stored) -> Stored {
+    let mut value: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
+    let field = if manifest.kind.is_list() { "layers" } else { "manifests" };
+    value[field] = json!([manifest.references()[0]]);
+    manifest.with_bytes(value.to_string().into_bytes())
+}
+
+fn longer(bytes: &[u8]) -> Vec<u8> {
+    [bytes, b"\n"].concat()
+}
+
+fn flipped(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes.last_mut().into_iter().for_each(|last| *last ^= 1);
+    bytes
+}
+
+/// Writes `word` backwards wherever it stands.
+fn reversed(bytes: &[u8], word: &str) -> Vec<u8> {
+    let backwards: String = word.chars().rev().collect();
+    String::from_utf8_lossy(bytes).replace(word, &backwards).into_bytes()
+}
+
+fn packing(error: io::Error) -> Failure {
+    Failure { asked: "build an image".to_owned(), said: error.to_string() }
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
+/// Answers a question of the group.
+pub async fn answer(run: &Run, name: &'static str, link: Link) -> Rows {
+    let row = match (link, &run.chain) {
+        (Link::Load, _) => load(run).await?,
+        (_, Err(why)) => Row::skip(name, why),
+        (Link::Pull, Ok(chain)) => chain.pull(run).await?,
+        (Link::Push, Ok(chain)) => chain.push(run).await?,
+        (Link::Reuse, Ok(chain)) => chain.reuse(run).await?,
+        (Link::Run, Ok(chain)) => {
+            let offer = chain.offer(&run.kit, name, PLAIN, None)?;
+            run.engine.pull(&offer.reference).await?;
+            offer.said(run, name).await?
+        }
+        (Link::Accept(form), Ok(chain)) => {
+            let offer = chain.told(run, name, form)?;
+            run.engine.pull(&offer.reference).await?;
+            offer.said(run, name).await?
+        }
+        (Link::Refuse(form, lie), Ok(chain)) => {
+            let offer = chain.offer(&run.kit, name, form, Some(lie))?;
+            refused(run, name, &offer).await?
+        }
+    };
+    Ok(vec![row])
+}
+
+/// Says whether the image of our program is what was predicted: its ID is the digest of its
+/// config, or that of its manifest in containerd's store.
+async fn load(run: &Run) -> Result<Row, Failure> {
+    let found = run.engine.get("inspect the image", &format!("/images/{}/json", run.image)).await?;
+    let found = found["Id"].as_str().unwrap_or_default();
+    let image = run.kit.image(Kind::Schema2, &run.kit.nonce).map_err(packing)?;
+    let expected = match is_containerd(&run.info) {
+        true => image.manifest.digest(),
+        false => digest(&image.config),
+    };
+    Ok(match found == expected {
+        true => Row::pass("load", format!("yes, its ID is {} as predicted", short(found))),
+        false => Row::fail("load", format!("its ID is {found}"), expected),
+    })
+}
+
+/// Says whether the daemon refuses an image, and has none of that name afterwards.
+async fn refused(run: &Run, name: &'static str, offer: &Offer) -> Result<Row, Failure> {
+    let pulled = run.engine.pull(&offer.reference).await;
+    let is_there = run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
+    Ok(match pulled {
+        Ok(()) => Row::fail(name, "it is pulled", "the daemon refuses it"),
+        Err(failure) if is_there => {
+            Row::fail(name, "an image is left", "no image of this name").said(failure.said)
+        }
+        Err(failure) => Row::pass(name, "refused").said(failure.said),
+    })
+}
+
+impl Offer {
+    /// Runs the image, and says whether it is the one that was offered.
+    async fn said(&self, run: &Run, name: &'static str) -> Result<Row, Failure> {
+        let began = Instant::now();
+        let said = run.say(name, &self.reference).await?;
+        let took = began.elapsed().as_millis();
+        Ok(match said == self.word {
+            true => Row::pass(name, format!("yes, it starts, runs and ends in {took} ms")),
+            false => Row::fail(name, format!("it says `{said}`"), &*self.word),
+        })
+    }
+}
+
+impl Chain {
+    /// Offers an image that should be accepted, unless the registry is told to lie.
+    fn told(&self, run: &Run, name: &str, form: Form) -> Result<Offer, Failure> {
+        self.offer(&run.kit, name, form, self.lie.filter(|lie| lie.fits(form)))
+    }
+
+    /// Pulls an image of every form.
+    async fn pull(&self, run: &Run) -> Result<Row, Failure> {
+        let forms = CHECKS.iter().filter_map(|check| match check.link() {
+            Some(Link::Accept(form)) => Some((check.name, form)),
+            _ => None,
+        });
+        let (mut refused, mut said, mut count) = (Vec::new(), String::new(), 0);
+        let began = Instant::now();
+        for (name, form) in forms {
+            let offer = self.told(run, &format!("pull-{name}"), form)?;
+            count += 1;
+            if let Err(failure) = run.engine.pull(&offer.reference).await {
+                refused.push(name);
+                said = failure.said;
+            }
+        }
+        let each = began.elapsed().as_millis() / count.max(1);
+        if refused.is_empty() {
+            let answer = format!("yes, all {count} forms, by tag and by digest, {each} ms each");
+            return Ok(Row::pass("pull", answer));
+        }
+        let answer = format!("refused: {}", refused.join(", "));
+        let next = "dockerd-rootless verify --images=all";
+        Ok(Row::fail("pull", answer, format!("all {count} forms")).said(said).next(next))
+    }
+
+    /// Pushes an image that came from here, but without the blobs that are its own.
+    async fn push(&self, run: &Run) -> Result<Row, Failure> {
+        let offer = self.offer(&run.kit, "push", PLAIN, None)?;
+        let own = &offer.image.layers[1];
+        run.engine.pull(&offer.reference).await?;
+        self.shared.with(|registry, _| {
+            registry.forget(&own.digest);
+            registry.forget(&digest(&offer.image.config));
+        });
+        let pushed = format!("{}-again", offer.repository);
+        let repository = format!("{}/{pushed}", self.address);
+        run.engine.tag(&offer.reference, &repository, TAG).await?;
+        run.engine.push(&repository, TAG).await?;
+        let expected = match is_containerd(&run.info) {
+            true => Some(offer.manifest.digest()),
+            false => self.converted(&offer, &pushed),
+        };
+        let found = self.shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
+        let found = found.unwrap_or_else(|| "nothing".to_owned());
+        Ok(match expected {
+            Some(expected) if expected == found => {
+                Row::pass("push", format!("yes, {} as predicted", short(&found)))
+            }
+            Some(expected) => Row::fail("push", format!("{found} arrives"), expected),
+            None => Row::fail("push", format!("{found} arrives"), "the layer that was pulled"),
+        })
+    }
+
+    /// Predicts the digest of an image that a daemon with graph drivers has pushed: it writes the
+    /// manifest as schema 2, and compresses each layer that the registry has not in its own way.
+    fn converted(&self, offer: &Offer, pushed: &str) -> Option<String> {
+        let layer = self.shared.with(|registry, _| {
+            let layer = registry.find(pushed, TAG)?.references().pop()?;
+            Layer::unpack(registry.bytes(&layer.digest)?).ok()
+        })?;
+        let [program, own] = offer.image.layers.as_slice() else { return None };
+        let layers = vec![program.clone(), layer];
+        let is_same = layers[1].diff_id == own.diff_id;
+        let image = Image::new(Kind::Schema2, offer.image.config.clone(), layers, BTreeMap::new());
+        is_same.then(|| image.manifest.digest())
+    }
+
+    /// Pulls two images that share a layer.
+    async fn reuse(&self, run: &Run) -> Result<Row, Failure> {
+        let mut fetched = Vec::new();
+        for name in ["reuse-1", "reuse-2"] {
+            let offer = self.offer(&run.kit, name, PLAIN, None)?;
+            run.engine.pull(&offer.reference).await?;
+            let [program, own] = [0, 1].map(|at| self.fetched(&offer.image.layers[at].digest));
+            fetched.push((program, own));
+        }
+        let size = run.kit.program.blob.len() as f64 / 1e6;
+        let answer = match fetched[1].0 {
+            0 => format!("yes, {size:.1} MB are not fetched: the daemon has them"),
+            1 => format!("yes, {size:.1} MB are fetched once"),
+            times => format!("{size:.1} MB are fetched {times} times"),
+        };
+        Ok(match fetched[..] {
+            [(0 | 1, 1), (0 | 1, 1)] => Row::pass("layer-reuse", answer),
+            _ => Row::fail("layer-reuse", answer, "the shared layer once at most, the other once"),
+        })
+    }
 }

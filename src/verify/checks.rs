@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::verify::chain;
+use crate::oci::manifest::Kind;
+use crate::verify::chain::{self, Chain, Form, Kit, Lie, Link};
 use crate::verify::engine::{Engine, Failure};
-use crate::verify::probe::{Facts, PROGRAM, Rates, Seen, TRAFFIC, Task};
+use crate::verify::probe::{Facts, Rates, Seen, TRAFFIC, Task};
 use crate::verify::report::Row;
 
 /// The label of everything that a run makes.
@@ -47,8 +48,41 @@ enum Step {
     Speed,
     Socket,
     Start,
-    /// The chain of images, in the room of its own.
-    Images,
+    /// The way of images, which has a file of its own.
+    Chain(Link),
+}
+
+impl Check {
+    /// Says whether it is asked only with `--images=all`.
+    pub fn is_extra(&self) -> bool {
+        self.group == FORMS
+    }
+
+    /// Returns what it asks of images.
+    pub fn link(&self) -> Option<Link> {
+        if let Step::Chain(link) = self.step { Some(link) } else { None }
+    }
+}
+
+const fn accept(
+    name: &'static str,
+    question: &'static str,
+    kind: Kind,
+    has_type: bool,
+    by_digest: bool,
+) -> Check {
+    check(FORMS, name, question, Step::Chain(Link::Accept(Form { kind, has_type, by_digest })))
+}
+
+const fn refuse(
+    name: &'static str,
+    question: &'static str,
+    kind: Kind,
+    by_digest: bool,
+    lie: Lie,
+) -> Check {
+    let form = Form { kind, has_type: true, by_digest };
+    check(FORMS, name, question, Step::Chain(Link::Refuse(form, lie)))
 }
 
 const fn check(
@@ -67,6 +101,7 @@ const LIMITS: &str = "Limits";
 const SECURITY: &str = "Security";
 const DAEMON: &str = "The daemon";
 const IMAGES: &str = "Images";
+const FORMS: &str = "Forms of images";
 
 /// The questions, in the order in which they are answered.
 #[rustfmt::skip]
@@ -91,7 +126,29 @@ pub const CHECKS: &[Check] = &[
     check(SECURITY, "seccomp", "are system calls filtered?", Step::Look),
     check(DAEMON, "docker-sock", "does -v /var/run/docker.sock:/var/run/docker.sock work?", Step::Socket),
     check(DAEMON, "start-time", "how long does a container take to start, run and end?", Step::Start),
-    check(IMAGES, "load", "is an image loaded?", Step::Images),
+    check(IMAGES, "load", "does docker load take an image?", Step::Chain(Link::Load)),
+    check(IMAGES, "pull", "does it pull all kinds of images, by tag and by digest?", Step::Chain(Link::Pull)),
+    check(IMAGES, "push", "does a pushed image arrive as predicted?", Step::Chain(Link::Push)),
+    check(IMAGES, "layer-reuse", "is a shared layer fetched only once?", Step::Chain(Link::Reuse)),
+    check(IMAGES, "run", "does a pulled image run?", Step::Chain(Link::Run)),
+    accept("schema2-tag", "is Docker's manifest pulled and run?", Kind::Schema2, true, false),
+    accept("schema2-digest", "the same by digest", Kind::Schema2, true, true),
+    accept("list-tag", "is Docker's manifest list pulled and run?", Kind::List, true, false),
+    accept("list-digest", "the same by digest", Kind::List, true, true),
+    accept("oci-tag", "is an OCI manifest pulled and run?", Kind::OciManifest, true, false),
+    accept("oci-digest", "the same by digest", Kind::OciManifest, true, true),
+    accept("oci-untyped-tag", "the same without a mediaType in it", Kind::OciManifest, false, false),
+    accept("oci-untyped-digest", "the same by digest", Kind::OciManifest, false, true),
+    accept("index-tag", "is an OCI index pulled and run?", Kind::OciIndex, true, false),
+    accept("index-digest", "the same by digest", Kind::OciIndex, true, true),
+    accept("index-untyped-tag", "the same without a mediaType in it", Kind::OciIndex, false, false),
+    accept("index-untyped-digest", "the same by digest", Kind::OciIndex, false, true),
+    refuse("refuse-digest", "is an image refused that has not the digest asked for?", Kind::OciManifest, true, Lie::Digest),
+    refuse("refuse-child", "is a list refused whose image has another digest?", Kind::OciIndex, false, Lie::Child),
+    refuse("refuse-layer", "is a layer refused that is corrupt?", Kind::Schema2, false, Lie::Layer),
+    refuse("refuse-config", "is a config refused that was altered?", Kind::OciManifest, false, Lie::Config),
+    refuse("refuse-platform", "is a list refused that has no image for this host?", Kind::List, false, Lie::Platform),
+    refuse("refuse-ambiguous", "is a manifest refused that is a list, too?", Kind::OciManifest, false, Lie::Ambiguous),
 ];
 
 /// A run of `verify` on one daemon.
@@ -99,7 +156,6 @@ pub struct Run {
     pub engine: Engine,
     /// What `/info` says.
     pub info: Value,
-    pub nonce: String,
     /// The image of our own program.
     pub image: String,
     /// A directory of the user's for a volume.
@@ -110,8 +166,9 @@ pub struct Run {
     pub host_loopback: bool,
     /// Whether the port driver publishes ports over IPv6.
     pub ipv6_ports: bool,
-    /// Whether every kind of image is tried.
-    pub all_images: bool,
+    pub kit: Kit,
+    /// The registry that the daemon reaches, or why there is none.
+    pub chain: Result<Chain, String>,
 }
 
 pub type Rows = Result<Vec<Row>, Failure>;
@@ -124,7 +181,7 @@ impl Run {
         for check in CHECKS.iter().filter(|check| names.contains(&check.name)) {
             if !done.contains(&check.step) {
                 done.push(check.step);
-                match self.perform(check.step).await {
+                match self.perform(check).await {
                     Ok(found) => rows.extend(found.into_iter().map(|row| (row.name, row))),
                     Err(failure) => {
                         let of_step = CHECKS.iter().filter(|other| other.step == check.step);
@@ -139,8 +196,8 @@ impl Run {
         }
     }
 
-    async fn perform(&self, step: Step) -> Rows {
-        match step {
+    async fn perform(&self, check: &Check) -> Rows {
+        match check.step {
             Step::Look => self.look().await,
             Step::Volume => self.volume().await,
             Step::Limits => self.limits().await,
@@ -150,7 +207,7 @@ impl Run {
             Step::Speed => self.speed().await,
             Step::Socket => self.socket().await,
             Step::Start => self.start().await,
-            Step::Images => chain::answer(self).await,
+            Step::Chain(link) => chain::answer(self, check.name, link).await,
         }
     }
 
@@ -159,13 +216,13 @@ impl Run {
         json!({
             "Image": self.image,
             "Cmd": task.words(),
-            "Labels": {LABEL: self.nonce},
+            "Labels": {LABEL: self.kit.nonce},
             "HostConfig": host,
         })
     }
 
     fn name(&self, purpose: &str) -> String {
-        format!("verify-{}-{purpose}", self.nonce)
+        format!("verify-{}-{purpose}", self.kit.nonce)
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(
@@ -174,7 +231,15 @@ impl Run {
         task: &Task,
         host: Value,
     ) -> Result<T, Failure> {
-        let ran = self.engine.run(&self.name(purpose), &self.spec(task, host)).await?;
+        self.read(purpose, &self.spec(task, host)).await
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        purpose: &str,
+        spec: &Value,
+    ) -> Result<T, Failure> {
+        let ran = self.engine.run(&self.name(purpose), spec).await?;
         serde_json::from_str(ran.stdout.lines().last().unwrap_or_default()).map_err(|_| Failure {
             asked: format!("read what the container `{purpose}` found"),
             said: format!("exit code {}: {}{}", ran.code, ran.stdout, ran.stderr),
@@ -291,7 +356,7 @@ impl Run {
 
     async fn names(&self) -> Rows {
         let network = self.name("network");
-        let spec = json!({"Name": network, "Labels": {LABEL: self.nonce}});
+        let spec = json!({"Name": network, "Labels": {LABEL: self.kit.nonce}});
         self.engine.post("create a network", "/networks/create", &spec).await?;
         let host = json!({"NetworkMode": network});
         let peer = self.name("peer");
@@ -466,12 +531,19 @@ impl Run {
 
     async fn start(&self) -> Rows {
         let began = Instant::now();
-        let said: String = self.ask("start", &Task::Say(self.nonce.clone()), json!({})).await?;
+        let said = self.say("start", &self.image).await?;
         let took = began.elapsed().as_millis();
-        Ok(vec![match said == self.nonce {
+        Ok(vec![match said == self.kit.nonce {
             true => Row::pass("start-time", format!("{took} ms")),
-            false => Row::fail("start-time", format!("it says `{said}`"), &self.nonce),
+            false => Row::fail("start-time", format!("it says `{said}`"), &self.kit.nonce),
         }])
+    }
+
+    /// Runs an image, and returns the word in it.
+    pub async fn say(&self, purpose: &str, image: &str) -> Result<String, Failure> {
+        let mut spec = self.spec(&Task::Say, json!({}));
+        spec["Image"] = json!(image);
+        self.read(purpose, &spec).await
     }
 
     /// Waits until a container has printed a line.
@@ -492,7 +564,8 @@ impl Run {
 
     /// Removes all that has the label of this run.
     pub async fn clean_up(&self) -> Vec<Failure> {
-        let filter = format!("filters=%7B%22label%22%3A%5B%22{LABEL}%3D{}%22%5D%7D", self.nonce);
+        let filter =
+            format!("filters=%7B%22label%22%3A%5B%22{LABEL}%3D{}%22%5D%7D", self.kit.nonce);
         let lists = [
             ("containers", format!("/containers/json?all=1&{filter}"), "?force=1&v=1"),
             ("networks", format!("/networks?{filter}"), ""),
@@ -647,14 +720,4 @@ fn serve_traffic(listener: &TcpListener) -> std::io::Result<()> {
         stream.write_all(&block)?;
     }
     Ok(())
-}
-
-/// Returns the files of the image: our own program, and one for a container to change.
-pub fn entries(program: &[u8]) -> Vec<crate::oci::build::Entry<'_>> {
-    let entry = |path, mode, bytes| crate::oci::build::Entry { path, mode, bytes };
-    vec![
-        entry(PROGRAM.trim_start_matches('/'), 0o755, program),
-        entry("lower/", 0o755, b""),
-        entry("lower/file", 0o644, b"lower\n"),
-    ]
 }

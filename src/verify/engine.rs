@@ -94,6 +94,22 @@ impl Engine {
         self.progress(&format!("push `{repository}:{tag}`"), &path, nobody, Bytes::new()).await
     }
 
+    /// Gives an image another name.
+    pub async fn tag(&self, image: &str, repository: &str, tag: &str) -> Result<(), Failure> {
+        let path = format!("/images/{image}/tag?repo={}&tag={tag}", escaped(repository));
+        self.post(&format!("tag `{image}`"), &path, &json!({})).await.map(drop)
+    }
+
+    /// Says whether there is something at `path`.
+    pub async fn has(&self, path: &str) -> Result<bool, Failure> {
+        let failure = |said| Failure { asked: format!("get {path}"), said };
+        match self.exchange(Method::GET, path, None, Bytes::new()).await.map_err(failure)? {
+            (status, _) if status.is_success() => Ok(true),
+            (StatusCode::NOT_FOUND, _) => Ok(false),
+            (_, body) => Err(failure(message(&body))),
+        }
+    }
+
     /// Creates and starts a container, waits until it has ended, and reads what it printed.
     pub async fn run(&self, name: &str, spec: &Value) -> Result<Ran, Failure> {
         let id = self.start(name, spec).await?;

@@ -3,11 +3,11 @@
 mod chain;
 mod checks;
 mod engine;
+pub mod listen;
 pub mod probe;
 pub mod registry;
 mod report;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,16 +18,19 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
+pub use chain::Lie;
 pub use checks::{CHECKS, Check};
 pub use report::{Row, Status};
 
 use crate::error::{Error, Exit};
-use crate::oci::build::{self, Image, Layer};
+use crate::oci::build;
 use crate::oci::manifest::Kind;
+use crate::oci::serve::Registry;
 use crate::sys::wait::wait_on;
-use crate::verify::checks::{LABEL, Run};
+use crate::verify::chain::{Chain, Kit};
+use crate::verify::checks::Run;
 use crate::verify::engine::{Engine, Failure};
-use crate::verify::probe::PROGRAM;
+use crate::verify::registry::Shared;
 
 /// How long one answer of the daemon may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,8 +44,10 @@ pub struct Request {
     pub host_loopback: bool,
     /// Whether the port driver publishes ports over IPv6.
     pub ipv6_ports: bool,
-    /// Whether every kind of image is tried.
-    pub all_images: bool,
+    /// The state directory of our own daemon, or why the network of this one is not entered.
+    pub state_dir: Result<PathBuf, String>,
+    /// What the registry does wrong.
+    pub lie: Option<Lie>,
     /// The questions to answer.
     pub names: Vec<&'static str>,
 }
@@ -74,19 +79,21 @@ pub fn run(
         let engine = Engine::new(&request.socket, PATIENCE);
         let info = meet(&engine, &request.socket).await?;
         found(&describe(&info));
-        let nonce = nonce().map_err(failed)?;
-        let scratch = Scratch::new(&request.scratch, &nonce).map_err(failed)?;
-        let (image, archive) = pack(&nonce).map_err(failed)?;
+        let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
+        let scratch = Scratch::new(&request.scratch, &kit.nonce).map_err(failed)?;
+        let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
+        let name = format!("verify.localhost/{}:latest", kit.nonce);
+        let archive = build::archive_of(&image, &name).map_err(failed)?;
         let run = Run {
             engine,
             info,
-            nonce,
-            image,
+            image: name,
+            chain: open(request, &kit),
+            kit,
             scratch: scratch.0.clone(),
             socket: request.socket.clone(),
             host_loopback: request.host_loopback,
             ipv6_ports: request.ipv6_ports,
-            all_images: request.all_images,
         };
         let mut is_good = true;
         let answers = async {
@@ -139,13 +146,16 @@ async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
 
 fn describe(info: &Value) -> Daemon {
     let text = |key: &str| info[key].as_str().unwrap_or_default().to_owned();
-    let status = info["DriverStatus"].to_string();
-    let is_containerd = status.contains("io.containerd.snapshotter");
     Daemon {
         version: text("ServerVersion"),
-        image_store: if is_containerd { "containerd" } else { "graph driver" },
+        image_store: if is_containerd(info) { "containerd" } else { "graph driver" },
         storage_driver: text("Driver"),
     }
+}
+
+/// Says whether the daemon keeps images in containerd's store.
+fn is_containerd(info: &Value) -> bool {
+    info["DriverStatus"].to_string().contains("io.containerd.snapshotter")
 }
 
 /// Returns a word that no other run has.
@@ -154,17 +164,18 @@ fn nonce() -> io::Result<String> {
     Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(12).collect())
 }
 
-/// Packs this very program into an image, and returns its name and an archive to load.
-fn pack(nonce: &str) -> io::Result<(String, Vec<u8>)> {
-    let program = fs::read("/proc/self/exe")?;
-    let layers = vec![Layer::pack(&checks::entries(&program), true, 1)?];
-    let labels = BTreeMap::from([(LABEL.to_owned(), nonce.to_owned())]);
-    let command = [PROGRAM, "verify-probe"];
-    let config = build::config(build::architecture(), &command, &labels, &layers);
-    let image = Image::new(Kind::Schema2, config, layers, BTreeMap::new());
-    let name = format!("verify.localhost/{nonce}:latest");
-    let archive = build::archive_of(&image, &name)?;
-    Ok((name, archive))
+/// Opens the registry where the daemon reaches it, or says why it is not opened.
+fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
+    let open = |state_dir: &PathBuf| {
+        let listener = listen::open(state_dir)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let shared = Shared::new(Registry::default());
+        tokio::spawn(registry::serve(tokio::net::TcpListener::from_std(listener)?, shared.clone()));
+        Ok(Chain::new(address, shared, kit, request.lie))
+    };
+    let no_network = |error: io::Error| format!("the daemon's network cannot be entered: {error}");
+    open(request.state_dir.as_ref().map_err(String::clone)?).map_err(no_network)
 }
 
 /// A directory that goes when it is dropped.

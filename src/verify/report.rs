@@ -66,6 +66,11 @@ impl Row {
         Self { said: Some(failure.said.clone()), ..Self::new(name, Status::Fail, answer) }
     }
 
+    /// Adds the daemon's own words.
+    pub fn said(self, said: impl Into<String>) -> Self {
+        Self { said: Some(said.into()), ..self }
+    }
+
     /// Adds the next step, which only a failure needs.
     pub fn next(mut self, next: impl Into<String>) -> Self {
         if self.status == Status::Fail {
