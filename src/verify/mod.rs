@@ -32,6 +32,9 @@ use crate::verify::checks::Run;
 use crate::verify::engine::{Engine, Failure};
 use crate::verify::registry::Shared;
 
+/// How long the daemon may take to say what it is.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
 /// How long one answer of the daemon may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -77,7 +80,7 @@ pub fn run(
         let fd = SignalFd::with_flags(&signals, flags).map_err(|errno| failed(errno.into()))?;
         let signal = wait_on(fd.into()).map_err(failed)?;
         let engine = Engine::new(&request.socket, PATIENCE);
-        let info = meet(&engine, &request.socket).await?;
+        let info = meet(&Engine::new(&request.socket, FIRST_ANSWER), &request.socket).await?;
         found(&describe(&info));
         let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
         let scratch = Scratch::new(&request.scratch, &kit.nonce).map_err(failed)?;
@@ -128,9 +131,13 @@ fn refused(failure: &Failure) -> Error {
 /// Asks the daemon what it is. Only a rootless dockerd is verified.
 async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
     let shown = socket.display();
+    tokio::net::UnixStream::connect(socket).await.map_err(|error| {
+        let what = format!("no daemon listens at `{shown}`");
+        Error::new(Exit::NotRunning, what).because(&error).hint("dockerd-rootless status")
+    })?;
     let info = engine.get("ask the daemon", "/info").await.map_err(|failure| {
-        let what = format!("no daemon answers at `{shown}`");
-        Error::new(Exit::NotRunning, what).cause(failure.said).hint("dockerd-rootless status")
+        let what = format!("the daemon at `{shown}` does not answer");
+        Error::new(Exit::Failed, what).cause(failure.said).hint("dockerd-rootless status")
     })?;
     let options = info["SecurityOptions"].as_array().into_iter().flatten();
     let is_rootless =
