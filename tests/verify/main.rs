@@ -1,5 +1,6 @@
 //! `verify` on real daemons, and its registry with real clients.
 
+mod daemons;
 mod requests;
 mod served;
 mod skopeo;

@@ -66,6 +66,15 @@ impl Launcher {
     }
 }
 
+/// Puts our program where `user` can run it, without the symbols that make it large in a debug build, and returns its path.
+pub fn install_stripped(user: &TestUser) -> PathBuf {
+    let bin = user.home.join("bin");
+    let program = bin.join("dockerd-rootless");
+    user.make_dir(&bin);
+    run(Command::new("strip").arg("-o").args([&program, &built("dockerd-rootless")]));
+    program
+}
+
 /// Returns the path of what cargo has built of this package: it lies beside the directory of the suite itself.
 pub fn built(name: &str) -> PathBuf {
     let suite = env::current_exe().expect("the suite's own path");

@@ -1,0 +1,170 @@
+//! `verify` on real daemons: what it finds, what it leaves alone, and how it ends.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use test_support::command::run;
+use test_support::docker::IMAGE;
+use test_support::process::Background;
+use test_support::*;
+
+/// A user with our program, and a daemon that runs.
+struct Host<'u> {
+    user: &'u TestUser,
+    program: PathBuf,
+    variables: &'static [(&'static str, &'static str)],
+    daemon: Daemon<'u>,
+}
+
+impl<'u> Host<'u> {
+    fn new(
+        user: &'u TestUser,
+        launcher: Launcher,
+        variables: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        let program = launcher::install_stripped(user);
+        let launch = Launch::new(user, launcher);
+        let launch = variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        Self { user, program, variables, daemon: launch.ready() }
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = self.user.brief_command(&self.program);
+        command.arg("verify").args(words.split_whitespace()).envs(self.variables.iter().copied());
+        command
+    }
+
+    fn verify(&self, words: &str) -> Told {
+        Told::by(&mut self.command(&format!("--format json {words}")))
+    }
+
+    /// Makes one of each thing that a user has in a daemon.
+    fn fill(&self) {
+        let docker = &self.daemon.docker;
+        docker.import_image();
+        docker.run("network create mine");
+        docker.run("volume create mine");
+        docker.run(&format!("run --name ended --label mine {IMAGE} true"));
+        docker.run("commit ended");
+        docker.serve("busy", "--network mine -v mine:/volume");
+    }
+
+    /// What the user has in the daemon, and outside of its data.
+    fn belongings(&self) -> String {
+        let docker = [
+            "images -a --no-trunc --format {{.ID}}:{{.Repository}}:{{.Tag}}",
+            "ps -a --no-trunc --format {{.ID}}:{{.Names}}:{{.State}}",
+            "network ls --no-trunc --format {{.ID}}:{{.Name}}",
+            "volume ls --format {{.Name}}",
+            "context ls --format {{.Name}}:{{.Current}}",
+            "system df --format {{.Type}}:{{.TotalCount}}:{{.Size}}",
+        ];
+        let home = self.user.home.display().to_string();
+        let data = format!("{home}/.local/share/docker");
+        let mut find = Command::new("find");
+        find.args([&home, "-path", &data, "-prune", "-o", "-not", "-name", "start-*.log"]);
+        let files = run(find.args(["-printf", "%p %s %m %U\n"]));
+        let docker = docker.map(|words| self.daemon.docker.run(words));
+        format!("{}\n{files}", docker.join("\n--\n"))
+    }
+
+    /// Sends a signal to the process of the user's that runs this program.
+    fn signal(&self, program: &str, signal: Signal) {
+        let mut all = process::list(self.user.uid, &self.user.subordinate).into_iter();
+        let found = all.find(|process| {
+            let own = process.command.split(' ').next().unwrap_or_default();
+            own.rsplit('/').next() == Some(program)
+        });
+        let found = found.unwrap_or_else(|| panic!("no {program}"));
+        kill(Pid::from_raw(found.pid), signal).expect("it is there");
+    }
+
+    /// Fails unless exactly these questions are answered badly, and the exit code goes with it.
+    #[track_caller]
+    fn assert_fails(&self, told: &Told, names: &[&str]) {
+        assert_eq!(told.with_status("fail"), names, "{told:?}");
+        assert_eq!(told.code, Some(i32::from(!names.is_empty())), "{told:?}");
+    }
+}
+
+/// What dockerd cannot limit here, if it cannot.
+fn unlimited(host: &Host<'_>) -> Vec<&'static str> {
+    match &*host.daemon.docker.run("info --format {{.CgroupDriver}}") {
+        "none" => vec!["memory", "cpu", "pids"],
+        _ => Vec::new(),
+    }
+}
+
+fn all_is_good(host: &Host<'_>) {
+    let listed = run(&mut host.command("--list"));
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
+    let told = host.verify("");
+    host.assert_fails(&told, &[]);
+    assert_eq!(told.with_status("skip"), unlimited(host), "{told:?}");
+    let report = told.json();
+    let checks = report["checks"].as_array().expect("checks").iter();
+    let answered: Vec<&str> = checks.filter_map(|check| check["name"].as_str()).collect();
+    assert_eq!(answered, names, "every question is answered, in the order of the list");
+}
+
+fn an_interrupt_leaves_nothing(host: &Host<'_>) {
+    let mut verify = Background::start(host.command("").stdout(Stdio::null()));
+    wait::until("a container of the run", || {
+        let own = host.daemon.docker.run("ps -aq --filter label=dockerd-rootless.verify");
+        (!own.is_empty()).then_some(())
+    });
+    assert_eq!(verify.end_by(Signal::SIGINT).code(), Some(130));
+}
+
+#[test]
+fn a_daemon_proves_itself_and_keeps_all_that_is_the_users() {
+    let user = TestUser::new();
+    let mut host = Host::new(&user, Launcher::Run, &[]);
+    host.fill();
+    let before = host.belongings();
+    let parts = [
+        ("all is good", all_is_good as fn(&Host<'_>)),
+        ("an interrupt leaves nothing", an_interrupt_leaves_nothing),
+    ];
+    for (what, part) in parts {
+        let began = Instant::now();
+        part(&host);
+        eprintln!("{what}: {:?}", began.elapsed());
+        assert_eq!(host.belongings(), before, "{what}");
+    }
+    assert_eq!(host.daemon.stop().code(), Some(0));
+    let told = host.verify("");
+    assert_eq!(told.code, Some(3), "{told:?}");
+    assert!(told.stderr.contains("no daemon listens"), "{told:?}");
+    assert_nothing_left(&user);
+}
+
+#[test]
+fn each_fault_of_a_daemon_fails_the_questions_that_it_concerns() {
+    let user = TestUser::new();
+    let host = Host::new(
+        &user,
+        Launcher::RunExec,
+        &[
+            ("DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER", "slirp4netns"),
+            ("DOCKERD_ROOTLESS_ROOTLESSKIT_MTU", "1500"),
+        ],
+    );
+    let told = host.verify("");
+    host.assert_fails(&told, &[]);
+    assert_eq!(told.check("mtu")["answer"], "container eth0 1500, outside tap0 1500");
+
+    host.signal("slirp4netns", Signal::SIGKILL);
+    let told = host.verify("");
+    host.assert_fails(&told, &["outside", "speed", "tcp4", "tcp6", "udp"]);
+
+    host.signal("dockerd", Signal::SIGSTOP);
+    let began = Instant::now();
+    let told = host.verify("");
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.stderr.contains("does not answer"), "{told:?}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
