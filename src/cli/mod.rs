@@ -139,6 +139,10 @@ checked). Exit code 4 if a check fails, else 0.")]
         request: Request,
     },
     /// Answer what a running daemon can do, by trying it in containers
+    #[command(after_help = "\
+Makes its own image and needs no registry. Everything it makes is removed at the end, and nothing\n\
+of yours is changed. Each answer of the daemon may take 20 s. Exit code 0 if all is good, 1 if an\n\
+answer is bad or something is left, 3 if no rootless daemon of yours runs.")]
     Verify(verify::VerifyOptions),
     /// Install and start the systemd user service
     #[command(after_help = "\
@@ -247,7 +251,10 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
             let colored = messages.colored(environment, &io::stdout());
             check::run(environment, &options, &Request { level, ..request }, colored)
         }
-        Command::Verify(options) => verify::run(environment, &options),
+        Command::Verify(options) => {
+            let colored = messages.colored(environment, &io::stdout());
+            verify::run(environment, &options, colored)
+        }
         Command::Install(options) => install::run(environment, &called, &options),
         Command::Upgrade(options) => upgrade::run(environment, &called, &options),
         Command::Uninstall(options) => uninstall::run(environment, &called, &options),

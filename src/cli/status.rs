@@ -86,7 +86,7 @@ pub fn run(
 }
 
 /// Finds a daemon that has no supervisor: of `run --exec`, or of upstream's script.
-fn find_unsupervised(environment: &Environment, runtime_dir: &Path) -> Option<Status> {
+pub(super) fn find_unsupervised(environment: &Environment, runtime_dir: &Path) -> Option<Status> {
     if supervise::read_status(&places::run_dir(runtime_dir)).is_some() {
         return None;
     }

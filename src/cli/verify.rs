@@ -1,40 +1,46 @@
 //! `verify`: proves the daemon that runs.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cli::output::{Format, print};
+use crate::cli::output::{self, Format, one_line, paint, plural, wrap};
 use crate::cli::sources::layers;
+use crate::cli::status::find_unsupervised;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::places;
+use crate::facts::{look, places};
 use crate::plan;
-use crate::settings::{Choice, PortDriver, Settings};
+use crate::settings::Settings;
 use crate::supervise;
-use crate::verify;
-use crate::verify::{CHECKS, Check, Lie, Row, Status};
+use crate::sys::{processes, terminal};
+use crate::verify::{self, CHECKS, Check, Daemon, Event, Launch, Lie, Row, SURVIVAL, Status};
 
 /// The words of the command line that are a container's.
 pub const PROBE: &str = "verify-probe";
+
+/// The word, the mark and the color of each status, in their order.
+const STATUSES: [(&str, &str, u8); 4] =
+    [("pass", "✓", 32), ("FAIL", "✗", 31), ("skip", "-", 36), ("info", "i", 34)];
 
 #[derive(clap::Args)]
 pub struct VerifyOptions {
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// Answer only these questions
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    /// Answer only these questions, separated by commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Leave these questions out
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    /// Answer all but these questions, separated by commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     skip: Vec<String>,
     /// How many forms of image to try
     #[arg(long, value_enum, value_name = "WHICH", default_value = "core")]
     images: Images,
+    /// Also kill dockerd, and see whether containers live on; not while it would harm your own
+    #[arg(long)]
+    disruptive: bool,
     /// Serve images that are wrong in this way, to see that it is noticed
     #[arg(long, hide = true, value_name = "HOW", value_parser = Lie::parse)]
     lie: Option<Lie>,
@@ -51,126 +57,227 @@ enum Images {
 }
 
 /// Answers the questions.
-pub fn run(environment: &Environment, options: &VerifyOptions) -> Result<Exit, Error> {
-    let names = selected(options)?;
+pub fn run(
+    environment: &Environment,
+    options: &VerifyOptions,
+    colored: bool,
+) -> Result<Exit, Error> {
+    let checks = selected(options)?;
     if options.list {
-        let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
-        let chosen = CHECKS.iter().filter(|check| names.contains(&check.name));
-        let line = |check: &Check| format!("{:width$}  {}\n", check.name, check.question);
-        return print(chosen.map(line).collect::<String>()).map(|()| Exit::Good);
+        let line = |check: &&Check| format!("{:21} {}\n", check.name, check.question);
+        let row = |check: &&Check| json!({"name": check.name, "group": check.group, "question": check.question});
+        let object = json!({"checks": checks.iter().map(row).collect::<Vec<_>>()});
+        let text: String = checks.iter().map(line).collect();
+        return output::tell(options.format, object, text).map(|()| Exit::Good);
     }
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
-    let settings = Settings::resolve(&layers(environment, &[])?)?;
-    let request = verify::Request {
-        socket: socket(environment).unwrap_or_else(|| places::api_socket(runtime_dir)),
-        scratch: environment.absolute("HOME").unwrap_or_default(),
-        host_loopback: settings.host_loopback.value,
-        ipv6_ports: !is_slirp4netns(runtime_dir, &settings),
-        state_dir: state_dir(environment, &settings, runtime_dir),
-        lie: options.lie,
-        names,
-    };
-    let mut rows = Vec::new();
-    let mut daemon = None;
-    let is_text = options.format == Format::Text;
-    let width = request.names.iter().map(|name| name.len()).max().unwrap_or_default();
-    let exit = verify::run(
-        &request,
-        |found| {
-            if is_text {
-                let _ = print(format!(
-                    "dockerd {} ({}, {} image store)\n",
-                    found.version, found.storage_driver, found.image_store
-                ));
-            }
-            daemon = Some(json!({
-                "version": found.version,
-                "storage_driver": found.storage_driver,
-                "image_store": found.image_store,
-            }));
-        },
-        |row| {
-            if is_text {
-                let _ = print(text(&row, width));
-            }
-            rows.push(row);
-        },
-    )?;
-    let count = |status| rows.iter().filter(|row| row.status == status).count();
-    let counts = [Status::Pass, Status::Fail, Status::Skip, Status::Info].map(count);
-    match options.format {
-        Format::Json => print(json!({"daemon": daemon, "checks": rows}).to_string())?,
-        Format::Text => {
-            let [pass, fail, skip, info] = counts;
-            print(format!(
-                "{pass} passed, {fail} failed, {skip} skipped, {info} for information\n"
-            ))?;
-        }
+    let socket = socket(environment, runtime_dir)?;
+    let is_own = socket == places::api_socket(runtime_dir);
+    let launch = launch(environment, runtime_dir, &socket);
+    let is_supervised = launch.as_ref().is_some_and(|launch| launch.run_dir.is_some());
+    if options.disruptive && !is_supervised {
+        let what = "`--disruptive` kills dockerd, and no supervisor would start it again";
+        return Err(Error::new(Exit::NotRunning, what).hint("dockerd-rootless status"));
     }
+    let request = verify::Request {
+        socket,
+        scratch: environment.absolute("HOME").unwrap_or_default(),
+        launch,
+        state_dir: state_dir(environment, runtime_dir, is_own),
+        lie: options.lie,
+        names: checks.iter().map(|check| check.name).collect(),
+    };
+    let mut screen = Screen {
+        is_text: options.format == Format::Text,
+        colored,
+        width: terminal::width(),
+        ..Screen::default()
+    };
+    let exit = verify::run(&request, |event| screen.show(event))?;
+    output::tell(options.format, screen.object(), screen.end())?;
     Ok(exit)
 }
 
-fn text(row: &Row, width: usize) -> String {
-    let word = match row.status {
-        Status::Pass => "pass",
-        Status::Info => "info",
-        Status::Skip => "skip",
-        Status::Fail => "FAIL",
-    };
-    let mut text = format!("{word}  {:width$}  {}\n", row.name, row.answer);
-    let more = [("expected", &row.expected), ("dockerd says", &row.said), ("next", &row.next)];
-    for (label, value) in more.iter().filter(|_| row.status == Status::Fail) {
-        if let Some(value) = value {
-            text += &format!("      {label}: {value}\n");
+/// What is shown while the questions are answered.
+#[derive(Default)]
+struct Screen {
+    is_text: bool,
+    colored: bool,
+    /// The terminal's width; plain lines without one.
+    width: Option<usize>,
+    daemon: Option<Daemon>,
+    /// The group whose heading was shown last.
+    group: &'static str,
+    rows: Vec<Row>,
+}
+
+impl Screen {
+    fn show(&mut self, event: Event) {
+        let text = match event {
+            Event::Found(daemon) => {
+                let Daemon { version, storage_driver, image_store } = &daemon;
+                let text =
+                    format!("dockerd {version} ({storage_driver}, {image_store} image store)\n");
+                self.daemon = Some(daemon);
+                text
+            }
+            Event::Asked(check) => self.question(check),
+            Event::Answered(row) => {
+                let text = self.row(&row);
+                self.rows.push(row);
+                text
+            }
+        };
+        if self.is_text {
+            // What is read by no one any more is cleaned up all the same.
+            let _ = output::print(text);
         }
     }
-    text
+
+    /// Renders a question in a line that its answer overwrites.
+    fn question(&self, check: &Check) -> String {
+        let Some(width) = self.width else { return String::new() };
+        let question: String = check.question.chars().take(width.saturating_sub(4)).collect();
+        format!("\r\u{1b}[K  {question}")
+    }
+
+    fn row(&mut self, row: &Row) -> String {
+        let (word, mark, color) = STATUSES[row.status as usize];
+        let mark = if self.width.is_some() { mark } else { word };
+        let head = format!("{mark}  {:20}  ", row.name);
+        let answer = one_line(&row.answer);
+        let text = match self.width {
+            None => format!("{head}{answer}\n"),
+            Some(width) => {
+                let group = std::mem::replace(&mut self.group, check_of(row).group);
+                let heading = if group == self.group { "" } else { &format!("{}\n", self.group) };
+                format!("\r\u{1b}[K{heading}{}", wrap(&head, 25, &answer, width))
+            }
+        };
+        if self.colored { paint(&text, mark, color) } else { text }
+    }
+
+    /// Renders the problems with the next steps, and the summary.
+    fn end(&self) -> String {
+        let mut text = String::from(if self.width.is_some() { "\r\u{1b}[K" } else { "" });
+        for row in self.rows.iter().filter(|row| row.status == Status::Fail) {
+            let check = check_of(row);
+            text += &format!("\n{}: {}\n", row.name, check.question);
+            let expected = row.expected.as_deref().unwrap_or_default();
+            let said = row.said.as_deref().unwrap_or_default();
+            let parts = [("expected:", expected), ("came:", &row.answer), ("dockerd says:", said)];
+            for (label, value) in parts.iter().filter(|(_, value)| !value.is_empty()) {
+                let head = format!("  {label:14}");
+                text += &wrap(&head, 16, &one_line(value), self.width.unwrap_or(usize::MAX));
+            }
+            // A command is pasted: it is never broken.
+            text += &format!("  {:14}{}\n", "next:", check.next);
+        }
+        let [pass, fail, skip, info] = self.counts();
+        let counted = plural(self.rows.len(), "question");
+        text + &format!(
+            "\n{counted}: {pass} passed, {fail} failed, {skip} skipped, {info} for information\n"
+        )
+    }
+
+    fn counts(&self) -> [usize; 4] {
+        [Status::Pass, Status::Fail, Status::Skip, Status::Info]
+            .map(|status| self.rows.iter().filter(|row| row.status == status).count())
+    }
+
+    fn object(&self) -> Value {
+        let row = |row: &Row| {
+            let mut object = json!(row);
+            let check = check_of(row);
+            (object["group"], object["question"]) = (json!(check.group), json!(check.question));
+            if row.status == Status::Fail {
+                object["next"] = json!(check.next);
+            }
+            object
+        };
+        let [pass, fail, skip, info] = self.counts();
+        json!({
+            "daemon": self.daemon,
+            "checks": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "counts": {"pass": pass, "fail": fail, "skip": skip, "info": info},
+        })
+    }
+}
+
+/// Returns the question that a row answers.
+fn check_of(row: &Row) -> &'static Check {
+    CHECKS.iter().find(|check| check.name == row.name).unwrap_or(&CHECKS[0])
 }
 
 /// Returns the questions that are asked for.
-fn selected(options: &VerifyOptions) -> Result<Vec<&'static str>, Error> {
-    let known: BTreeSet<&str> = CHECKS.iter().map(|check| check.name).collect();
-    if let Some(unknown) =
-        options.only.iter().chain(&options.skip).find(|name| !known.contains(name.as_str()))
-    {
-        let what = format!("no question is called `{unknown}`");
-        return Err(Error::new(Exit::Usage, what).hint("dockerd-rootless verify --list"));
+fn selected(options: &VerifyOptions) -> Result<Vec<&'static Check>, Error> {
+    let VerifyOptions { only, skip, .. } = options;
+    for name in only.iter().chain(skip) {
+        let near =
+            CHECKS.iter().map(|check| (strsim::damerau_levenshtein(check.name, name), check.name));
+        let hint = match near.min() {
+            Some((0, _)) => continue,
+            Some((1..=3, near)) => format!("dockerd-rootless verify --only {near}"),
+            _ => "dockerd-rootless verify --list".to_owned(),
+        };
+        return Err(Error::new(Exit::Usage, format!("no question is called `{name}`")).hint(hint));
     }
-    let is_extra = |check: &&Check| options.images == Images::All || !check.is_extra();
-    let is_offered = |check: &&Check| !options.only.is_empty() || is_extra(check);
-    let is_selected = |name: &&str| {
-        (options.only.is_empty() || options.only.iter().any(|only| only == name))
-            && !options.skip.iter().any(|skip| skip == name)
+    if !options.disruptive && only.iter().any(|name| name == SURVIVAL) {
+        let what = format!("`{SURVIVAL}` kills dockerd, and needs `--disruptive`");
+        let hint = format!("dockerd-rootless verify --only {SURVIVAL} --disruptive");
+        return Err(Error::new(Exit::Usage, what).hint(hint));
+    }
+    let is_in = |names: &[String], check: &Check| names.iter().any(|name| name == check.name);
+    let is_selected = |check: &&Check| {
+        let is_extra = check.is_extra() && options.images == Images::Core;
+        let is_offered = !is_extra && (options.disruptive || check.name != SURVIVAL);
+        !is_in(skip, check) && (is_in(only, check) || only.is_empty() && is_offered)
     };
-    Ok(CHECKS.iter().filter(is_offered).map(|check| check.name).filter(is_selected).collect())
+    Ok(CHECKS.iter().filter(is_selected).collect())
 }
 
-/// Returns the socket that DOCKER_HOST names.
-fn socket(environment: &Environment) -> Option<PathBuf> {
-    let host = environment.get("DOCKER_HOST")?.to_str()?;
-    host.strip_prefix("unix://").map(PathBuf::from)
+/// Returns the socket that DOCKER_HOST names, else the own daemon's.
+fn socket(environment: &Environment, runtime_dir: &Path) -> Result<PathBuf, Error> {
+    let Some(host) = environment.get("DOCKER_HOST").filter(|host| !host.is_empty()) else {
+        return Ok(places::api_socket(runtime_dir));
+    };
+    let path = host.to_str().and_then(|host| host.strip_prefix("unix://")).map(PathBuf::from);
+    path.ok_or_else(|| {
+        let what = format!(
+            "`DOCKER_HOST` is `{}`, no socket of this host: nothing is tried there",
+            host.display()
+        );
+        Error::new(Exit::NotRunning, what).hint("env -u DOCKER_HOST dockerd-rootless verify")
+    })
 }
 
-/// Says whether slirp4netns publishes ports: for the supervisor's daemon, else by the settings.
-fn is_slirp4netns(runtime_dir: &Path, settings: &Settings) -> bool {
-    let by_settings = settings.port_driver.value == Choice::Fixed(PortDriver::Slirp4netns);
-    let status = supervise::read_status(&places::run_dir(runtime_dir));
-    status.map_or(by_settings, |status| status.port_driver == "slirp4netns")
+/// Finds out how the daemon at `socket` was launched, if it is ours.
+fn launch(environment: &Environment, runtime_dir: &Path, socket: &Path) -> Option<Launch> {
+    let run_dir = places::run_dir(runtime_dir);
+    let supervised = supervise::read_status(&run_dir);
+    let is_supervised = supervised.is_some();
+    let status = supervised.or_else(|| find_unsupervised(environment, runtime_dir))?;
+    let words = processes::words(status.rootlesskit?);
+    let text = |word: &OsString| word.to_string_lossy().into_owned();
+    (status.socket.as_deref() == Some(socket)).then(|| Launch {
+        words: words.iter().map(text).collect(),
+        run_dir: is_supervised.then_some(run_dir),
+    })
 }
 
-/// Returns the state directory of our own daemon, unless DOCKER_HOST names another one.
+/// Returns the state directory of the daemon, if that is our own.
 fn state_dir(
     environment: &Environment,
-    settings: &Settings,
     runtime_dir: &Path,
+    is_own: bool,
 ) -> Result<PathBuf, String> {
-    match environment.get("DOCKER_HOST") {
-        Some(host) if host != places::unix_url(&places::api_socket(runtime_dir)) => {
-            Err(format!("it is not your own daemon: DOCKER_HOST is `{}`", host.display()))
-        }
-        _ => Ok(places::state_dir(settings, None, runtime_dir)),
+    if !is_own {
+        return Err("DOCKER_HOST names another daemon than your own".to_owned());
     }
+    let settings = layers(environment, &[]).and_then(|layers| Settings::resolve(&layers));
+    let settings = settings.map_err(|error| error.render())?;
+    Ok(places::state_dir(&settings, None, runtime_dir))
 }
 
 /// Does what a container of `verify` is asked for.

@@ -54,7 +54,7 @@ use machine::{Death, Effect, Event, Machine, State, Then, Why};
 pub use machine::{How, Notice, Verdict};
 use progress::Silence;
 pub use run_dir::{DATA_LOCK, RunDir, lock_data_root, read_status};
-pub use snapshot::{Status, newer_programs, wait_until_ready};
+pub use snapshot::{DOCKERD, Status, newer_programs, wait_until_ready};
 use tasks::Tasks;
 
 /// A daemon that did well for so long and dies has a failure of its own, not the last one again.

@@ -307,6 +307,6 @@ impl Supervisor<'_> {
 /// Says whether a client is connected to the process `pid` through the socket at `path`. Unknown
 /// counts as yes.
 fn has_clients(pid: u32, process: &OwnedFd, path: &Path) -> bool {
-    let accepted = unix_sockets::accepted(pid, process, path);
+    let accepted = unix_sockets::accepted(pid, process, path, &[]);
     accepted.is_none_or(|count| count > health::own_connections())
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::AcceptConn;
+use nix::sys::socket::sockopt::{AcceptConn, PeerCredentials};
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
     UnixAddr, getsockname, getsockopt, recvmsg, sendmsg, socket,
@@ -57,8 +57,9 @@ pub fn listens(table: &[u8], path: &Path) -> bool {
 /// Counts the clients that are still there and that the process `pid`, of which `process` is a
 /// pidfd, has accepted at `path`. One that has gone does not count, though the server may keep its
 /// end: dockerd 20.10 does so for minutes after an attached `docker run`. `None` where we may not
-/// look: kernels before 5.6, and `kernel.yama.ptrace_scope=3`.
-pub fn accepted(pid: u32, process: &OwnedFd, path: &Path) -> Option<usize> {
+/// look: kernels before 5.6, and `kernel.yama.ptrace_scope=3`. Connections that the processes
+/// `except` have made do not count.
+pub fn accepted(pid: u32, process: &OwnedFd, path: &Path, except: &[u32]) -> Option<usize> {
     let mut count = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
         let what = fs::read_link(entry.path()).unwrap_or_default();
@@ -68,7 +69,7 @@ pub fn accepted(pid: u32, process: &OwnedFd, path: &Path) -> Option<usize> {
         let number = entry.file_name().to_str()?.parse().ok()?;
         match copy_of(process, number) {
             Ok(socket) if serves_at(&socket, path) && !has(&socket, PollFlags::POLLHUP) => {
-                count += 1
+                count += usize::from(!except.contains(&client(&socket)));
             }
             // It may be closed meanwhile.
             Ok(_) | Err(Errno::EBADF) => {}
@@ -122,6 +123,12 @@ fn serves_at(socket: &OwnedFd, path: &Path) -> bool {
         && getsockopt(socket, AcceptConn) == Ok(false)
 }
 
+/// Returns the PID of the process that made the connection, 0 if that is unknown.
+fn client(socket: &OwnedFd) -> u32 {
+    let credentials = getsockopt(socket, PeerCredentials);
+    credentials.map_or(0, |client| client.pid().unsigned_abs())
+}
+
 /// Says whether poll(2) reports `event` of a socket now.
 fn has(socket: &OwnedFd, event: PollFlags) -> bool {
     let mut polled = [PollFd::new(socket.as_fd(), event)];
@@ -154,7 +161,8 @@ mod tests {
         let process = processes::read(own).expect("this process").identity;
         let process = processes::open(process).expect("a pidfd");
         let expect = |count: usize, when: &str| {
-            assert_eq!(accepted(own, &process, &path), Some(count), "{when}");
+            assert_eq!(accepted(own, &process, &path, &[]), Some(count), "{when}");
+            assert_eq!(accepted(own, &process, &path, &[own]), Some(0), "{when}, by us");
         };
         let listeners = [OwnedFd::from(listener.try_clone().expect("a copy"))];
         let waits = || has_waiting(&listeners);

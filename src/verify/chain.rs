@@ -243,7 +243,7 @@ fn reversed(bytes: &[u8], word: &str) -> Vec<u8> {
 }
 
 fn packing(error: io::Error) -> Failure {
-    Failure { asked: "build an image".to_owned(), said: error.to_string() }
+    Failure::own("build an image", &error)
 }
 
 fn short(digest: &str) -> &str {
@@ -346,8 +346,7 @@ impl Chain {
             return Ok(Row::pass("pull", answer));
         }
         let answer = format!("refused: {}", refused.join(", "));
-        let next = "dockerd-rootless verify --images=all";
-        Ok(Row::fail("pull", answer, format!("all {count} forms")).said(said).next(next))
+        Ok(Row::fail("pull", answer, format!("all {count} forms")).said(said))
     }
 
     /// Pushes an image that came from here, but without the blobs that are its own.

@@ -1,6 +1,6 @@
 //! Asks a daemon through its API: what `docker` asks, without that program.
 
-use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,10 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
+
+use crate::verify::probe::plain;
 
 /// What the daemon, or the way to it, refused.
 #[derive(Clone, Debug)]
@@ -19,28 +22,38 @@ pub struct Failure {
     pub asked: String,
     /// The daemon's own words.
     pub said: String,
+    pub fault: Fault,
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "cannot {}: {}", self.asked, self.said)
+/// How an answer fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Refused(StatusCode),
+    /// It did not come in time.
+    Late,
+    /// It did not come at all.
+    Lost,
+}
+
+impl Failure {
+    /// Reports what this host, not the daemon, does not do.
+    pub fn own(asked: &str, error: &io::Error) -> Self {
+        Self { asked: asked.to_owned(), said: plain(error), fault: Fault::Lost }
     }
 }
 
-impl std::error::Error for Failure {}
-
 /// A daemon.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Engine {
     socket: PathBuf,
     /// How long one answer may take.
     patience: Duration,
+    /// Whether to ask no more.
+    stops: watch::Sender<bool>,
 }
 
-/// What a container printed and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How a container ended, and what it printed.
 pub struct Ran {
-    pub id: String,
     pub code: i64,
     pub is_oom_killed: bool,
     pub stdout: String,
@@ -50,7 +63,22 @@ pub struct Ran {
 impl Engine {
     /// Names the daemon that listens at `socket`.
     pub fn new(socket: &Path, patience: Duration) -> Self {
-        Self { socket: socket.to_owned(), patience }
+        Self { socket: socket.to_owned(), patience, stops: watch::Sender::new(false) }
+    }
+
+    /// Names the same daemon, which has so long for each answer now.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self::new(&self.socket, patience)
+    }
+
+    /// Ends what only waits and reads, and refuses all that is asked from now on. What the daemon
+    /// makes at the moment is made to the end, or it would appear when all else is removed.
+    pub fn stop(&self) {
+        self.stops.send_replace(true);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        *self.stops.borrow()
     }
 
     /// Gets `path`, such as `/info`.
@@ -68,10 +96,9 @@ impl Engine {
 
     /// Deletes `path`. What is gone already is no failure.
     pub async fn delete(&self, asked: &str, path: &str) -> Result<(), Failure> {
-        match self.exchange(Method::DELETE, path, None, Bytes::new()).await {
-            Ok((status, _)) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
-            Ok((_, body)) => Err(Failure { asked: asked.to_owned(), said: message(&body) }),
-            Err(said) => Err(Failure { asked: asked.to_owned(), said }),
+        match self.send(asked, Method::DELETE, path, None, Bytes::new()).await {
+            Ok(_) | Err(Failure { fault: Fault::Refused(StatusCode::NOT_FOUND), .. }) => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -102,48 +129,21 @@ impl Engine {
 
     /// Says whether there is something at `path`.
     pub async fn has(&self, path: &str) -> Result<bool, Failure> {
-        let failure = |said| Failure { asked: format!("get {path}"), said };
-        match self.exchange(Method::GET, path, None, Bytes::new()).await.map_err(failure)? {
-            (status, _) if status.is_success() => Ok(true),
-            (StatusCode::NOT_FOUND, _) => Ok(false),
-            (_, body) => Err(failure(message(&body))),
+        match self.get(&format!("get {path}"), path).await {
+            Ok(_) => Ok(true),
+            Err(Failure { fault: Fault::Refused(StatusCode::NOT_FOUND), .. }) => Ok(false),
+            Err(failure) => Err(failure),
         }
     }
 
     /// Creates and starts a container, waits until it has ended, and reads what it printed.
     pub async fn run(&self, name: &str, spec: &Value) -> Result<Ran, Failure> {
         let id = self.start(name, spec).await?;
-        self.finish(&id).await
-    }
-
-    /// Creates and starts a container.
-    pub async fn start(&self, name: &str, spec: &Value) -> Result<String, Failure> {
-        let created = self
-            .post(
-                &format!("create the container `{name}`"),
-                &format!("/containers/create?name={name}"),
-                spec,
-            )
-            .await?;
-        let id = created["Id"].as_str().unwrap_or(name).to_owned();
-        self.post(
-            &format!("start the container `{name}`"),
-            &format!("/containers/{id}/start"),
-            &json!({}),
-        )
-        .await?;
-        Ok(id)
-    }
-
-    /// Waits until a container has ended, and reads what it printed.
-    pub async fn finish(&self, id: &str) -> Result<Ran, Failure> {
-        let waited = self
-            .post("wait for the container", &format!("/containers/{id}/wait"), &json!({}))
-            .await?;
-        let state = self.get("inspect the container", &format!("/containers/{id}/json")).await?;
-        let (stdout, stderr) = self.logs(id).await?;
+        let path = format!("/containers/{id}/wait");
+        let waited = self.post(&format!("wait for `{name}`"), &path, &json!({})).await?;
+        let state = self.inspect(&id).await?;
+        let (stdout, stderr) = self.logs(&id).await?;
         Ok(Ran {
-            id: id.to_owned(),
             code: waited["StatusCode"].as_i64().unwrap_or(-1),
             is_oom_killed: state["State"]["OOMKilled"] == true,
             stdout,
@@ -151,12 +151,26 @@ impl Engine {
         })
     }
 
+    /// Creates and starts a container, and returns its ID.
+    pub async fn start(&self, name: &str, spec: &Value) -> Result<String, Failure> {
+        let path = format!("/containers/create?name={name}");
+        let created = self.post(&format!("create the container `{name}`"), &path, spec).await?;
+        let id = created["Id"].as_str().unwrap_or(name).to_owned();
+        let path = format!("/containers/{id}/start");
+        self.post(&format!("start the container `{name}`"), &path, &json!({})).await?;
+        Ok(id)
+    }
+
+    /// Inspects a container.
+    pub async fn inspect(&self, id: &str) -> Result<Value, Failure> {
+        self.get("inspect the container", &format!("/containers/{id}/json")).await
+    }
+
     /// Reads what a container has printed on its two outputs.
     pub async fn logs(&self, id: &str) -> Result<(String, String), Failure> {
         let path = format!("/containers/{id}/logs?stdout=1&stderr=1");
-        let bytes =
-            self.send("read the container's log", Method::GET, &path, None, Bytes::new()).await?;
-        Ok(outputs(&bytes))
+        let asked = "read the container's log";
+        self.send(asked, Method::GET, &path, None, Bytes::new()).await.map(|bytes| outputs(&bytes))
     }
 
     /// Posts what takes a while; the daemon tells of its progress, and of a failure among it.
@@ -168,10 +182,9 @@ impl Engine {
         body: Bytes,
     ) -> Result<(), Failure> {
         let bytes = self.send(asked, Method::POST, path, header, body).await?;
-        match fault(&bytes) {
-            None => Ok(()),
-            Some(said) => Err(Failure { asked: asked.to_owned(), said }),
-        }
+        let fault = Fault::Refused(StatusCode::OK);
+        let refused = |said| Err(Failure { asked: asked.to_owned(), said, fault });
+        refusal(&bytes).map_or(Ok(()), refused)
     }
 
     async fn send(
@@ -182,41 +195,42 @@ impl Engine {
         header: Option<(&str, &str)>,
         body: Bytes,
     ) -> Result<Bytes, Failure> {
-        match self.exchange(method, path, header, body).await {
-            Ok((status, body)) if status.is_success() => Ok(body),
-            Ok((_, body)) => Err(Failure { asked: asked.to_owned(), said: message(&body) }),
-            Err(said) => Err(Failure { asked: asked.to_owned(), said }),
+        let request = Request::builder().method(&method).uri(path).header("Host", "docker");
+        let request =
+            header.into_iter().fold(request, |all, (name, value)| all.header(name, value));
+        let failure = |said, fault| Failure { asked: asked.to_owned(), said, fault };
+        let request = request.body(Full::new(body));
+        let request = request.map_err(|error| failure(error.to_string(), Fault::Lost))?;
+        let only_waits = method == Method::GET || path.ends_with("/wait");
+        let mut stops = self.stops.subscribe();
+        let answered = tokio::select! {
+            biased;
+            _ = stops.wait_for(|stops| *stops), if only_waits || self.is_stopped() => {
+                return Err(failure("it was interrupted".to_owned(), Fault::Lost));
+            }
+            answered = timeout(self.patience, self.exchange(request)) => answered,
+        };
+        match answered {
+            Ok(Ok((status, body))) if status.is_success() => Ok(body),
+            Ok(Ok((status, body))) => Err(failure(message(&body), Fault::Refused(status))),
+            Ok(Err(said)) => Err(failure(said, Fault::Lost)),
+            Err(_) => {
+                let said = format!("no answer within {} s", self.patience.as_secs());
+                Err(failure(said, Fault::Late))
+            }
         }
     }
 
     /// Makes one request on a connection of its own.
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        header: Option<(&str, &str)>,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), String> {
-        let exchange = async {
-            let stream =
-                UnixStream::connect(&self.socket).await.map_err(|error| error.to_string())?;
-            let text = |error: hyper::Error| error.to_string();
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-            let driver = tokio::spawn(connection);
-            let mut request = Request::builder().method(method).uri(path).header("Host", "docker");
-            if let Some((name, value)) = header {
-                request = request.header(name, value);
-            }
-            let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
-            let answer = sender.send_request(request).await.map_err(text)?;
-            let status = answer.status();
-            let body = answer.into_body().collect().await.map_err(text)?.to_bytes();
-            driver.abort();
-            Ok((status, body))
-        };
-        let late = || format!("no answer within {} s", self.patience.as_secs());
-        timeout(self.patience, exchange).await.map_err(|_| late())?
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| error.to_string())?;
+        let text = |error: hyper::Error| error.to_string();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(text)?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await.map_err(text)?.to_bytes()))
     }
 }
 
@@ -228,7 +242,7 @@ fn message(body: &[u8]) -> String {
 }
 
 /// Finds the failure in a stream of progress, which comes with status 200.
-fn fault(stream: &[u8]) -> Option<String> {
+fn refusal(stream: &[u8]) -> Option<String> {
     let lines = serde_json::Deserializer::from_slice(stream).into_iter::<Value>().flatten();
     let mut faults = lines.filter_map(|line| {
         let said = line["errorDetail"]["message"].as_str().or(line["error"].as_str())?;
@@ -275,7 +289,7 @@ mod tests {
         for (stream, expected) in
             [(good, None), (bad, Some("m")), (old, Some("manifest unknown")), ("", None)]
         {
-            assert_eq!(fault(stream.as_bytes()).as_deref(), expected, "{stream}");
+            assert_eq!(refusal(stream.as_bytes()).as_deref(), expected, "{stream}");
         }
     }
 

@@ -3,23 +3,30 @@
 mod chain;
 mod checks;
 mod engine;
+mod kill;
 pub mod listen;
 pub mod probe;
 pub mod registry;
 mod report;
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub use chain::Lie;
-pub use checks::{CHECKS, Check};
+pub use checks::{CHECKS, Check, SURVIVAL};
 pub use report::{Row, Status};
 
 use crate::error::{Error, Exit};
@@ -28,8 +35,8 @@ use crate::oci::manifest::Kind;
 use crate::oci::serve::Registry;
 use crate::sys::wait::wait_on;
 use crate::verify::chain::{Chain, Kit};
-use crate::verify::checks::Run;
-use crate::verify::engine::{Engine, Failure};
+use crate::verify::checks::{LABEL, Run};
+use crate::verify::engine::{Engine, Failure, Fault};
 use crate::verify::registry::Shared;
 
 /// How long the daemon may take to say what it is.
@@ -38,15 +45,18 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// How long one answer of the daemon may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long one answer may take while everything is removed, and all of them.
+const REMOVAL: Duration = Duration::from_secs(10);
+const WHOLE_REMOVAL: Duration = Duration::from_secs(30);
+
 /// What is asked for.
 pub struct Request {
     /// The daemon's socket.
     pub socket: PathBuf,
     /// A directory of the user's, below which a volume is made.
     pub scratch: PathBuf,
-    pub host_loopback: bool,
-    /// Whether the port driver publishes ports over IPv6.
-    pub ipv6_ports: bool,
+    /// How the daemon was launched, if it is ours.
+    pub launch: Option<Launch>,
     /// The state directory of our own daemon, or why the network of this one is not entered.
     pub state_dir: Result<PathBuf, String>,
     /// What the registry does wrong.
@@ -55,7 +65,36 @@ pub struct Request {
     pub names: Vec<&'static str>,
 }
 
+/// How a daemon of ours was launched.
+#[derive(Clone)]
+pub struct Launch {
+    /// rootlesskit's arguments.
+    pub words: Vec<String>,
+    /// The supervisor's directory, if there is a supervisor.
+    pub run_dir: Option<PathBuf>,
+}
+
+impl Launch {
+    /// Returns the value of rootlesskit's option `name`.
+    fn option(&self, name: &str) -> Option<&str> {
+        let mut values = self.words.iter().filter_map(|word| word.strip_prefix(name));
+        values.next_back().map(|value| value.trim_start_matches('='))
+    }
+
+    /// Returns the address that leads to the host's 127.0.0.1 where that is open: the second of
+    /// the network.
+    fn gateway(&self) -> Ipv4Addr {
+        let own = match self.option("--net") {
+            Some("vpnkit") => Ipv4Addr::new(192, 168, 65, 0),
+            _ => Ipv4Addr::new(10, 0, 2, 0),
+        };
+        let network = self.option("--cidr").and_then(|cidr| cidr.split('/').next()?.parse().ok());
+        Ipv4Addr::from_bits(network.unwrap_or(own).to_bits().wrapping_add(2))
+    }
+}
+
 /// The daemon that was found.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Daemon {
     pub version: String,
     /// `graph driver` or `containerd`.
@@ -63,92 +102,183 @@ pub struct Daemon {
     pub storage_driver: String,
 }
 
-/// Answers the questions. `found` gets the daemon first, and `tell` each answer as it comes.
-/// Exit 3 if no rootless daemon answers, 1 if an answer is bad.
-pub fn run(
-    request: &Request,
-    found: impl FnOnce(&Daemon),
-    mut tell: impl FnMut(Row),
-) -> Result<Exit, Error> {
-    let failed = |error: io::Error| Error::new(Exit::Failed, "cannot verify").because(&error);
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals.thread_block().map_err(|errno| failed(errno.into()))?;
+/// What happens, as it happens.
+pub enum Event {
+    Found(Daemon),
+    Asked(&'static Check),
+    Answered(Row),
+}
+
+/// Answers the questions, and hands everything that happens to `tell`. Exit 3 if no rootless daemon
+/// answers, 1 if an answer is bad or something is left, and 128 and its number after a signal.
+pub fn run(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    runtime.block_on(async {
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let fd = SignalFd::with_flags(&signals, flags).map_err(|errno| failed(errno.into()))?;
-        let signal = wait_on(fd.into()).map_err(failed)?;
-        let engine = Engine::new(&request.socket, PATIENCE);
-        let info = meet(&Engine::new(&request.socket, FIRST_ANSWER), &request.socket).await?;
-        found(&describe(&info));
-        let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
-        let scratch = Scratch::new(&request.scratch, &kit.nonce).map_err(failed)?;
-        let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
-        let name = format!("verify.localhost/{}:latest", kit.nonce);
-        let archive = build::archive_of(&image, &name).map_err(failed)?;
-        let run = Run {
-            engine,
-            info,
-            image: name,
-            chain: open(request, &kit),
-            kit,
-            scratch: scratch.0.clone(),
-            socket: request.socket.clone(),
-            host_loopback: request.host_loopback,
-            ipv6_ports: request.ipv6_ports,
-        };
-        let mut is_good = true;
-        let answers = async {
-            run.engine.load(archive).await?;
-            run.answer(&request.names, |row| {
-                is_good &= row.status != Status::Fail;
-                tell(row);
-            })
-            .await;
-            Ok::<(), Failure>(())
-        };
-        let ended = tokio::select! {
-            ended = answers => Some(ended),
-            _ = signal.readable() => None,
-        };
-        let left = run.clean_up().await;
-        for failure in &left {
-            tracing::warn!("{failure}");
+    let ended = runtime.block_on(async {
+        let signals = count_signals().map_err(failed)?;
+        tokio::select! {
+            ended = perform(request, tell, signals.clone()) => ended,
+            exit = signal(signals, 2) => Ok(exit),
         }
-        match ended {
-            None => Ok(Exit::Daemon(130)),
-            Some(Err(failure)) => Err(refused(&failure)),
-            Some(Ok(())) => Ok(if is_good && left.is_empty() { Exit::Good } else { Exit::Failed }),
-        }
-    })
+    });
+    // A lookup in a thread may take longer than anyone wants to wait.
+    runtime.shutdown_background();
+    ended
 }
 
-fn refused(failure: &Failure) -> Error {
-    Error::new(Exit::Failed, format!("cannot {}", failure.asked)).cause(failure.said.clone())
+/// Counts the signals that end us, and keeps the number of the last.
+fn count_signals() -> io::Result<watch::Receiver<(u32, u8)>> {
+    let mask = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    mask.thread_block()?;
+    let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let fd = wait_on(fd.into())?;
+    let (sender, receiver) = watch::channel((0, 0));
+    tokio::spawn(async move {
+        while let Ok(mut readable) = fd.readable().await {
+            // It begins with the number, which one byte can hold.
+            let mut info = [0; 128];
+            match nix::unistd::read(readable.get_inner(), &mut info) {
+                Ok(_) => sender.send_modify(|(count, number)| {
+                    (*count, *number) = (*count + 1, info[..4].iter().sum());
+                }),
+                Err(_) => readable.clear_ready(),
+            }
+        }
+    });
+    Ok(receiver)
 }
 
-/// Asks the daemon what it is. Only a rootless dockerd is verified.
+/// Waits for so many signals, and returns how to end then.
+async fn signal(mut signals: watch::Receiver<(u32, u8)>, count: u32) -> Exit {
+    match signals.wait_for(|(came, _)| *came >= count).await {
+        Ok(came) => Exit::Daemon(128 + came.1),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::new(Exit::Failed, "cannot verify the daemon").because(&error)
+}
+
+async fn perform(
+    request: &Request,
+    tell: impl FnMut(Event),
+    signals: watch::Receiver<(u32, u8)>,
+) -> Result<Exit, Error> {
+    let tell = RefCell::new(tell);
+    let engine = Engine::new(&request.socket, FIRST_ANSWER);
+    let info = tokio::select! {
+        info = meet(&engine, &request.socket) => info?,
+        exit = signal(signals.clone(), 1) => return Ok(exit),
+    };
+    tell.borrow_mut()(Event::Found(describe(&info)));
+    let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
+    let scratch = Scratch::new(&request.scratch, &kit.nonce).map_err(failed)?;
+    let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
+    let name = format!("verify.localhost/{}:latest", kit.nonce);
+    let archive = build::archive_of(&image, &name).map_err(failed)?;
+    let run = Run {
+        engine: engine.with_patience(PATIENCE),
+        info,
+        image: name,
+        chain: open(request, &kit),
+        kit,
+        scratch: scratch.0.clone(),
+        socket: request.socket.clone(),
+        launch: request.launch.clone(),
+    };
+    let is_good = RefCell::new(true);
+    let mut answers = pin!(async {
+        run.engine.load(archive).await?;
+        let judge = |event| {
+            if let Event::Answered(Row { status: Status::Fail, .. }) = &event {
+                is_good.replace(false);
+            }
+            tell.borrow_mut()(event);
+        };
+        run.answer(&request.names, judge).await;
+        Ok::<(), Failure>(())
+    });
+    let ended = tokio::select! {
+        ended = &mut answers => ended.map(|()| None),
+        exit = signal(signals, 1) => {
+            run.engine.stop();
+            let _ = timeout(REMOVAL, answers).await;
+            Ok(Some(exit))
+        }
+    };
+    let is_clean = clean_up(&run).await;
+    match ended {
+        Err(failure) => {
+            let what = format!("dockerd does not {}", failure.asked);
+            Err(Error::new(Exit::Failed, what).cause(failure.said).hint("dockerd-rootless status"))
+        }
+        Ok(Some(exit)) => Ok(exit),
+        Ok(None) => Ok(if is_good.take() && is_clean { Exit::Good } else { Exit::Failed }),
+    }
+}
+
+/// Removes all that the run has made, and says whether that is so.
+async fn clean_up(run: &Run) -> bool {
+    let left = timeout(WHOLE_REMOVAL, run.clean_up(REMOVAL)).await.unwrap_or_else(|_| {
+        let (asked, said) = ("remove everything".to_owned(), "it takes too long".to_owned());
+        vec![Failure { asked, said, fault: Fault::Late }]
+    });
+    for Failure { asked, said, .. } in &left {
+        tracing::warn!("dockerd does not {asked}: {said}");
+    }
+    if !left.is_empty() {
+        let filter = format!("--filter label={LABEL}={}", run.kit.nonce);
+        tracing::warn!(
+            "to remove what is left: docker rm -fv $(docker ps -aq {filter}); \
+             docker network prune -f {filter}; docker image prune -af {filter}"
+        );
+    }
+    left.is_empty()
+}
+
+/// Asks the daemon what it is. Nothing is tried but on a rootless dockerd of the user's own.
 async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
     let shown = socket.display();
-    tokio::net::UnixStream::connect(socket).await.map_err(|error| {
+    let refuse = |exit, what: String| Error::new(exit, what).hint("dockerd-rootless status");
+    let connected = timeout(FIRST_ANSWER, UnixStream::connect(socket)).await;
+    if let Ok(Err(error)) = connected {
         let what = format!("no daemon listens at `{shown}`");
-        Error::new(Exit::NotRunning, what).because(&error).hint("dockerd-rootless status")
+        return Err(refuse(Exit::NotRunning, what).because(&error));
+    }
+    let owner = fs::metadata(socket).map_err(failed)?.uid();
+    if owner != nix::unistd::geteuid().as_raw() {
+        let what = format!("`{shown}` belongs to uid {owner}, not to you: nothing is tried there");
+        return Err(refuse(Exit::NotRunning, what));
+    }
+    let info = engine.get("answer", "/info").await.map_err(|failure| {
+        let (exit, what) = match failure.fault == Fault::Late {
+            true => (Exit::Failed, format!("the daemon at `{shown}` does not answer")),
+            false => (Exit::NotRunning, format!("what listens at `{shown}` is no dockerd")),
+        };
+        refuse(exit, what).cause(failure.said)
     })?;
-    let info = engine.get("ask the daemon", "/info").await.map_err(|failure| {
-        let what = format!("the daemon at `{shown}` does not answer");
-        Error::new(Exit::Failed, what).cause(failure.said).hint("dockerd-rootless status")
-    })?;
+    match foreign(&info) {
+        None => Ok(info),
+        Some(found) => {
+            let what = format!("`{shown}` is the socket of {found}: nothing is tried there");
+            Err(refuse(Exit::NotRunning, what))
+        }
+    }
+}
+
+/// Names what is no rootless dockerd.
+fn foreign(info: &Value) -> Option<&'static str> {
     let options = info["SecurityOptions"].as_array().into_iter().flatten();
     let is_rootless =
-        options.filter_map(Value::as_str).any(|option| option.contains("name=rootless"));
-    let is_podman = info["DockerRootDir"].as_str().is_none() || info["BuildahVersion"].is_string();
-    if is_rootless && !is_podman {
-        return Ok(info);
+        options.filter_map(Value::as_str).any(|option| option.starts_with("name=rootless"));
+    if info["BuildahVersion"].is_string() {
+        Some("podman")
+    } else if info["DockerRootDir"].is_null() {
+        Some("a program that is no dockerd")
+    } else {
+        (!is_rootless).then_some("a dockerd that is not rootless")
     }
-    let found = if is_podman { "podman" } else { "a dockerd that is not rootless" };
-    let what = format!("`{shown}` is the socket of {found}: nothing is tried there");
-    Err(Error::new(Exit::NotRunning, what).hint("dockerd-rootless status"))
 }
 
 fn describe(info: &Value) -> Daemon {
@@ -201,6 +331,45 @@ impl Drop for Scratch {
         // The files in it are of other users, the directory is ours.
         if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!("`{}` is left: {error}", self.0.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_rootless_dockerd_is_no_stranger() {
+        let rootless = json!(["name=seccomp,profile=default", "name=rootless"]);
+        let dockerd = json!({"DockerRootDir": "/r", "SecurityOptions": rootless});
+        let podman =
+            json!({"DockerRootDir": "/r", "SecurityOptions": rootless, "BuildahVersion": "1.28.2"});
+        for (info, expected) in [
+            (dockerd, None),
+            (podman, Some("podman")),
+            (json!({"DockerRootDir": "/r"}), Some("a dockerd that is not rootless")),
+            (json!({"message": "hello"}), Some("a program that is no dockerd")),
+            (Value::Null, Some("a program that is no dockerd")),
+        ] {
+            assert_eq!(foreign(&info), expected, "{info}");
+        }
+    }
+
+    #[test]
+    fn the_launch_says_where_the_host_is() {
+        for (words, expected) in [
+            (&["rootlesskit", "--net=slirp4netns", "--mtu=1500"][..], "10.0.2.2"),
+            (&["--net=pasta"], "10.0.2.2"),
+            (&["--net=vpnkit"], "192.168.65.2"),
+            (&["--cidr=10.0.2.0/24", "--cidr=10.9.0.0/16"], "10.9.0.2"),
+            (&["--cidr=x"], "10.0.2.2"),
+        ] {
+            let words = words.iter().map(|word| (*word).to_owned()).collect();
+            let launch = Launch { words, run_dir: None };
+            assert_eq!(launch.gateway().to_string(), expected, "{:?}", launch.words);
         }
     }
 }

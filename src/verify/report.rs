@@ -6,13 +6,13 @@ use serde::Serialize;
 use crate::verify::engine::Failure;
 
 /// What came of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     Pass,
-    Info,
-    Skip,
     Fail,
+    Skip,
+    Info,
 }
 
 /// An answer.
@@ -22,20 +22,17 @@ pub struct Row {
     pub status: Status,
     /// The value, or what came in its place.
     pub answer: String,
-    /// What should have come.
+    /// What should have come, of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
     /// The daemon's own words.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "daemon_says", skip_serializing_if = "Option::is_none")]
     pub said: Option<String>,
-    /// The next step: a command, or a setting.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
 }
 
 impl Row {
     fn new(name: &'static str, status: Status, answer: impl Into<String>) -> Self {
-        Self { name, status, answer: answer.into(), expected: None, said: None, next: None }
+        Self { name, status, answer: answer.into(), expected: None, said: None }
     }
 
     pub fn pass(name: &'static str, answer: impl Into<String>) -> Self {
@@ -62,20 +59,12 @@ impl Row {
 
     /// Reports what the daemon refused.
     pub fn refused(name: &'static str, failure: &Failure) -> Self {
-        let answer = format!("cannot {}", failure.asked);
-        Self { said: Some(failure.said.clone()), ..Self::new(name, Status::Fail, answer) }
+        let answer = format!("dockerd does not {}", failure.asked);
+        Self::fail(name, answer, "it does").said(&failure.said)
     }
 
     /// Adds the daemon's own words.
     pub fn said(self, said: impl Into<String>) -> Self {
         Self { said: Some(said.into()), ..self }
-    }
-
-    /// Adds the next step, which only a failure needs.
-    pub fn next(mut self, next: impl Into<String>) -> Self {
-        if self.status == Status::Fail {
-            self.next = Some(next.into());
-        }
-        self
     }
 }

@@ -35,11 +35,13 @@ impl CheckStyle {
     /// Colors the first `word` of `text` for a status.
     fn paint(&self, text: String, word: &str, status: Status) -> String {
         let (.., color) = STATUSES[status as usize];
-        if !self.colored {
-            return text;
-        }
-        text.replacen(word, &format!("\u{1b}[{color}m{word}\u{1b}[0m"), 1)
+        if self.colored { paint(&text, word, color) } else { text }
     }
+}
+
+/// Colors the first `word` of `text`.
+pub fn paint(text: &str, word: &str, color: u8) -> String {
+    text.replacen(word, &format!("\u{1b}[{color}m{word}\u{1b}[0m"), 1)
 }
 
 /// Renders the report for people.
@@ -142,7 +144,8 @@ fn summary(found: &[Found], style: &CheckStyle) -> String {
     }
 }
 
-fn plural(number: usize, noun: &str) -> String {
+/// Counts things.
+pub fn plural(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
@@ -156,13 +159,13 @@ fn counts(found: &[Found]) -> [usize; 4] {
 
 /// Removes line breaks and other control characters: the text may quote programs and files of
 /// others, and neither a script nor a terminal must take that for orders.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
 /// Writes `line` behind `head` in lines of at most `width` columns, the later ones indented; longer
 /// words stay whole.
-fn wrap(head: &str, indent: usize, line: &str, width: usize) -> String {
+pub fn wrap(head: &str, indent: usize, line: &str, width: usize) -> String {
     let mut text = head.to_owned();
     let mut column = head.chars().count();
     let mut separator = "";

@@ -12,7 +12,7 @@ use crate::error::Error;
 pub use crate::sys::stdout::print;
 pub use check::{
     CheckStyle, check_list_json, check_list_text, findings_json, findings_text, fix_script,
-    setup_instructions, tool_json,
+    one_line, paint, plural, setup_instructions, tool_json, wrap,
 };
 
 /// How results are printed: text for people, or one JSON object.

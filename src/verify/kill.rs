@@ -1,0 +1,131 @@
+//! `--disruptive`: kills dockerd, and looks what becomes of a container and of the API.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::supervise::{self, DOCKERD};
+use crate::sys::processes::{self, Identity};
+use crate::sys::unix_sockets;
+use crate::sys::wait::wait_on;
+use crate::verify::checks::{LABEL, Rows, Run, SURVIVAL};
+use crate::verify::engine::Failure;
+use crate::verify::report::Row;
+
+/// How long dockerd may be away.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// How long a process may take to end after SIGKILL.
+const END: Duration = Duration::from_secs(5);
+
+/// The daemon of a supervisor of ours.
+struct Victim {
+    status: supervise::Status,
+    process: OwnedFd,
+}
+
+/// Answers the question.
+pub async fn answer(run: &Run) -> Rows {
+    let victim = match find(run) {
+        Ok(victim) => victim,
+        Err(why) => return Ok(vec![Row::skip(SURVIVAL, why)]),
+    };
+    let spec = run.spec(&["wait"], json!({}));
+    let id = run.engine.start(&run.name(SURVIVAL), &spec).await?;
+    let before = life(&run.engine.inspect(&id).await?);
+    if let Some(why) = harm(run, &victim).await? {
+        return Ok(vec![Row::skip(SURVIVAL, why)]);
+    }
+    let pid = victim.status.dockerd.unwrap_or_default();
+    tracing::warn!("dockerd (process {pid}) is killed now");
+    let failure = |error: io::Error| Failure::own("end", &error);
+    let began = Instant::now();
+    processes::signal(&victim.process, Signal::SIGKILL).map_err(failure)?;
+    let ended = wait_on(victim.process).map_err(failure)?;
+    let _ = timeout(END, ended.readable()).await;
+    while run.engine.get("come back", "/_ping").await.is_err() {
+        if began.elapsed() > AWAY {
+            let answer = format!("the API is away for more than {} s", AWAY.as_secs());
+            return Ok(vec![Row::fail(SURVIVAL, answer, "dockerd is started again")]);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let away = format!("the API was away for {:.2} s", began.elapsed().as_secs_f64());
+    let after = life(&run.engine.inspect(&id).await?);
+    let is_alive = before.1.is_some_and(processes::is_there);
+    Ok(vec![match (before == after && is_alive, victim.status.keeps_containers) {
+        (true, _) => Row::pass(SURVIVAL, format!("yes, the same processes; {away}")),
+        (false, false) => Row::info(SURVIVAL, format!("no, they stop with dockerd; {away}")),
+        (false, true) => {
+            let answer = format!("no, the container is another process or none; {away}");
+            Row::fail(SURVIVAL, answer, "the container is the same process")
+        }
+    }])
+}
+
+/// Finds dockerd, or says why none is proven to be ours.
+fn find(run: &Run) -> Result<Victim, &'static str> {
+    let run_dir = run.launch.as_ref().and_then(|launch| launch.run_dir.as_deref());
+    let status = run_dir.and_then(supervise::read_status).ok_or("no supervisor runs dockerd")?;
+    if status.state != "ready" || status.socket.as_deref() != Some(&run.socket) {
+        return Err("the supervisor says that dockerd is not ready");
+    }
+    let found = status.dockerd.and_then(processes::read).ok_or("dockerd is being replaced")?;
+    let process = processes::open(found.identity).map_err(|_| "dockerd is being replaced")?;
+    // The descriptor holds the process: what is true of its number now is true of it.
+    let own = fs::metadata(format!("/proc/{}", found.identity.pid)).map(|of| of.uid()).ok();
+    let mut parent = Some(found.parent);
+    while let Some(pid) = parent.filter(|pid| *pid > 1 && *pid != status.supervisor) {
+        parent = processes::read(pid).map(|above| above.parent);
+    }
+    match found.name == DOCKERD
+        && own == Some(geteuid().as_raw())
+        && parent == Some(status.supervisor)
+    {
+        true => Ok(Victim { status, process }),
+        false => Err("the process that the supervisor names is not below it"),
+    }
+}
+
+/// Says whom the death of dockerd would harm.
+async fn harm(run: &Run, victim: &Victim) -> Result<Option<String>, Failure> {
+    let list = run.engine.get("list the containers", "/containers/json").await?;
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let others: Vec<&Value> =
+        list.iter().filter(|one| one["Labels"][LABEL] != run.kit.nonce.as_str()).collect();
+    let count = others.len();
+    let keeps = victim.status.keeps_containers && run.info["LiveRestoreEnabled"] == true;
+    if count > 0 && !keeps {
+        return Ok(Some(format!("{count} of your containers run, and would stop with dockerd")));
+    }
+    if others.iter().any(|one| one["State"] != "running") {
+        return Ok(Some("a container of yours is paused or restarts".to_owned()));
+    }
+    let pid = victim.status.dockerd.unwrap_or_default();
+    let own = [victim.status.supervisor, std::process::id()];
+    let clients = unix_sockets::accepted(pid, &victim.process, &run.socket, &own);
+    Ok(match clients {
+        Some(0) => {
+            if count > 0 {
+                tracing::warn!("{count} of your containers run: dockerd keeps them over a restart");
+            }
+            None
+        }
+        Some(_) => Some("a client is connected to dockerd, and would lose its work".to_owned()),
+        None => Some("whether clients are connected to dockerd is unknown".to_owned()),
+    })
+}
+
+/// Returns what says that a container is still the same one.
+fn life(inspected: &Value) -> (Value, Option<Identity>) {
+    let pid = inspected["State"]["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let process = pid.and_then(processes::read).map(|process| process.identity);
+    (inspected["State"]["StartedAt"].clone(), process)
+}
