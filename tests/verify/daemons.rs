@@ -103,7 +103,10 @@ fn all_is_good(host: &Host<'_>) {
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
     let told = host.verify("");
     host.assert_fails(&told, &[]);
-    assert_eq!(told.with_status("skip"), unlimited(host), "{told:?}");
+    let mut skipped = told.with_status("skip");
+    // A host without a name server, or whose sysctl keeps users from ping, answers neither.
+    skipped.retain(|name| !["dns", "ping"].contains(&&**name));
+    assert_eq!(skipped, unlimited(host), "{told:?}");
     let report = told.json();
     let checks = report["checks"].as_array().expect("checks").iter();
     let answered: Vec<&str> = checks.filter_map(|check| check["name"].as_str()).collect();
@@ -159,7 +162,7 @@ fn each_fault_of_a_daemon_fails_the_questions_that_it_concerns() {
 
     host.signal("slirp4netns", Signal::SIGKILL);
     let told = host.verify("");
-    host.assert_fails(&told, &["outside", "speed", "tcp4", "tcp6", "udp"]);
+    host.assert_fails(&told, &["outside", "speed", "localhost", "tcp4", "tcp6", "udp"]);
 
     host.signal("dockerd", Signal::SIGSTOP);
     let began = Instant::now();
