@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
-use serde_json::{Value, json};
+use serde_json::json;
 use tar::{EntryType, Header};
 
 use crate::oci::manifest::{
@@ -84,25 +84,11 @@ pub struct Image {
 
 impl Image {
     /// Builds the manifest of an image with this config, which may be any bytes.
-    pub fn new(
-        kind: Kind,
-        config: Vec<u8>,
-        layers: Vec<Layer>,
-        annotations: BTreeMap<String, String>,
-    ) -> Self {
-        let is_oci = kind == Kind::OciManifest;
-        let config_type = if is_oci { OCI_CONFIG } else { DOCKER_CONFIG };
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(kind.media_type().to_owned()),
-            artifact_type: None,
-            config: Descriptor::of(config_type, &config),
-            layers: layers.iter().map(|layer| layer.descriptor(kind)).collect(),
-            subject: None,
-            // Docker's manifests have none.
-            annotations: if is_oci { annotations } else { BTreeMap::new() },
-        };
-        Self { manifest: Stored::image(kind, manifest), config, layers }
+    pub fn new(kind: Kind, config: Vec<u8>, layers: Vec<Layer>) -> Self {
+        let config_type = if kind == Kind::OciManifest { OCI_CONFIG } else { DOCKER_CONFIG };
+        let described = layers.iter().map(|layer| layer.descriptor(kind)).collect();
+        let content = Manifest::image(kind, Descriptor::of(config_type, &config), described);
+        Self { manifest: Stored::new(kind, content), config, layers }
     }
 
     /// Returns all its blobs.
@@ -119,18 +105,11 @@ pub fn config(
     labels: &BTreeMap<String, String>,
     layers: &[Layer],
 ) -> Vec<u8> {
-    let mut runtime = serde_json::Map::new();
-    if !command.is_empty() {
-        runtime.insert("Entrypoint".to_owned(), json!(command));
-    }
-    if !labels.is_empty() {
-        runtime.insert("Labels".to_owned(), json!(labels));
-    }
     let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": Value::Object(runtime),
+        "config": {"Entrypoint": command, "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     config.to_string().into_bytes()
@@ -191,7 +170,6 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::manifest::Content;
 
     fn layer(name: &str, is_gzip: bool, rating: u64) -> Layer {
         let entry = Entry { path: name, mode: 0o755, bytes: name.as_bytes() };
@@ -200,12 +178,12 @@ mod tests {
 
     #[test]
     fn a_layer_is_the_same_each_time_and_its_diff_id_is_of_what_is_inside() {
-        for is_gzip in [false, true] {
-            let packed = layer("a", is_gzip, 0);
-            assert_eq!(packed, layer("a", is_gzip, 0));
-            assert_eq!(packed.diff_id == digest(&packed.blob), !is_gzip);
-            assert_eq!(packed.diff_id, layer("a", !is_gzip, 0).diff_id);
-        }
+        let packed = layer("a", true, 0);
+        assert_eq!(packed, layer("a", true, 0));
+        assert_eq!(packed, Layer::unpack(&packed.blob).expect("gzip"));
+        let plain = layer("a", false, 0);
+        assert_eq!((&packed.diff_id, &plain.digest), (&plain.diff_id, &plain.diff_id));
+        assert_ne!(packed.digest, packed.diff_id);
     }
 
     #[test]
@@ -220,45 +198,35 @@ mod tests {
     fn a_manifest_names_its_config_and_layers_in_order_whatever_the_config_is() {
         let layers = vec![layer("a", true, 0), layer("b", false, 0), layer("a", true, 0)];
         let config = b"{\"not\": \"JSON\" \"at all\"".to_vec();
-        let annotations = BTreeMap::from([("hot".to_owned(), "potato".to_owned())]);
-        for (kind, config_type, annotated) in
-            [(Kind::OciManifest, OCI_CONFIG, 1), (Kind::Schema2, DOCKER_CONFIG, 0)]
+        for (kind, config_type) in [(Kind::OciManifest, OCI_CONFIG), (Kind::Schema2, DOCKER_CONFIG)]
         {
-            let image = Image::new(kind, config.clone(), layers.clone(), annotations.clone());
-            let references = image.manifest.references();
+            let image = Image::new(kind, config.clone(), layers.clone());
+            let references = image.manifest.content.references();
             assert_eq!(references[0], Descriptor::of(config_type, &config));
             let digests: Vec<String> = image.blobs().map(digest).collect();
             assert!(references.iter().map(|reference| &reference.digest).eq(&digests));
-            let Content::Image(manifest) = &image.manifest.content else { panic!("an image") };
-            assert_eq!(manifest.annotations.len(), annotated, "{kind:?}");
         }
-    }
-
-    #[test]
-    fn a_config_has_an_object_where_kubernetes_takes_no_null() {
-        let config = config("amd64", &[], &BTreeMap::new(), &[layer("a", true, 0)]);
-        let text = String::from_utf8(config).expect("text");
-        assert!(text.contains(r#""config":{}"#), "{text}");
-        assert!(text.contains(&layer("a", false, 0).diff_id), "{text}");
     }
 
     #[test]
     fn an_archive_holds_both_forms_over_the_same_blobs() {
         let layers = vec![layer("a", true, 0), layer("b", false, 0)];
-        let config = config("amd64", &["/probe"], &BTreeMap::new(), &layers);
-        let image = Image::new(Kind::Schema2, config, layers, BTreeMap::new());
+        let config = config("amd64", &[], &BTreeMap::new(), &layers);
+        let text = String::from_utf8_lossy(&config);
+        assert!(text.contains(r#""config":{"#), "Kubernetes takes no null: {text}");
+        assert!(layers.iter().all(|layer| text.contains(&layer.diff_id)), "{text}");
+        let image = Image::new(Kind::Schema2, config, layers);
         let packed = archive_of(&image, "x.localhost/y:z").expect("an archive");
         let mut archive = tar::Archive::new(&*packed);
-        let names = archive
-            .entries()
-            .expect("entries")
-            .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string());
-        let names: Vec<String> = names.collect();
-        assert_eq!(names.len(), 3 + 1 + 3, "{names:?}");
-        for name in ["index.json", "manifest.json", "oci-layout"] {
-            assert!(names.iter().any(|own| own == name), "{names:?}");
-        }
-        let path = format!("blobs/{}", image.manifest.digest().replace(':', "/"));
-        assert!(names.contains(&path), "{names:?}");
+        let name = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
+            entry.expect("an entry").path().expect("a path").display().to_string()
+        };
+        let names: Vec<String> = archive.entries().expect("entries").map(name).collect();
+        let path = |digest: String| format!("blobs/{}", digest.replace(':', "/"));
+        let mut expected: Vec<String> = image.blobs().map(|blob| path(digest(blob))).collect();
+        expected.push(path(image.manifest.digest()));
+        expected.sort();
+        expected.extend(["index.json", "manifest.json", "oci-layout"].map(str::to_owned));
+        assert_eq!(names, expected);
     }
 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -87,8 +86,6 @@ impl Kind {
 #[serde(rename_all = "camelCase", default)]
 pub struct Descriptor {
     pub media_type: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
     /// In bytes.
     pub size: u64,
     pub digest: String,
@@ -128,91 +125,58 @@ pub struct Platform {
     pub features: Vec<String>,
 }
 
-impl Platform {
-    /// Says whether an entry of an index is an attestation rather than an image, as BuildKit marks
-    /// it.
-    pub fn is_attestation(&self) -> bool {
-        self.os == "unknown" && self.architecture == "unknown"
-    }
-}
-
-/// The manifest of one image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A manifest: of one image, with a config and layers, or a list of those for several platforms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Manifest {
     pub schema_version: u32,
     /// OCI lets it out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     /// What it is, if it is no image (OCI 1.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    pub config: Descriptor,
-    pub layers: Vec<Descriptor>,
-    /// What it is about, such as the image that it signs (OCI 1.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Descriptor>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<Descriptor>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<Descriptor>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The manifests of images for several platforms.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Index {
-    pub schema_version: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub media_type: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
-    pub manifests: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl Index {
-    /// Makes an index of these, which say their platform: Docker's manifest list, unless the first
-    /// is an OCI manifest.
-    pub fn new(manifests: Vec<Descriptor>) -> Self {
-        let is_oci = manifests.first().and_then(|first| Kind::of(&first.media_type));
-        let kind = if is_oci == Some(Kind::OciManifest) { Kind::OciIndex } else { Kind::List };
-        let with_platform = |mut entry: Descriptor| {
-            entry.platform.get_or_insert_default();
-            entry
-        };
-        Self {
-            schema_version: 2,
-            media_type: Some(kind.media_type().to_owned()),
-            artifact_type: None,
-            manifests: manifests.into_iter().map(with_platform).collect(),
-            subject: None,
-            annotations: BTreeMap::new(),
-        }
+impl Manifest {
+    /// Makes the manifest of an image.
+    pub fn image(kind: Kind, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let media_type = Some(kind.media_type().to_owned());
+        let (config, layers) = (Some(config), Some(layers));
+        Self { schema_version: 2, media_type, config, layers, ..Self::default() }
     }
 
-    /// Finds the image for `os` and `architecture`. Attestations are passed over.
+    /// Finds the image for `os` and `architecture` in a list. Attestations, which BuildKit marks as
+    /// `unknown/unknown`, are for none.
     pub fn find(&self, os: &str, architecture: &str) -> Option<&Descriptor> {
-        self.manifests.iter().find(|entry| {
+        self.manifests.iter().flatten().find(|entry| {
             let platform = entry.platform.as_ref();
             platform.is_some_and(|own| own.os == os && own.architecture == architecture)
         })
     }
-}
 
-/// A manifest of either form.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    Image(Manifest),
-    Index(Index),
+    /// Returns what it refers to: the config and then the layers in their order, or the entries of
+    /// a list without their platforms.
+    pub fn references(&self) -> Vec<Descriptor> {
+        let bare = |entry: &Descriptor| Descriptor { platform: None, ..entry.clone() };
+        let entries = self.manifests.iter().flatten();
+        self.config.iter().chain(self.layers.iter().flatten()).chain(entries).map(bare).collect()
+    }
 }
 
 /// A manifest with the bytes that it was read from, or written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub kind: Kind,
-    pub content: Content,
+    pub content: Manifest,
     bytes: Vec<u8>,
 }
 
@@ -234,59 +198,51 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
-
 impl Stored {
     /// Reads `bytes`, which are of this `kind`.
     pub fn parse(kind: Kind, bytes: Vec<u8>) -> Result<Self, Refusal> {
-        let content = match kind {
-            Kind::Schema1 | Kind::Schema1Signed => return Err(Refusal::Schema1),
-            Kind::Schema2 | Kind::OciManifest => Content::Image(read(&bytes)?),
-            Kind::List | Kind::OciIndex => Content::Index(read(&bytes)?),
+        if matches!(kind, Kind::Schema1 | Kind::Schema1Signed) {
+            return Err(Refusal::Schema1);
+        }
+        let invalid = |why: String| Err(Refusal::Invalid(why));
+        let content: Manifest = match serde_json::from_slice(&bytes) {
+            Ok(content) => content,
+            Err(error) => return invalid(error.to_string()),
         };
-        let (version, media_type) = content.head();
-        if version != 2 {
-            return Err(Refusal::Invalid(format!("schemaVersion is {version} instead of 2")));
-        }
-        let expected = kind.media_type();
-        match media_type {
+        let (version, expected) = (content.schema_version, kind.media_type());
+        let has = (content.config.is_some(), content.layers.is_some(), content.manifests.is_some());
+        match content.media_type.as_deref() {
+            _ if version != 2 => invalid(format!("schemaVersion is {version} instead of 2")),
+            // What is both, a daemon could read in its own way. They refuse it, too.
+            _ if has != (!kind.is_list(), !kind.is_list(), kind.is_list()) => {
+                invalid(format!("it has not the fields of '{expected}', or others, too"))
+            }
             None if matches!(kind, Kind::Schema2 | Kind::List) => {
-                return Err(Refusal::Invalid(format!("mediaType is missing: it is '{expected}'")));
+                invalid(format!("mediaType is missing: it is '{expected}'"))
             }
-            Some(other) if other != expected => {
-                let why = format!(
-                    "if present, mediaType in manifest should be '{expected}' not '{other}'"
-                );
-                return Err(Refusal::Invalid(why));
-            }
-            _ => {}
-        }
-        Ok(Self { kind, content, bytes })
-    }
-
-    /// Writes `manifest` as one of `kind`, canonically.
-    pub fn image(kind: Kind, manifest: Manifest) -> Self {
-        let bytes = canonical(&manifest);
-        Self { kind, content: Content::Image(manifest), bytes }
-    }
-
-    /// Writes `index` as one of `kind`, canonically.
-    pub fn index(kind: Kind, index: Index) -> Self {
-        let bytes = canonical(&index);
-        Self { kind, content: Content::Index(index), bytes }
-    }
-
-    /// Leaves out the media type, as OCI allows.
-    pub fn untyped(&self) -> Self {
-        match self.content.clone() {
-            Content::Image(image) => Self::image(self.kind, Manifest { media_type: None, ..image }),
-            Content::Index(index) => Self::index(self.kind, Index { media_type: None, ..index }),
+            Some(other) if other != expected => invalid(format!(
+                "if present, mediaType in manifest should be '{expected}' not '{other}'"
+            )),
+            _ => Ok(Self { kind, content, bytes }),
         }
     }
 
-    /// Puts other bytes in place of those that were written.
-    pub fn with_bytes(&self, bytes: Vec<u8>) -> Self {
-        Self { bytes, ..self.clone() }
+    /// Writes a manifest of this `kind` canonically.
+    pub fn new(kind: Kind, content: Manifest) -> Self {
+        Self { kind, bytes: canonical(&content), content }
+    }
+
+    /// Lists these, each with its platform, in Docker's form unless the first is an OCI manifest.
+    pub fn list(mut entries: Vec<Descriptor>) -> Self {
+        let first = entries.first().and_then(|first| Kind::of(&first.media_type));
+        let kind = if first == Some(Kind::OciManifest) { Kind::OciIndex } else { Kind::List };
+        for entry in &mut entries {
+            entry.platform.get_or_insert_default();
+        }
+        let media_type = Some(kind.media_type().to_owned());
+        let manifests = Some(entries);
+        let head = Manifest { schema_version: 2, media_type, ..Manifest::default() };
+        Self::new(kind, Manifest { manifests, ..head })
     }
 
     /// Returns the bytes as they were received or written.
@@ -299,67 +255,10 @@ impl Stored {
         digest(&self.bytes)
     }
 
-    /// Describes it, as an entry of an index does.
+    /// Describes it, as an entry of a list does.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::of(self.kind.media_type(), &self.bytes)
     }
-
-    /// Returns what it refers to: the config and then the layers in their order, or the entries of
-    /// an index without their platforms.
-    pub fn references(&self) -> Vec<Descriptor> {
-        match &self.content {
-            Content::Image(image) => {
-                std::iter::once(&image.config).chain(&image.layers).cloned().collect()
-            }
-            Content::Index(index) => {
-                let bare = |entry: &Descriptor| Descriptor { platform: None, ..entry.clone() };
-                index.manifests.iter().map(bare).collect()
-            }
-        }
-    }
-}
-
-impl Stored {
-    /// Returns what it is about.
-    pub fn subject(&self) -> Option<&Descriptor> {
-        match &self.content {
-            Content::Image(image) => image.subject.as_ref(),
-            Content::Index(index) => index.subject.as_ref(),
-        }
-    }
-
-    /// Describes it in the list of what refers to its subject. The type of an artifact is that of
-    /// its config, unless it says another.
-    pub fn referrer(&self) -> Descriptor {
-        let (artifact_type, annotations) = match &self.content {
-            Content::Image(image) => {
-                let own = image.artifact_type.clone();
-                (own.or_else(|| Some(image.config.media_type.clone())), &image.annotations)
-            }
-            Content::Index(index) => (index.artifact_type.clone(), &index.annotations),
-        };
-        Descriptor { artifact_type, annotations: annotations.clone(), ..self.descriptor() }
-    }
-}
-
-impl Content {
-    fn head(&self) -> (u32, Option<&str>) {
-        match self {
-            Self::Image(image) => (image.schema_version, image.media_type.as_deref()),
-            Self::Index(index) => (index.schema_version, index.media_type.as_deref()),
-        }
-    }
-}
-
-/// Reads JSON that has the fields of `T` and not those of the other form: daemons refuse what is
-/// both, since each of them could read it in its own way.
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    let invalid = |error: serde_json::Error| Refusal::Invalid(error.to_string());
-    let value: Value = serde_json::from_slice(bytes).map_err(invalid)?;
-    if value.get("manifests").is_some() && (value.get("layers").or(value.get("config"))).is_some() {
-        return Err(Refusal::Invalid("it has both layers and manifests".to_owned()));
-    }
-    serde_json::from_value(value).map_err(invalid)
 }
 
 /// Returns the digest of `bytes`.
@@ -422,32 +321,43 @@ mod tests {
 
     #[test]
     fn what_is_read_is_written_again_in_the_same_bytes() {
-        for (kind, bytes, references) in
-            [(Kind::OciManifest, MANIFEST, 2), (Kind::OciIndex, INDEX, 3)]
-        {
-            let stored = Stored::parse(kind, bytes.to_vec()).expect("it is good");
-            let again = match stored.content.clone() {
-                Content::Image(image) => Stored::image(kind, image),
-                Content::Index(index) => Stored::index(kind, index),
-            };
-            assert_eq!(String::from_utf8_lossy(again.bytes()), String::from_utf8_lossy(bytes));
-            assert_eq!(again, stored);
-            let found = stored.references();
-            assert_eq!(found.len(), references);
-            assert!(found.iter().all(|reference| reference.platform.is_none()));
+        let windows = br#"{"schemaVersion":2,"manifests":[{"mediaType":"m","size":1,"digest":"d",
+            "platform":{"architecture":"amd64","os":"windows","os.version":"10","os.features":["w"],
+            "variant":"v1","features":["f"]}}]}"#;
+        let artifact = br#"{"schemaVersion":2,"artifactType":"text/x","config":{"mediaType":
+            "application/vnd.oci.empty.v1+json","size":2,"digest":"d"},"layers":[]}"#;
+        let spaced =
+            |text: &[u8]| canonical(&serde_json::from_slice::<Manifest>(text).expect("JSON"));
+        for (kind, bytes) in [
+            (Kind::OciManifest, MANIFEST.to_vec()),
+            (Kind::OciIndex, INDEX.to_vec()),
+            (Kind::OciIndex, spaced(windows)),
+            (Kind::OciManifest, spaced(artifact)),
+        ] {
+            let stored = Stored::parse(kind, bytes).expect("it is good");
+            assert_eq!(Stored::new(kind, stored.content.clone()), stored);
         }
+        let [windows, artifact] = [spaced(windows), spaced(artifact)].map(String::from_utf8);
+        assert!(windows.is_ok_and(|text| text.contains(r#""os.version": "10""#)));
+        let artifact = artifact.expect("text");
+        assert!(
+            artifact.contains(r#""artifactType": "text/x""#) && artifact.contains(EMPTY_CONFIG)
+        );
     }
 
     #[test]
     fn a_manifest_refers_to_its_config_first_and_keeps_annotations() {
-        let stored = Stored::parse(Kind::OciManifest, MANIFEST.to_vec()).expect("it is good");
-        let references = stored.references();
+        let content =
+            |kind, bytes: &[u8]| Stored::parse(kind, bytes.to_vec()).expect("good").content;
+        let image = content(Kind::OciManifest, MANIFEST);
+        let references = image.references();
         assert_eq!(references[0].media_type, OCI_CONFIG);
         assert_eq!((references[0].size, references[1].size), (985, 153_263));
         assert_eq!(references[0].annotations["apple"], "orange");
         assert_eq!(references[1].annotations["lettuce"], "wrap");
-        let Content::Image(image) = stored.content else { panic!("an image") };
         assert_eq!(image.annotations["hot"], "potato");
+        let references = content(Kind::OciIndex, INDEX).references();
+        assert!(references.len() == 3 && references.iter().all(|own| own.platform.is_none()));
     }
 
     #[test]
@@ -456,7 +366,6 @@ mod tests {
         let compact = compact.to_string().into_bytes();
         let stored = Stored::parse(Kind::OciManifest, compact.clone()).expect("it is good");
         assert_eq!((stored.digest(), stored.bytes()), (digest(&compact), &*compact));
-        assert_ne!(stored.digest(), digest(MANIFEST));
     }
 
     #[test]
@@ -468,150 +377,138 @@ mod tests {
 
     #[test]
     fn what_a_kind_of_manifest_must_say() {
-        let image = |version: u32, media_type: &str| {
-            format!(r#"{{"schemaVersion":{version}{media_type},"config":{{}},"layers":[]}}"#)
-        };
-        let of = |kind: Kind| format!(r#","mediaType":"{}""#, kind.media_type());
-        let (docker, oci, list) = (of(Kind::Schema2), of(Kind::OciManifest), of(Kind::List));
+        use Kind::*;
+        const LIST: &str = r#""manifests":[]"#;
+        const IMAGE: &str = r#""config":{},"layers":[]"#;
         let cases = [
-            (Kind::Schema2, image(2, &docker), None),
-            (Kind::Schema2, image(2, ""), Some("mediaType is missing")),
-            (Kind::Schema2, image(2, &oci), Some("if present, mediaType in manifest should be")),
-            (Kind::OciManifest, image(2, ""), None),
-            (Kind::OciManifest, image(2, &oci), None),
-            (Kind::OciManifest, image(2, &docker), Some("if present, mediaType in manifest")),
-            (Kind::OciManifest, image(1, &oci), Some("schemaVersion is 1 instead of 2")),
-            (Kind::OciManifest, image(3, &oci), Some("schemaVersion is 3 instead of 2")),
-            (Kind::OciManifest, "hello".to_owned(), Some("expected value")),
-            (Kind::OciManifest, "[]".to_owned(), Some("")),
-            (Kind::OciIndex, r#"{"schemaVersion":2,"manifests":[]}"#.to_owned(), None),
-            (Kind::List, r#"{"schemaVersion":2,"manifests":[]}"#.to_owned(), Some("mediaType is")),
-            (Kind::List, format!(r#"{{"schemaVersion":2{list},"manifests":[]}}"#), None),
+            (Schema2, 2, Some(Schema2), IMAGE, None),
+            (Schema2, 2, None, IMAGE, Some("mediaType is missing")),
             (
-                Kind::OciIndex,
-                r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#.to_owned(),
-                Some("both layers and manifests"),
+                Schema2,
+                2,
+                Some(OciManifest),
+                IMAGE,
+                Some("if present, mediaType in manifest should be"),
             ),
-            (Kind::Schema1, "{}".to_owned(), Some("schema 1")),
-            (Kind::Schema1Signed, "{}".to_owned(), Some("schema 1")),
+            (OciManifest, 2, None, IMAGE, None),
+            (OciManifest, 2, Some(OciManifest), IMAGE, None),
+            (
+                OciManifest,
+                2,
+                Some(Schema2),
+                IMAGE,
+                Some("if present, mediaType in manifest should be"),
+            ),
+            (OciManifest, 0, None, IMAGE, Some("schemaVersion is 0 instead of 2")),
+            (OciManifest, 3, None, IMAGE, Some("schemaVersion is 3 instead of 2")),
+            (OciManifest, 2, None, r#""config":7"#, Some("invalid type")),
+            (OciManifest, 2, None, LIST, Some("has not the fields")),
+            (OciIndex, 2, None, LIST, None),
+            (OciIndex, 2, None, r#""manifests":[],"layers":[]"#, Some("or others, too")),
+            (List, 2, None, LIST, Some("mediaType is missing")),
+            (List, 2, Some(List), LIST, None),
+            (Schema1, 1, None, IMAGE, Some("schema 1 are not supported")),
+            (Schema1Signed, 1, None, IMAGE, Some("schema 1 are not supported")),
         ];
-        for (kind, text, expected) in cases {
-            let found = Stored::parse(kind, text.clone().into_bytes());
-            let found = found.err().map(|refusal| refusal.to_string());
-            let is_good = match expected {
-                None => found.is_none(),
-                Some(expected) => found.as_ref().is_some_and(|found| found.contains(expected)),
-            };
-            assert!(is_good, "{kind:?} {text}: {found:?}");
+        for (kind, version, media_type, fields, expected) in cases {
+            let media_type =
+                media_type.map(|own| format!(r#""mediaType":"{}","#, own.media_type()));
+            let media_type = media_type.unwrap_or_default();
+            let text = format!(r#"{{"schemaVersion":{version},{media_type}{fields}}}"#);
+            let refusal = Stored::parse(kind, text.clone().into_bytes()).err();
+            let refusal = refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
+            assert_eq!(refusal.is_empty(), expected.is_none(), "{kind:?} {text}: {refusal}");
+            assert!(refusal.contains(expected.unwrap_or_default()), "{kind:?} {text}: {refusal}");
         }
     }
 
     #[test]
-    fn an_index_is_dockers_unless_its_first_entry_is_an_oci_manifest() {
+    fn a_list_is_dockers_unless_its_first_entry_is_an_oci_manifest() {
         let entry = |kind: Kind| Descriptor::of(kind.media_type(), b"x");
-        let cases = [
+        let (docker, oci) = (entry(Kind::Schema2), entry(Kind::OciManifest));
+        for (entries, kind) in [
             (vec![], Kind::List),
-            (vec![entry(Kind::Schema2), entry(Kind::OciManifest)], Kind::List),
-            (vec![entry(Kind::OciManifest), entry(Kind::Schema2)], Kind::OciIndex),
-        ];
-        for (entries, kind) in cases {
-            let index = Index::new(entries);
-            assert_eq!(index.media_type.as_deref(), Some(kind.media_type()));
-            assert!(index.manifests.iter().all(|entry| entry.platform.is_some()));
+            (vec![docker.clone(), oci.clone()], Kind::List),
+            (vec![oci, docker], Kind::OciIndex),
+        ] {
+            let list = Stored::list(entries);
+            assert_eq!(Stored::parse(kind, list.bytes().to_vec()), Ok(list.clone()));
+            assert!(list.content.manifests.iter().flatten().all(|own| own.platform.is_some()));
         }
     }
 
     #[test]
     fn the_image_of_a_platform_is_found_behind_those_of_others() {
         let entry = |os: &str, architecture: &str| {
-            let mut entry = Descriptor::of(Kind::OciManifest.media_type(), architecture.as_bytes());
             let (os, architecture) = (os.to_owned(), architecture.to_owned());
-            entry.platform = Some(Platform { os, architecture, ..Platform::default() });
-            entry
+            let platform = Some(Platform { os, architecture, ..Platform::default() });
+            Descriptor { platform, ..Descriptor::default() }
         };
         let own = entry("linux", "amd64");
-        let index =
-            Index::new(vec![entry("unknown", "unknown"), entry("linux", "s390x"), own.clone()]);
-        assert_eq!(index.find("linux", "amd64"), Some(&own));
-        assert_eq!(index.find("linux", "arm64"), None);
-        let attestation = index.manifests[0].platform.as_ref().expect("a platform");
-        assert!(attestation.is_attestation());
-    }
-
-    #[test]
-    fn what_is_newer_than_docker_survives() {
-        let text = r#"{"schemaVersion":2,"artifactType":"text/x","config":{"mediaType":
-            "application/vnd.oci.empty.v1+json","size":2,"digest":"sha256:44"},"layers":[],
-            "subject":{"mediaType":"m","size":1,"digest":"d"}}"#;
-        let stored = Stored::parse(Kind::OciManifest, text.as_bytes().to_vec()).expect("good");
-        let Content::Image(image) = &stored.content else { panic!("an image") };
-        assert_eq!(image.artifact_type.as_deref(), Some("text/x"));
-        assert_eq!(image.config.media_type, EMPTY_CONFIG);
-        assert_eq!(stored.subject().map(|subject| &*subject.digest), Some("d"));
-        let entry = r#"{"mediaType":"m","size":1,"digest":"d","platform":{"architecture":"amd64",
-            "os":"windows","os.version":"10.0","os.features":["win32k"],"variant":"v1"}}"#;
-        let entry: Descriptor = serde_json::from_str(entry).expect("a descriptor");
-        let again: Descriptor = serde_json::from_slice(&canonical(&entry)).expect("the same");
-        assert_eq!(again, entry);
-        assert_eq!(again.platform.expect("a platform").os_version, "10.0");
+        let others = [entry("unknown", "unknown"), entry("linux", "s390x"), own.clone()];
+        let list = Stored::list(others.to_vec()).content;
+        assert_eq!(list.find("linux", "amd64"), Some(&own));
+        assert_eq!(list.find("linux", "arm64"), None);
     }
 
     #[test]
     fn a_kind_is_guessed_as_containers_image_does() {
-        let (s2, list) = (Kind::Schema2.media_type(), Kind::List.media_type());
-        let (oci, index) = (Kind::OciManifest.media_type(), Kind::OciIndex.media_type());
-        let config = format!(r#""config":{{"mediaType":"{OCI_CONFIG}"}}"#);
+        use Kind::*;
         let cases = [
-            (format!(r#"{{"mediaType":"{s2}"}}"#), Some(Kind::Schema2)),
-            (format!(r#"{{"mediaType":"{s2}","schemaVersion":1}}"#), Some(Kind::Schema2)),
-            (format!(r#"{{"mediaType":"{list}","schemaVersion":7}}"#), Some(Kind::List)),
-            (r#"{"schemaVersion":1}"#.to_owned(), Some(Kind::Schema1)),
-            (r#"{"schemaVersion":1,"signatures":null}"#.to_owned(), Some(Kind::Schema1)),
-            (r#"{"schemaVersion":1,"signatures":[]}"#.to_owned(), Some(Kind::Schema1Signed)),
-            (format!(r#"{{"schemaVersion":2,{config},"layers":[{{}}]}}"#), Some(Kind::OciManifest)),
-            (format!(r#"{{"schemaVersion":2,{config},"layers":[]}}"#), Some(Kind::Schema2)),
-            (format!(r#"{{"schemaVersion":2,{config}}}"#), Some(Kind::Schema2)),
-            (r#"{"schemaVersion":2,"layers":[{}]}"#.to_owned(), Some(Kind::Schema2)),
-            (format!(r#"{{"schemaVersion":2,"mediaType":"{oci}"}}"#), Some(Kind::Schema2)),
-            (format!(r#"{{"mediaType":"{oci}"}}"#), None),
+            (r#""mediaType":"S2""#, Some(Schema2)),
+            (r#""mediaType":"S2","schemaVersion":1"#, Some(Schema2)),
+            (r#""mediaType":"LIST","schemaVersion":7"#, Some(List)),
+            (r#""schemaVersion":1"#, Some(Schema1)),
+            (r#""schemaVersion":1,"signatures":null"#, Some(Schema1)),
+            (r#""schemaVersion":1,"signatures":[]"#, Some(Schema1Signed)),
             (
-                format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{oci}"}}]}}"#),
-                Some(Kind::OciIndex),
+                r#""schemaVersion":2,"config":{"mediaType":"CONFIG"},"layers":[{}]"#,
+                Some(OciManifest),
             ),
-            (
-                format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{s2}"}}]}}"#),
-                Some(Kind::Schema2),
-            ),
-            (
-                format!(r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{index}"}}]}}"#),
-                Some(Kind::Schema2),
-            ),
-            (r#"{"schemaVersion":2,"manifests":[]}"#.to_owned(), Some(Kind::Schema2)),
-            (r#"{"schemaVersion":2,"layers":"x"}"#.to_owned(), None),
-            (r#"{"schemaVersion":2,"manifests":{}}"#.to_owned(), None),
-            (r#"{"schemaVersion":"2"}"#.to_owned(), None),
-            (r#"{"schemaVersion":3}"#.to_owned(), None),
-            ("{}".to_owned(), None),
-            ("[]".to_owned(), None),
-            ("not JSON".to_owned(), None),
+            (r#""schemaVersion":2,"config":{"mediaType":"CONFIG"},"layers":[]"#, Some(Schema2)),
+            (r#""schemaVersion":2,"config":{"mediaType":"CONFIG"}"#, Some(Schema2)),
+            (r#""schemaVersion":2,"layers":[{}]"#, Some(Schema2)),
+            (r#""schemaVersion":2,"mediaType":"OCI""#, Some(Schema2)),
+            (r#""mediaType":"OCI""#, None),
+            (r#""schemaVersion":2,"manifests":[{"mediaType":"OCI"}]"#, Some(OciIndex)),
+            (r#""schemaVersion":2,"manifests":[{"mediaType":"S2"}]"#, Some(Schema2)),
+            (r#""schemaVersion":2,"manifests":[{"mediaType":"INDEX"}]"#, Some(Schema2)),
+            (r#""schemaVersion":2,"manifests":[]"#, Some(Schema2)),
+            (r#""schemaVersion":2,"layers":"x""#, None),
+            (r#""schemaVersion":2,"manifests":{}"#, None),
+            (r#""schemaVersion":"2""#, None),
+            (r#""schemaVersion":3"#, None),
+            ("", None),
+            ("not JSON", None),
+        ];
+        let names = [
+            ("S2", Schema2.media_type()),
+            ("LIST", List.media_type()),
+            ("OCI", OciManifest.media_type()),
+            ("INDEX", OciIndex.media_type()),
+            ("CONFIG", OCI_CONFIG),
         ];
         for (text, expected) in cases {
-            assert_eq!(guess(text.as_bytes()), expected, "{text}");
+            let full = names.iter().fold(text.to_owned(), |text, (name, media_type)| {
+                text.replace(&format!("\"{name}\""), &format!("\"{media_type}\""))
+            });
+            assert_eq!(guess(format!("{{{full}}}").as_bytes()), expected, "{text}");
         }
+        assert_eq!(guess(b"[]"), None);
     }
 
     #[test]
     fn an_unknown_type_is_taken_for_signed_schema_1() {
-        for known in
-            [Kind::Schema1, Kind::Schema1Signed, Kind::Schema2, Kind::List, Kind::OciManifest]
-        {
-            assert_eq!(Kind::taken_for(known.media_type()), known);
+        for kind in Kind::ALL {
+            let with_parameter = format!("{}; charset=utf-8", kind.media_type());
+            assert_eq!(Kind::of(&with_parameter), Some(kind));
+            let is_known = kind != Kind::OciIndex;
+            let expected = if is_known { kind } else { Kind::Schema1Signed };
+            assert_eq!(Kind::taken_for(&with_parameter), expected);
         }
-        for unknown in ["application/json", "text/plain", "", Kind::OciIndex.media_type()] {
+        for unknown in ["application/json", "text/plain", ""] {
             assert_eq!(Kind::taken_for(unknown), Kind::Schema1Signed, "{unknown}");
         }
-        let with_parameter = format!("{}; charset=utf-8", Kind::Schema2.media_type());
-        assert_eq!(Kind::of(&with_parameter), Some(Kind::Schema2));
     }
 
     proptest::proptest! {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use crate::oci::manifest::{
-    Content, Descriptor, Index, Kind, OCI_CONFIG, OCI_FOREIGN, OCI_FOREIGN_GZIP, OCI_LAYER,
-    OCI_LAYER_GZIP, Refusal, Stored, canonical, digest,
+    Descriptor, Kind, Manifest, OCI_CONFIG, OCI_FOREIGN, OCI_FOREIGN_GZIP, OCI_LAYER,
+    OCI_LAYER_GZIP, Refusal, Stored, digest,
 };
 
 /// The largest manifest in bytes.
@@ -60,17 +60,19 @@ impl Response {
     }
 
     /// Answers with all that is wrong.
-    fn errors(status: u16, errors: &[(&str, String)]) -> Self {
-        let errors: Vec<_> = errors
-            .iter()
-            .map(|(code, message)| json!({"code": code, "message": message}))
-            .collect();
-        let body = json!({"errors": errors}).to_string().into_bytes();
-        Self { body, ..Self::new(status).with("Content-Type", "application/json") }
+    fn errors(status: u16, faults: &[Fault]) -> Self {
+        let error = |(code, message): &Fault| json!({"code": code, "message": message});
+        let errors: Vec<_> = faults.iter().map(error).collect();
+        Self::new(status).json(&json!({"errors": errors}))
     }
 
-    fn error(status: u16, code: &str, message: impl Into<String>) -> Self {
+    fn error(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self::errors(status, &[(code, message.into())])
+    }
+
+    fn json(self, value: &serde_json::Value) -> Self {
+        let body = value.to_string().into_bytes();
+        Self { body, ..self.with("Content-Type", "application/json") }
     }
 }
 
@@ -80,10 +82,11 @@ pub enum Served {
     AsIs,
     /// The image of a list for this platform, for a client that does not know lists.
     Child,
-    /// The client knows schema 1 only, which is not made any more.
-    Schema1,
     NotFound(&'static str),
 }
+
+/// The answer to a client that knows schema 1 only, which is not made any more.
+const NO_SCHEMA1: &str = "schema1 not offered";
 
 /// Decides how a manifest of this `kind` is served to a client that accepts these kinds. By its
 /// digest, only the very bytes can be served.
@@ -97,7 +100,7 @@ pub fn negotiate(kind: Kind, accepted: &BTreeSet<Kind>, by_tag: bool) -> Served 
             Served::NotFound("OCI index found, but accept header does not support OCI indexes")
         }
         Kind::List if by_tag => Served::Child,
-        Kind::Schema2 if by_tag => Served::Schema1,
+        Kind::Schema2 if by_tag => Served::NotFound(NO_SCHEMA1),
         _ => Served::AsIs,
     }
 }
@@ -122,13 +125,8 @@ impl UrlRules {
     }
 }
 
-/// What is wrong with a reference of a manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    InvalidUrl,
-    /// The content of this digest is not there.
-    Unknown(String),
-}
+/// The code of an error, and what is wrong.
+type Fault = (&'static str, String);
 
 /// A registry.
 #[derive(Debug, Default)]
@@ -189,10 +187,10 @@ impl Registry {
         Response { body: bytes.to_vec(), ..found.with("Docker-Content-Digest", digest) }
     }
 
-    /// Verifies that what a manifest refers to is there, and returns every fault of it. A layer
-    /// that names good addresses need not be there; any other fault of a reference is followed by
-    /// the word that it is unknown, as in Docker's registry.
-    pub fn verify(&self, repository: &str, manifest: &Stored) -> Vec<Fault> {
+    /// Verifies that what a manifest refers to is there, and returns all that is wrong with it. A
+    /// layer that names good addresses need not be there; any other fault of a reference is
+    /// followed by the word that it is unknown, as in Docker's registry.
+    fn verify(&self, repository: &str, manifest: &Manifest) -> Vec<Fault> {
         let references = manifest.references();
         references
             .iter()
@@ -201,18 +199,18 @@ impl Registry {
     }
 
     fn verify_reference(&self, repository: &str, reference: &Descriptor) -> Vec<Fault> {
-        let unknown = || Fault::Unknown(reference.digest.clone());
+        let digest = &reference.digest;
+        let unknown = ("MANIFEST_BLOB_UNKNOWN", format!("{digest} is unknown"));
         let is_layer = [OCI_LAYER, OCI_LAYER_GZIP, OCI_FOREIGN, OCI_FOREIGN_GZIP]
             .contains(&reference.media_type.as_str());
-        let key = (repository.to_owned(), reference.digest.clone());
-        let is_there = match Kind::of(&reference.media_type) {
-            Some(_) => self.manifests.contains_key(&key),
-            None => self.blobs.contains_key(&reference.digest),
-        };
         if is_layer && reference.urls.iter().any(|url| !self.urls.allows(url)) {
-            return vec![Fault::InvalidUrl, unknown()];
+            return vec![("MANIFEST_INVALID", "invalid URL on layer".to_owned()), unknown];
         }
-        if is_there || !reference.urls.is_empty() { Vec::new() } else { vec![unknown()] }
+        let is_there = match Kind::of(&reference.media_type) {
+            Some(_) => self.find(repository, digest).is_some(),
+            None => self.blobs.contains_key(digest),
+        };
+        if is_there || !reference.urls.is_empty() { Vec::new() } else { vec![unknown] }
     }
 
     /// Answers a request. HEAD is answered as GET; whoever sends it leaves out the body.
@@ -221,10 +219,7 @@ impl Registry {
             return Response::error(404, "NOT_FOUND", "the path is not known");
         };
         if path.is_empty() {
-            return Response {
-                body: b"{}".to_vec(),
-                ..Response::new(200).with("Content-Type", "application/json")
-            };
+            return Response::new(200).json(&json!({}));
         }
         let parts: Vec<&str> = path.split('/').collect();
         let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
@@ -232,11 +227,8 @@ impl Registry {
             parts.split_at(parts.iter().rposition(|part| is_resource(part)).unwrap_or(0));
         let repository = repository.join("/");
         if !is_repository(&repository) {
-            return Response::error(
-                404,
-                "NAME_INVALID",
-                format!("invalid repository name `{repository}`"),
-            );
+            let why = format!("invalid repository name `{repository}`");
+            return Response::error(404, "NAME_INVALID", why);
         }
         match (method, rest) {
             ("GET", ["manifests", reference]) => self.manifest(&repository, reference, request),
@@ -247,8 +239,17 @@ impl Registry {
                 self.continue_upload(&repository, id, &request.body)
             }
             ("PUT", ["blobs", "uploads", id]) => self.end_upload(&repository, id, request),
-            ("GET", ["referrers", subject]) => self.referrers(&repository, subject),
-            ("GET", ["tags", "list"]) => self.list_tags(&repository),
+            // Nothing refers to anything here, which is an answer (OCI 1.1).
+            ("GET", ["referrers", _]) => {
+                let index = json!({
+                    "schemaVersion": 2,
+                    "mediaType": Kind::OciIndex.media_type(),
+                    "manifests": [],
+                });
+                let body = index.to_string().into_bytes();
+                let found = Response::new(200).with("Content-Type", Kind::OciIndex.media_type());
+                Response { body, ..found }
+            }
             _ => Response::error(405, "UNSUPPORTED", "the operation is unsupported"),
         }
     }
@@ -264,17 +265,13 @@ impl Registry {
             return Response::new(304);
         }
         let accepted = request.accepted();
-        let child = |found: &Stored| match &found.content {
-            Content::Index(index) => self.find(repository, &index.find("linux", "amd64")?.digest),
-            Content::Image(_) => None,
-        };
+        let child = || self.find(repository, &found.content.find("linux", "amd64")?.digest);
         let served = match negotiate(found.kind, &accepted, by_tag) {
             Served::AsIs => found,
             Served::NotFound(why) => return unknown(why.to_owned()),
-            Served::Schema1 => return unknown("schema1 not offered".to_owned()),
-            Served::Child => match child(found) {
+            Served::Child => match child() {
                 Some(child) if accepted.contains(&child.kind) => child,
-                Some(_) => return unknown("schema1 not offered".to_owned()),
+                Some(_) => return unknown(NO_SCHEMA1.to_owned()),
                 None => return unknown("the list has no image for linux/amd64".to_owned()),
             },
         };
@@ -301,25 +298,17 @@ impl Registry {
         if reference.contains(':') && reference != digest {
             return Response::error(400, "DIGEST_INVALID", format!("its digest is {digest}"));
         }
-        if let Content::Image(image) = &stored.content
-            && self.images_only
-            && kind == Kind::OciManifest
-            && image.config.media_type != OCI_CONFIG
-        {
-            let why = format!("unknown manifest class for {}", image.config.media_type);
-            return Response::error(403, "DENIED", why);
+        let config = stored.content.config.as_ref().map_or("", |config| &config.media_type);
+        if self.images_only && kind == Kind::OciManifest && config != OCI_CONFIG {
+            return Response::error(403, "DENIED", format!("unknown manifest class for {config}"));
         }
-        let faults = self.verify(repository, &stored);
+        let faults = self.verify(repository, &stored.content);
         if !faults.is_empty() {
-            let errors: Vec<(&str, String)> = faults.iter().map(describe).collect();
-            return Response::errors(400, &errors);
+            return Response::errors(400, &faults);
         }
-        let mut response = Response::new(201)
+        let response = Response::new(201)
             .with("Location", format!("/v2/{repository}/manifests/{digest}"))
             .with("Docker-Content-Digest", digest);
-        if let Some(subject) = stored.subject() {
-            response = response.with("OCI-Subject", subject.digest.clone());
-        }
         self.keep(repository, (!reference.contains(':')).then_some(reference), stored);
         response
     }
@@ -362,35 +351,6 @@ impl Registry {
             .with("Location", format!("/v2/{repository}/blobs/{digest}"))
             .with("Docker-Content-Digest", digest)
     }
-
-    /// Lists the manifests about a subject: usually none, which is an answer too (OCI 1.1).
-    fn referrers(&self, repository: &str, subject: &str) -> Response {
-        let own = self.manifests.iter().filter(|((name, _), _)| name == repository);
-        let about =
-            own.filter(|(_, stored)| stored.subject().is_some_and(|own| own.digest == subject));
-        let index = Index {
-            media_type: Some(Kind::OciIndex.media_type().to_owned()),
-            manifests: about.map(|(_, stored)| stored.referrer()).collect(),
-            ..Index::new(Vec::new())
-        };
-        let body = canonical(&index);
-        let found = Response::new(200).with("Content-Type", Kind::OciIndex.media_type());
-        Response { body, ..found }
-    }
-
-    fn list_tags(&self, repository: &str) -> Response {
-        let own = self.tags.keys().filter(|(name, _)| name == repository);
-        let tags: Vec<&String> = own.map(|(_, tag)| tag).collect();
-        let body = json!({"name": repository, "tags": tags}).to_string().into_bytes();
-        Response { body, ..Response::new(200).with("Content-Type", "application/json") }
-    }
-}
-
-fn describe(fault: &Fault) -> (&'static str, String) {
-    match fault {
-        Fault::InvalidUrl => ("MANIFEST_INVALID", "invalid URL on layer".to_owned()),
-        Fault::Unknown(digest) => ("MANIFEST_BLOB_UNKNOWN", format!("{digest} is unknown")),
-    }
 }
 
 fn accepted_upload(repository: &str, id: u64, length: usize) -> Response {
@@ -405,7 +365,7 @@ fn unknown_upload(id: &str) -> Response {
 }
 
 fn is_resource(part: &str) -> bool {
-    matches!(part, "manifests" | "blobs" | "tags" | "referrers")
+    matches!(part, "manifests" | "blobs" | "referrers")
 }
 
 /// Says whether it is a name of the distribution-spec: no colon, no schemes.
@@ -422,7 +382,7 @@ fn is_repository(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::manifest::{EMPTY_CONFIG, Manifest};
+    use crate::oci::manifest::EMPTY_CONFIG;
 
     fn request(method: &str, path: &str) -> Request {
         Request { method: method.to_owned(), path: path.to_owned(), ..Request::default() }
@@ -447,7 +407,7 @@ mod tests {
             NotFound("OCI manifest found, but accept header does not support OCI manifests");
         let no_index = NotFound("OCI index found, but accept header does not support OCI indexes");
         let cases = [
-            (Kind::Schema2, Schema1, AsIs),
+            (Kind::Schema2, NotFound(NO_SCHEMA1), AsIs),
             (Kind::List, Child, AsIs),
             (Kind::OciManifest, no_manifest.clone(), no_manifest),
             (Kind::OciIndex, no_index.clone(), no_index),
@@ -462,65 +422,13 @@ mod tests {
         }
     }
 
-    /// The address rules of the registry's own test: what is allowed begins with `//foo`, and not
-    /// with `//foo/nope`.
-    fn registry() -> Registry {
-        let both = |host: &str| vec![format!("http://{host}"), format!("https://{host}")];
-        let urls = UrlRules { allow: both("foo"), deny: both("foo/nope") };
-        Registry { urls, ..Registry::default() }
-    }
-
-    fn manifest(registry: &mut Registry, config_type: &str, layer: Descriptor) -> Stored {
-        registry.put_blob(b"{}".to_vec());
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: None,
-            artifact_type: None,
-            config: Descriptor::of(config_type, b"{}"),
-            layers: vec![layer],
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
-        Stored::image(Kind::OciManifest, manifest)
-    }
-
-    #[test]
-    fn addresses_of_layers_are_judged_one_by_one() {
-        let cases: [(bool, &[&str], bool, bool); 11] = [
-            (false, &[], false, true),
-            (true, &["http://foo/bar"], false, false),
-            (false, &["file:///local/file"], true, true),
-            (false, &["http://foo/bar#baz"], true, true),
-            (false, &[""], true, true),
-            (false, &["https://foo/bar", ""], true, true),
-            (false, &["", "https://foo/bar"], true, true),
-            (false, &["http://nope/bar"], true, true),
-            (false, &["http://foo/nope"], true, true),
-            (false, &["http://foo/bar"], false, false),
-            (false, &["https://foo/bar"], false, false),
-        ];
-        for (is_stored, urls, is_invalid, is_unknown) in cases {
-            let mut registry = registry();
-            let mut layer = if is_stored {
-                registry.put_blob(Vec::new());
-                Descriptor::of("application/octet-stream", b"")
-            } else {
-                Descriptor::of(OCI_FOREIGN_GZIP, b"not here")
-            };
-            layer.urls = urls.iter().map(|url| (*url).to_owned()).collect();
-            let mut expected = Vec::new();
-            if is_invalid {
-                expected.push(Fault::InvalidUrl);
-            }
-            if is_unknown {
-                expected.push(Fault::Unknown(layer.digest.clone()));
-            }
-            let stored = manifest(&mut registry, OCI_CONFIG, layer);
-            assert_eq!(registry.verify("a", &stored), expected, "{urls:?}");
-        }
+    fn manifest(config_type: &str, layer: Descriptor) -> Stored {
+        let config = Descriptor::of(config_type, b"{}");
+        Stored::new(Kind::OciManifest, Manifest::image(Kind::OciManifest, config, vec![layer]))
     }
 
     fn put(registry: &mut Registry, reference: &str, stored: &Stored) -> Response {
+        registry.put_blob(b"{}".to_vec());
         let content_type = ("content-type".to_owned(), stored.kind.media_type().to_owned());
         let path = format!("/v2/a/b/manifests/{reference}");
         let body = stored.bytes().to_vec();
@@ -528,71 +436,66 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_with_a_manifest_is_in_one_answer() {
-        let mut registry = registry();
-        let layer = Descriptor {
-            urls: vec!["ftp://x".to_owned()],
-            ..Descriptor::of(OCI_FOREIGN, b"not here")
-        };
-        let stored = manifest(&mut registry, OCI_CONFIG, layer);
-        let answer = put(&mut registry, "latest", &stored);
-        assert_eq!(
-            (answer.status, &*code(&answer)),
-            (400, "MANIFEST_INVALID MANIFEST_BLOB_UNKNOWN")
-        );
+    fn addresses_of_layers_are_judged_one_by_one_and_all_faults_are_in_one_answer() {
+        const UNKNOWN: &str = "MANIFEST_BLOB_UNKNOWN";
+        const INVALID: &str = "MANIFEST_INVALID MANIFEST_BLOB_UNKNOWN";
+        let cases: [(bool, &[&str], &str); 11] = [
+            (false, &[], UNKNOWN),
+            (true, &["http://foo/bar"], ""),
+            (false, &["file:///local/file"], INVALID),
+            (false, &["http://foo/bar#baz"], INVALID),
+            (false, &[""], INVALID),
+            (false, &["https://foo/bar", ""], INVALID),
+            (false, &["", "https://foo/bar"], INVALID),
+            (false, &["http://nope/bar"], INVALID),
+            (false, &["http://foo/nope"], INVALID),
+            (false, &["http://foo/bar"], ""),
+            (false, &["https://foo/bar"], ""),
+        ];
+        let both = |host: &str| vec![format!("http://{host}"), format!("https://{host}")];
+        let urls = UrlRules { allow: both("foo"), deny: both("foo/nope") };
+        let mut registry = Registry { urls, ..Registry::default() };
+        let stored = Descriptor::of("application/octet-stream", b"");
+        registry.put_blob(Vec::new());
+        for (is_stored, urls, expected) in cases {
+            let foreign = Descriptor::of(OCI_FOREIGN_GZIP, b"not here");
+            let layer = if is_stored { stored.clone() } else { foreign };
+            let urls = urls.iter().map(|url| (*url).to_owned()).collect();
+            let manifest = manifest(OCI_CONFIG, Descriptor { urls, ..layer });
+            let answer = put(&mut registry, "latest", &manifest);
+            assert_eq!(code(&answer), expected, "{manifest:?}");
+            assert_eq!(answer.status, if expected.is_empty() { 201 } else { 400 });
+        }
     }
 
     #[test]
-    fn a_pushed_manifest_is_served_by_tag_and_digest_in_the_same_bytes() {
+    fn a_manifest_is_served_in_its_own_bytes_unless_the_client_has_them_or_knows_no_oci() {
         let mut registry = Registry::default();
         registry.put_blob(b"layer".to_vec());
-        let stored = manifest(&mut registry, OCI_CONFIG, Descriptor::of(OCI_LAYER, b"layer"));
+        let stored = manifest(OCI_CONFIG, Descriptor::of(OCI_LAYER, b"layer"));
         let digest = stored.digest();
         let answer = put(&mut registry, "latest", &stored);
-        assert_eq!(answer.status, 201);
         assert!(answer.headers.contains(&("Location", format!("/v2/a/b/manifests/{digest}"))));
-        let oci = Kind::OciManifest.media_type();
-        let six: Vec<&str> = Kind::ALL.iter().map(|kind| kind.media_type()).collect();
-        let joined = format!("{}, {}, {oci}, */*", six[2], six[3]);
-        let weighted = format!("{oci};q=0.5");
-        let ways: [&[&str]; 4] = [&six, &[&joined], &[&weighted], &[oci]];
+        let accept = format!("text/plain, {};q=0.5", Kind::OciManifest.media_type());
         for reference in ["latest", &digest] {
-            for accept in ways {
-                let path = format!("/v2/a/b/manifests/{reference}");
-                let answer = registry.answer(&accepting(&path, accept));
-                assert_eq!((answer.status, &*answer.body), (200, stored.bytes()), "{accept:?}");
-            }
+            let path = format!("/v2/a/b/manifests/{reference}");
+            let mut request = accepting(&path, &["text/plain", &accept]);
+            assert_eq!(registry.answer(&request).body, stored.bytes());
+            request.headers.push(("if-none-match".to_owned(), format!("\"{digest}\"")));
+            assert_eq!(registry.answer(&request).status, 304);
+            assert_eq!(code(&registry.answer(&accepting(&path, &[]))), "MANIFEST_UNKNOWN");
         }
-        let mut same = accepting("/v2/a/b/manifests/latest", &[oci]);
-        same.headers.push(("if-none-match".to_owned(), format!("\"{digest}\"")));
-        assert_eq!(registry.answer(&same).status, 304);
-        assert_eq!(
-            code(&registry.answer(&accepting("/v2/a/b/manifests/latest", &[]))),
-            "MANIFEST_UNKNOWN"
-        );
-        let tags = registry.answer(&request("GET", "/v2/a/b/tags/list"));
-        assert_eq!(tags.body, br#"{"name":"a/b","tags":["latest"]}"#);
         assert_eq!(code(&put(&mut registry, "sha256:0", &stored)), "DIGEST_INVALID");
     }
 
     #[test]
     fn a_client_that_knows_no_lists_gets_the_image_for_amd64() {
         let mut registry = Registry::default();
-        registry.put_blob(b"{}".to_vec());
-        let image = Manifest {
-            schema_version: 2,
-            media_type: Some(Kind::Schema2.media_type().to_owned()),
-            artifact_type: None,
-            config: Descriptor::of("c", b"{}"),
-            layers: Vec::new(),
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
-        let image = Stored::image(Kind::Schema2, image);
+        let config = Descriptor::of("c", b"{}");
+        let image = Stored::new(Kind::Schema2, Manifest::image(Kind::Schema2, config, Vec::new()));
         assert_eq!(put(&mut registry, "image", &image).status, 201);
-        let mut entry = image.descriptor();
-        entry.platform = serde_json::from_str(r#"{"os":"linux","architecture":"amd64"}"#).ok();
-        let list = Stored::index(Kind::List, Index::new(vec![entry]));
+        let platform = serde_json::from_str(r#"{"os":"linux","architecture":"amd64"}"#).ok();
+        let list = Stored::list(vec![Descriptor { platform, ..image.descriptor() }]);
         assert_eq!(put(&mut registry, "list", &list).status, 201);
         let path = "/v2/a/b/manifests/list";
         let answer = registry.answer(&accepting(path, &[Kind::Schema2.media_type()]));
@@ -601,60 +504,48 @@ mod tests {
     }
 
     #[test]
-    fn artifacts_are_kept_and_listed_unless_only_images_are_wanted() {
-        let mut registry = Registry::default();
+    fn artifacts_are_kept_unless_only_images_are_wanted() {
+        let mut registry = Registry { images_only: true, ..Registry::default() };
         registry.put_blob(b"x".to_vec());
-        let subject = Descriptor::of(Kind::OciManifest.media_type(), b"the image");
-        let stored = manifest(&mut registry, EMPTY_CONFIG, Descriptor::of("text/x", b"x"));
-        let Content::Image(mut image) = stored.content else { panic!("an image") };
-        image.subject = Some(subject.clone());
-        let stored = Stored::image(Kind::OciManifest, image);
-        let path = format!("/v2/a/b/referrers/{}", subject.digest);
-        let listed = |registry: &mut Registry| {
-            let answer = registry.answer(&request("GET", &path));
-            serde_json::from_slice::<Index>(&answer.body).expect("an index").manifests
-        };
-        assert_eq!(listed(&mut registry), []);
-        registry.images_only = true;
-        let refused = put(&mut registry, "sbom", &stored);
-        assert_eq!((refused.status, &*code(&refused)), (403, "DENIED"));
+        let stored = manifest(EMPTY_CONFIG, Descriptor::of("text/x", b"x"));
+        assert_eq!(code(&put(&mut registry, "sbom", &stored)), "DENIED");
         registry.images_only = false;
         assert_eq!(put(&mut registry, "sbom", &stored).status, 201);
-        let listed = listed(&mut registry);
-        assert_eq!(listed[0].artifact_type.as_deref(), Some(EMPTY_CONFIG));
+        let answer = registry.answer(&request("GET", "/v2/a/referrers/sha256:0"));
+        assert!(Stored::parse(Kind::OciIndex, answer.body).is_ok());
     }
 
     #[test]
-    fn blobs_are_uploaded_at_once_and_in_parts() {
+    fn a_blob_is_uploaded_in_parts_or_at_once_and_must_have_its_digest() {
         let mut registry = Registry::default();
-        let uploads = "/v2/a/b/blobs/uploads/";
-        let query = |bytes: &[u8]| BTreeMap::from([("digest".to_owned(), digest(bytes))]);
         let at = |response: &Response| {
             let location = response.headers.iter().find(|(name, _)| *name == "Location");
             location.expect("a location").1.clone()
         };
-        for parts in [&[&b"hello "[..], b"world"][..], &[b"one"], &[]] {
-            let begun = registry.answer(&request("POST", uploads));
-            assert_eq!(begun.status, 202);
-            let mut location = at(&begun);
+        let cases: [(&[&[u8]], &[u8], &str); 4] = [
+            (&[b"hello ", b"world"], b"hello world", ""),
+            (&[], b"", ""),
+            (&[b"x"], b"y", "DIGEST_INVALID"),
+            (&[], b"y", "DIGEST_INVALID"),
+        ];
+        for (parts, whole, expected) in cases {
+            let mut location = at(&registry.answer(&request("POST", "/v2/a/b/blobs/uploads/")));
             for part in parts {
                 let patch = Request { body: part.to_vec(), ..request("PATCH", &location) };
-                let answer = registry.answer(&patch);
-                assert_eq!(answer.status, 202);
-                location = at(&answer);
+                location = at(&registry.answer(&patch));
             }
-            let whole = parts.concat();
-            let end = Request { query: query(&whole), ..request("PUT", &location) };
+            let query = BTreeMap::from([("digest".to_owned(), digest(whole))]);
+            let end = Request { query: query.clone(), ..request("PUT", &location) };
             let answer = registry.answer(&end);
-            assert_eq!(answer.status, 201);
-            let blob = registry.answer(&request("HEAD", &at(&answer)));
-            assert_eq!((blob.status, blob.body), (200, whole));
+            assert_eq!(code(&answer), expected);
             assert_eq!(code(&registry.answer(&end)), "BLOB_UPLOAD_UNKNOWN", "it has ended");
+            if expected.is_empty() {
+                assert_eq!(registry.answer(&request("HEAD", &at(&answer))).body, whole);
+            }
+            let body = parts.concat();
+            let once = Request { query, body, ..request("POST", "/v2/a/b/blobs/uploads/") };
+            assert_eq!(code(&registry.answer(&once)), expected);
         }
-        let once = Request { query: query(b"x"), body: b"x".to_vec(), ..request("POST", uploads) };
-        assert_eq!(registry.answer(&once).status, 201);
-        let lie = Request { query: query(b"x"), body: b"y".to_vec(), ..request("POST", uploads) };
-        assert_eq!(code(&registry.answer(&lie)), "DIGEST_INVALID");
     }
 
     #[test]
@@ -674,7 +565,6 @@ mod tests {
             let answer = Registry::default().answer(&request(method, path));
             assert_eq!(code(&answer), expected, "{method} {path}: {}", answer.status);
         }
-        assert_eq!(Registry::default().answer(&request("GET", "/v2/")).status, 200);
     }
 
     proptest::proptest! {

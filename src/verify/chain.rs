@@ -5,10 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
 use crate::oci::build::{self, Entry, Image, Layer};
-use crate::oci::manifest::{Descriptor, Index, Kind, Platform, Stored, digest};
+use crate::oci::manifest::{Descriptor, Kind, Manifest, Platform, Stored, digest};
 use crate::verify::checks::{CHECKS, LABEL, Rows, Run};
 use crate::verify::engine::Failure;
 use crate::verify::is_containerd;
@@ -106,7 +104,7 @@ impl Kit {
         ]);
         let command = [PROGRAM, "verify-probe"];
         let config = build::config(build::architecture(), &command, &labels, &layers);
-        Ok(Image::new(kind, config, layers, BTreeMap::new()))
+        Ok(Image::new(kind, config, layers))
     }
 }
 
@@ -157,14 +155,15 @@ impl Chain {
         let child = if form.kind == Kind::OciIndex { Kind::OciManifest } else { child };
         let image = kit.image(child, &word).map_err(packing)?;
         let mut manifest = match form.kind.is_list() {
-            true => list(form.kind, &image.manifest, lie != Some(Lie::Platform)),
+            true => list(&image.manifest, lie != Some(Lie::Platform)),
             false => image.manifest.clone(),
         };
         if !form.has_type {
-            manifest = manifest.untyped();
+            let content = Manifest { media_type: None, ..manifest.content };
+            manifest = Stored::new(form.kind, content);
         }
         if lie == Some(Lie::Ambiguous) {
-            manifest = ambiguous(&manifest);
+            manifest = ambiguous(manifest);
         }
         let own = &image.layers[1];
         self.shared.with(|registry, _| {
@@ -192,15 +191,13 @@ impl Chain {
 
     /// Counts how often the daemon has fetched a blob.
     fn fetched(&self, blob: &str) -> usize {
-        let is_fetch = |(method, path, _): &&(String, String, u16)| {
-            method == "GET" && path.ends_with(&format!("/blobs/{blob}"))
-        };
-        self.shared.with(|_, served| served.iter().filter(is_fetch).count())
+        let is_fetch = |line: &&String| line.starts_with("GET ") && line.ends_with(blob);
+        self.shared.with(|_, asked| asked.iter().filter(is_fetch).count())
     }
 }
 
 /// Lists an image behind one for another platform and behind an attestation, as BuildKit writes it.
-fn list(kind: Kind, image: &Stored, has_own: bool) -> Stored {
+fn list(image: &Stored, has_own: bool) -> Stored {
     let entry = |os: &str, architecture: &str, descriptor: Descriptor| {
         let (os, architecture) = (os.to_owned(), architecture.to_owned());
         let platform = Some(Platform { os, architecture, ..Platform::default() });
@@ -215,15 +212,15 @@ fn list(kind: Kind, image: &Stored, has_own: bool) -> Stored {
     if has_own {
         entries.push(entry("linux", build::architecture(), image.descriptor()));
     }
-    Stored::index(kind, Index::new(entries))
+    Stored::list(entries)
 }
 
 /// Makes a manifest that is an image and a list.
-fn ambiguous(manifest: &Stored) -> Stored {
-    let mut value: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
-    let field = if manifest.kind.is_list() { "layers" } else { "manifests" };
-    value[field] = json!([manifest.references()[0]]);
-    manifest.with_bytes(value.to_string().into_bytes())
+fn ambiguous(Stored { kind, mut content, .. }: Stored) -> Stored {
+    let entries = Some(content.references());
+    content.manifests = content.manifests.or(entries.clone());
+    content.layers = content.layers.or(entries);
+    Stored::new(kind, content)
 }
 
 fn longer(bytes: &[u8]) -> Vec<u8> {
@@ -258,20 +255,9 @@ pub async fn answer(run: &Run, name: &'static str, link: Link) -> Rows {
         (Link::Pull, Ok(chain)) => chain.pull(run).await?,
         (Link::Push, Ok(chain)) => chain.push(run).await?,
         (Link::Reuse, Ok(chain)) => chain.reuse(run).await?,
-        (Link::Run, Ok(chain)) => {
-            let offer = chain.offer(&run.kit, name, PLAIN, None)?;
-            run.engine.pull(&offer.reference).await?;
-            offer.said(run, name).await?
-        }
-        (Link::Accept(form), Ok(chain)) => {
-            let offer = chain.told(run, name, form)?;
-            run.engine.pull(&offer.reference).await?;
-            offer.said(run, name).await?
-        }
-        (Link::Refuse(form, lie), Ok(chain)) => {
-            let offer = chain.offer(&run.kit, name, form, Some(lie))?;
-            refused(run, name, &offer).await?
-        }
+        (Link::Run, Ok(chain)) => chain.run(run, name, PLAIN, None).await?,
+        (Link::Accept(form), Ok(chain)) => chain.run(run, name, form, chain.lie_in(form)).await?,
+        (Link::Refuse(form, lie), Ok(chain)) => chain.refuse(run, name, form, lie).await?,
     };
     Ok(vec![row])
 }
@@ -292,36 +278,49 @@ async fn load(run: &Run) -> Result<Row, Failure> {
     })
 }
 
-/// Says whether the daemon refuses an image, and has none of that name afterwards.
-async fn refused(run: &Run, name: &'static str, offer: &Offer) -> Result<Row, Failure> {
-    let pulled = run.engine.pull(&offer.reference).await;
-    let is_there = run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
-    Ok(match pulled {
-        Ok(()) => Row::fail(name, "it is pulled", "the daemon refuses it"),
-        Err(failure) if is_there => {
-            Row::fail(name, "an image is left", "no image of this name").said(failure.said)
-        }
-        Err(failure) => Row::pass(name, "refused").said(failure.said),
-    })
-}
+impl Chain {
+    /// Returns the lie to be told of an image that should be accepted.
+    fn lie_in(&self, form: Form) -> Option<Lie> {
+        self.lie.filter(|lie| lie.fits(form))
+    }
 
-impl Offer {
-    /// Runs the image, and says whether it is the one that was offered.
-    async fn said(&self, run: &Run, name: &'static str) -> Result<Row, Failure> {
+    /// Pulls and runs an image: it says its word.
+    async fn run(
+        &self,
+        run: &Run,
+        name: &'static str,
+        form: Form,
+        lie: Option<Lie>,
+    ) -> Result<Row, Failure> {
+        let offer = self.offer(&run.kit, name, form, lie)?;
+        run.engine.pull(&offer.reference).await?;
         let began = Instant::now();
-        let said = run.say(name, &self.reference).await?;
+        let said = run.say(name, &offer.reference).await?;
         let took = began.elapsed().as_millis();
-        Ok(match said == self.word {
+        Ok(match said == offer.word {
             true => Row::pass(name, format!("yes, it starts, runs and ends in {took} ms")),
-            false => Row::fail(name, format!("it says `{said}`"), &*self.word),
+            false => Row::fail(name, format!("it says `{said}`"), offer.word),
         })
     }
-}
 
-impl Chain {
-    /// Offers an image that should be accepted, unless the registry is told to lie.
-    fn told(&self, run: &Run, name: &str, form: Form) -> Result<Offer, Failure> {
-        self.offer(&run.kit, name, form, self.lie.filter(|lie| lie.fits(form)))
+    /// Pulls an image that is wrong: the daemon refuses it, and has none of that name afterwards.
+    async fn refuse(
+        &self,
+        run: &Run,
+        name: &'static str,
+        form: Form,
+        lie: Lie,
+    ) -> Result<Row, Failure> {
+        let offer = self.offer(&run.kit, name, form, Some(lie))?;
+        let pulled = run.engine.pull(&offer.reference).await;
+        let is_there = run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
+        Ok(match pulled {
+            Ok(()) => Row::fail(name, "it is pulled", "the daemon refuses it"),
+            Err(failure) if is_there => {
+                Row::fail(name, "an image is left", "no image of this name").said(failure.said)
+            }
+            Err(failure) => Row::pass(name, "yes").said(failure.said),
+        })
     }
 
     /// Pulls an image of every form.
@@ -333,7 +332,7 @@ impl Chain {
         let (mut refused, mut said, mut count) = (Vec::new(), String::new(), 0);
         let began = Instant::now();
         for (name, form) in forms {
-            let offer = self.told(run, &format!("pull-{name}"), form)?;
+            let offer = self.offer(&run.kit, &format!("pull-{name}"), form, self.lie_in(form))?;
             count += 1;
             if let Err(failure) = run.engine.pull(&offer.reference).await {
                 refused.push(name);
@@ -368,12 +367,10 @@ impl Chain {
         };
         let found = self.shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
         let found = found.unwrap_or_else(|| "nothing".to_owned());
-        Ok(match expected {
-            Some(expected) if expected == found => {
-                Row::pass("push", format!("yes, {} as predicted", short(&found)))
-            }
-            Some(expected) => Row::fail("push", format!("{found} arrives"), expected),
-            None => Row::fail("push", format!("{found} arrives"), "the layer that was pulled"),
+        let expected = expected.unwrap_or_else(|| "the layer that was pulled".to_owned());
+        Ok(match expected == found {
+            true => Row::pass("push", format!("yes, {} as predicted", short(&found))),
+            false => Row::fail("push", format!("{found} arrives"), expected),
         })
     }
 
@@ -381,13 +378,13 @@ impl Chain {
     /// manifest as schema 2, and compresses each layer that the registry has not in its own way.
     fn converted(&self, offer: &Offer, pushed: &str) -> Option<String> {
         let layer = self.shared.with(|registry, _| {
-            let layer = registry.find(pushed, TAG)?.references().pop()?;
+            let layer = registry.find(pushed, TAG)?.content.references().pop()?;
             Layer::unpack(registry.bytes(&layer.digest)?).ok()
         })?;
         let [program, own] = offer.image.layers.as_slice() else { return None };
         let layers = vec![program.clone(), layer];
         let is_same = layers[1].diff_id == own.diff_id;
-        let image = Image::new(Kind::Schema2, offer.image.config.clone(), layers, BTreeMap::new());
+        let image = Image::new(Kind::Schema2, offer.image.config.clone(), layers);
         is_same.then(|| image.manifest.digest())
     }
 

@@ -32,7 +32,6 @@ pub use report::{Row, Status};
 use crate::error::{Error, Exit};
 use crate::oci::build;
 use crate::oci::manifest::Kind;
-use crate::oci::serve::Registry;
 use crate::sys::wait::wait_on;
 use crate::verify::chain::{Chain, Kit};
 use crate::verify::checks::{LABEL, Run};
@@ -307,7 +306,7 @@ fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
         let listener = listen::open(state_dir)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let shared = Shared::new(Registry::default());
+        let shared = Shared::default();
         tokio::spawn(registry::serve(tokio::net::TcpListener::from_std(listener)?, shared.clone()));
         Ok(Chain::new(address, shared, kit, request.lie))
     };

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -24,32 +22,17 @@ use crate::oci::serve::Registry;
 /// The most that the body of a request may hold, in bytes.
 const BODY_MAX: usize = 64 << 20;
 
-/// A request that was answered: its method, its path, and the status.
-pub type Served = (String, String, u16);
-
-/// A registry and what it was asked, for all its connections.
+/// A registry and what it was asked, such as `GET /v2/`, for all its connections.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<(Registry, Vec<Served>)>>);
+pub struct Shared(Arc<Mutex<(Registry, Vec<String>)>>);
 
 impl Shared {
-    /// Shares a registry.
-    pub fn new(registry: Registry) -> Self {
-        Self(Arc::new(Mutex::new((registry, Vec::new()))))
-    }
-
     /// Does something with the registry and with what it was asked.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Registry, &mut Vec<Served>) -> T) -> T {
+    pub fn with<T>(&self, act: impl FnOnce(&mut Registry, &mut Vec<String>) -> T) -> T {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (registry, served) = &mut *inner;
-        act(registry, served)
+        let (registry, asked) = &mut *inner;
+        act(registry, asked)
     }
-}
-
-/// Binds a free loopback port.
-pub async fn bind() -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
 }
 
 /// Serves connections for as long as it is polled.
@@ -77,26 +60,22 @@ async fn answer(
     let Ok(body) = body else {
         return Ok(build(413, &[], Vec::new()));
     };
-    let path = decoded(head.uri.path());
     let headers = head.headers.iter().map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
     let request = serve::Request {
         method: head.method.to_string(),
-        path: path.clone(),
+        path: decoded(head.uri.path()),
         query: query(head.uri.query().unwrap_or_default()),
         headers: headers.collect(),
         body: body.to_bytes().to_vec(),
     };
-    let method = request.method.clone();
-    let answer = shared.with(|registry, served| {
-        let answer = registry.answer(&request);
-        served.push((method, path, answer.status));
-        answer
+    let answer = shared.with(|registry, asked| {
+        asked.push(format!("{} {}", request.method, request.path));
+        registry.answer(&request)
     });
-    let length = answer.body.len().to_string();
     let mut headers = answer.headers;
-    headers.push(("Content-Length", length));
+    headers.push(("Content-Length", answer.body.len().to_string()));
     let body = if is_head { Vec::new() } else { answer.body };
     Ok(build(answer.status, &headers, body))
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use dockerd_rootless::oci::build::{self, Entry, Image, Layer};
-use dockerd_rootless::oci::manifest::{Index, Kind, Platform, Stored};
+use dockerd_rootless::oci::manifest::{Kind, Platform, Stored};
 use dockerd_rootless::verify::registry::{self, Shared};
 use test_support::wait;
 use tokio::net::TcpListener;
@@ -63,7 +63,7 @@ pub fn image(kind: Kind) -> Image {
     let layer = |path, is_gzip| Layer::pack(&[entry(path)], is_gzip, 1).expect("a layer");
     let layers = vec![layer("first", true), layer("second", kind == Kind::Schema2)];
     let config = build::config(build::architecture(), &["/first"], &Default::default(), &layers);
-    Image::new(kind, config, layers, Default::default())
+    Image::new(kind, config, layers)
 }
 
 /// A list of this image, of the kind that goes with it.
@@ -71,6 +71,5 @@ pub fn list_of(image: &Image) -> Stored {
     let mut entry = image.manifest.descriptor();
     let (os, architecture) = ("linux".to_owned(), build::architecture().to_owned());
     entry.platform = Some(Platform { os, architecture, ..Platform::default() });
-    let kind = if image.manifest.kind == Kind::Schema2 { Kind::List } else { Kind::OciIndex };
-    Stored::index(kind, Index::new(vec![entry]))
+    Stored::list(vec![entry])
 }
