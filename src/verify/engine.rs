@@ -105,20 +105,23 @@ impl Engine {
     /// Loads an archive of images.
     pub async fn load(&self, archive: Vec<u8>) -> Result<(), Failure> {
         let kind = Some(("Content-Type", "application/x-tar"));
-        self.progress("load the image", "/images/load?quiet=1", kind, archive.into()).await
+        let path = "/images/load?quiet=1";
+        self.send("load the image", Method::POST, path, kind, archive.into()).await.map(drop)
     }
 
     /// Pulls `image`, which names a tag or a digest.
     pub async fn pull(&self, image: &str) -> Result<(), Failure> {
         let path = format!("/images/create?fromImage={}", escaped(image));
-        self.progress(&format!("pull `{image}`"), &path, None, Bytes::new()).await
+        let asked = format!("pull `{image}`");
+        self.send(&asked, Method::POST, &path, None, Bytes::new()).await.map(drop)
     }
 
     /// Pushes `repository:tag`. Daemons want credentials, be they empty.
     pub async fn push(&self, repository: &str, tag: &str) -> Result<(), Failure> {
         let path = format!("/images/{repository}/push?tag={tag}");
         let nobody = Some(("X-Registry-Auth", "e30="));
-        self.progress(&format!("push `{repository}:{tag}`"), &path, nobody, Bytes::new()).await
+        let asked = format!("push `{repository}:{tag}`");
+        self.send(&asked, Method::POST, &path, nobody, Bytes::new()).await.map(drop)
     }
 
     /// Gives an image another name.
@@ -140,7 +143,7 @@ impl Engine {
     pub async fn run(&self, name: &str, spec: &Value) -> Result<Ran, Failure> {
         let id = self.start(name, spec).await?;
         let path = format!("/containers/{id}/wait");
-        let waited = self.post(&format!("wait for `{name}`"), &path, &json!({})).await?;
+        let waited = self.post("wait for a container", &path, &json!({})).await?;
         let state = self.inspect(&id).await?;
         let (stdout, stderr) = self.logs(&id).await?;
         Ok(Ran {
@@ -154,10 +157,10 @@ impl Engine {
     /// Creates and starts a container, and returns its ID.
     pub async fn start(&self, name: &str, spec: &Value) -> Result<String, Failure> {
         let path = format!("/containers/create?name={name}");
-        let created = self.post(&format!("create the container `{name}`"), &path, spec).await?;
+        let created = self.post("create a container", &path, spec).await?;
         let id = created["Id"].as_str().unwrap_or(name).to_owned();
         let path = format!("/containers/{id}/start");
-        self.post(&format!("start the container `{name}`"), &path, &json!({})).await?;
+        self.post("start a container", &path, &json!({})).await?;
         Ok(id)
     }
 
@@ -171,20 +174,6 @@ impl Engine {
         let path = format!("/containers/{id}/logs?stdout=1&stderr=1");
         let asked = "read the container's log";
         self.send(asked, Method::GET, &path, None, Bytes::new()).await.map(|bytes| outputs(&bytes))
-    }
-
-    /// Posts what takes a while; the daemon tells of its progress, and of a failure among it.
-    async fn progress(
-        &self,
-        asked: &str,
-        path: &str,
-        header: Option<(&str, &str)>,
-        body: Bytes,
-    ) -> Result<(), Failure> {
-        let bytes = self.send(asked, Method::POST, path, header, body).await?;
-        let fault = Fault::Refused(StatusCode::OK);
-        let refused = |said| Err(Failure { asked: asked.to_owned(), said, fault });
-        refusal(&bytes).map_or(Ok(()), refused)
     }
 
     async fn send(
@@ -211,7 +200,10 @@ impl Engine {
             answered = timeout(self.patience, self.exchange(request)) => answered,
         };
         match answered {
-            Ok(Ok((status, body))) if status.is_success() => Ok(body),
+            Ok(Ok((status, body))) if status.is_success() => match refusal(&body) {
+                Some(said) if method == Method::POST => Err(failure(said, Fault::Refused(status))),
+                _ => Ok(body),
+            },
             Ok(Ok((status, body))) => Err(failure(message(&body), Fault::Refused(status))),
             Ok(Err(said)) => Err(failure(said, Fault::Lost)),
             Err(_) => {
