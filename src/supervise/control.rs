@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::supervise::tasks::Sender;
 use crate::supervise::{
     Event, MOMENT, State, Supervisor, Why, failed, newer_programs, read_status, run_dir,
 };
+use crate::sys::processes;
 
 /// How long a request may take to arrive, and how many bytes it may have.
 const ARRIVES: Duration = Duration::from_secs(5);
@@ -188,6 +189,13 @@ pub fn restart_all(run_dir: &Path) -> Result<String, Error> {
     ask(run_dir, "restart-all", ALL)
 }
 
+/// Returns the path that the supervisor was started by. It may be a link that leads to another
+/// version later.
+fn started_by(run_dir: &Path) -> Option<PathBuf> {
+    let words = processes::words(read_status(run_dir)?.supervisor);
+    words.into_iter().next().map(PathBuf::from)
+}
+
 /// Has the supervisor whose directory is `run_dir` replace dockerd, and itself first if its program on
 /// disk has changed. Returns what was done.
 pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
@@ -195,7 +203,10 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     if newer().contains(&SUPERVISOR) {
         let own = std::env::current_exe().map_err(failed("cannot find this program"))?;
-        done.push(ask(run_dir, &format!("take-over {}", own.display()), IN_PLACE)?);
+        let program =
+            started_by(run_dir).filter(|name| name.canonicalize().is_ok_and(|it| it == own));
+        let program = program.unwrap_or(own);
+        done.push(ask(run_dir, &format!("take-over {}", program.display()), IN_PLACE)?);
     }
     done.push(ask(run_dir, "restart", IN_PLACE)?);
     let rest: Vec<_> = newer().into_iter().filter(|part| *part != DOCKERD).collect();
