@@ -6,6 +6,7 @@ use crate::check::{self, Found, Id, Status};
 use crate::cli::check::{Examination, explained};
 use crate::cli::request::Request;
 use crate::cli::setup::{SetupOutput, carry_out};
+use crate::cli::verify;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::settings::Layer;
@@ -21,6 +22,9 @@ pub struct InstallOptions {
     /// Install without iptables; if they do not work here, containers have no network of their own
     #[arg(long)]
     skip_iptables: bool,
+    /// Then verify the daemon, if it runs
+    #[arg(long, conflicts_with_all = ["dry_run", "format"])]
+    verify: bool,
     #[command(flatten)]
     output: SetupOutput,
 }
@@ -54,7 +58,11 @@ pub fn run(
         (true, false) => "Rootless Docker is ready. How to use it:  dockerd-rootless status",
         (false, _) => "Rootless Docker is set up.",
     };
-    carry_out(&facts, &plan, options.output, done)
+    let done = carry_out(&facts, &plan, options.output, done)?;
+    match options.verify {
+        true => verify::afterwards(&of_service(&facts.home.environment)),
+        false => Ok(done),
+    }
 }
 
 /// Returns notes on the variables of this shell that the service does not have, or that lead the

@@ -2,7 +2,9 @@
 
 use std::ffi::OsStr;
 
+use crate::cli::install::of_service;
 use crate::cli::setup::{SetupOutput, carry_out};
+use crate::cli::verify;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::setup::{Home, SetupPlan, inspect};
@@ -12,6 +14,9 @@ pub struct UpgradeOptions {
     /// Restart the daemon even if containers run; they stop
     #[arg(long)]
     pub restart: bool,
+    /// Then verify the daemon, if it runs
+    #[arg(long, conflicts_with_all = ["dry_run", "format"])]
+    pub verify: bool,
     #[command(flatten)]
     pub output: SetupOutput,
 }
@@ -24,5 +29,9 @@ pub fn run(
 ) -> Result<Exit, Error> {
     let facts = inspect(Home::find(environment, called)?);
     let plan = SetupPlan::upgrade(&facts, options.restart)?;
-    carry_out(&facts, &plan, options.output, "The service is that of this version.")
+    let done = carry_out(&facts, &plan, options.output, "The service is that of this version.")?;
+    match options.verify {
+        true => verify::afterwards(&of_service(&facts.home.environment)),
+        false => Ok(done),
+    }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tracing::warn;
 
 use crate::cli::output::{self, Format, one_line, paint, plural, wrap};
 use crate::cli::sources::layers;
@@ -24,7 +25,7 @@ pub const PROBE: &str = "verify-probe";
 const STATUSES: [(&str, &str, u8); 4] =
     [("pass", "✓", 32), ("FAIL", "✗", 31), ("skip", "-", 36), ("info", "i", 34)];
 
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct VerifyOptions {
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
@@ -50,8 +51,9 @@ pub struct VerifyOptions {
 }
 
 /// Which forms of image are tried.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Images {
+    #[default]
     Core,
     All,
 }
@@ -278,6 +280,18 @@ fn state_dir(
     let settings = layers(environment, &[]).and_then(|layers| Settings::resolve(&layers));
     let settings = settings.map_err(|error| error.render())?;
     Ok(places::state_dir(&settings, None, runtime_dir))
+}
+
+/// Verifies what a command has set up. Where no daemon runs, says how to do it later.
+pub fn afterwards(environment: &Environment) -> Result<Exit, Error> {
+    match run(&environment.clone().without("DOCKER_HOST"), &VerifyOptions::default(), false) {
+        Err(error) if error.exit() == Exit::NotRunning => {
+            warn!("nothing was verified: no rootless daemon runs yet");
+            warn!("once it does: dockerd-rootless verify");
+            Ok(Exit::Good)
+        }
+        ended => ended,
+    }
 }
 
 /// Does what a container of `verify` is asked for.

@@ -6,6 +6,7 @@ mod life;
 mod manager;
 mod setup_tool;
 mod units;
+mod verify;
 
 use std::fs;
 use std::path::{Path, PathBuf};

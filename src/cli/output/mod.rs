@@ -16,8 +16,9 @@ pub use check::{
 };
 
 /// How results are printed: text for people, or one JSON object.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Default, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
+    #[default]
     Text,
     Json,
 }
