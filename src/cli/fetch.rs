@@ -41,6 +41,9 @@ pub struct FetchOptions {
     /// Then run `dockerd-rootless install` with the arguments after `--`
     #[arg(long, conflicts_with = "rollback")]
     install: bool,
+    /// Then restart and verify the daemon; go back to the version before if that fails
+    #[arg(long, conflicts_with_all = ["remove", "install"])]
+    verify: bool,
     /// Print what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -68,7 +71,8 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
         return carry_out(options, &store, steps, Made::default(), None);
     }
     if options.rollback {
-        let (steps, made) = fetch::roll_back(&store)?;
+        let (mut steps, made) = fetch::roll_back(&store)?;
+        steps.extend(options.proof(environment, &store));
         return carry_out(options, &store, steps, made, None);
     }
     let client = Client::find(environment, &options.request);
@@ -83,6 +87,7 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
     if options.install {
         steps.push(fetch::install(&store, options.install_args(environment)));
     }
+    steps.extend(options.proof(environment, &store));
     carry_out(options, &store, steps, made, Some(&version))
 }
 
@@ -100,6 +105,13 @@ impl FetchOptions {
         let what =
             format!("`{shown}` cannot be in PATH: it holds a colon or a newline, or is not UTF-8");
         Err(Error::new(Exit::Usage, what).hint("name another directory: --bin-dir DIR"))
+    }
+
+    /// Returns the step that verifies the daemon, if that is asked for.
+    fn proof<'s>(&self, environment: &Environment, store: &'s Store) -> Option<Step<'s>> {
+        let runtime_dir = look::person(environment).runtime_dir.map(|(path, _)| path);
+        let run_dir = places::run_dir(&runtime_dir.unwrap_or_default());
+        self.verify.then(|| fetch::prove(store, run_dir, self.format == Format::Json))
     }
 
     /// Returns the arguments for `dockerd-rootless`: upstream's two variables become options.

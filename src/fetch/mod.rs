@@ -7,12 +7,14 @@ mod archive;
 mod checksum;
 mod download;
 mod plan;
+mod prove;
 pub mod shell_files;
 mod source;
 mod store;
 
 pub use download::Client;
 pub use plan::{Made, Step, fetch, install, is_installed, perform, removal, roll_back};
+pub use prove::prove;
 pub use source::Request;
 pub use store::{Store, at, check_writable};
 

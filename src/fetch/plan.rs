@@ -21,7 +21,7 @@ use crate::fetch::{OWN, SCRIPTS, Version, shell_files};
 use crate::words;
 
 /// This very program.
-const OURSELVES: &str = "/proc/self/exe";
+pub(super) const OURSELVES: &str = "/proc/self/exe";
 
 /// One thing to do: a verb, its object, and what does it, and says whether that changed anything.
 pub type Step<'a> = (&'static str, String, Act<'a>);
@@ -37,7 +37,7 @@ pub struct Made {
     pub is_changed: bool,
 }
 
-fn step<'a>(
+pub(super) fn step<'a>(
     verb: &'static str,
     object: String,
     act: impl FnOnce(&mut Made) -> Result<bool, Error> + 'a,
@@ -60,7 +60,7 @@ pub fn perform(
         } else {
             continue;
         }
-        made.is_changed |= verb != "fetch" && verb != "run";
+        made.is_changed |= !["fetch", "run", "test"].contains(&verb);
     }
     Ok(made)
 }
@@ -209,12 +209,17 @@ pub fn roll_back(store: &Store) -> Result<(Vec<Step<'_>>, Made), Error> {
         let what = "there is no earlier version to go back to";
         return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless fetch --version latest"));
     };
-    let object = match previous.rsplit_once('-') {
-        Some((version, _)) => format!("to Docker {version}"),
-        None => format!("to the programs that were in `{}` before", store.bin_dir.display()),
-    };
+    let object = format!("to {}", name_of(store, &previous));
     let step = step("switch", object, |made| switch(store, made));
     Ok((vec![step], Made { set: Some(previous), ..Made::default() }))
+}
+
+/// Names a set for people.
+pub(super) fn name_of(store: &Store, set: &str) -> String {
+    match set.rsplit_once('-') {
+        Some((version, _)) => format!("Docker {version}"),
+        None => format!("the programs that were in `{}` before", store.bin_dir.display()),
+    }
 }
 
 /// Says whether there is anything that `fetch` did.

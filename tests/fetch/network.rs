@@ -438,3 +438,16 @@ fn a_dry_run_prints_what_the_run_then_does() {
         assert_eq!(would, done, "{words}");
     }
 }
+
+#[test]
+fn without_a_daemon_of_these_programs_nothing_is_verified_and_that_is_said() {
+    let scene = Scene::have(OLD);
+    let words = format!("--version {NEW} --verify");
+    let would = "would test the daemon with `dockerd-rootless verify`";
+    scene.fetch(&format!("{words} --dry-run")).assert(0, would);
+    let ended = scene.fetch(&words);
+    ended.assert(0, "nothing was verified: no daemon runs with these programs yet");
+    ended.assert(0, "once it does: dockerd-rootless verify");
+    assert_eq!(scene.version().as_deref(), Some(NEW));
+    scene.fetch("--remove --verify").assert(2, "cannot be used with");
+}

@@ -69,6 +69,19 @@ impl Release {
         }
     }
 
+    /// With this host's dockerd, beside which no program works.
+    pub fn lame(version: &str) -> Self {
+        let mut docker = Tarball::new();
+        for program in DOCKER {
+            let content: &[u8] = match program {
+                "dockerd" => b"#!/bin/sh\nexec /usr/sbin/dockerd \"$@\"\n",
+                _ => b"#!/bin/sh\nexit 1\n",
+            };
+            docker.file(&format!("docker/{program}"), content);
+        }
+        Self { docker: docker.finish(), ..Self::new(version) }
+    }
+
     pub fn file(&self, package: Package) -> String {
         package.file(&Version::parse(&self.version).expect("a version"))
     }

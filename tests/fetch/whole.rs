@@ -10,6 +10,9 @@ use super::script::Site;
 use test_support::docker::{IMAGE, PAGE};
 use test_support::*;
 
+/// A version with which a daemon comes up, and nothing else works.
+const LAME: &str = "77.3.0";
+
 /// `curl … | sh` as the user types it.
 fn pipe(site: &Site, tarballs: &str, version: &str) -> Ended {
     let line = format!(
@@ -27,8 +30,13 @@ fn login(user: &TestUser, line: &str) -> Ended {
 
 /// The file that the unit's dockerd runs from.
 fn running(user: &TestUser) -> String {
+    program_of(user, "dockerd")
+}
+
+/// The file that this part of the daemon runs from.
+fn program_of(user: &TestUser, part: &str) -> String {
     let status = login(user, "dockerd-rootless status --format json");
-    let pid = status.assert(0, "ready").json()["dockerd"].clone();
+    let pid = status.assert(0, "ready").json()[part].clone();
     let program = fs::read_link(format!("/proc/{pid}/exe")).expect("a program");
     program.display().to_string()
 }
@@ -64,6 +72,7 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     release.publish(&mirror);
     release.version = NEW.to_owned();
     release.publish(&mirror);
+    Release::lame(LAME).publish(&mirror);
     fs::remove_dir_all(&packed).expect("remove");
     let site = Site::of(user, &program);
     let user = &site.user;
@@ -101,8 +110,29 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     docker.run("rm -f busy");
     login(user, "dockerd-rootless upgrade").assert(0, "Restarted docker.service");
     assert!(running(user).contains(&format!("/versions/{NEW}-")), "{}", running(user));
-    login(user, "dockerd-rootless fetch --rollback").assert(0, OLD);
+    let told = login(user, "dockerd-rootless fetch --rollback --verify");
+    told.assert(0, OLD).assert(0, " passed, 0 failed, ").assert(0, "tested the daemon");
     login(user, "dockerd-rootless upgrade").assert(0, "Restarted docker.service");
+    assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
+
+    // A version with which no container starts does not stay, and containers keep running.
+    docker.run(&format!("run -d --name busy --stop-signal KILL {IMAGE} sleep infinity"));
+    let began = begin();
+    let fetch = format!("dockerd-rootless fetch --version {LAME} --mirror {}", mirror.url());
+    let told = login(user, &format!("{fetch} --verify"));
+    told.assert(1, &format!("with Docker {LAME}; Docker {OLD} is in use again"));
+    for part in ["dockerd", "supervisor"] {
+        let program = program_of(user, part);
+        assert!(program.contains(&format!("/versions/{OLD}-")), "{part}: {program}");
+    }
+    assert_eq!(begin(), began);
+    login(user, "docker exec busy cat /www/index.html").assert(0, PAGE);
+    docker.run("rm -f busy");
+    // What was in use before stays, whatever is wrong: here containers send what is too large.
+    login(user, "dockerd-rootless config set network.container-mtu 65521").assert(0, "");
+    let told = login(user, &format!("{} --verify", fetch.replace(LAME, OLD)));
+    told.assert(1, "FAIL  mtu").assert(1, "which was in use before");
+    fs::remove_dir_all(user.home.join(".config/dockerd-rootless")).expect("remove");
     assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
 
     login(user, "dockerd-rootless fetch --remove").assert(5, "uninstall --remove-binaries");
