@@ -16,7 +16,7 @@ use crate::plan;
 use crate::settings::Settings;
 use crate::supervise;
 use crate::sys::{processes, terminal};
-use crate::verify::{self, CHECKS, Check, Daemon, Event, Launch, Lie, Row, SURVIVAL, Status};
+use crate::verify::{self, CHECKS, Check, Event, Launch, Lie, Row, SURVIVAL, Status};
 
 /// The words of the command line that are a container's.
 pub const PROBE: &str = "verify-probe";
@@ -108,7 +108,7 @@ struct Screen {
     colored: bool,
     /// The terminal's width; plain lines without one.
     width: Option<usize>,
-    daemon: Option<Daemon>,
+    daemon: Value,
     /// The group whose heading was shown last.
     group: &'static str,
     rows: Vec<Row>,
@@ -118,10 +118,10 @@ impl Screen {
     fn show(&mut self, event: Event) {
         let text = match event {
             Event::Found(daemon) => {
-                let Daemon { version, storage_driver, image_store } = &daemon;
-                let text =
-                    format!("dockerd {version} ({storage_driver}, {image_store} image store)\n");
-                self.daemon = Some(daemon);
+                let [version, driver, store] = ["version", "storage_driver", "image_store"]
+                    .map(|key| daemon[key].as_str().unwrap_or_default());
+                let text = format!("dockerd {version} ({driver}, {store} image store)\n");
+                self.daemon = daemon;
                 text
             }
             Event::Asked(check) => self.question(check),
@@ -174,7 +174,7 @@ impl Screen {
                 text += &wrap(&head, 16, &one_line(value), self.width.unwrap_or(usize::MAX));
             }
             // A command is pasted: it is never broken.
-            text += &format!("  {:14}{}\n", "next:", check.next);
+            text += &format!("  {:14}{}\n", "next:", row.next.unwrap_or_default());
         }
         let [pass, fail, skip, info] = self.counts();
         let counted = plural(self.rows.len(), "question");
@@ -193,9 +193,6 @@ impl Screen {
             let mut object = json!(row);
             let check = check_of(row);
             (object["group"], object["question"]) = (json!(check.group), json!(check.question));
-            if row.status == Status::Fail {
-                object["next"] = json!(check.next);
-            }
             object
         };
         let [pass, fail, skip, info] = self.counts();

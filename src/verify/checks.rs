@@ -8,17 +8,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{getegid, geteuid};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::oci::manifest::Kind;
 use crate::verify::chain::{self, Chain, Form, Kit, Lie, Link};
 use crate::verify::engine::{Engine, Failure, Fault};
 use crate::verify::probe::{self, Facts, READY, Rates, Reached, TRAFFIC, WRITERS, plain};
-use crate::verify::report::Row;
+use crate::verify::report::{Row, Status};
 use crate::verify::{Event, Launch, kill};
 
 /// The label of everything that a run makes.
@@ -27,9 +28,12 @@ pub const LABEL: &str = "dockerd-rootless.verify";
 /// The port on which containers listen.
 const PORT: &str = "7070";
 
-/// How long to wait for an echo, and for a container that begins to listen.
-const ECHO: Duration = Duration::from_secs(2);
+/// How long a published port may take to open (pasta looks once a second), and a container to listen.
+const OPEN: Duration = Duration::from_secs(3);
 const BEGIN: Duration = Duration::from_secs(10);
+
+/// How long to wait before something is asked again.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// How long a daemon that failed may take to say that it is there: it may just be replaced.
 const PING: Duration = Duration::from_secs(5);
@@ -37,14 +41,18 @@ const PING: Duration = Duration::from_secs(5);
 /// The memory of the container that takes too much of it, in bytes.
 const MEMORY: u64 = 32 << 20;
 
+const NO_ADDRESS: &str = "this host has no address but its loopback addresses";
+
+type Text = &'static str;
+
 /// A question.
 pub struct Check {
-    pub group: &'static str,
-    pub name: &'static str,
-    pub question: &'static str,
-    /// What to run where the answer is bad.
-    pub next: &'static str,
+    pub group: Text,
+    pub name: Text,
+    pub question: Text,
     step: Step,
+    /// What to run where the answer is bad.
+    next: Text,
 }
 
 /// What is done to answer a few of them at once.
@@ -76,52 +84,34 @@ impl Check {
     }
 }
 
-const fn accept(
-    name: &'static str,
-    question: &'static str,
-    kind: Kind,
-    has_type: bool,
-    by_digest: bool,
-) -> Check {
+const fn check(group: Text, name: Text, question: Text, step: Step, next: Text) -> Check {
+    Check { group, name, question, step, next }
+}
+
+const fn accept(name: Text, question: Text, kind: Kind, has_type: bool, by_digest: bool) -> Check {
     let form = Form { kind, has_type, by_digest };
     check(FORMS, name, question, Step::Chain(Link::Accept(form)), STATUS)
 }
 
-const fn refuse(
-    name: &'static str,
-    question: &'static str,
-    kind: Kind,
-    by_digest: bool,
-    lie: Lie,
-) -> Check {
+const fn refuse(name: Text, question: Text, kind: Kind, by_digest: bool, lie: Lie) -> Check {
     let form = Form { kind, has_type: true, by_digest };
     check(FORMS, name, question, Step::Chain(Link::Refuse(form, lie)), STATUS)
 }
 
-const fn check(
-    group: &'static str,
-    name: &'static str,
-    question: &'static str,
-    step: Step,
-    next: &'static str,
-) -> Check {
-    Check { group, name, question, next, step }
-}
-
-const USERS: &str = "Users and files";
-const NETWORK: &str = "Network";
-const PORTS: &str = "Published ports";
-const LIMITS: &str = "Limits";
-const SECURITY: &str = "Security";
-const IMAGES: &str = "Images";
-const FORMS: &str = "Forms of images";
-const DAEMON: &str = "The daemon";
+const USERS: Text = "Users and files";
+const NETWORK: Text = "Network";
+const PORTS: Text = "Published ports";
+const LIMITS: Text = "Limits";
+const SECURITY: Text = "Security";
+const IMAGES: Text = "Images";
+const FORMS: Text = "Forms of images";
+const DAEMON: Text = "The daemon";
 
 /// What to run where no check explains an answer.
-const STATUS: &str = "dockerd-rootless status";
+const STATUS: Text = "dockerd-rootless status";
 
 /// The one that is answered only where it is asked for.
-pub const SURVIVAL: &str = "survival";
+pub const SURVIVAL: Text = "survival";
 
 /// The questions, in the order in which they are answered.
 #[rustfmt::skip]
@@ -199,31 +189,38 @@ impl Run {
     pub async fn answer(&self, names: &[&str], mut tell: impl FnMut(Event)) {
         let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
         let mut done: Vec<Step> = Vec::new();
-        let mut missing = "no answer came";
         let mut is_gone = false;
         for check in CHECKS.iter().filter(|check| names.contains(&check.name)) {
             tell(Event::Asked(check));
             if !is_gone && !done.contains(&check.step) {
                 done.push(check.step);
-                let found = self.perform(check).await.unwrap_or_else(|failure| {
-                    let of_step = CHECKS.iter().filter(|other| other.step == check.step);
-                    is_gone = true;
-                    of_step.map(|other| Row::refused(other.name, &failure)).collect()
-                });
-                rows.extend(found.into_iter().map(|row| (row.name, row)));
+                match self.perform(check).await {
+                    Ok(found) => rows.extend(found.into_iter().map(|row| (row.name, row))),
+                    Err(failure) => {
+                        let of_step = CHECKS.iter().filter(|other| other.step == check.step);
+                        let refused =
+                            of_step.map(|one| (one.name, Row::refused(one.name, &failure)));
+                        rows.extend(refused);
+                        is_gone = !self.is_there().await;
+                    }
+                }
                 if self.engine.is_stopped() {
                     return;
                 }
-                is_gone = is_gone && !self.is_there().await;
-                missing = if is_gone { "dockerd does not answer any more" } else { missing };
             }
-            let row = rows.remove(check.name);
-            tell(Event::Answered(row.unwrap_or_else(|| Row::skip(check.name, missing))));
+            let mut row = rows.remove(check.name).unwrap_or_else(|| {
+                let why =
+                    if is_gone { "dockerd does not answer any more" } else { "no answer came" };
+                Row::skip(check.name, why)
+            });
+            let next = if row.said.is_some() && is_gone { STATUS } else { check.next };
+            row.next = (row.status == Status::Fail).then_some(next);
+            tell(Event::Answered(row));
         }
     }
 
     async fn is_there(&self) -> bool {
-        self.engine.with_patience(PING).get("ask the daemon", "/_ping").await.is_ok()
+        self.engine.with_patience(PING).get("answer", "/_ping").await.is_ok()
     }
 
     async fn perform(&self, check: &Check) -> Rows {
@@ -244,14 +241,11 @@ impl Run {
 
     /// Describes a container of ours that does what `words` say.
     pub fn spec(&self, words: &[&str], host: Value) -> Value {
-        json!({
-            "Image": self.image,
-            "Cmd": words,
-            "Labels": {LABEL: self.kit.nonce},
-            "HostConfig": host,
-        })
+        let labels = json!({LABEL: self.kit.nonce});
+        json!({"Image": self.image, "Cmd": words, "Labels": labels, "HostConfig": host})
     }
 
+    /// Names a container or a network of ours.
     pub fn name(&self, purpose: &str) -> String {
         format!("verify-{}-{purpose}", self.kit.nonce)
     }
@@ -264,7 +258,7 @@ impl Run {
     }
 
     /// Runs a container, and reads what it tells.
-    async fn ask<T: serde::de::DeserializeOwned>(
+    async fn ask<T: DeserializeOwned>(
         &self,
         purpose: &str,
         words: &[&str],
@@ -273,16 +267,11 @@ impl Run {
         self.read(purpose, &self.spec(words, host)).await
     }
 
-    async fn read<T: serde::de::DeserializeOwned>(
-        &self,
-        purpose: &str,
-        spec: &Value,
-    ) -> Result<T, Failure> {
+    async fn read<T: DeserializeOwned>(&self, purpose: &str, spec: &Value) -> Result<T, Failure> {
         let ran = self.engine.run(&self.name(purpose), spec).await?;
-        serde_json::from_str(ran.stdout.lines().last().unwrap_or_default()).map_err(|_| Failure {
-            asked: format!("run the container `{purpose}`"),
-            said: format!("exit code {}: {}{}", ran.code, ran.stdout, ran.stderr),
-            fault: Fault::Lost,
+        serde_json::from_str(ran.stdout.lines().last().unwrap_or_default()).map_err(|_| {
+            let said = format!("exit code {}: {}{}", ran.code, ran.stdout, ran.stderr);
+            Failure { asked: format!("run the container `{purpose}`"), said, fault: Fault::Lost }
         })
     }
 
@@ -301,7 +290,7 @@ impl Run {
                 let error = io::Error::other(stdout + &stderr);
                 return Err(Failure::own("get a container to listen", &error));
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(MOMENT).await;
         }
     }
 
@@ -310,8 +299,8 @@ impl Run {
         let outer: Facts = self.ask("look-host", &["look"], json!({"NetworkMode": "host"})).await?;
         let driver = self.info["Driver"].as_str().unwrap_or_default();
         let overlay = match &facts.overlay {
-            None => Row::pass("overlay", format!("yes ({driver}, {})", facts.root)),
-            Some(why) => Row::fail("overlay", format!("{driver}: {why}"), "all three work"),
+            None => format!("yes ({driver}, {})", facts.root),
+            Some(why) => format!("{driver}: {why}"),
         };
         let is_unconfined = self.info["SecurityOptions"].to_string().contains("unconfined");
         let seccomp = match facts.seccomp.as_str() {
@@ -319,20 +308,23 @@ impl Run {
             _ if is_unconfined => Row::info("seccomp", "no: dockerd's profile is `unconfined`"),
             mode => Row::fail("seccomp", format!("no (mode {mode})"), "mode 2, a filter"),
         };
-        let (soft, hard) = facts.open_files;
-        let open_files = match soft == hard {
-            true => soft.to_string(),
-            false => format!("{soft}, and {hard} where it asks for more"),
+        let open_files = match facts.open_files {
+            (soft, hard) if soft == hard => soft.to_string(),
+            (soft, hard) => format!("{soft}, and {hard} where it asks for more"),
         };
-        let configured =
-            self.launch.as_ref().and_then(|launch| launch.option("--mtu")?.parse().ok());
+        let configured = self.option("--mtu").and_then(|mtu| mtu.parse().ok());
         Ok(vec![
             user_ids(&facts.uid_map),
-            overlay,
+            Row::judge("overlay", facts.overlay.is_none(), overlay, "all three work"),
             seccomp,
             Row::pass("open-files", open_files),
             mtu(&facts.mtu, &outer.mtu, configured),
         ])
+    }
+
+    /// Returns the value of an option that rootlesskit was started with.
+    fn option(&self, name: &str) -> Option<&str> {
+        self.launch.as_ref()?.option(name)
     }
 
     async fn volume(&self) -> Rows {
@@ -346,10 +338,8 @@ impl Run {
             return Ok(vec![Row::fail("file-owner", answer, "two files in the volume")]);
         };
         let answer = format!("root's: {}; user 1000's: {}", user(owners[0]), user(owners[1]));
-        Ok(vec![match owners[0] == geteuid().as_raw() {
-            true => Row::pass("file-owner", answer),
-            false => Row::fail("file-owner", answer, "what root writes belongs to you"),
-        }])
+        let is_own = owners[0] == geteuid().as_raw();
+        Ok(vec![Row::judge("file-owner", is_own, answer, "what root writes belongs to you")])
     }
 
     async fn names(&self) -> Rows {
@@ -359,104 +349,87 @@ impl Run {
         let host = json!({"NetworkMode": network});
         self.listen("peer", host.clone()).await?;
         let target = format!("tcp:{}:{PORT}", self.name("peer"));
-        let reached: Reached = self.ask("names", &["reach", &target], host).await?;
-        Ok(vec![match &reached[&target] {
-            Ok(_) => Row::pass("names", "yes, on a network that you create"),
-            Err(why) => Row::fail("names", why, "one container reaches the other by its name"),
-        }])
+        let [reached]: [Reached; 1] = self.ask("names", &["reach", &target], host).await?;
+        let is_good = reached.is_ok();
+        let answer = reached.map_or_else(|why| why, |_| "yes, on a network that you create".into());
+        let expected = "one container reaches the other by its name";
+        Ok(vec![Row::judge("names", is_good, answer, expected)])
     }
 
     async fn reach(&self) -> Rows {
-        let listener = |address: IpAddr| async move {
-            let listener = TcpListener::bind((address, 0)).await?;
-            Ok((listener.local_addr()?.port(), listener))
-        };
-        let own = outside_address();
-        let (open, _open) =
-            listener(own.unwrap_or(Ipv4Addr::LOCALHOST.into())).await.map_err(host)?;
-        let (closed, _closed) = listener(Ipv4Addr::LOCALHOST.into()).await.map_err(host)?;
+        let address = outside_address();
+        let own = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let (open, _open) = listener(own).await?;
+        let (closed, _closed) = listener(Ipv4Addr::LOCALHOST.into()).await?;
         let gateway = self.launch.as_ref().map_or(Ipv4Addr::new(10, 0, 2, 2), Launch::gateway);
-        let own_text = own.map(|own| own.to_string()).unwrap_or_default();
+        let outside = format!("tcp:{own}:{open}");
         let loopback = format!("tcp:{gateway}:{closed}");
-        let outside = format!("tcp:{own_text}:{open}");
         let internal = [closed, open].map(|port| format!("tcp:host.docker.internal:{port}"));
-        let ping = format!("ping:{own_text}");
+        let ping = format!("ping:{own}");
         let words = ["reach", "dns:", &outside, &loopback, &internal[0], &internal[1], &ping];
         let hosts = json!({"ExtraHosts": ["host.docker.internal:host-gateway"]});
-        let reached: Reached = self.ask("reach", &words, hosts).await?;
-        let has = |target: &str| reached[target].is_ok();
-        let why = |target: &str| reached[target].clone().err().unwrap_or_default();
-        let is_open = has(&loopback);
-        let dns = match &reached["dns:"] {
+        let [dns, outside, loopback, by_loopback, by_address, ping]: [Reached; 6] =
+            self.ask("reach", &words, hosts).await?;
+        let dns = match dns {
             Ok(server) => Row::pass("dns", format!("yes ({server})")),
             Err(why) => no_dns(why).await,
         };
-        if own.is_none() {
-            let skip =
-                |name| Row::skip(name, "this host has no address but its loopback addresses");
-            let rest = ["outside", "host-docker-internal", "ping"].map(skip);
-            return Ok([dns, self.host_loopback(is_open, gateway)]
-                .into_iter()
-                .chain(rest)
-                .collect());
-        }
-        if !has(&outside) {
-            let row = Row::fail("outside", why(&outside), format!("{own_text} is reached"));
-            let skip = |name| Row::skip(name, "a container reaches nothing outside");
-            let rest = ["host-loopback", "host-docker-internal", "ping"].map(skip);
-            return Ok([dns, row].into_iter().chain(rest).collect());
-        }
-        let instead = match is_open {
-            true => format!("use {gateway}, or set host-gateway-ip to it in daemon.json"),
-            false => format!("use {own_text} for what listens there"),
+        let (outside, lacks) = match (address, outside) {
+            (None, _) => (Row::skip("outside", NO_ADDRESS), Some(NO_ADDRESS)),
+            (_, Ok(_)) => (Row::pass("outside", format!("yes ({own})")), None),
+            (_, Err(why)) => {
+                let row = Row::fail("outside", why, format!("{own} is reached"));
+                (row, Some("a container reaches nothing outside"))
+            }
         };
-        let internal = match internal.iter().any(|target| has(target)) {
-            true => Row::pass(
+        if let Some(why) = lacks {
+            let skip = |name| Row::skip(name, why);
+            let rest = ["host-loopback", "host-docker-internal", "ping"].map(skip);
+            return Ok([dns, outside].into_iter().chain(rest).collect());
+        }
+        let instead = match loopback {
+            Ok(_) => format!("use {gateway}, or set host-gateway-ip to it in daemon.json"),
+            Err(_) => format!("use {own} for what listens there"),
+        };
+        let internal = match by_loopback.or_else(|why| by_address.map_err(|_| why)) {
+            Ok(_) => Row::pass(
                 "host-docker-internal",
                 "yes, with --add-host host.docker.internal:host-gateway",
             ),
-            false => {
-                Row::info("host-docker-internal", format!("no ({}): {instead}", why(&internal[0])))
-            }
+            Err(why) => Row::info("host-docker-internal", format!("no ({why}): {instead}")),
         };
-        let ping = match reached[&ping].is_ok() {
-            true => Row::pass("ping", "yes"),
-            false => no_ping(&why(&ping)),
-        };
-        let outside = Row::pass("outside", format!("yes ({own_text})"));
-        Ok(vec![dns, outside, self.host_loopback(is_open, gateway), internal, ping])
+        let ping = ping.map_or_else(|why| no_ping(&why), |_| Row::pass("ping", "yes"));
+        Ok(vec![dns, outside, self.host_loopback(loopback.is_ok(), gateway), internal, ping])
     }
 
     /// Compares what is with what the daemon was launched with.
     fn host_loopback(&self, is_open: bool, gateway: Ipv4Addr) -> Row {
-        let word = |is_open| if is_open { "open" } else { "closed" };
         let answer = match is_open {
             true => format!("open: {gateway} is the host's 127.0.0.1"),
             false => "closed".to_owned(),
         };
-        let Some(launch) = &self.launch else { return Row::info("host-loopback", answer) };
-        let opens = launch.option("--disable-host-loopback").is_none();
-        match opens == is_open {
-            true => {
-                Row::pass("host-loopback", format!("{answer} (network.host-loopback = {opens})"))
-            }
-            false => Row::fail("host-loopback", answer, word(opens)),
+        if self.launch.is_none() {
+            return Row::info("host-loopback", answer);
         }
+        let opens = self.option("--disable-host-loopback").is_none();
+        let answer = format!("{answer} (network.host-loopback = {opens})");
+        let expected = if opens { "open" } else { "closed" };
+        Row::judge("host-loopback", opens == is_open, answer, expected)
     }
 
     async fn speed(&self) -> Rows {
         let Some(address) = outside_address() else {
-            let why = "this host has no address but its loopback addresses";
-            return Ok(vec![Row::skip("speed", why)]);
+            return Ok(vec![Row::skip("speed", NO_ADDRESS)]);
         };
-        let listener = TcpListener::bind((address, 0)).await.map_err(host)?;
-        let target = listener.local_addr().map_err(host)?.to_string();
+        let (port, listener) = listener(address).await?;
         let peer = tokio::spawn(async move { serve_traffic(&listener).await });
-        let words = ["measure", &target];
-        let rates: Result<Rates, Failure> = self.ask("speed", &words, json!({})).await;
+        let target = SocketAddr::new(address, port).to_string();
+        let rates: Result<Rates, Failure> =
+            self.ask("speed", &["measure", &target], json!({})).await;
         peer.abort();
-        let (out, back) = rates.map(|rates| (rates.out / 1e6, rates.back / 1e6))?;
-        Ok(vec![Row::pass("speed", format!("{out:.0} MB/s out, {back:.0} MB/s in"))])
+        let Rates { out, back } = rates?;
+        let answer = format!("{:.0} MB/s out, {:.0} MB/s in", out / 1e6, back / 1e6);
+        Ok(vec![Row::pass("speed", answer)])
     }
 
     async fn ports(&self) -> Rows {
@@ -464,112 +437,108 @@ impl Run {
         let bindings = json!({"PortBindings": {key("tcp"): [{}], key("udp"): [{}]}});
         let id = self.listen("ports", bindings).await?;
         let found = self.engine.inspect(&id).await?;
-        let port = |protocol: &str, is_six: bool| {
-            let bindings = found["NetworkSettings"]["Ports"][key(protocol)].as_array()?;
-            let mut own = bindings.iter().filter(|binding| {
-                binding["HostIp"].as_str().is_some_and(|ip| ip.contains(':') == is_six)
-            });
-            own.next()?["HostPort"].as_str()?.parse::<u16>().ok()
-        };
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let own = outside_address().unwrap_or(loopback);
-        let ways = [
+        let mut rows = Vec::new();
+        for (name, protocol, address) in [
             ("localhost", "tcp", loopback),
             ("tcp4", "tcp", own),
             ("tcp6", "tcp", Ipv6Addr::LOCALHOST.into()),
             ("udp", "udp", own),
-        ];
-        let driver = self.launch.as_ref().and_then(|launch| launch.option("--port-driver"));
-        let is_slirp4netns = driver == Some("slirp4netns");
-        let mut rows = Vec::new();
-        for (name, protocol, address) in ways {
-            let Some(port) = port(protocol, address.is_ipv6()) else {
-                rows.push(Row::skip(name, "dockerd publishes no port for it"));
-                continue;
+        ] {
+            let bindings = found["NetworkSettings"]["Ports"][key(protocol)].as_array();
+            let is_own = |binding: &&Value| {
+                binding["HostIp"].as_str().is_some_and(|ip| ip.contains(':') == address.is_ipv6())
             };
-            let target = SocketAddr::new(address, port);
-            let late = |_| Err(io::ErrorKind::TimedOut.into());
-            let answered = timeout(ECHO, echo(target, protocol)).await.unwrap_or_else(late);
-            rows.push(match answered {
-                Ok(seen) if seen == address.to_string() => {
-                    Row::pass(name, format!("open; the container sees the client itself ({seen})"))
-                }
-                Ok(seen) => {
-                    let answer = format!("open; the container sees {seen} instead of {address}");
-                    Row::pass(name, answer)
-                }
-                Err(_) if protocol == "tcp" && address.is_ipv6() && is_slirp4netns => {
-                    Row::info(name, "closed, as always with network.port-driver = slirp4netns")
-                }
-                Err(error) => {
-                    let answer = format!("{target}: {}", plain(&error));
-                    Row::fail(name, answer, "the container answers")
-                }
+            let binding = bindings.and_then(|all| all.iter().find(is_own));
+            let port = binding.and_then(|own| own["HostPort"].as_str()?.parse().ok());
+            rows.push(match port {
+                Some(port) => self.port(name, SocketAddr::new(address, port), protocol).await,
+                None => Row::skip(name, "dockerd publishes no port for it"),
             });
         }
         Ok(rows)
     }
 
+    /// Says which client a container sees at a published port.
+    async fn port(&self, name: Text, target: SocketAddr, protocol: &str) -> Row {
+        let began = Instant::now();
+        let answered = loop {
+            let late = |_| Err(io::ErrorKind::TimedOut.into());
+            let answered = timeout(OPEN, echo(target, protocol)).await.unwrap_or_else(late);
+            if answered.is_ok() || began.elapsed() > OPEN {
+                break answered;
+            }
+            sleep(MOMENT).await;
+        };
+        let client = target.ip().to_string();
+        match answered {
+            Ok(seen) if seen == client => {
+                Row::pass(name, format!("open; the container sees the client itself ({seen})"))
+            }
+            Ok(seen) => Row::pass(name, format!("open; the container sees {seen}, not {client}")),
+            Err(_) if name == "tcp6" && self.option("--port-driver") == Some("slirp4netns") => {
+                Row::info(name, "closed, as always with network.port-driver = slirp4netns")
+            }
+            Err(error) => {
+                Row::fail(name, format!("{target}: {}", plain(&error)), "the container answers")
+            }
+        }
+    }
+
     async fn limits(&self) -> Rows {
         let text = |key: &str, other| self.info[key].as_str().unwrap_or(other).to_owned();
-        let why = format!(
-            "dockerd has no such limit (cgroup v{}, driver {}): see dockerd-rootless check --only cgroup",
-            text("CgroupVersion", "1"),
-            text("CgroupDriver", "none")
-        );
+        let (version, driver) = (text("CgroupVersion", "1"), text("CgroupDriver", "none"));
+        let next = "see dockerd-rootless check --only cgroup";
+        let why = format!("dockerd has no such limit (cgroup v{version}, driver {driver}): {next}");
         let has = |key: &str| self.info[key] == true;
         let mut rows = vec![match has("MemoryLimit") {
             true => self.memory().await?,
             false => Row::skip("memory", &why),
         }];
-        let (cpu, pids) = (has("CpuCfsQuota"), has("PidsLimit"));
-        if !cpu && !pids {
-            rows.extend(["cpu", "pids"].map(|name| Row::skip(name, &why)));
-            return Ok(rows);
-        }
-        let host = json!({"NanoCpus": if cpu { 500_000_000 } else { 0 }, "PidsLimit": if pids { 64 } else { 0 }});
-        let facts: Facts = self.ask("limits", &["look"], host).await?;
-        let wanted = [("cpu", cpu, "cpu.max", "50000 100000"), ("pids", pids, "pids.max", "64")];
-        rows.extend(wanted.map(|(name, has, file, wanted)| match facts.limits.get(file) {
-            _ if !has => Row::skip(name, &why),
-            Some(found) if found == wanted => Row::pass(name, format!("yes ({file} is {found})")),
-            found => {
-                let found = found.map_or("missing", String::as_str);
-                Row::fail(name, format!("no ({file} is {found})"), format!("{file} is {wanted}"))
+        for (name, key, host, file, wanted) in [
+            ("cpu", "CpuCfsQuota", json!({"NanoCpus": 500_000_000}), "cpu.max", "50000 100000"),
+            ("pids", "PidsLimit", json!({"PidsLimit": 64}), "pids.max", "64"),
+        ] {
+            if !has(key) {
+                rows.push(Row::skip(name, &why));
+                continue;
             }
-        }));
+            let facts: Facts = self.ask(name, &["look"], host).await?;
+            let found = facts.limits.get(file).map_or("missing", String::as_str);
+            let answer = format!("{file} is {found}");
+            rows.push(Row::judge(name, found == wanted, answer, format!("{file} is {wanted}")));
+        }
         Ok(rows)
     }
 
     async fn memory(&self) -> Result<Row, Failure> {
         let host = json!({"Memory": MEMORY, "MemorySwap": MEMORY});
         let ran = self.engine.run(&self.name("memory"), &self.spec(&["fill"], host)).await?;
-        let limit = MEMORY >> 20;
-        Ok(match ran.is_oom_killed || ran.code == 137 {
-            true => Row::pass("memory", format!("yes, killed at {limit} MiB")),
-            false => {
-                let answer = format!("no, it took more than {limit} MiB (exit code {})", ran.code);
-                Row::fail("memory", answer, "the kernel kills it")
-            }
-        })
+        let (limit, is_killed) = (MEMORY >> 20, ran.is_oom_killed || ran.code == 137);
+        let answer = match is_killed {
+            true => format!("yes, killed at {limit} MiB"),
+            false => format!("no, it took more than {limit} MiB (exit code {})", ran.code),
+        };
+        Ok(Row::judge("memory", is_killed, answer, "the kernel kills it"))
     }
 
     async fn docker_sock(&self) -> Rows {
         const PASTED: &str = "/var/run/docker.sock";
         let own = self.socket.display().to_string();
         let mut said = Vec::new();
-        for (at, source) in [PASTED, &own].into_iter().enumerate() {
+        for (purpose, source) in [("pasted-socket", PASTED), ("own-socket", &own)] {
             // Unlike `-v`, this makes no directory where nothing is.
             let mount = json!({"Type": "bind", "Source": source, "Target": PASTED});
             let host = json!({"Mounts": [mount]});
-            let asked: Result<String, Failure> =
-                self.ask(&format!("socket-{at}"), &["ask", PASTED], host).await;
+            let asked: Result<String, _> = self.ask(purpose, &["ask", PASTED], host).await;
             match asked {
+                Ok(answer) if answer.contains(" 200 ") && source == PASTED => {
+                    return Ok(vec![Row::pass("docker-sock", "yes")]);
+                }
                 Ok(answer) if answer.contains(" 200 ") => {
-                    return Ok(vec![match at {
-                        0 => Row::pass("docker-sock", "yes"),
-                        _ => Row::info("docker-sock", format!("no, but -v {own}:{PASTED} does")),
-                    }]);
+                    let answer = format!("no, but -v {own}:{PASTED} does");
+                    return Ok(vec![Row::info("docker-sock", answer)]);
                 }
                 Ok(answer) => said.push(answer),
                 Err(failure) => said.push(failure.said),
@@ -581,44 +550,41 @@ impl Run {
     async fn start_time(&self) -> Rows {
         let began = Instant::now();
         let said = self.say("start", &self.image).await?;
-        let took = began.elapsed().as_millis();
-        Ok(vec![match said == self.kit.nonce {
-            true => Row::pass("start-time", format!("{took} ms")),
-            false => Row::fail("start-time", format!("it says `{said}`"), &self.kit.nonce),
-        }])
+        let (took, is_good) = (began.elapsed().as_millis(), said == self.kit.nonce);
+        let answer = if is_good { format!("{took} ms") } else { format!("it says `{said}`") };
+        Ok(vec![Row::judge("start-time", is_good, answer, &self.kit.nonce)])
     }
 
     /// Removes all that has the label of this run, and returns what it could not.
-    pub async fn clean_up(&self, patience: Duration) -> Vec<Failure> {
+    pub async fn clean_up(&self, patience: Duration) -> Result<(), Failure> {
         let engine = self.engine.with_patience(patience);
         let filter =
             format!("filters=%7B%22label%22%3A%5B%22{LABEL}%3D{}%22%5D%7D", self.kit.nonce);
-        let lists = [
-            ("containers", format!("/containers/json?all=1&{filter}"), "?force=1&v=1"),
-            ("networks", format!("/networks?{filter}"), ""),
-            ("images", format!("/images/json?all=1&{filter}"), "?force=1"),
-        ];
-        let mut failures = Vec::new();
-        for (what, list, how) in lists {
-            let found = match engine.get(&format!("list our {what}"), &list).await {
-                Ok(found) => found,
-                Err(failure) => return vec![failure],
-            };
+        let mut failure = Ok(());
+        for (what, list, how) in [
+            ("containers", "/containers/json?all=1&", "?force=1&v=1"),
+            ("networks", "/networks?", ""),
+            ("images", "/images/json?all=1&", "?force=1"),
+        ] {
+            let found = engine.get(&format!("list {what}"), &format!("{list}{filter}")).await?;
             for id in found.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str()) {
                 let asked = format!("remove {id} of the {what}");
-                let removed = engine.delete(&asked, &format!("/{what}/{id}{how}")).await;
-                failures.extend(removed.err());
-                if failures.last().is_some_and(|failure| failure.fault == Fault::Late) {
-                    return failures;
+                match engine.delete(&asked, &format!("/{what}/{id}{how}")).await {
+                    Err(late) if late.fault == Fault::Late => return Err(late),
+                    removed => failure = failure.and(removed),
                 }
             }
         }
-        failures
+        failure
     }
 }
 
-fn host(error: io::Error) -> Failure {
-    Failure::own("get a listener on this host", &error)
+async fn listener(address: IpAddr) -> Result<(u16, TcpListener), Failure> {
+    let listen = async {
+        let listener = TcpListener::bind((address, 0)).await?;
+        Ok((listener.local_addr()?.port(), listener))
+    };
+    listen.await.map_err(|error| Failure::own("get a listener on this host", &error))
 }
 
 /// Names a user of the host.
@@ -635,45 +601,32 @@ fn user_ids(map: &[(u64, u64, u64)]) -> Row {
     let name = |inside| outside(inside).map_or_else(|| "missing".to_owned(), user);
     let count: u64 = map.iter().map(|row| row.2).sum();
     let answer = format!("root is {}; user 1000 is {}; {count} ids in all", name(0), name(1000));
-    match outside(0) == Some(geteuid().as_raw()) && count > 65535 {
-        true => Row::pass("user-ids", answer),
-        false => Row::fail("user-ids", answer, "root is you, and 65536 ids or more"),
-    }
+    let is_good = outside(0) == Some(geteuid().as_raw()) && count > 65535;
+    Row::judge("user-ids", is_good, answer, "root is you, and 65536 ids or more")
 }
 
 /// Compares the MTU of a container with that of the device to the outside, and that with the one
 /// that was configured.
-fn mtu(
-    inner: &BTreeMap<String, u32>,
-    outer: &BTreeMap<String, u32>,
-    configured: Option<u32>,
-) -> Row {
+fn mtu(inner: &BTreeMap<String, u32>, outer: &BTreeMap<String, u32>, wanted: Option<u32>) -> Row {
     let is_inner =
         |name: &str| ["lo", "docker", "br-", "veth"].iter().any(|own| name.starts_with(own));
-    let container = inner.iter().find(|(name, _)| *name != "lo");
-    let outside = outer.iter().find(|(name, _)| !is_inner(name));
-    let text = |found: Option<(&String, &u32)>| {
-        found.map_or_else(|| "none".to_owned(), |(name, mtu)| format!("{name} {mtu}"))
+    let find = |all: &BTreeMap<String, u32>| {
+        let found = all.iter().find(|(name, _)| !is_inner(name));
+        found.map_or_else(|| ("none".to_owned(), 0), |(name, mtu)| (format!("{name} {mtu}"), *mtu))
     };
-    let answer = format!("container {}, outside {}", text(container), text(outside));
-    match (container, outside) {
-        (Some((_, inner)), Some((_, outer))) if inner > outer => {
-            Row::fail("mtu", answer, "the container's is not larger")
-        }
-        (_, Some((_, outer))) if configured.is_some_and(|configured| configured != *outer) => {
-            let configured = configured.unwrap_or_default();
-            Row::fail("mtu", answer, format!("{configured} to the outside, as configured"))
-        }
-        _ => Row::pass("mtu", answer),
-    }
+    let ((inner, inner_mtu), (outer, outer_mtu)) = (find(inner), find(outer));
+    let is_good = inner_mtu <= outer_mtu && wanted.is_none_or(|wanted| wanted == outer_mtu);
+    let wanted = wanted.unwrap_or(outer_mtu);
+    let expected = format!("{wanted} outside, and no more in the container");
+    Row::judge("mtu", is_good, format!("container {inner}, outside {outer}"), expected)
 }
 
 /// Says whether the host has a name server that answers, where a container has none.
-async fn no_dns(why: &str) -> Row {
-    let own = spawn_blocking(|| probe::reach(&["dns:"])).await.unwrap_or_default();
-    match own.get("dns:") {
-        Some(Ok(server)) => {
-            Row::fail("dns", why, format!("an answer, as the host has from {server}"))
+async fn no_dns(why: String) -> Row {
+    let own = spawn_blocking(|| probe::reach(&["dns:"]).remove(0)).await;
+    match own {
+        Ok(Ok(server)) => {
+            Row::fail("dns", why, format!("an answer, as {server} gives to the host"))
         }
         _ => Row::skip("dns", "no name server answers the host either"),
     }
@@ -682,16 +635,13 @@ async fn no_dns(why: &str) -> Row {
 /// Says why a container cannot ping: slirp4netns and pasta do so by sockets of the user's.
 fn no_ping(why: &str) -> Row {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
-    let range = range.split_whitespace().collect::<Vec<_>>().join(" ");
+    let bounds: Vec<u32> = range.split_whitespace().flat_map(str::parse).collect();
     let gid = getegid().as_raw();
-    let bounds: Vec<u32> = range.split(' ').filter_map(|bound| bound.parse().ok()).collect();
     match bounds[..] {
         [first, last] if !(first..=last).contains(&gid) => {
             let next = "see dockerd-rootless check --only ping";
-            Row::skip(
-                "ping",
-                format!("ping_group_range ({range}) excludes your group {gid}: {next}"),
-            )
+            let range = format!("ping_group_range ({first} {last})");
+            Row::skip("ping", format!("{range} excludes your group {gid}: {next}"))
         }
         _ => Row::fail("ping", why, "an answer"),
     }

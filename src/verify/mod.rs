@@ -9,7 +9,7 @@ pub mod probe;
 pub mod registry;
 mod report;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,9 +20,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 pub use chain::Lie;
@@ -92,18 +91,10 @@ impl Launch {
     }
 }
 
-/// The daemon that was found.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Daemon {
-    pub version: String,
-    /// `graph driver` or `containerd`.
-    pub image_store: &'static str,
-    pub storage_driver: String,
-}
-
 /// What happens, as it happens.
 pub enum Event {
-    Found(Daemon),
+    /// A daemon is there: its version, its storage driver and its image store.
+    Found(Value),
     Asked(&'static Check),
     Answered(Row),
 }
@@ -113,85 +104,63 @@ pub enum Event {
 pub fn run(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let ended = runtime.block_on(async {
-        let signals = count_signals().map_err(failed)?;
-        tokio::select! {
-            ended = perform(request, tell, signals.clone()) => ended,
-            exit = signal(signals, 2) => Ok(exit),
-        }
-    });
+    let ended = runtime.block_on(perform(request, tell));
     // A lookup in a thread may take longer than anyone wants to wait.
     runtime.shutdown_background();
     ended
-}
-
-/// Counts the signals that end us, and keeps the number of the last.
-fn count_signals() -> io::Result<watch::Receiver<(u32, u8)>> {
-    let mask = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    mask.thread_block()?;
-    let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    let fd = wait_on(fd.into())?;
-    let (sender, receiver) = watch::channel((0, 0));
-    tokio::spawn(async move {
-        while let Ok(mut readable) = fd.readable().await {
-            // It begins with the number, which one byte can hold.
-            let mut info = [0; 128];
-            match nix::unistd::read(readable.get_inner(), &mut info) {
-                Ok(_) => sender.send_modify(|(count, number)| {
-                    (*count, *number) = (*count + 1, info[..4].iter().sum());
-                }),
-                Err(_) => readable.clear_ready(),
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-/// Waits for so many signals, and returns how to end then.
-async fn signal(mut signals: watch::Receiver<(u32, u8)>, count: u32) -> Exit {
-    match signals.wait_for(|(came, _)| *came >= count).await {
-        Ok(came) => Exit::Daemon(128 + came.1),
-        Err(_) => std::future::pending().await,
-    }
 }
 
 fn failed(error: io::Error) -> Error {
     Error::new(Exit::Failed, "cannot verify the daemon").because(&error)
 }
 
-async fn perform(
-    request: &Request,
-    tell: impl FnMut(Event),
-    signals: watch::Receiver<(u32, u8)>,
-) -> Result<Exit, Error> {
+/// Returns what waits for the first signal to end, and how to end then. A second one ends us at once.
+fn signal() -> io::Result<impl Future<Output = Exit>> {
+    let mask = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    mask.thread_block()?;
+    let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let fd = wait_on(fd.into())?;
+    Ok(async move {
+        let _ = fd.readable().await;
+        // It begins with the number, which fits into a byte.
+        let mut info = [0; 128];
+        let _ = nix::unistd::read(&fd, &mut info);
+        let _ = mask.thread_unblock();
+        Exit::Daemon(128 + info.iter().take(4).sum::<u8>())
+    })
+}
+
+async fn perform(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Error> {
     let tell = RefCell::new(tell);
+    let mut signal = pin!(signal().map_err(failed)?);
     let engine = Engine::new(&request.socket, FIRST_ANSWER);
     let info = tokio::select! {
         info = meet(&engine, &request.socket) => info?,
-        exit = signal(signals.clone(), 1) => return Ok(exit),
+        exit = &mut signal => return Ok(exit),
     };
     tell.borrow_mut()(Event::Found(describe(&info)));
     let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
-    let scratch = Scratch::new(&request.scratch, &kit.nonce).map_err(failed)?;
     let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
     let name = format!("verify.localhost/{}:latest", kit.nonce);
     let archive = build::archive_of(&image, &name).map_err(failed)?;
+    let scratch = request.scratch.join(format!(".dockerd-rootless-verify-{}", kit.nonce));
+    fs::DirBuilder::new().mode(0o700).create(&scratch).map_err(failed)?;
     let run = Run {
         engine: engine.with_patience(PATIENCE),
         info,
         image: name,
         chain: open(request, &kit),
         kit,
-        scratch: scratch.0.clone(),
+        scratch,
         socket: request.socket.clone(),
         launch: request.launch.clone(),
     };
-    let is_good = RefCell::new(true);
+    let is_good = Cell::new(true);
     let mut answers = pin!(async {
         run.engine.load(archive).await?;
         let judge = |event| {
             if let Event::Answered(Row { status: Status::Fail, .. }) = &event {
-                is_good.replace(false);
+                is_good.set(false);
             }
             tell.borrow_mut()(event);
         };
@@ -200,7 +169,7 @@ async fn perform(
     });
     let ended = tokio::select! {
         ended = &mut answers => ended.map(|()| None),
-        exit = signal(signals, 1) => {
+        exit = signal => {
             run.engine.stop();
             let _ = timeout(REMOVAL, answers).await;
             Ok(Some(exit))
@@ -213,27 +182,29 @@ async fn perform(
             Err(Error::new(Exit::Failed, what).cause(failure.said).hint("dockerd-rootless status"))
         }
         Ok(Some(exit)) => Ok(exit),
-        Ok(None) => Ok(if is_good.take() && is_clean { Exit::Good } else { Exit::Failed }),
+        Ok(None) => Ok(if is_good.get() && is_clean { Exit::Good } else { Exit::Failed }),
     }
 }
 
 /// Removes all that the run has made, and says whether that is so.
 async fn clean_up(run: &Run) -> bool {
-    let left = timeout(WHOLE_REMOVAL, run.clean_up(REMOVAL)).await.unwrap_or_else(|_| {
-        let (asked, said) = ("remove everything".to_owned(), "it takes too long".to_owned());
-        vec![Failure { asked, said, fault: Fault::Late }]
+    // The files in it are of other users, the directory is ours.
+    let scratch = fs::remove_dir_all(&run.scratch);
+    if let Err(error) = &scratch {
+        tracing::warn!("`{}` is left: {error}", run.scratch.display());
+    }
+    let removed = timeout(WHOLE_REMOVAL, run.clean_up(REMOVAL)).await.unwrap_or_else(|_| {
+        let error = io::Error::other("it takes too long");
+        Err(Failure::own("remove everything", &error))
     });
-    for Failure { asked, said, .. } in &left {
-        tracing::warn!("dockerd does not {asked}: {said}");
-    }
-    if !left.is_empty() {
-        let filter = format!("--filter label={LABEL}={}", run.kit.nonce);
-        tracing::warn!(
-            "to remove what is left: docker rm -fv $(docker ps -aq {filter}); \
-             docker network prune -f {filter}; docker image prune -af {filter}"
-        );
-    }
-    left.is_empty()
+    let Err(Failure { asked, said, .. }) = removed else { return scratch.is_ok() };
+    let filter = format!("--filter label={LABEL}={}", run.kit.nonce);
+    tracing::warn!(
+        "dockerd does not {asked}: {said}; to remove what is left: \
+         docker rm -fv $(docker ps -aq {filter}); docker network prune -f {filter}; \
+         docker image prune -af {filter}"
+    );
+    false
 }
 
 /// Asks the daemon what it is. Nothing is tried but on a rootless dockerd of the user's own.
@@ -280,13 +251,10 @@ fn foreign(info: &Value) -> Option<&'static str> {
     }
 }
 
-fn describe(info: &Value) -> Daemon {
-    let text = |key: &str| info[key].as_str().unwrap_or_default().to_owned();
-    Daemon {
-        version: text("ServerVersion"),
-        image_store: if is_containerd(info) { "containerd" } else { "graph driver" },
-        storage_driver: text("Driver"),
-    }
+fn describe(info: &Value) -> Value {
+    let store = if is_containerd(info) { "containerd" } else { "graph driver" };
+    let (version, driver) = (&info["ServerVersion"], &info["Driver"]);
+    json!({"version": version, "storage_driver": driver, "image_store": store})
 }
 
 /// Says whether the daemon keeps images in containerd's store.
@@ -314,30 +282,8 @@ fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
     open(request.state_dir.as_ref().map_err(String::clone)?).map_err(no_network)
 }
 
-/// A directory that goes when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(parent: &Path, nonce: &str) -> io::Result<Self> {
-        let path = parent.join(format!(".dockerd-rootless-verify-{nonce}"));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // The files in it are of other users, the directory is ours.
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("`{}` is left: {error}", self.0.display());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -55,8 +55,8 @@ pub struct Facts {
     pub limits: BTreeMap<String, String>,
 }
 
-/// What came of each attempt to reach something: what answered, or why nothing did.
-pub type Reached = BTreeMap<String, Result<String, String>>;
+/// What came of an attempt to reach something: what answered, or why nothing did.
+pub type Reached = Result<String, String>;
 
 /// The rates of a way in bytes a second.
 #[derive(Serialize, Deserialize)]
@@ -183,19 +183,17 @@ fn listen(port: &str) -> io::Result<()> {
 }
 
 /// Tries all of `tcp:HOST:PORT`, `ping:ADDRESS` and `dns:` at the same time.
-pub fn reach(targets: &[&str]) -> Reached {
+pub fn reach(targets: &[&str]) -> Vec<Reached> {
     let attempt = |target: &str| match target.split_once(':') {
         Some(("tcp", address)) => connect(address).and_then(|stream| stream.peer_addr()),
         Some(("ping", address)) => ping(address),
         _ => ask_name_server(),
     };
     thread::scope(|scope| {
-        let tried = targets.iter().map(|target| (target, scope.spawn(|| attempt(target))));
-        let tried: Vec<_> = tried.collect();
-        let joined = tried.into_iter().map(|(target, thread)| {
+        let tried: Vec<_> = targets.iter().map(|target| scope.spawn(|| attempt(target))).collect();
+        let joined = tried.into_iter().map(|thread| {
             let reached = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-            let reached = reached.map(|from| from.ip().to_string());
-            ((*target).to_owned(), reached.map_err(|error| plain(&error)))
+            reached.map(|from| from.ip().to_string()).map_err(|error| plain(&error))
         });
         joined.collect()
     })

@@ -28,11 +28,14 @@ pub struct Row {
     /// The daemon's own words.
     #[serde(rename = "daemon_says", skip_serializing_if = "Option::is_none")]
     pub said: Option<String>,
+    /// What to run next, of a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<&'static str>,
 }
 
 impl Row {
     fn new(name: &'static str, status: Status, answer: impl Into<String>) -> Self {
-        Self { name, status, answer: answer.into(), expected: None, said: None }
+        Self { name, status, answer: answer.into(), expected: None, said: None, next: None }
     }
 
     pub fn pass(name: &'static str, answer: impl Into<String>) -> Self {
@@ -55,6 +58,16 @@ impl Row {
     ) -> Self {
         let expected = Some(expected.into());
         Self { expected, ..Self::new(name, Status::Fail, answer) }
+    }
+
+    /// Passes if the answer is good, and fails else.
+    pub fn judge(
+        name: &'static str,
+        is_good: bool,
+        answer: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        if is_good { Self::pass(name, answer) } else { Self::fail(name, answer, expected) }
     }
 
     /// Reports what the daemon refused.
