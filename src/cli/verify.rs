@@ -7,13 +7,11 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::cli::output::{self, Format, one_line, paint, plural, wrap};
-use crate::cli::sources::layers;
 use crate::cli::status::find_unsupervised;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{look, places};
 use crate::plan;
-use crate::settings::Settings;
 use crate::supervise;
 use crate::sys::{processes, terminal};
 use crate::verify::{self, CHECKS, Check, Event, Launch, Lie, Row, SURVIVAL, Status};
@@ -75,7 +73,6 @@ pub fn run(
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
     let socket = socket(environment, runtime_dir)?;
-    let is_own = socket == places::api_socket(runtime_dir);
     let launch = launch(environment, runtime_dir, &socket);
     let is_supervised = launch.as_ref().is_some_and(|launch| launch.run_dir.is_some());
     if options.disruptive && !is_supervised {
@@ -86,7 +83,6 @@ pub fn run(
         socket,
         scratch: environment.absolute("HOME").unwrap_or_default(),
         launch,
-        state_dir: state_dir(environment, runtime_dir, is_own),
         lie: options.lie,
         names: checks.iter().map(|check| check.name).collect(),
     };
@@ -141,7 +137,9 @@ impl Screen {
     fn question(&self, check: &Check) -> String {
         let Some(width) = self.width else { return String::new() };
         let question: String = check.question.chars().take(width.saturating_sub(4)).collect();
-        format!("\r\u{1b}[K  {question}")
+        // Before it kills dockerd, it says so in a line of its own.
+        let end = if check.name == SURVIVAL { "\n" } else { "" };
+        format!("\r\u{1b}[K  {question}{end}")
     }
 
     fn row(&mut self, row: &Row) -> String {
@@ -152,7 +150,7 @@ impl Screen {
         let text = match self.width {
             None => format!("{head}{answer}\n"),
             Some(width) => {
-                let group = std::mem::replace(&mut self.group, check_of(row).group);
+                let group = std::mem::replace(&mut self.group, row.group);
                 let heading = if group == self.group { "" } else { &format!("{}\n", self.group) };
                 format!("\r\u{1b}[K{heading}{}", wrap(&head, 25, &answer, width))
             }
@@ -163,24 +161,32 @@ impl Screen {
     /// Renders the problems with the next steps, and the summary.
     fn end(&self) -> String {
         let mut text = String::from(if self.width.is_some() { "\r\u{1b}[K" } else { "" });
-        for row in self.rows.iter().filter(|row| row.status == Status::Fail) {
-            let check = check_of(row);
-            text += &format!("\n{}: {}\n", row.name, check.question);
-            let expected = row.expected.as_deref().unwrap_or_default();
-            let said = row.said.as_deref().unwrap_or_default();
-            let parts = [("expected:", expected), ("came:", &row.answer), ("dockerd says:", said)];
-            for (label, value) in parts.iter().filter(|(_, value)| !value.is_empty()) {
-                let head = format!("  {label:14}");
-                text += &wrap(&head, 16, &one_line(value), self.width.unwrap_or(usize::MAX));
+        let failed = self.rows.iter().filter(|row| row.status == Status::Fail).collect::<Vec<_>>();
+        // What the daemon refuses for many is told once.
+        let is_same = |one: &&Row, other: &&Row| one.said.is_some() && one.answer == other.answer;
+        for rows in failed.chunk_by(is_same) {
+            let names = rows.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
+            let (row, word) = (rows[0], |text: &Option<String>| text.clone().unwrap_or_default());
+            let question = if rows.len() == 1 { row.question } else { "" };
+            text += "\n";
+            for (head, value) in [
+                ("", format!("{names}: {question}")),
+                ("  expected:     ", word(&row.expected)),
+                ("  came:         ", row.answer.clone()),
+                ("  dockerd says: ", word(&row.said)),
+            ] {
+                if !value.is_empty() {
+                    let width = self.width.unwrap_or(usize::MAX);
+                    text += &wrap(head, head.len(), &one_line(&value), width);
+                }
             }
             // A command is pasted: it is never broken.
-            text += &format!("  {:14}{}\n", "next:", row.next.unwrap_or_default());
+            text += &format!("  next:         {}\n", row.next.unwrap_or_default());
         }
         let [pass, fail, skip, info] = self.counts();
         let counted = plural(self.rows.len(), "question");
-        text + &format!(
-            "\n{counted}: {pass} passed, {fail} failed, {skip} skipped, {info} for information\n"
-        )
+        let good = format!("{pass} passed, {fail} failed, {skip} skipped, {info} for information");
+        text + &format!("\n{counted}: {good}\n")
     }
 
     fn counts(&self) -> [usize; 4] {
@@ -189,24 +195,10 @@ impl Screen {
     }
 
     fn object(&self) -> Value {
-        let row = |row: &Row| {
-            let mut object = json!(row);
-            let check = check_of(row);
-            (object["group"], object["question"]) = (json!(check.group), json!(check.question));
-            object
-        };
         let [pass, fail, skip, info] = self.counts();
-        json!({
-            "daemon": self.daemon,
-            "checks": self.rows.iter().map(row).collect::<Vec<_>>(),
-            "counts": {"pass": pass, "fail": fail, "skip": skip, "info": info},
-        })
+        let counts = json!({"pass": pass, "fail": fail, "skip": skip, "info": info});
+        json!({"daemon": self.daemon, "checks": self.rows, "counts": counts})
     }
-}
-
-/// Returns the question that a row answers.
-fn check_of(row: &Row) -> &'static Check {
-    CHECKS.iter().find(|check| check.name == row.name).unwrap_or(&CHECKS[0])
 }
 
 /// Returns the questions that are asked for.
@@ -263,20 +255,6 @@ fn launch(environment: &Environment, runtime_dir: &Path, socket: &Path) -> Optio
         words: words.iter().map(text).collect(),
         run_dir: is_supervised.then_some(run_dir),
     })
-}
-
-/// Returns the state directory of the daemon, if that is our own.
-fn state_dir(
-    environment: &Environment,
-    runtime_dir: &Path,
-    is_own: bool,
-) -> Result<PathBuf, String> {
-    if !is_own {
-        return Err("DOCKER_HOST names another daemon than your own".to_owned());
-    }
-    let settings = layers(environment, &[]).and_then(|layers| Settings::resolve(&layers));
-    let settings = settings.map_err(|error| error.render())?;
-    Ok(places::state_dir(&settings, None, runtime_dir))
 }
 
 /// Verifies what a command has set up. Where no daemon runs, says how to do it later.

@@ -108,7 +108,7 @@ const FORMS: Text = "Forms of images";
 const DAEMON: Text = "The daemon";
 
 /// What to run where no check explains an answer.
-const STATUS: Text = "dockerd-rootless status";
+pub const STATUS: Text = "dockerd-rootless status";
 
 /// The one that is answered only where it is asked for.
 pub const SURVIVAL: Text = "survival";
@@ -213,8 +213,10 @@ impl Run {
                     if is_gone { "dockerd does not answer any more" } else { "no answer came" };
                 Row::skip(check.name, why)
             });
-            let next = if row.said.is_some() && is_gone { STATUS } else { check.next };
-            row.next = (row.status == Status::Fail).then_some(next);
+            (row.group, row.question) = (check.group, check.question);
+            if row.status == Status::Fail {
+                row.next = row.next.or(Some(check.next));
+            }
             tell(Event::Answered(row));
         }
     }
@@ -271,7 +273,7 @@ impl Run {
         let ran = self.engine.run(&self.name(purpose), spec).await?;
         serde_json::from_str(ran.stdout.lines().last().unwrap_or_default()).map_err(|_| {
             let said = format!("exit code {}: {}{}", ran.code, ran.stdout, ran.stderr);
-            Failure { asked: format!("run the container `{purpose}`"), said, fault: Fault::Lost }
+            Failure { asked: format!("run the container `{purpose}`"), said, fault: Fault::Refused }
         })
     }
 

@@ -28,7 +28,10 @@ pub struct Failure {
 /// How an answer fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    Refused(StatusCode),
+    /// The daemon said no.
+    Refused,
+    /// Nothing is there.
+    Missing,
     /// It did not come in time.
     Late,
     /// It did not come at all.
@@ -97,7 +100,7 @@ impl Engine {
     /// Deletes `path`. What is gone already is no failure.
     pub async fn delete(&self, asked: &str, path: &str) -> Result<(), Failure> {
         match self.send(asked, Method::DELETE, path, None, Bytes::new()).await {
-            Ok(_) | Err(Failure { fault: Fault::Refused(StatusCode::NOT_FOUND), .. }) => Ok(()),
+            Ok(_) | Err(Failure { fault: Fault::Missing, .. }) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
@@ -134,7 +137,7 @@ impl Engine {
     pub async fn has(&self, path: &str) -> Result<bool, Failure> {
         match self.get(&format!("get {path}"), path).await {
             Ok(_) => Ok(true),
-            Err(Failure { fault: Fault::Refused(StatusCode::NOT_FOUND), .. }) => Ok(false),
+            Err(Failure { fault: Fault::Missing, .. }) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -143,15 +146,11 @@ impl Engine {
     pub async fn run(&self, name: &str, spec: &Value) -> Result<Ran, Failure> {
         let id = self.start(name, spec).await?;
         let path = format!("/containers/{id}/wait");
-        let waited = self.post("wait for a container", &path, &json!({})).await?;
-        let state = self.inspect(&id).await?;
+        self.post("wait for a container", &path, &json!({})).await?;
+        let state = &self.inspect(&id).await?["State"];
         let (stdout, stderr) = self.logs(&id).await?;
-        Ok(Ran {
-            code: waited["StatusCode"].as_i64().unwrap_or(-1),
-            is_oom_killed: state["State"]["OOMKilled"] == true,
-            stdout,
-            stderr,
-        })
+        let code = state["ExitCode"].as_i64().unwrap_or(-1);
+        Ok(Ran { code, is_oom_killed: state["OOMKilled"] == true, stdout, stderr })
     }
 
     /// Creates and starts a container, and returns its ID.
@@ -201,10 +200,11 @@ impl Engine {
         };
         match answered {
             Ok(Ok((status, body))) if status.is_success() => match refusal(&body) {
-                Some(said) if method == Method::POST => Err(failure(said, Fault::Refused(status))),
+                Some(said) if method == Method::POST => Err(failure(said, Fault::Refused)),
                 _ => Ok(body),
             },
-            Ok(Ok((status, body))) => Err(failure(message(&body), Fault::Refused(status))),
+            Ok(Ok((StatusCode::NOT_FOUND, body))) => Err(failure(message(&body), Fault::Missing)),
+            Ok(Ok((_, body))) => Err(failure(message(&body), Fault::Refused)),
             Ok(Err(said)) => Err(failure(said, Fault::Lost)),
             Err(_) => {
                 let said = format!("no answer within {} s", self.patience.as_secs());

@@ -103,7 +103,7 @@ async fn harm(run: &Run, victim: &Victim) -> Result<Option<String>, Failure> {
     let count = others.len();
     let keeps = victim.status.keeps_containers && run.info["LiveRestoreEnabled"] == true;
     if count > 0 && !keeps {
-        return Ok(Some(format!("{count} of your containers run, and would stop with dockerd")));
+        return Ok(Some(format!("containers of yours run ({count}), and would stop with dockerd")));
     }
     if others.iter().any(|one| one["State"] != "running") {
         return Ok(Some("a container of yours is paused or restarts".to_owned()));
@@ -114,7 +114,9 @@ async fn harm(run: &Run, victim: &Victim) -> Result<Option<String>, Failure> {
     Ok(match clients {
         Some(0) => {
             if count > 0 {
-                tracing::warn!("{count} of your containers run: dockerd keeps them over a restart");
+                tracing::warn!(
+                    "containers of yours run ({count}): they survive a restart of dockerd"
+                );
             }
             None
         }

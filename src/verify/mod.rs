@@ -21,7 +21,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::time::timeout;
 
 pub use chain::Lie;
@@ -55,8 +55,6 @@ pub struct Request {
     pub scratch: PathBuf,
     /// How the daemon was launched, if it is ours.
     pub launch: Option<Launch>,
-    /// The state directory of our own daemon, or why the network of this one is not entered.
-    pub state_dir: Result<PathBuf, String>,
     /// What the registry does wrong.
     pub lie: Option<Lie>,
     /// The questions to answer.
@@ -270,16 +268,17 @@ fn nonce() -> io::Result<String> {
 
 /// Opens the registry where the daemon reaches it, or says why it is not opened.
 fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
-    let open = |state_dir: &PathBuf| {
-        let listener = listen::open(state_dir)?;
+    let state_dir = request.launch.as_ref().and_then(|launch| launch.option("--state-dir"));
+    let state_dir = state_dir.ok_or("whose network the daemon has is unknown")?;
+    let open = || {
+        let listener = listen::open(Path::new(state_dir))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shared = Shared::default();
-        tokio::spawn(registry::serve(tokio::net::TcpListener::from_std(listener)?, shared.clone()));
+        tokio::spawn(registry::serve(TcpListener::from_std(listener)?, shared.clone()));
         Ok(Chain::new(address, shared, kit, request.lie))
     };
-    let no_network = |error: io::Error| format!("the daemon's network cannot be entered: {error}");
-    open(request.state_dir.as_ref().map_err(String::clone)?).map_err(no_network)
+    open().map_err(|error: io::Error| format!("the daemon's network cannot be entered: {error}"))
 }
 
 #[cfg(test)]

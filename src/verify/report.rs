@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use crate::verify::engine::Failure;
+use crate::verify::checks::STATUS;
+use crate::verify::engine::{Failure, Fault};
 
 /// What came of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +20,8 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     pub name: &'static str,
+    pub group: &'static str,
+    pub question: &'static str,
     pub status: Status,
     /// The value, or what came in its place.
     pub answer: String,
@@ -35,7 +38,8 @@ pub struct Row {
 
 impl Row {
     fn new(name: &'static str, status: Status, answer: impl Into<String>) -> Self {
-        Self { name, status, answer: answer.into(), expected: None, said: None, next: None }
+        let (group, question, answer) = ("", "", answer.into());
+        Self { name, group, question, status, answer, expected: None, said: None, next: None }
     }
 
     pub fn pass(name: &'static str, answer: impl Into<String>) -> Self {
@@ -73,7 +77,9 @@ impl Row {
     /// Reports what the daemon refused.
     pub fn refused(name: &'static str, failure: &Failure) -> Self {
         let answer = format!("dockerd does not {}", failure.asked);
-        Self::fail(name, answer, "it does").said(&failure.said)
+        let is_away = matches!(failure.fault, Fault::Late | Fault::Lost);
+        let next = is_away.then_some(STATUS);
+        Self { next, ..Self::fail(name, answer, "it does").said(&failure.said) }
     }
 
     /// Adds the daemon's own words.
