@@ -144,7 +144,7 @@ async fn perform(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Err
     let scratch = request.scratch.join(format!(".dockerd-rootless-verify-{}", kit.nonce));
     fs::DirBuilder::new().mode(0o700).create(&scratch).map_err(failed)?;
     let run = Run {
-        engine: engine.with_patience(PATIENCE),
+        engine: Engine::new(&request.socket, PATIENCE),
         info,
         image: name,
         chain: open(request, &kit),

@@ -33,7 +33,8 @@ pub const WORD: &str = "/word";
 /// What a container says when it listens.
 pub const READY: &str = "\"ready\"";
 
-/// The users of a container that write into the volume.
+/// Where the volume is, and the users of a container that write into it.
+pub const VOLUME: &str = "/volume";
 pub const WRITERS: [u32; 2] = [0, 1000];
 
 /// What a container sees of itself.
@@ -47,6 +48,8 @@ pub struct Facts {
     pub open_files: (u64, u64),
     /// The MTU of each network device.
     pub mtu: BTreeMap<String, u32>,
+    /// Why no file is written into the volume.
+    pub volume: Option<String>,
     /// Why a file of a lower layer cannot be changed, renamed and removed.
     pub overlay: Option<String>,
     /// The file system of the root directory.
@@ -58,24 +61,16 @@ pub struct Facts {
 /// What came of an attempt to reach something: what answered, or why nothing did.
 pub type Reached = Result<String, String>;
 
-/// The rates of a way in bytes a second.
-#[derive(Serialize, Deserialize)]
-pub struct Rates {
-    pub out: f64,
-    pub back: f64,
-}
-
 /// Does what the arguments say.
 pub fn run(words: &[String]) -> Result<Exit, Error> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["look"] => tell(&look()),
         ["say"] => fs::read_to_string(WORD).and_then(|word| tell(&word)),
-        ["write", directory] => write(Path::new(directory)),
         ["fill"] => fill(),
         ["listen", port] => listen(port),
         ["reach", ref targets @ ..] => tell(&reach(targets)),
-        ["measure", address] => measure(address).and_then(|rates| tell(&rates)),
+        ["measure", address] => tell(&measure(address).map_err(|error| plain(&error))),
         ["ask", socket] => tell(&ask(socket).unwrap_or_else(|error| plain(&error))),
         ["wait"] => loop {
             thread::park();
@@ -124,6 +119,7 @@ fn look() -> Facts {
         seccomp: seccomp.unwrap_or_default().trim().to_owned(),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default(),
         mtu: mtus(),
+        volume: fill_volume().err().map(|error| plain(&error)),
         overlay: change_lower_file().err().map(|error| plain(&error)),
         root: root.unwrap_or_default().to_owned(),
         limits: ["cpu.max", "pids.max"].into_iter().filter_map(limit).collect(),
@@ -147,9 +143,9 @@ fn change_lower_file() -> io::Result<()> {
 }
 
 /// Writes a file for each of [`WRITERS`].
-fn write(directory: &Path) -> io::Result<()> {
+fn fill_volume() -> io::Result<()> {
     WRITERS.into_iter().try_for_each(|uid| {
-        let path = directory.join(uid.to_string());
+        let path = format!("{VOLUME}/{uid}");
         fs::write(&path, "verify\n")?;
         chown(&path, Some(uid), Some(uid))
     })
@@ -200,18 +196,19 @@ pub fn reach(targets: &[&str]) -> Vec<Reached> {
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("the name has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                return Ok(stream);
-            }
-            Err(error) => last = io::Error::other(format!("{}: {}", address.ip(), plain(&error))),
-        }
-    }
-    Err(last)
+    let none = Err(io::Error::other("the name has no address"));
+    let stream = address.to_socket_addrs()?.fold(none, |found, address| {
+        let connect = |_| TcpStream::connect_timeout(&address, PATIENCE);
+        found.or_else(connect).map_err(|error| at(&address.ip(), &error))
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Adds the place to an error.
+fn at(place: &impl Display, error: &io::Error) -> io::Error {
+    io::Error::other(format!("{place}: {}", plain(error)))
 }
 
 /// Sends an echo request, by the socket that ping(8) uses without privileges, else by a raw one.
@@ -237,36 +234,33 @@ fn ping(address: &str) -> io::Result<SocketAddr> {
 
 /// Asks the configured name servers for those of the root zone, and returns the one that answers.
 fn ask_name_server() -> io::Result<SocketAddr> {
-    /// Identifier, a recursive query, one question: the root's name servers in the Internet.
-    const QUERY: &[u8] = b"\x76\x65\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01";
+    let none = Err(io::Error::other("/etc/resolv.conf names no server"));
     let configuration = read("/etc/resolv.conf");
     let servers = configuration.lines().filter_map(|line| line.strip_prefix("nameserver "));
-    let mut last = io::Error::other("/etc/resolv.conf names no server");
-    for server in servers {
-        let tried = (|| {
-            let six = if server.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
-            let socket = UdpSocket::bind(six)?;
-            socket.set_read_timeout(Some(PATIENCE / 2))?;
-            socket.connect((server.trim(), 53))?;
-            socket.send(QUERY)?;
-            let mut answer = [0; 512];
-            socket.recv(&mut answer)?;
-            match answer[3] & 15 {
-                0 => socket.peer_addr(),
-                code => Err(io::Error::other(format!("it answers with error {code}"))),
-            }
-        })();
-        match tried {
-            Ok(server) => return Ok(server),
-            Err(error) => last = io::Error::other(format!("{server}: {}", plain(&error))),
-        }
-    }
-    Err(last)
+    servers.map(str::trim).fold(none, |found, server| {
+        found.or_else(|_| query(server).map_err(|error| at(&server, &error)))
+    })
 }
 
-/// Sends [`TRAFFIC`] bytes to a peer that answers with one, and then reads as many.
-fn measure(address: &str) -> io::Result<Rates> {
-    let rate = |began: Instant| TRAFFIC as f64 / began.elapsed().as_secs_f64();
+fn query(server: &str) -> io::Result<SocketAddr> {
+    /// An identifier, a recursive query, one question: the root's name servers in the Internet.
+    const QUERY: &[u8] = b"\x76\x65\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01";
+    let socket = UdpSocket::bind(if server.contains(':') { "[::]:0" } else { "0.0.0.0:0" })?;
+    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    socket.connect((server, 53))?;
+    socket.send(QUERY)?;
+    let mut answer = [0; 512];
+    socket.recv(&mut answer)?;
+    match answer[3] & 15 {
+        0 => socket.peer_addr(),
+        code => Err(io::Error::other(format!("it answers with error {code}"))),
+    }
+}
+
+/// Sends [`TRAFFIC`] bytes to a peer that answers with one, then reads as many, and returns the two
+/// rates in MB/s.
+fn measure(address: &str) -> io::Result<(f64, f64)> {
+    let rate = |began: Instant| TRAFFIC as f64 / 1e6 / began.elapsed().as_secs_f64();
     let block = vec![0; 256 << 10];
     let mut stream = connect(address)?;
     let began = Instant::now();
@@ -278,7 +272,7 @@ fn measure(address: &str) -> io::Result<Rates> {
     let began = Instant::now();
     stream.write_all(b"?")?;
     io::copy(&mut stream.take(TRAFFIC as u64), &mut io::sink())?;
-    Ok(Rates { out, back: rate(began) })
+    Ok((out, rate(began)))
 }
 
 /// Asks the daemon at `socket` whether it is there.
