@@ -274,3 +274,63 @@ pub fn probe(words: &[OsString]) -> Result<Exit, Error> {
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     verify::probe::run(&words)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn each_next_step_of_ours_is_a_command_that_is_understood() {
+        for check in CHECKS.iter().filter(|check| check.next.starts_with("dockerd-rootless ")) {
+            let parsed = Cli::<Command>::try_parse_from(check.next.split(' '));
+            assert!(parsed.is_ok(), "{}: {}", check.name, check.next);
+        }
+    }
+
+    #[test]
+    fn a_terminal_gets_groups_and_a_refusal_for_many_once() {
+        let mut screen = Screen { width: Some(60), ..Screen::default() };
+        let row = |name, status, answer: &str, said: Option<&str>| Row {
+            group: "Network",
+            question: "is it so?",
+            said: said.map(str::to_owned),
+            next: (status == Status::Fail).then_some("dockerd-rootless status"),
+            ..Row { status, ..Row::fail(name, answer, "it does") }
+        };
+        let mut text = String::new();
+        for row in [
+            row("one", Status::Pass, "yes", None),
+            row("two", Status::Fail, "dockerd does not start a container", Some("no\u{1b}[2J")),
+            row("three", Status::Fail, "dockerd does not start a container", Some("no, too")),
+            row("four", Status::Fail, "closed", None),
+        ] {
+            text += &screen.row(&row);
+            screen.rows.push(row);
+        }
+        text += &screen.end();
+        assert_eq!(
+            text.replace("\r\u{1b}[K", ""),
+            "Network\n\
+             ✓  one                   yes\n\
+             ✗  two                   dockerd does not start a container\n\
+             ✗  three                 dockerd does not start a container\n\
+             ✗  four                  closed\n\
+             \n\
+             two, three:\n  \
+               expected:     it does\n  \
+               came:         dockerd does not start a container\n  \
+               dockerd says: no [2J\n  \
+               next:         dockerd-rootless status\n\
+             \n\
+             four: is it so?\n  \
+               expected:     it does\n  \
+               came:         closed\n  \
+               next:         dockerd-rootless status\n\
+             \n\
+             4 questions: 1 passed, 3 failed, 0 skipped, 0 for information\n"
+        );
+    }
+}

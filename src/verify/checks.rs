@@ -52,7 +52,7 @@ pub struct Check {
     pub question: Text,
     step: Step,
     /// What to run where the answer is bad.
-    next: Text,
+    pub next: Text,
 }
 
 /// What is done to answer a few of them at once.
@@ -675,8 +675,6 @@ async fn echo(target: SocketAddr, protocol: &str) -> io::Result<String> {
 async fn serve_traffic(listener: &TcpListener) -> io::Result<()> {
     let (mut stream, _) = listener.accept().await?;
     tokio::io::copy(&mut (&mut stream).take(TRAFFIC as u64), &mut tokio::io::sink()).await?;
-    stream.write_all(b"!").await?;
-    stream.read_exact(&mut [0]).await?;
     let block = vec![0; 256 << 10];
     for _ in 0..TRAFFIC / block.len() {
         stream.write_all(&block).await?;

@@ -257,8 +257,7 @@ fn query(server: &str) -> io::Result<SocketAddr> {
     }
 }
 
-/// Sends [`TRAFFIC`] bytes to a peer that answers with one, then reads as many, and returns the two
-/// rates in MB/s.
+/// Sends [`TRAFFIC`] bytes to a peer that then sends as many, and returns the two rates in MB/s.
 fn measure(address: &str) -> io::Result<(f64, f64)> {
     let rate = |began: Instant| TRAFFIC as f64 / 1e6 / began.elapsed().as_secs_f64();
     let block = vec![0; 256 << 10];
@@ -268,10 +267,8 @@ fn measure(address: &str) -> io::Result<(f64, f64)> {
         stream.write_all(&block)?;
     }
     stream.read_exact(&mut [0])?;
-    let out = rate(began);
-    let began = Instant::now();
-    stream.write_all(b"?")?;
-    io::copy(&mut stream.take(TRAFFIC as u64), &mut io::sink())?;
+    let (out, began) = (rate(began), Instant::now());
+    io::copy(&mut stream.take(TRAFFIC as u64 - 1), &mut io::sink())?;
     Ok((out, rate(began)))
 }
 
