@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::oci::build::{self, Entry, Image, Layer};
 use crate::oci::manifest::{Descriptor, Kind, Manifest, Platform, Stored, digest};
 use crate::verify::checks::{CHECKS, LABEL, Rows, Run};
-use crate::verify::engine::Failure;
+use crate::verify::engine::{Failure, Fault};
 use crate::verify::is_containerd;
 use crate::verify::probe::{PROGRAM, WORD};
 use crate::verify::registry::Shared;
@@ -239,12 +239,17 @@ fn reversed(bytes: &[u8], word: &str) -> Vec<u8> {
     String::from_utf8_lossy(bytes).replace(word, &backwards).into_bytes()
 }
 
-fn packing(error: io::Error) -> Failure {
-    Failure::own("build an image", &error)
+/// Pulls an image, and returns the daemon's words if it refuses it.
+async fn refusal(run: &Run, offer: &Offer) -> Result<Option<String>, Failure> {
+    match run.engine.pull(&offer.reference).await {
+        Ok(()) => Ok(None),
+        Err(Failure { fault: Fault::Refused | Fault::Missing, said, .. }) => Ok(Some(said)),
+        Err(failure) => Err(failure),
+    }
 }
 
-fn short(digest: &str) -> &str {
-    digest.get(..19).unwrap_or(digest)
+fn packing(error: io::Error) -> Failure {
+    Failure::own("build an image", &error)
 }
 
 /// Answers a question of the group.
@@ -272,10 +277,7 @@ async fn load(run: &Run) -> Result<Row, Failure> {
         true => image.manifest.digest(),
         false => digest(&image.config),
     };
-    Ok(match found == expected {
-        true => Row::pass("load", format!("yes, its ID is {} as predicted", short(found))),
-        false => Row::fail("load", format!("its ID is {found}"), expected),
-    })
+    Ok(Row::judge("load", found == expected, format!("its ID is {found}"), expected))
 }
 
 impl Chain {
@@ -312,15 +314,12 @@ impl Chain {
         lie: Lie,
     ) -> Result<Row, Failure> {
         let offer = self.offer(&run.kit, name, form, Some(lie))?;
-        let pulled = run.engine.pull(&offer.reference).await;
+        let Some(said) = refusal(run, &offer).await? else {
+            return Ok(Row::fail(name, "it is pulled", "the daemon refuses it"));
+        };
         let is_there = run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
-        Ok(match pulled {
-            Ok(()) => Row::fail(name, "it is pulled", "the daemon refuses it"),
-            Err(failure) if is_there => {
-                Row::fail(name, "an image is left", "no image of this name").said(failure.said)
-            }
-            Err(failure) => Row::pass(name, "yes").said(failure.said),
-        })
+        let answer = if is_there { "an image of this name is left" } else { "yes" };
+        Ok(Row::judge(name, !is_there, answer, "no image of this name").said(said))
     }
 
     /// Pulls an image of every form.
@@ -329,23 +328,21 @@ impl Chain {
             Some(Link::Accept(form)) => Some((check.name, form)),
             _ => None,
         });
-        let (mut refused, mut said, mut count) = (Vec::new(), String::new(), 0);
+        let (mut refused, mut words, mut count) = (Vec::new(), String::new(), 0);
         let began = Instant::now();
         for (name, form) in forms {
             let offer = self.offer(&run.kit, &format!("pull-{name}"), form, self.lie_in(form))?;
             count += 1;
-            if let Err(failure) = run.engine.pull(&offer.reference).await {
+            if let Some(said) = refusal(run, &offer).await? {
                 refused.push(name);
-                said = failure.said;
+                words = said;
             }
         }
         let each = began.elapsed().as_millis() / count.max(1);
-        if refused.is_empty() {
-            let answer = format!("yes, all {count} forms, by tag and by digest, {each} ms each");
-            return Ok(Row::pass("pull", answer));
-        }
-        let answer = format!("refused: {}", refused.join(", "));
-        Ok(Row::fail("pull", answer, format!("all {count} forms")).said(said))
+        Ok(match refused.is_empty() {
+            true => Row::pass("pull", format!("yes, all {count} forms, {each} ms each")),
+            false => Row::fail("pull", refused.join(", ") + ": no", "all forms").said(words),
+        })
     }
 
     /// Pushes an image that came from here, but without the blobs that are its own.
@@ -368,10 +365,7 @@ impl Chain {
         let found = self.shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
         let found = found.unwrap_or_else(|| "nothing".to_owned());
         let expected = expected.unwrap_or_else(|| "the layer that was pulled".to_owned());
-        Ok(match expected == found {
-            true => Row::pass("push", format!("yes, {} as predicted", short(&found))),
-            false => Row::fail("push", format!("{found} arrives"), expected),
-        })
+        Ok(Row::judge("push", found == expected, format!("{found} arrives"), expected))
     }
 
     /// Predicts the digest of an image that a daemon with graph drivers has pushed: it writes the
@@ -398,14 +392,8 @@ impl Chain {
             fetched.push((program, own));
         }
         let size = run.kit.program.blob.len() as f64 / 1e6;
-        let answer = match fetched[1].0 {
-            0 => format!("yes, {size:.1} MB are not fetched: the daemon has them"),
-            1 => format!("yes, {size:.1} MB are fetched once"),
-            times => format!("{size:.1} MB are fetched {times} times"),
-        };
-        Ok(match fetched[..] {
-            [(0 | 1, 1), (0 | 1, 1)] => Row::pass("layer-reuse", answer),
-            _ => Row::fail("layer-reuse", answer, "the shared layer once at most, the other once"),
-        })
+        let answer = format!("{size:.1} MB, fetched {} times by 2 images", fetched[1].0);
+        let is_good = matches!(fetched[..], [(0 | 1, 1), (0 | 1, 1)]);
+        Ok(Row::judge("layer-reuse", is_good, answer, "once at most, and each own layer once"))
     }
 }

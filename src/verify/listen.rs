@@ -42,7 +42,8 @@ pub fn open(state_dir: &Path) -> io::Result<TcpListener> {
         None => {
             let mut said = String::new();
             child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said)).transpose()?;
-            Err(io::Error::other(said.trim().to_owned()))
+            let first = said.lines().next().unwrap_or_default();
+            Err(io::Error::other(first.trim_start_matches("error: ").to_owned()))
         }
     }
 }

@@ -5,18 +5,17 @@
 //! take that as the word to go on without: a connection that is merely closed is no such word for
 //! containerd.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-use crate::oci::serve;
 use crate::oci::serve::Registry;
 
 /// The most that the body of a request may hold, in bytes.
@@ -55,56 +54,16 @@ async fn answer(
     shared: Shared,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let is_head = head.method == Method::HEAD;
-    let body = Limited::new(body, BODY_MAX).collect().await;
-    let Ok(body) = body else {
-        return Ok(build(413, &[], Vec::new()));
+    let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
+        let mut refused = Response::default();
+        *refused.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        return Ok(refused);
     };
-    let headers = head.headers.iter().map(|(name, value)| {
-        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    let mut answer = shared.with(|registry, asked| {
+        asked.push(format!("{} {}", head.method, head.uri.path()));
+        registry.answer(&head, &body.to_bytes())
     });
-    let request = serve::Request {
-        method: head.method.to_string(),
-        path: decoded(head.uri.path()),
-        query: query(head.uri.query().unwrap_or_default()),
-        headers: headers.collect(),
-        body: body.to_bytes().to_vec(),
-    };
-    let answer = shared.with(|registry, asked| {
-        asked.push(format!("{} {}", request.method, request.path));
-        registry.answer(&request)
-    });
-    let mut headers = answer.headers;
-    headers.push(("Content-Length", answer.body.len().to_string()));
-    let body = if is_head { Vec::new() } else { answer.body };
-    Ok(build(answer.status, &headers, body))
-}
-
-fn build(status: u16, headers: &[(&'static str, String)], body: Vec<u8>) -> Response<Full<Bytes>> {
-    let api = ("Docker-Distribution-Api-Version", "registry/2.0".to_owned());
-    let mut response = Response::builder().status(status).header(api.0, api.1);
-    for (name, value) in headers {
-        response = response.header(*name, value);
-    }
-    response.body(Full::new(body.into())).unwrap_or_default()
-}
-
-fn query(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
-}
-
-/// Reads `%3A` and its like.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex =
-            tail.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        bytes.push(byte.unwrap_or(first));
-        rest = if byte.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let version = HeaderValue::from_static("registry/2.0");
+    answer.headers_mut().insert("Docker-Distribution-Api-Version", version);
+    Ok(answer.map(|body| Full::new(body.into())))
 }
