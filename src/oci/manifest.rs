@@ -320,29 +320,23 @@ mod tests {
     const INDEX: &[u8] = include_bytes!("../../tests/verify/index.json");
 
     #[test]
-    fn what_is_read_is_written_again_in_the_same_bytes() {
-        let windows = br#"{"schemaVersion":2,"manifests":[{"mediaType":"m","size":1,"digest":"d",
-            "platform":{"architecture":"amd64","os":"windows","os.version":"10","os.features":["w"],
-            "variant":"v1","features":["f"]}}]}"#;
-        let artifact = br#"{"schemaVersion":2,"artifactType":"text/x","config":{"mediaType":
-            "application/vnd.oci.empty.v1+json","size":2,"digest":"d"},"layers":[]}"#;
-        let spaced =
-            |text: &[u8]| canonical(&serde_json::from_slice::<Manifest>(text).expect("JSON"));
-        for (kind, bytes) in [
-            (Kind::OciManifest, MANIFEST.to_vec()),
-            (Kind::OciIndex, INDEX.to_vec()),
-            (Kind::OciIndex, spaced(windows)),
-            (Kind::OciManifest, spaced(artifact)),
-        ] {
-            let stored = Stored::parse(kind, bytes).expect("it is good");
+    fn what_is_read_is_written_again() {
+        for (kind, bytes) in [(Kind::OciManifest, MANIFEST), (Kind::OciIndex, INDEX)] {
+            let stored = Stored::parse(kind, bytes.to_vec()).expect("it is good");
             assert_eq!(Stored::new(kind, stored.content.clone()), stored);
         }
-        let [windows, artifact] = [spaced(windows), spaced(artifact)].map(String::from_utf8);
-        assert!(windows.is_ok_and(|text| text.contains(r#""os.version": "10""#)));
-        let artifact = artifact.expect("text");
-        assert!(
-            artifact.contains(r#""artifactType": "text/x""#) && artifact.contains(EMPTY_CONFIG)
+        let windows = r#"{"schemaVersion":2,"manifests":[{"mediaType":"m","size":1,"digest":"d",
+            "platform":{"architecture":"amd64","os":"windows","os.version":"10","os.features":["w"],
+            "variant":"v1","features":["f"]}}]}"#;
+        let artifact = format!(
+            r#"{{"schemaVersion":2,"artifactType":"text/x","config":{{"mediaType":"{EMPTY_CONFIG}",
+            "size":2,"digest":"d"}},"layers":[]}}"#
         );
+        for text in [windows, &artifact] {
+            let read: Manifest = serde_json::from_str(text).expect("a manifest");
+            let written: Value = serde_json::from_slice(&canonical(&read)).expect("JSON");
+            assert_eq!(serde_json::from_str::<Value>(text).expect("JSON"), written);
+        }
     }
 
     #[test]
