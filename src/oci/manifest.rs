@@ -215,7 +215,7 @@ impl Stored {
             _ if version != 2 => invalid(format!("schemaVersion is {version} instead of 2")),
             // What is both, a daemon could read in its own way. They refuse it, too.
             _ if has != (!kind.is_list(), !kind.is_list(), kind.is_list()) => {
-                invalid(format!("it has not the fields of '{expected}', or others, too"))
+                invalid(format!("its fields are not those of '{expected}'"))
             }
             None if matches!(kind, Kind::Schema2 | Kind::List) => {
                 invalid(format!("mediaType is missing: it is '{expected}'"))
@@ -396,9 +396,9 @@ mod tests {
             (OciManifest, 0, None, IMAGE, Some("schemaVersion is 0 instead of 2")),
             (OciManifest, 3, None, IMAGE, Some("schemaVersion is 3 instead of 2")),
             (OciManifest, 2, None, r#""config":7"#, Some("invalid type")),
-            (OciManifest, 2, None, LIST, Some("has not the fields")),
+            (OciManifest, 2, None, LIST, Some("its fields are not")),
             (OciIndex, 2, None, LIST, None),
-            (OciIndex, 2, None, r#""manifests":[],"layers":[]"#, Some("or others, too")),
+            (OciIndex, 2, None, r#""manifests":[],"layers":[]"#, Some("its fields are not")),
             (List, 2, None, LIST, Some("mediaType is missing")),
             (List, 2, Some(List), LIST, None),
             (Schema1, 1, None, IMAGE, Some("schema 1 are not supported")),

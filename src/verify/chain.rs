@@ -248,6 +248,10 @@ async fn refusal(run: &Run, offer: &Offer) -> Result<Option<String>, Failure> {
     }
 }
 
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
 fn packing(error: io::Error) -> Failure {
     Failure::own("build an image", &error)
 }
@@ -277,7 +281,12 @@ async fn load(run: &Run) -> Result<Row, Failure> {
         true => image.manifest.digest(),
         false => digest(&image.config),
     };
-    Ok(Row::judge("load", found == expected, format!("its ID is {found}"), expected))
+    Ok(Row::judge(
+        "load",
+        found == expected,
+        format!("its ID is {}", short(found)),
+        short(&expected),
+    ))
 }
 
 impl Chain {
@@ -363,9 +372,10 @@ impl Chain {
             false => self.converted(&offer, &pushed),
         };
         let found = self.shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
-        let found = found.unwrap_or_else(|| "nothing".to_owned());
-        let expected = expected.unwrap_or_else(|| "the layer that was pulled".to_owned());
-        Ok(Row::judge("push", found == expected, format!("{found} arrives"), expected))
+        let is_good = found.is_some() && found == expected;
+        let [found, expected] = [&found, &expected].map(|digest| digest.as_deref().map(short));
+        let answer = format!("{} arrives", found.unwrap_or("no image"));
+        Ok(Row::judge("push", is_good, answer, expected.unwrap_or("the layer that was pulled")))
     }
 
     /// Predicts the digest of an image that a daemon with graph drivers has pushed: it writes the
@@ -392,7 +402,8 @@ impl Chain {
             fetched.push((program, own));
         }
         let size = run.kit.program.blob.len() as f64 / 1e6;
-        let answer = format!("{size:.1} MB, fetched {} times by 2 images", fetched[1].0);
+        let times = ["never", "once"].get(fetched[1].0).unwrap_or(&"more than once");
+        let answer = format!("the {size:.1} MB that two images share are fetched {times}");
         let is_good = matches!(fetched[..], [(0 | 1, 1), (0 | 1, 1)]);
         Ok(Row::judge("layer-reuse", is_good, answer, "once at most, and each own layer once"))
     }
