@@ -10,8 +10,8 @@ use serde_json::json;
 use tar::{EntryType, Header};
 
 use crate::oci::manifest::{
-    DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Kind, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
-    Stored, canonical, digest,
+    DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Kind, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, Stored,
+    canonical, digest,
 };
 
 /// A file of a layer.
@@ -21,43 +21,38 @@ pub struct Entry<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A layer.
+/// A layer, compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// What a registry serves.
     pub blob: Vec<u8>,
     pub digest: String,
-    /// The digest of the archive in it, which a config names; that of a gzip blob is another.
+    /// The digest of the archive in it, which a config names.
     pub diff_id: String,
-    pub is_gzip: bool,
     /// How many images it is worth sharing with.
     pub rating: u64,
 }
 
 impl Layer {
     /// Packs files into a layer, always into the same bytes.
-    pub fn pack(entries: &[Entry<'_>], is_gzip: bool, rating: u64) -> io::Result<Self> {
+    pub fn pack(entries: &[Entry<'_>], rating: u64) -> io::Result<Self> {
         let archive = archive(entries)?;
-        let diff_id = digest(&archive);
-        let blob = if is_gzip { gzip(&archive)? } else { archive };
-        Ok(Self { digest: digest(&blob), blob, diff_id, is_gzip, rating })
+        let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
+        gzip.write_all(&archive)?;
+        let blob = gzip.finish()?;
+        Ok(Self { digest: digest(&blob), blob, diff_id: digest(&archive), rating })
     }
 
-    /// Reads a gzip blob that another program has packed.
+    /// Reads a blob that another program has packed.
     pub fn unpack(blob: &[u8]) -> io::Result<Self> {
         let mut archive = Vec::new();
         GzDecoder::new(blob).read_to_end(&mut archive)?;
         let diff_id = digest(&archive);
-        Ok(Self { digest: digest(blob), blob: blob.to_vec(), diff_id, is_gzip: true, rating: 0 })
+        Ok(Self { digest: digest(blob), blob: blob.to_vec(), diff_id, rating: 0 })
     }
 
     fn descriptor(&self, kind: Kind) -> Descriptor {
-        let media_type = match (kind, self.is_gzip) {
-            (Kind::OciManifest, true) => OCI_LAYER_GZIP,
-            (Kind::OciManifest, false) => OCI_LAYER,
-            // Docker has no type for a plain archive; daemons look at its bytes.
-            _ => DOCKER_LAYER,
-        };
+        let media_type = if kind == Kind::OciManifest { OCI_LAYER_GZIP } else { DOCKER_LAYER };
         Descriptor {
             media_type: media_type.to_owned(),
             size: self.blob.len() as u64,
@@ -97,17 +92,12 @@ impl Image {
     }
 }
 
-/// Writes the config of an image of `architecture` that runs `command` and carries `labels`.
+/// Writes the config of an image that runs `command` on this architecture and carries `labels`.
 /// Its `config` is an object in any case: Kubernetes takes no `null`.
-pub fn config(
-    architecture: &str,
-    command: &[&str],
-    labels: &BTreeMap<String, String>,
-    layers: &[Layer],
-) -> Vec<u8> {
+pub fn config(command: &[&str], labels: &BTreeMap<&str, &str>, layers: &[Layer]) -> Vec<u8> {
     let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
     let config = json!({
-        "architecture": architecture,
+        "architecture": architecture(),
         "os": "linux",
         "config": {"Entrypoint": command, "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -161,42 +151,36 @@ fn archive(entries: &[Entry<'_>]) -> io::Result<Vec<u8>> {
     archive.into_inner()
 }
 
-fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::fast());
-    gzip.write_all(bytes)?;
-    gzip.finish()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    fn layer(name: &str, is_gzip: bool, rating: u64) -> Layer {
+    fn layer(name: &str, rating: u64) -> Layer {
         let entry = Entry { path: name, mode: 0o755, bytes: name.as_bytes() };
-        Layer::pack(&[entry], is_gzip, rating).expect("a layer")
+        Layer::pack(&[entry], rating).expect("a layer")
     }
 
     #[test]
     fn a_layer_is_the_same_each_time_and_its_diff_id_is_of_what_is_inside() {
-        let packed = layer("a", true, 0);
-        assert_eq!(packed, layer("a", true, 0));
+        let packed = layer("a", 0);
+        assert_eq!(packed, layer("a", 0));
         assert_eq!(packed, Layer::unpack(&packed.blob).expect("gzip"));
-        let plain = layer("a", false, 0);
-        assert_eq!((&packed.diff_id, &plain.digest), (&plain.diff_id, &plain.diff_id));
         assert_ne!(packed.digest, packed.diff_id);
     }
 
     #[test]
     fn layers_worth_sharing_come_first_and_others_stay_in_order() {
         let layers = [("a", 1), ("b", 9), ("c", 1), ("d", 9), ("e", 0)];
-        let sorted = by_rating(layers.map(|(name, rating)| layer(name, false, rating)).to_vec());
-        let expected = ["b", "d", "a", "c", "e"].map(|name| layer(name, false, 0).diff_id);
-        assert!(sorted.iter().map(|layer| &layer.diff_id).eq(&expected));
+        let sorted = by_rating(layers.map(|(name, rating)| layer(name, rating)).to_vec());
+        let expected = ["b", "d", "a", "c", "e"].map(|name| layer(name, 0).digest);
+        assert!(sorted.iter().map(|layer| &layer.digest).eq(&expected));
     }
 
     #[test]
     fn a_manifest_names_its_config_and_layers_in_order_whatever_the_config_is() {
-        let layers = vec![layer("a", true, 0), layer("b", false, 0), layer("a", true, 0)];
+        let layers = vec![layer("a", 0), layer("b", 0), layer("a", 0)];
         let config = b"{\"not\": \"JSON\" \"at all\"".to_vec();
         for (kind, config_type) in [(Kind::OciManifest, OCI_CONFIG), (Kind::Schema2, DOCKER_CONFIG)]
         {
@@ -210,23 +194,21 @@ mod tests {
 
     #[test]
     fn an_archive_holds_both_forms_over_the_same_blobs() {
-        let layers = vec![layer("a", true, 0), layer("b", false, 0)];
-        let config = config("amd64", &[], &BTreeMap::new(), &layers);
+        let config = config(&[], &BTreeMap::new(), &[layer("a", 0)]);
         let text = String::from_utf8_lossy(&config);
         assert!(text.contains(r#""config":{"#), "Kubernetes takes no null: {text}");
-        assert!(layers.iter().all(|layer| text.contains(&layer.diff_id)), "{text}");
-        let image = Image::new(Kind::Schema2, config, layers);
+        assert!(text.contains(&layer("a", 0).diff_id), "{text}");
+        let image = Image::new(Kind::Schema2, config, vec![layer("a", 0)]);
         let packed = archive_of(&image, "x.localhost/y:z").expect("an archive");
         let mut archive = tar::Archive::new(&*packed);
         let name = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
             entry.expect("an entry").path().expect("a path").display().to_string()
         };
         let names: Vec<String> = archive.entries().expect("entries").map(name).collect();
-        let path = |digest: String| format!("blobs/{}", digest.replace(':', "/"));
-        let mut expected: Vec<String> = image.blobs().map(|blob| path(digest(blob))).collect();
-        expected.push(path(image.manifest.digest()));
-        expected.sort();
-        expected.extend(["index.json", "manifest.json", "oci-layout"].map(str::to_owned));
-        assert_eq!(names, expected);
+        let blobs = image.blobs().chain([image.manifest.bytes()]);
+        let blobs = blobs.map(|blob| format!("blobs/{}", digest(blob).replace(':', "/")));
+        let rest = ["index.json", "manifest.json", "oci-layout"].map(str::to_owned);
+        let expected: BTreeSet<String> = blobs.chain(rest).collect();
+        assert!(names.iter().eq(&expected), "{names:?}");
     }
 }

@@ -89,7 +89,7 @@ impl Kit {
             entry("lower/", 0o755, b""),
             entry("lower/file", 0o644, b"lower\n"),
         ];
-        let program = Layer::pack(&entries, true, 1)?;
+        let program = Layer::pack(&entries, 1)?;
         Ok(Self { program, nonce })
     }
 
@@ -97,13 +97,9 @@ impl Kit {
     pub fn image(&self, kind: Kind, word: &str) -> io::Result<Image> {
         let entry =
             Entry { path: WORD.trim_start_matches('/'), mode: 0o644, bytes: word.as_bytes() };
-        let layers = build::by_rating(vec![Layer::pack(&[entry], true, 0)?, self.program.clone()]);
-        let labels = BTreeMap::from([
-            (LABEL.to_owned(), self.nonce.clone()),
-            (format!("{LABEL}.word"), word.to_owned()),
-        ]);
-        let command = [PROGRAM, "verify-probe"];
-        let config = build::config(build::architecture(), &command, &labels, &layers);
+        let layers = build::by_rating(vec![Layer::pack(&[entry], 0)?, self.program.clone()]);
+        let labels = BTreeMap::from([(LABEL, &*self.nonce)]);
+        let config = build::config(&[PROGRAM, "verify-probe"], &labels, &layers);
         Ok(Image::new(kind, config, layers))
     }
 }
@@ -402,8 +398,9 @@ impl Chain {
             fetched.push((program, own));
         }
         let size = run.kit.program.blob.len() as f64 / 1e6;
-        let times = ["never", "once"].get(fetched[1].0).unwrap_or(&"more than once");
-        let answer = format!("the {size:.1} MB that two images share are fetched {times}");
+        let fetches = ["never fetched", "fetched once"].get(fetched[1].0);
+        let fetches = fetches.unwrap_or(&"fetched more than once");
+        let answer = format!("the {size:.1} MB that two images share are {fetches}");
         let is_good = matches!(fetched[..], [(0 | 1, 1), (0 | 1, 1)]);
         Ok(Row::judge("layer-reuse", is_good, answer, "once at most, and each own layer once"))
     }

@@ -57,13 +57,12 @@ impl Drop for Served {
     }
 }
 
-/// An image with one layer of each form.
+/// An image with two layers.
 pub fn image(kind: Kind) -> Image {
     let entry = |path| Entry { path, mode: 0o644, bytes: b"content\n" };
-    let layer = |path, is_gzip| Layer::pack(&[entry(path)], is_gzip, 1).expect("a layer");
-    let layers = vec![layer("first", true), layer("second", kind == Kind::Schema2)];
-    let config = build::config(build::architecture(), &["/first"], &Default::default(), &layers);
-    Image::new(kind, config, layers)
+    let layers = ["first", "second"].map(|path| Layer::pack(&[entry(path)], 1).expect("a layer"));
+    let config = build::config(&["/first"], &Default::default(), &layers);
+    Image::new(kind, config, layers.to_vec())
 }
 
 /// A list of this image, of the kind that goes with it.
