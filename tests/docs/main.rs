@@ -38,6 +38,8 @@ const ROWS: &[Row] = &[
     ("dockerd-rootless status", Beside, &[], "asks a daemon"),
     ("dockerd-rootless restart", Beside, &[], "asks a daemon"),
     ("dockerd-rootless nsenter", Beside, &[], "needs its namespaces"),
+    ("dockerd-rootless verify --images all", Elsewhere, &[], "takes long; the suite `verify` asks all of that"),
+    ("dockerd-rootless verify", Beside, &[], "asks a daemon"),
     ("docker run --rm hello-world", Beside, &[("hello-world", "busybox true")], "there is no network"),
     ("dockerd-rootless fetch --remove", Parsed, &[], "nothing was fetched; the suite `fetch` removes what was"),
     ("dockerd-rootless fetch", Parsed, &[("dockerd", "env DOCKERD_ROOTLESS_MIRROR=http://127.0.0.1:9 dockerd")],
@@ -70,7 +72,8 @@ struct Reader<'u> {
 
 impl<'u> Reader<'u> {
     fn new(user: &'u TestUser) -> Self {
-        Launcher::Run.install(user);
+        // `verify` packs the program into images.
+        launcher::install_stripped(user);
         let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
         for entry in fs::read_dir(templates).expect("templates").flatten() {
             let text = fs::read(entry.path()).expect("a template");

@@ -49,9 +49,10 @@ fn lines(page: &str, text: &str) -> Vec<Line> {
         // A backslash at the end joins two lines.
         let joined = block.join("\n").replace("\\\n", " ");
         let place = format!("{page}:{number}");
-        found.extend(
-            joined.lines().map(|line| Line { place: place.clone(), text: line.trim().into() }),
-        );
+        // A recording has its commands behind a prompt, and what they printed.
+        let prompt = if first.starts_with("$ ") { "$ " } else { "" };
+        let commands = joined.lines().filter_map(|line| line.strip_prefix(prompt));
+        found.extend(commands.map(|line| Line { place: place.clone(), text: line.trim().into() }));
     }
     found.retain(|line| !line.text.is_empty());
     found

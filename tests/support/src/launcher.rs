@@ -36,17 +36,11 @@ impl Launcher {
             );
             return UPSTREAM.into();
         }
-        let bin = user.home.join("bin");
-        let binary = bin.join("dockerd-rootless");
-        let script = bin.join("dockerd-rootless.sh");
+        let binary = user.home.join("bin/dockerd-rootless");
         if !binary.exists() {
-            user.make_dir(&bin);
-            install(&built("dockerd-rootless"), &binary);
-            for name in ["dockerd-rootless.sh", SETUP_TOOL] {
-                symlink("dockerd-rootless", bin.join(name)).expect("link our other names");
-            }
+            place(user, || install(&built("dockerd-rootless"), &binary));
         }
-        if self == Self::Script { script } else { binary }
+        if self == Self::Script { binary.with_extension("sh") } else { binary }
     }
 
     /// The words between the program's name and dockerd's arguments.
@@ -68,11 +62,21 @@ impl Launcher {
 
 /// Puts our program where `user` can run it, without the symbols that make it large in a debug build, and returns its path.
 pub fn install_stripped(user: &TestUser) -> PathBuf {
-    let bin = user.home.join("bin");
-    let program = bin.join("dockerd-rootless");
-    user.make_dir(&bin);
-    run(Command::new("strip").arg("-o").args([&program, &built("dockerd-rootless")]));
+    let program = user.home.join("bin/dockerd-rootless");
+    place(user, || {
+        run(Command::new("strip").arg("-o").args([&program, &built("dockerd-rootless")]));
+    });
     program
+}
+
+/// Has `put` put our program into the user's `~/bin`, and links its other names.
+fn place(user: &TestUser, put: impl FnOnce()) {
+    let bin = user.home.join("bin");
+    user.make_dir(&bin);
+    put();
+    for name in ["dockerd-rootless.sh", SETUP_TOOL] {
+        symlink("dockerd-rootless", bin.join(name)).expect("link our other names");
+    }
 }
 
 /// Returns the path of what cargo has built of this package: it lies beside the directory of the suite itself.
