@@ -57,6 +57,7 @@ impl<'u> Host<'u> {
         let docker = [
             "images -a --no-trunc --format {{.ID}}:{{.Repository}}:{{.Tag}}",
             "ps -a --no-trunc --format {{.ID}}:{{.Names}}:{{.State}}",
+            "inspect --format {{.State.Pid}}:{{.State.StartedAt}} busy",
             "network ls --no-trunc --format {{.ID}}:{{.Name}}",
             "volume ls --format {{.Name}}",
             "context ls --format {{.Name}}:{{.Current}}",
@@ -71,15 +72,14 @@ impl<'u> Host<'u> {
         format!("{}\n{files}", docker.join("\n--\n"))
     }
 
-    /// Sends a signal to the process of the user's that runs this program.
-    fn signal(&self, program: &str, signal: Signal) {
+    /// The process of the user's that runs this program.
+    fn pid(&self, program: &str) -> Pid {
         let mut all = process::list(self.user.uid, &self.user.subordinate).into_iter();
         let found = all.find(|process| {
             let own = process.command.split(' ').next().unwrap_or_default();
             own.rsplit('/').next() == Some(program)
         });
-        let found = found.unwrap_or_else(|| panic!("no {program}"));
-        kill(Pid::from_raw(found.pid), signal).expect("it is there");
+        Pid::from_raw(found.unwrap_or_else(|| panic!("no {program}")).pid)
     }
 
     /// Fails unless exactly these questions are answered badly, and the exit code goes with it.
@@ -98,19 +98,58 @@ fn unlimited(host: &Host<'_>) -> Vec<&'static str> {
     }
 }
 
-fn all_is_good(host: &Host<'_>) {
-    let listed = run(&mut host.command("--list"));
+/// Answers all questions that `words` select, and fails unless none is answered badly or skipped.
+fn assert_good(host: &Host<'_>, words: &str) {
+    let listed = run(&mut host.command(&format!("--list {words}")));
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split(' ').next()).collect();
-    let told = host.verify("");
+    let told = host.verify(words);
     host.assert_fails(&told, &[]);
     let mut skipped = told.with_status("skip");
     // A host without a name server, or whose sysctl keeps users from ping, answers neither.
     skipped.retain(|name| !["dns", "ping"].contains(&&**name));
-    assert_eq!(skipped, unlimited(host), "{told:?}");
+    let unlimited = unlimited(host).into_iter().filter(|name| names.contains(name));
+    assert_eq!(skipped, unlimited.collect::<Vec<_>>(), "{told:?}");
     let report = told.json();
     let checks = report["checks"].as_array().expect("checks").iter();
     let answered: Vec<&str> = checks.filter_map(|check| check["name"].as_str()).collect();
     assert_eq!(answered, names, "every question is answered, in the order of the list");
+}
+
+fn all_is_good(host: &Host<'_>) {
+    assert_good(host, "");
+}
+
+fn every_form_of_image_is_taken_or_refused_as_it_should_be(host: &Host<'_>) {
+    assert_good(host, "--images all --skip speed,outside,names,dns,localhost,tcp4,tcp6,udp");
+}
+
+/// Each lie, and which of a few questions it makes fail; all others pass.
+fn a_registry_that_lies_fails_what_it_lies_about(host: &Host<'_>) {
+    let all = ["pull", "schema2-tag", "list-digest", "oci-digest", "index-tag"];
+    let lies: [(&str, &[&str]); 6] = [
+        ("digest", &["pull", "list-digest", "oci-digest"]),
+        ("child", &["pull", "list-digest", "index-tag"]),
+        ("layer", &all),
+        ("config", &all),
+        ("platform", &["pull", "list-digest", "index-tag"]),
+        ("ambiguous", &["pull", "oci-digest", "index-tag"]),
+    ];
+    for (lie, fails) in lies {
+        let told = host.verify(&format!("--lie {lie} --only load,push,run,{}", all.join(",")));
+        host.assert_fails(&told, fails);
+        assert_eq!(told.with_status("pass").len(), 3 + all.len() - fails.len(), "{told:?}");
+        for name in fails {
+            let said = told.check(name)["daemon_says"].as_str().unwrap_or_default().to_owned();
+            assert!(!said.is_empty(), "{lie}, {name}: the daemon's own words: {told:?}");
+        }
+    }
+}
+
+/// The user's container is one of those that live on: its process is compared afterwards.
+fn dockerd_is_killed_and_containers_live_on(host: &Host<'_>) {
+    let before = host.pid("dockerd");
+    assert_good(host, "--disruptive --only survival");
+    assert_ne!(host.pid("dockerd"), before);
 }
 
 fn an_interrupt_leaves_nothing(host: &Host<'_>) {
@@ -122,6 +161,18 @@ fn an_interrupt_leaves_nothing(host: &Host<'_>) {
     assert_eq!(verify.end_by(Signal::SIGINT).code(), Some(130));
 }
 
+/// Every question is explained in a row of its page.
+#[test]
+fn the_page_explains_every_question() {
+    let page = include_str!("../../docs/verify.md");
+    let rows: String = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut list = Command::new(launcher::built("dockerd-rootless"));
+    for line in run(list.args(["verify", "--list", "--disruptive"])).lines() {
+        let name = line.split(' ').next().expect("a name");
+        assert!(rows.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
 #[test]
 fn a_daemon_proves_itself_and_keeps_all_that_is_the_users() {
     let user = TestUser::new();
@@ -130,7 +181,10 @@ fn a_daemon_proves_itself_and_keeps_all_that_is_the_users() {
     let before = host.belongings();
     let parts = [
         ("all is good", all_is_good as fn(&Host<'_>)),
-        ("an interrupt leaves nothing", an_interrupt_leaves_nothing),
+        ("images", every_form_of_image_is_taken_or_refused_as_it_should_be),
+        ("lies", a_registry_that_lies_fails_what_it_lies_about),
+        ("an interrupt", an_interrupt_leaves_nothing),
+        ("--disruptive", dockerd_is_killed_and_containers_live_on),
     ];
     for (what, part) in parts {
         let began = Instant::now();
@@ -160,11 +214,11 @@ fn each_fault_of_a_daemon_fails_the_questions_that_it_concerns() {
     host.assert_fails(&told, &[]);
     assert_eq!(told.check("mtu")["answer"], "container eth0 1500, outside tap0 1500");
 
-    host.signal("slirp4netns", Signal::SIGKILL);
+    kill(host.pid("slirp4netns"), Signal::SIGKILL).expect("it is there");
     let told = host.verify("");
     host.assert_fails(&told, &["outside", "speed", "localhost", "tcp4", "tcp6", "udp"]);
 
-    host.signal("dockerd", Signal::SIGSTOP);
+    kill(host.pid("dockerd"), Signal::SIGSTOP).expect("it is there");
     let began = Instant::now();
     let told = host.verify("");
     assert_eq!(told.code, Some(1), "{told:?}");

@@ -1,9 +1,10 @@
 //! `verify` and daemons that are not its user's, or not rootless: it says what it found, and asks
 //! for nothing else.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::chown;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,18 +18,22 @@ fn pretend(socket: &Path, info: &'static str) -> Arc<Mutex<Vec<String>>> {
     let notes = Arc::clone(&asked);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.expect("a client");
-            let mut lines = BufReader::new(stream.try_clone().expect("a copy")).lines();
-            let Some(Ok(first)) = lines.next() else { continue };
-            notes.lock().expect("no panic").push(first);
-            // The head of the request is read to its end: a socket that is closed before is reset.
-            lines.find(|line| line.as_ref().map_or(true, String::is_empty));
-            let length = info.len();
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-            stream.write_all(format!("{head}{info}").as_bytes()).expect("it reads");
+            let (stream, notes) = (stream.expect("a client"), Arc::clone(&notes));
+            thread::spawn(move || answer(stream, info, &notes));
         }
     });
     asked
+}
+
+fn answer(mut stream: UnixStream, info: &str, notes: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(stream.try_clone().expect("a copy")).lines();
+    // Who only connects says nothing.
+    let Some(Ok(first)) = lines.next() else { return };
+    notes.lock().expect("no panic").push(first);
+    // The head of the request is read to its end: a socket that is closed before is reset.
+    lines.find(|line| line.as_ref().map_or(true, String::is_empty));
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", info.len());
+    stream.write_all(format!("{head}{info}").as_bytes()).expect("it reads");
 }
 
 #[test]
@@ -56,8 +61,7 @@ fn a_daemon_that_is_rootful_podmans_or_another_users_is_left_alone() {
         let socket: PathBuf = user.home.join(name);
         let asked = pretend(&socket, info);
         chown(&socket, Some(owner), Some(owner)).expect("chown");
-        std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .expect("open it");
+        fs::set_permissions(&socket, Permissions::from_mode(0o666)).expect("open it");
         let mut command = user.brief_command(&program);
         command.arg("verify").env("DOCKER_HOST", format!("unix://{}", socket.display()));
         let told = Told::by(&mut command);
