@@ -141,7 +141,7 @@ checked). Exit code 4 if a check fails, else 0.")]
     /// Answer what a running daemon can do, by trying it in containers
     #[command(after_help = "\
 Makes its own image and needs no registry. Everything it makes is removed at the end, and nothing\n\
-of yours is changed. Each answer of the daemon may take 20 s. Exit code 0 if all is good, 1 if an\n\
+of yours is changed. A daemon that hangs ends it within 40 s. Exit code 0 if all is good, 1 if an\n\
 answer is bad or something is left, 3 if no rootless daemon of yours runs.")]
     Verify(verify::VerifyOptions),
     /// Install and start the systemd user service

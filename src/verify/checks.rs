@@ -43,7 +43,8 @@ const MEMORY: u64 = 32 << 20;
 
 const NO_ADDRESS: &str = "this host has no address but its loopback addresses";
 
-type Text = &'static str;
+/// A word of the program itself.
+pub type Text = &'static str;
 
 /// A question.
 pub struct Check {
@@ -97,14 +98,8 @@ const fn refuse(name: Text, question: Text, kind: Kind, by_digest: bool, lie: Li
     check(FORMS, name, question, Step::Chain(Link::Refuse(form, lie)), STATUS)
 }
 
-const USERS: Text = "Users and files";
-const NETWORK: Text = "Network";
-const PORTS: Text = "Published ports";
-const LIMITS: Text = "Limits";
-const SECURITY: Text = "Security";
-const IMAGES: Text = "Images";
+/// The group that is asked only with `--images=all`.
 const FORMS: Text = "Forms of images";
-const DAEMON: Text = "The daemon";
 
 /// What to run where no check explains an answer.
 pub const STATUS: Text = "dockerd-rootless status";
@@ -115,31 +110,31 @@ pub const SURVIVAL: Text = "survival";
 /// The questions, in the order in which they are answered.
 #[rustfmt::skip]
 pub const CHECKS: &[Check] = &[
-    check(USERS, "user-ids", "which user of the host is root in a container?", Step::Look, "dockerd-rootless check --only subuid,subgid"),
-    check(USERS, "file-owner", "who owns a file that a container writes into a volume?", Step::Look, "dockerd-rootless check --only subuid,subgid"),
-    check(USERS, "overlay", "can a container change, rename and remove files of its image?", Step::Look, "dockerd-rootless check --only overlay"),
-    check(NETWORK, "names", "do containers find each other by name?", Step::Names, "dockerd-rootless check --only netfilter"),
-    check(NETWORK, "dns", "does a name server answer a container?", Step::Reach, "dockerd-rootless check --only resolv-conf"),
-    check(NETWORK, "outside", "does a container reach addresses outside?", Step::Reach, "dockerd-rootless check --only network-driver"),
-    check(NETWORK, "host-loopback", "can a container reach what listens on the host's 127.0.0.1?", Step::Reach, "dockerd-rootless config explain network.host-loopback"),
-    check(NETWORK, "host-docker-internal", "does host.docker.internal lead to the host?", Step::Reach, "dockerd-rootless check --only network-driver"),
-    check(NETWORK, "ping", "can a container ping addresses outside?", Step::Reach, "dockerd-rootless check --only ping"),
-    check(NETWORK, "mtu", "which MTU do the two network devices have?", Step::Look, "dockerd-rootless config explain network.mtu"),
-    check(NETWORK, "speed", "how fast is the network, out and in?", Step::Speed, "dockerd-rootless check --only network-driver"),
-    check(PORTS, "localhost", "does a published port answer on 127.0.0.1, and which client does the container see?", Step::Ports, "dockerd-rootless check --only port-driver"),
-    check(PORTS, "tcp4", "the same on the host's own address", Step::Ports, "dockerd-rootless check --only port-driver"),
-    check(PORTS, "tcp6", "the same on ::1", Step::Ports, "dockerd-rootless check --only ipv6,port-driver"),
-    check(PORTS, "udp", "the same over UDP", Step::Ports, "dockerd-rootless check --only port-driver"),
-    check(LIMITS, "memory", "is a container killed that takes more memory than --memory?", Step::Limits, "dockerd-rootless check --only cgroup"),
-    check(LIMITS, "cpu", "does --cpus hold?", Step::Limits, "dockerd-rootless check --only cgroup"),
-    check(LIMITS, "pids", "does --pids-limit hold?", Step::Limits, "dockerd-rootless check --only cgroup"),
-    check(LIMITS, "open-files", "how many files may a container open?", Step::Look, "dockerd-rootless check --only limits"),
-    check(SECURITY, "seccomp", "are system calls filtered?", Step::Look, "docker info --format '{{.SecurityOptions}}'"),
-    check(IMAGES, "load", "does docker load take an image?", Step::Chain(Link::Load), STATUS),
-    check(IMAGES, "pull", "does it pull all kinds of images, by tag and by digest?", Step::Chain(Link::Pull), "dockerd-rootless verify --images all"),
-    check(IMAGES, "push", "does a pushed image arrive as predicted?", Step::Chain(Link::Push), STATUS),
-    check(IMAGES, "layer-reuse", "is a shared layer fetched only once?", Step::Chain(Link::Reuse), STATUS),
-    check(IMAGES, "run", "does a pulled image run?", Step::Chain(Link::Run), STATUS),
+    check("Users and files", "user-ids", "which user of the host is root in a container?", Step::Look, "dockerd-rootless check --only subuid,subgid"),
+    check("Users and files", "file-owner", "who owns a file that a container writes into a volume?", Step::Look, "dockerd-rootless check --only subuid,subgid"),
+    check("Users and files", "overlay", "can a container change, rename and remove files of its image?", Step::Look, "dockerd-rootless check --only overlay"),
+    check("Network", "names", "do containers find each other by name?", Step::Names, "dockerd-rootless check --only netfilter"),
+    check("Network", "dns", "does a name server answer a container?", Step::Reach, "dockerd-rootless check --only resolv-conf"),
+    check("Network", "outside", "does a container reach addresses outside?", Step::Reach, "dockerd-rootless check --only network-driver"),
+    check("Network", "host-loopback", "can a container reach what listens on the host's 127.0.0.1?", Step::Reach, "dockerd-rootless config explain network.host-loopback"),
+    check("Network", "host-docker-internal", "does host.docker.internal lead to the host?", Step::Reach, "dockerd-rootless check --only network-driver"),
+    check("Network", "ping", "can a container ping addresses outside?", Step::Reach, "dockerd-rootless check --only ping"),
+    check("Network", "mtu", "which MTU do the two network devices have?", Step::Look, "dockerd-rootless config explain network.mtu"),
+    check("Network", "speed", "how fast is the network, out and in?", Step::Speed, "dockerd-rootless check --only network-driver"),
+    check("Published ports", "localhost", "does a published port answer on 127.0.0.1, and which client does the container see?", Step::Ports, "dockerd-rootless check --only port-driver"),
+    check("Published ports", "tcp4", "the same on the host's own address", Step::Ports, "dockerd-rootless check --only port-driver"),
+    check("Published ports", "tcp6", "the same on ::1", Step::Ports, "dockerd-rootless check --only ipv6,port-driver"),
+    check("Published ports", "udp", "the same over UDP", Step::Ports, "dockerd-rootless check --only port-driver"),
+    check("Limits", "memory", "is a container killed that takes more memory than --memory?", Step::Limits, "dockerd-rootless check --only cgroup"),
+    check("Limits", "cpu", "does --cpus hold?", Step::Limits, "dockerd-rootless check --only cgroup"),
+    check("Limits", "pids", "does --pids-limit hold?", Step::Limits, "dockerd-rootless check --only cgroup"),
+    check("Limits", "open-files", "how many files may a container open?", Step::Look, "dockerd-rootless check --only limits"),
+    check("Security", "seccomp", "are system calls filtered?", Step::Look, "docker info --format '{{.SecurityOptions}}'"),
+    check("Images", "load", "does docker load take an image?", Step::Chain(Link::Load), STATUS),
+    check("Images", "pull", "does it pull all kinds of images, by tag and by digest?", Step::Chain(Link::Pull), "dockerd-rootless verify --images all"),
+    check("Images", "push", "does a pushed image arrive as predicted?", Step::Chain(Link::Push), STATUS),
+    check("Images", "layer-reuse", "is a shared layer fetched only once?", Step::Chain(Link::Reuse), STATUS),
+    check("Images", "run", "does a pulled image run?", Step::Chain(Link::Run), STATUS),
     accept("schema2-tag", "is Docker's manifest pulled and run?", Kind::Schema2, true, false),
     accept("schema2-digest", "the same by digest", Kind::Schema2, true, true),
     accept("list-tag", "is Docker's manifest list pulled and run?", Kind::List, true, false),
@@ -158,9 +153,9 @@ pub const CHECKS: &[Check] = &[
     refuse("refuse-config", "is a config refused that was altered?", Kind::OciManifest, false, Lie::Config),
     refuse("refuse-platform", "is a list refused that has no image for this host?", Kind::List, false, Lie::Platform),
     refuse("refuse-ambiguous", "is a manifest refused that is a list, too?", Kind::OciManifest, false, Lie::Ambiguous),
-    check(DAEMON, "docker-sock", "does -v /var/run/docker.sock:/var/run/docker.sock work?", Step::Socket, STATUS),
-    check(DAEMON, "start-time", "how long does a container take to start, run and end?", Step::Start, STATUS),
-    check(DAEMON, SURVIVAL, "do containers live on when dockerd is killed? (only with --disruptive)", Step::Kill, STATUS),
+    check("The daemon", "docker-sock", "does -v /var/run/docker.sock:/var/run/docker.sock work?", Step::Socket, STATUS),
+    check("The daemon", "start-time", "how long does a container take to start, run and end?", Step::Start, STATUS),
+    check("The daemon", SURVIVAL, "do containers live on when dockerd is killed? (only with --disruptive)", Step::Kill, STATUS),
 ];
 
 /// A run of `verify` on one daemon.
@@ -347,10 +342,10 @@ impl Run {
         self.listen("peer", host.clone()).await?;
         let target = format!("tcp:{}:{PORT}", self.name("peer"));
         let [reached]: [Reached; 1] = self.ask("names", &["reach", &target], host).await?;
-        let is_good = reached.is_ok();
-        let answer = reached.map_or_else(|why| why, |_| "yes, on a network that you create".into());
-        let expected = "one container reaches the other by its name";
-        Ok(vec![Row::judge("names", is_good, answer, expected)])
+        Ok(vec![match reached {
+            Ok(_) => Row::pass("names", "yes, on a network that you create"),
+            Err(why) => Row::fail("names", why, "one container reaches the other by its name"),
+        }])
     }
 
     async fn reach(&self) -> Rows {
@@ -504,8 +499,8 @@ impl Run {
             }
             let facts: Facts = self.ask(name, &["look"], host).await?;
             let found = facts.limits.get(file).map_or("missing", String::as_str);
-            let answer = format!("{file} is {found}");
-            rows.push(Row::judge(name, found == wanted, answer, format!("{file} is {wanted}")));
+            let expected = format!("{file} is {wanted}");
+            rows.push(Row::judge(name, found == wanted, format!("{file} is {found}"), &expected));
         }
         Ok(rows)
     }
@@ -614,15 +609,14 @@ fn mtu(inner: &BTreeMap<String, u32>, outer: &BTreeMap<String, u32>, wanted: Opt
     let is_good = inner_mtu <= outer_mtu && wanted.is_none_or(|wanted| wanted == outer_mtu);
     let wanted = wanted.unwrap_or(outer_mtu);
     let expected = format!("{wanted} outside, and no more in the container");
-    Row::judge("mtu", is_good, format!("container {inner}, outside {outer}"), expected)
+    Row::judge("mtu", is_good, format!("container {inner}, outside {outer}"), &expected)
 }
 
 /// Says whether the host has a name server that answers, where a container has none.
 async fn no_dns(why: String) -> Row {
-    let own = spawn_blocking(|| probe::reach(&["dns:"]).remove(0)).await;
-    match own {
+    match spawn_blocking(|| probe::reach(&["dns:"]).remove(0)).await {
         Ok(Ok(server)) => {
-            Row::fail("dns", why, format!("an answer, as {server} gives to the host"))
+            Row::fail("dns", why, format!("an answer, as the host has from {server}"))
         }
         _ => Row::skip("dns", "no name server answers the host either"),
     }
@@ -633,14 +627,12 @@ fn no_ping(why: &str) -> Row {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
     let bounds: Vec<u32> = range.split_whitespace().flat_map(str::parse).collect();
     let gid = getegid().as_raw();
-    match bounds[..] {
-        [first, last] if !(first..=last).contains(&gid) => {
-            let next = "see dockerd-rootless check --only ping";
-            let range = format!("ping_group_range ({first} {last})");
-            Row::skip("ping", format!("{range} excludes your group {gid}: {next}"))
-        }
-        _ => Row::fail("ping", why, "an answer"),
+    if bounds.len() < 2 || (bounds[0]..=bounds[1]).contains(&gid) {
+        return Row::fail("ping", why, "an answer");
     }
+    let range = format!("ping_group_range ({} {})", bounds[0], bounds[1]);
+    let next = "see dockerd-rootless check --only ping";
+    Row::skip("ping", format!("{range} excludes your group {gid}: {next}"))
 }
 
 /// Returns the address that this host has on its way outside. Nothing is sent.

@@ -85,43 +85,35 @@ fn find(run: &Run) -> Result<Victim, &'static str> {
     while let Some(pid) = parent.filter(|pid| *pid > 1 && *pid != status.supervisor) {
         parent = processes::read(pid).map(|above| above.parent);
     }
-    match found.name == DOCKERD
-        && own == Some(geteuid().as_raw())
-        && parent == Some(status.supervisor)
-    {
+    let is_ours = own == Some(geteuid().as_raw()) && parent == Some(status.supervisor);
+    match is_ours && found.name == DOCKERD {
         true => Ok(Victim { status, process }),
         false => Err("the process that the supervisor names is not below it"),
     }
 }
 
 /// Says whom the death of dockerd would harm.
-async fn harm(run: &Run, victim: &Victim) -> Result<Option<String>, Failure> {
+async fn harm(run: &Run, victim: &Victim) -> Result<Option<&'static str>, Failure> {
     let list = run.engine.get("list the containers", "/containers/json").await?;
-    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
-    let others: Vec<&Value> =
-        list.iter().filter(|one| one["Labels"][LABEL] != run.kit.nonce.as_str()).collect();
-    let count = others.len();
+    let is_other = |one: &&Value| one["Labels"][LABEL] != run.kit.nonce.as_str();
+    let others: Vec<&Value> = list.as_array().into_iter().flatten().filter(is_other).collect();
     let keeps = victim.status.keeps_containers && run.info["LiveRestoreEnabled"] == true;
-    if count > 0 && !keeps {
-        return Ok(Some(format!("containers of yours run ({count}), and would stop with dockerd")));
+    if !others.is_empty() && !keeps {
+        return Ok(Some("containers of yours run, and would stop with dockerd"));
     }
     if others.iter().any(|one| one["State"] != "running") {
-        return Ok(Some("a container of yours is paused or restarts".to_owned()));
+        return Ok(Some("a container of yours is paused or restarts"));
     }
     let pid = victim.status.dockerd.unwrap_or_default();
     let own = [victim.status.supervisor, std::process::id()];
-    let clients = unix_sockets::accepted(pid, &victim.process, &run.socket, &own);
-    Ok(match clients {
+    Ok(match unix_sockets::accepted(pid, &victim.process, &run.socket, &own) {
+        Some(0) if others.is_empty() => None,
         Some(0) => {
-            if count > 0 {
-                tracing::warn!(
-                    "containers of yours run ({count}): they survive a restart of dockerd"
-                );
-            }
+            tracing::warn!("{} of your containers live on without dockerd", others.len());
             None
         }
-        Some(_) => Some("a client is connected to dockerd, and would lose its work".to_owned()),
-        None => Some("whether clients are connected to dockerd is unknown".to_owned()),
+        Some(_) => Some("a client is connected to dockerd, and would lose its work"),
+        None => Some("whether clients are connected to dockerd is unknown"),
     })
 }
 

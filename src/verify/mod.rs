@@ -304,16 +304,13 @@ mod tests {
 
     #[test]
     fn the_launch_says_where_the_host_is() {
-        for (words, expected) in [
-            (&["rootlesskit", "--net=slirp4netns", "--mtu=1500"][..], "10.0.2.2"),
-            (&["--net=pasta"], "10.0.2.2"),
-            (&["--net=vpnkit"], "192.168.65.2"),
-            (&["--cidr=10.0.2.0/24", "--cidr=10.9.0.0/16"], "10.9.0.2"),
-            (&["--cidr=x"], "10.0.2.2"),
+        for (word, expected) in [
+            ("--net=slirp4netns", "10.0.2.2"),
+            ("--net=vpnkit", "192.168.65.2"),
+            ("--cidr=10.9.0.0/16", "10.9.0.2"),
         ] {
-            let words = words.iter().map(|word| (*word).to_owned()).collect();
-            let launch = Launch { words, run_dir: None };
-            assert_eq!(launch.gateway().to_string(), expected, "{:?}", launch.words);
+            let launch = Launch { words: vec![word.to_owned()], run_dir: None };
+            assert_eq!(launch.gateway().to_string(), expected, "{word}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::verify::checks::STATUS;
+use crate::verify::checks::{STATUS, Text};
 use crate::verify::engine::{Failure, Fault};
 
 /// What came of a question.
@@ -19,9 +19,9 @@ pub enum Status {
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    pub name: &'static str,
-    pub group: &'static str,
-    pub question: &'static str,
+    pub name: Text,
+    pub group: Text,
+    pub question: Text,
     pub status: Status,
     /// The value, or what came in its place.
     pub answer: String,
@@ -33,49 +33,40 @@ pub struct Row {
     pub said: Option<String>,
     /// What to run next, of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<&'static str>,
+    pub next: Option<Text>,
 }
 
 impl Row {
-    fn new(name: &'static str, status: Status, answer: impl Into<String>) -> Self {
+    fn new(name: Text, status: Status, answer: impl Into<String>) -> Self {
         let (group, question, answer) = ("", "", answer.into());
         Self { name, group, question, status, answer, expected: None, said: None, next: None }
     }
 
-    pub fn pass(name: &'static str, answer: impl Into<String>) -> Self {
+    pub fn pass(name: Text, answer: impl Into<String>) -> Self {
         Self::new(name, Status::Pass, answer)
     }
 
-    pub fn info(name: &'static str, answer: impl Into<String>) -> Self {
+    pub fn info(name: Text, answer: impl Into<String>) -> Self {
         Self::new(name, Status::Info, answer)
     }
 
-    pub fn skip(name: &'static str, why: impl Into<String>) -> Self {
+    pub fn skip(name: Text, why: impl Into<String>) -> Self {
         Self::new(name, Status::Skip, why)
     }
 
     /// Reports what came in place of what is `expected`.
-    pub fn fail(
-        name: &'static str,
-        answer: impl Into<String>,
-        expected: impl Into<String>,
-    ) -> Self {
+    pub fn fail(name: Text, answer: impl Into<String>, expected: impl Into<String>) -> Self {
         let expected = Some(expected.into());
         Self { expected, ..Self::new(name, Status::Fail, answer) }
     }
 
     /// Passes if the answer is good, and fails else.
-    pub fn judge(
-        name: &'static str,
-        is_good: bool,
-        answer: impl Into<String>,
-        expected: impl Into<String>,
-    ) -> Self {
+    pub fn judge(name: Text, is_good: bool, answer: impl Into<String>, expected: &str) -> Self {
         if is_good { Self::pass(name, answer) } else { Self::fail(name, answer, expected) }
     }
 
     /// Reports what the daemon refused.
-    pub fn refused(name: &'static str, failure: &Failure) -> Self {
+    pub fn refused(name: Text, failure: &Failure) -> Self {
         let answer = format!("dockerd does not {}", failure.asked);
         let is_away = matches!(failure.fault, Fault::Late | Fault::Lost);
         let next = is_away.then_some(STATUS);
