@@ -93,26 +93,6 @@ pub fn negotiate(kind: Kind, accepted: &BTreeSet<Kind>, by_tag: bool) -> Served 
     }
 }
 
-/// Which addresses a layer may name, by the beginning of the address.
-#[derive(Clone, Debug, Default)]
-pub struct UrlRules {
-    /// Empty allows all.
-    pub allow: Vec<String>,
-    pub deny: Vec<String>,
-}
-
-impl UrlRules {
-    fn allows(&self, url: &str) -> bool {
-        let begins = |rules: &[String]| rules.iter().any(|rule| url.starts_with(rule));
-        let is_web = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        is_web.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
-            && !url.contains('#')
-            && url.chars().all(|c| !c.is_control() && c != ' ')
-            && (self.allow.is_empty() || begins(&self.allow))
-            && !begins(&self.deny)
-    }
-}
-
 /// A registry.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -125,7 +105,9 @@ pub struct Registry {
     uploads: BTreeMap<String, Vec<u8>>,
     /// How many uploads have begun.
     begun: u64,
-    pub urls: UrlRules,
+    /// How the address of a layer may begin; empty allows all.
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
     /// What is served for the content of a digest in its place.
     pub lies: BTreeMap<String, Vec<u8>>,
     /// Refuses OCI manifests whose config is not that of an image, as registries did before OCI 1.1.
@@ -181,12 +163,21 @@ impl Registry {
             .collect()
     }
 
+    fn allows(&self, url: &str) -> bool {
+        let begins = |rules: &[String]| rules.iter().any(|rule| url.starts_with(rule));
+        let is_web = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        is_web.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+            && url.chars().all(|c| !c.is_control() && c != ' ' && c != '#')
+            && (self.allow.is_empty() || begins(&self.allow))
+            && !begins(&self.deny)
+    }
+
     fn verify_reference(&self, repository: &str, reference: &Descriptor) -> Vec<Fault> {
         let digest = &reference.digest;
         let unknown = ("MANIFEST_BLOB_UNKNOWN", format!("{digest} is unknown"));
         let is_layer = [OCI_LAYER, OCI_LAYER_GZIP, OCI_FOREIGN, OCI_FOREIGN_GZIP]
             .contains(&reference.media_type.as_str());
-        if is_layer && reference.urls.iter().any(|url| !self.urls.allows(url)) {
+        if is_layer && reference.urls.iter().any(|url| !self.allows(url)) {
             return vec![("MANIFEST_INVALID", "invalid URL on layer".to_owned()), unknown];
         }
         let is_there = match Kind::of(&reference.media_type) {
@@ -274,10 +265,10 @@ impl Registry {
         };
         let stored = match Stored::parse(kind, body.to_vec()) {
             Ok(stored) => stored,
-            Err(refusal @ Refusal::Schema1) => {
-                return error(415, "UNSUPPORTED", refusal.to_string());
+            Err(Refusal::Schema1) => {
+                return error(415, "UNSUPPORTED", "manifests of schema 1 are not supported");
             }
-            Err(refusal) => return invalid(refusal.to_string()),
+            Err(Refusal::Invalid(why)) => return invalid(why),
         };
         let digest = stored.digest();
         if reference.contains(':') && reference != digest {
@@ -431,8 +422,8 @@ mod tests {
             (false, &["https://foo/bar"], ""),
         ];
         let both = |host: &str| vec![format!("http://{host}"), format!("https://{host}")];
-        let urls = UrlRules { allow: both("foo"), deny: both("foo/nope") };
-        let mut registry = Registry { urls, ..Registry::default() };
+        let (allow, deny) = (both("foo"), both("foo/nope"));
+        let mut registry = Registry { allow, deny, ..Registry::default() };
         let stored = Descriptor::of("application/octet-stream", b"");
         registry.put_blob(Vec::new());
         for (is_stored, urls, expected) in cases {

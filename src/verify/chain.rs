@@ -69,6 +69,26 @@ impl Lie {
             Self::Ambiguous => matches!(form.kind, Kind::OciManifest | Kind::OciIndex),
         }
     }
+
+    /// Returns a digest, and the bytes to be served for it. They read as well as the right ones.
+    fn bytes(self, image: &Image, manifest: &Stored, nonce: &str) -> Option<(String, Vec<u8>)> {
+        let longer = |own: &Stored| Some((own.digest(), [own.bytes(), b"\n"].concat()));
+        match self {
+            Self::Digest => longer(manifest),
+            Self::Child => longer(&image.manifest),
+            Self::Layer => {
+                let Layer { digest, blob, .. } = image.layers.last()?;
+                let (last, rest) = blob.split_last()?;
+                Some((digest.clone(), [rest, &[last ^ 1]].concat()))
+            }
+            Self::Config => {
+                let backwards: String = nonce.chars().rev().collect();
+                let text = String::from_utf8_lossy(&image.config).replace(nonce, &backwards);
+                Some((digest(&image.config), text.into_bytes()))
+            }
+            Self::Platform | Self::Ambiguous => None,
+        }
+    }
 }
 
 /// What the images of a run have in common.
@@ -161,22 +181,12 @@ impl Chain {
         if lie == Some(Lie::Ambiguous) {
             manifest = ambiguous(manifest);
         }
-        let own = &image.layers[1];
         self.shared.with(|registry, _| {
-            registry.put_blob(own.blob.clone());
+            registry.put_blob(image.layers[1].blob.clone());
             registry.put_blob(image.config.clone());
             registry.keep(&repository, None, image.manifest.clone());
             registry.keep(&repository, Some(TAG), manifest.clone());
-            let lied = match lie {
-                Some(Lie::Digest) => Some((manifest.digest(), longer(manifest.bytes()))),
-                Some(Lie::Child) => Some((image.manifest.digest(), longer(image.manifest.bytes()))),
-                Some(Lie::Layer) => Some((own.digest.clone(), flipped(&own.blob))),
-                Some(Lie::Config) => {
-                    Some((digest(&image.config), reversed(&image.config, &kit.nonce)))
-                }
-                Some(Lie::Platform | Lie::Ambiguous) | None => None,
-            };
-            registry.lies.extend(lied);
+            registry.lies.extend(lie.and_then(|lie| lie.bytes(&image, &manifest, &kit.nonce)));
         });
         let reference = match form.by_digest {
             true => format!("{}/{repository}@{}", self.address, manifest.digest()),
@@ -217,22 +227,6 @@ fn ambiguous(Stored { kind, mut content, .. }: Stored) -> Stored {
     content.manifests = content.manifests.or(entries.clone());
     content.layers = content.layers.or(entries);
     Stored::new(kind, content)
-}
-
-fn longer(bytes: &[u8]) -> Vec<u8> {
-    [bytes, b"\n"].concat()
-}
-
-fn flipped(bytes: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    bytes.last_mut().into_iter().for_each(|last| *last ^= 1);
-    bytes
-}
-
-/// Writes `word` backwards wherever it stands.
-fn reversed(bytes: &[u8], word: &str) -> Vec<u8> {
-    let backwards: String = word.chars().rev().collect();
-    String::from_utf8_lossy(bytes).replace(word, &backwards).into_bytes()
 }
 
 /// Pulls an image, and returns the daemon's words if it refuses it.
