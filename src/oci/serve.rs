@@ -208,10 +208,7 @@ impl Registry {
             ("GET", ["manifests", reference]) => {
                 self.manifest(&repository, reference, &head.headers)
             }
-            ("PUT", ["manifests", reference]) => {
-                let content_type = header(&head.headers, CONTENT_TYPE);
-                self.put_manifest(&repository, reference, content_type, body)
-            }
+            ("PUT", ["manifests", reference]) => self.put(&repository, reference, head, body),
             ("GET", ["blobs", digest]) => self.blob(digest),
             ("POST", ["blobs", "uploads", ""]) => self.begin_upload(&repository, &head.uri, body),
             ("PATCH", ["blobs", "uploads", id]) => self.continue_upload(&repository, id, body),
@@ -249,17 +246,12 @@ impl Registry {
         self.content(served.kind.media_type(), &served.digest(), served.bytes())
     }
 
-    fn put_manifest(
-        &mut self,
-        repository: &str,
-        reference: &str,
-        content_type: &str,
-        body: &[u8],
-    ) -> Response {
+    fn put(&mut self, repository: &str, reference: &str, head: &Parts, body: &[u8]) -> Response {
         let invalid = |why: String| error(400, "MANIFEST_INVALID", why);
         if body.len() > MANIFEST_MAX {
             return invalid(format!("it is larger than {MANIFEST_MAX} bytes"));
         }
+        let content_type = header(&head.headers, CONTENT_TYPE);
         let Some(kind) = Kind::of(content_type) else {
             return invalid(format!("unrecognized manifest content type {content_type}"));
         };

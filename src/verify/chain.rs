@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::oci::build::{self, Entry, Image, Layer};
 use crate::oci::manifest::{Descriptor, Kind, Manifest, Platform, Stored, digest};
+use crate::oci::serve::Registry;
 use crate::verify::checks::{CHECKS, LABEL, Rows, Run};
 use crate::verify::engine::{Failure, Fault};
 use crate::verify::is_containerd;
@@ -164,12 +165,12 @@ impl Chain {
     }
 
     /// Offers an image for the question `name`.
-    fn offer(&self, kit: &Kit, name: &str, form: Form, lie: Option<Lie>) -> Result<Offer, Failure> {
+    fn offer(&self, kit: &Kit, name: &str, form: Form, lie: Option<Lie>) -> io::Result<Offer> {
         let word = format!("{}-{name}", kit.nonce);
         let repository = format!("verify/{word}");
         let child = if form.kind == Kind::List { Kind::Schema2 } else { form.kind };
         let child = if form.kind == Kind::OciIndex { Kind::OciManifest } else { child };
-        let image = kit.image(child, &word).map_err(packing)?;
+        let image = kit.image(child, &word)?;
         let mut manifest = match form.kind.is_list() {
             true => list(&image.manifest, lie != Some(Lie::Platform)),
             false => image.manifest.clone(),
@@ -229,15 +230,6 @@ fn ambiguous(Stored { kind, mut content, .. }: Stored) -> Stored {
     Stored::new(kind, content)
 }
 
-/// Pulls an image, and returns the daemon's words if it refuses it.
-async fn refusal(run: &Run, offer: &Offer) -> Result<Option<String>, Failure> {
-    match run.engine.pull(&offer.reference).await {
-        Ok(()) => Ok(None),
-        Err(Failure { fault: Fault::Refused | Fault::Missing, said, .. }) => Ok(Some(said)),
-        Err(failure) => Err(failure),
-    }
-}
-
 fn short(digest: &str) -> &str {
     digest.get(..19).unwrap_or(digest)
 }
@@ -249,14 +241,9 @@ fn packing(error: io::Error) -> Failure {
 /// Answers a question of the group.
 pub async fn answer(run: &Run, name: &'static str, link: Link) -> Rows {
     let row = match (link, &run.chain) {
-        (Link::Load, _) => load(run).await?,
+        (Link::Load, Err(_)) => load(run).await?,
         (_, Err(why)) => Row::skip(name, why),
-        (Link::Pull, Ok(chain)) => chain.pull(run).await?,
-        (Link::Push, Ok(chain)) => chain.push(run).await?,
-        (Link::Reuse, Ok(chain)) => chain.reuse(run).await?,
-        (Link::Run, Ok(chain)) => chain.run(run, name, PLAIN, None).await?,
-        (Link::Accept(form), Ok(chain)) => chain.run(run, name, form, chain.lie_in(form)).await?,
-        (Link::Refuse(form, lie), Ok(chain)) => chain.refuse(run, name, form, lie).await?,
+        (_, Ok(chain)) => Question { run, chain, name }.answer(link).await?,
     };
     Ok(vec![row])
 }
@@ -271,58 +258,70 @@ async fn load(run: &Run) -> Result<Row, Failure> {
         true => image.manifest.digest(),
         false => digest(&image.config),
     };
-    Ok(Row::judge(
-        "load",
-        found == expected,
-        format!("its ID is {}", short(found)),
-        short(&expected),
-    ))
+    let answer = format!("its ID is {}", short(found));
+    Ok(Row::judge("load", found == expected, answer, short(&expected)))
 }
 
-impl Chain {
-    /// Returns the lie to be told of an image that should be accepted.
-    fn lie_in(&self, form: Form) -> Option<Lie> {
-        self.lie.filter(|lie| lie.fits(form))
+/// A question that takes the registry.
+struct Question<'r> {
+    run: &'r Run,
+    chain: &'r Chain,
+    name: &'static str,
+}
+
+impl Question<'_> {
+    async fn answer(&self, link: Link) -> Result<Row, Failure> {
+        let told = |form: Form| self.chain.lie.filter(|lie| lie.fits(form));
+        match link {
+            Link::Load => load(self.run).await,
+            Link::Run => self.run(PLAIN, None).await,
+            Link::Accept(form) => self.run(form, told(form)).await,
+            Link::Refuse(form, lie) => self.refuse(form, lie).await,
+            Link::Pull => self.pull(told).await,
+            Link::Push => self.push().await,
+            Link::Reuse => self.reuse().await,
+        }
+    }
+
+    fn offer(&self, name: &str, form: Form, lie: Option<Lie>) -> Result<Offer, Failure> {
+        self.chain.offer(&self.run.kit, name, form, lie).map_err(packing)
+    }
+
+    /// Pulls an image, and returns the daemon's words if it refuses it.
+    async fn refusal(&self, offer: &Offer) -> Result<Option<String>, Failure> {
+        match self.run.engine.pull(&offer.reference).await {
+            Ok(()) => Ok(None),
+            Err(Failure { fault: Fault::Refused | Fault::Missing, said, .. }) => Ok(Some(said)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Pulls and runs an image: it says its word.
-    async fn run(
-        &self,
-        run: &Run,
-        name: &'static str,
-        form: Form,
-        lie: Option<Lie>,
-    ) -> Result<Row, Failure> {
-        let offer = self.offer(&run.kit, name, form, lie)?;
-        run.engine.pull(&offer.reference).await?;
+    async fn run(&self, form: Form, lie: Option<Lie>) -> Result<Row, Failure> {
+        let offer = self.offer(self.name, form, lie)?;
+        self.run.engine.pull(&offer.reference).await?;
         let began = Instant::now();
-        let said = run.say(name, &offer.reference).await?;
+        let said = self.run.say(self.name, &offer.reference).await?;
         let took = began.elapsed().as_millis();
         Ok(match said == offer.word {
-            true => Row::pass(name, format!("yes, it starts, runs and ends in {took} ms")),
-            false => Row::fail(name, format!("it says `{said}`"), offer.word),
+            true => Row::pass(self.name, format!("yes, it starts, runs and ends in {took} ms")),
+            false => Row::fail(self.name, format!("it says `{said}`"), offer.word),
         })
     }
 
     /// Pulls an image that is wrong: the daemon refuses it, and has none of that name afterwards.
-    async fn refuse(
-        &self,
-        run: &Run,
-        name: &'static str,
-        form: Form,
-        lie: Lie,
-    ) -> Result<Row, Failure> {
-        let offer = self.offer(&run.kit, name, form, Some(lie))?;
-        let Some(said) = refusal(run, &offer).await? else {
-            return Ok(Row::fail(name, "it is pulled", "the daemon refuses it"));
+    async fn refuse(&self, form: Form, lie: Lie) -> Result<Row, Failure> {
+        let offer = self.offer(self.name, form, Some(lie))?;
+        let Some(said) = self.refusal(&offer).await? else {
+            return Ok(Row::fail(self.name, "it is pulled", "the daemon refuses it"));
         };
-        let is_there = run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
+        let is_there = self.run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
         let answer = if is_there { "an image of this name is left" } else { "yes" };
-        Ok(Row::judge(name, !is_there, answer, "no image of this name").said(said))
+        Ok(Row::judge(self.name, !is_there, answer, "no image of this name").said(said))
     }
 
     /// Pulls an image of every form.
-    async fn pull(&self, run: &Run) -> Result<Row, Failure> {
+    async fn pull(&self, told: impl Fn(Form) -> Option<Lie>) -> Result<Row, Failure> {
         let forms = CHECKS.iter().filter_map(|check| match check.link() {
             Some(Link::Accept(form)) => Some((check.name, form)),
             _ => None,
@@ -330,9 +329,9 @@ impl Chain {
         let (mut refused, mut words, mut count) = (Vec::new(), String::new(), 0);
         let began = Instant::now();
         for (name, form) in forms {
-            let offer = self.offer(&run.kit, &format!("pull-{name}"), form, self.lie_in(form))?;
+            let offer = self.offer(&format!("pull-{name}"), form, told(form))?;
             count += 1;
-            if let Some(said) = refusal(run, &offer).await? {
+            if let Some(said) = self.refusal(&offer).await? {
                 refused.push(name);
                 words = said;
             }
@@ -345,57 +344,53 @@ impl Chain {
     }
 
     /// Pushes an image that came from here, but without the blobs that are its own.
-    async fn push(&self, run: &Run) -> Result<Row, Failure> {
-        let offer = self.offer(&run.kit, "push", PLAIN, None)?;
-        let own = &offer.image.layers[1];
-        run.engine.pull(&offer.reference).await?;
-        self.shared.with(|registry, _| {
-            registry.forget(&own.digest);
+    async fn push(&self) -> Result<Row, Failure> {
+        let (engine, shared) = (&self.run.engine, &self.chain.shared);
+        let offer = self.offer("push", PLAIN, None)?;
+        engine.pull(&offer.reference).await?;
+        shared.with(|registry, _| {
+            registry.forget(&offer.image.layers[1].digest);
             registry.forget(&digest(&offer.image.config));
         });
         let pushed = format!("{}-again", offer.repository);
-        let repository = format!("{}/{pushed}", self.address);
-        run.engine.tag(&offer.reference, &repository, TAG).await?;
-        run.engine.push(&repository, TAG).await?;
-        let expected = match is_containerd(&run.info) {
+        let repository = format!("{}/{pushed}", self.chain.address);
+        engine.tag(&offer.reference, &repository, TAG).await?;
+        engine.push(&repository, TAG).await?;
+        let found = shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
+        let expected = match is_containerd(&self.run.info) {
             true => Some(offer.manifest.digest()),
-            false => self.converted(&offer, &pushed),
+            false => shared.with(|registry, _| converted(&offer.image, registry, &pushed)),
         };
-        let found = self.shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
         let is_good = found.is_some() && found == expected;
         let [found, expected] = [&found, &expected].map(|digest| digest.as_deref().map(short));
         let answer = format!("{} arrives", found.unwrap_or("no image"));
         Ok(Row::judge("push", is_good, answer, expected.unwrap_or("the layer that was pulled")))
     }
 
-    /// Predicts the digest of an image that a daemon with graph drivers has pushed: it writes the
-    /// manifest as schema 2, and compresses each layer that the registry has not in its own way.
-    fn converted(&self, offer: &Offer, pushed: &str) -> Option<String> {
-        let layer = self.shared.with(|registry, _| {
-            let layer = registry.find(pushed, TAG)?.content.references().pop()?;
-            Layer::unpack(registry.bytes(&layer.digest)?).ok()
-        })?;
-        let [program, own] = offer.image.layers.as_slice() else { return None };
-        let layers = vec![program.clone(), layer];
-        let is_same = layers[1].diff_id == own.diff_id;
-        let image = Image::new(Kind::Schema2, offer.image.config.clone(), layers);
-        is_same.then(|| image.manifest.digest())
-    }
-
     /// Pulls two images that share a layer.
-    async fn reuse(&self, run: &Run) -> Result<Row, Failure> {
+    async fn reuse(&self) -> Result<Row, Failure> {
         let mut fetched = Vec::new();
         for name in ["reuse-1", "reuse-2"] {
-            let offer = self.offer(&run.kit, name, PLAIN, None)?;
-            run.engine.pull(&offer.reference).await?;
-            let [program, own] = [0, 1].map(|at| self.fetched(&offer.image.layers[at].digest));
-            fetched.push((program, own));
+            let offer = self.offer(name, PLAIN, None)?;
+            self.run.engine.pull(&offer.reference).await?;
+            fetched.push([0, 1].map(|at| self.chain.fetched(&offer.image.layers[at].digest)));
         }
-        let size = run.kit.program.blob.len() as f64 / 1e6;
-        let fetches = ["never fetched", "fetched once"].get(fetched[1].0);
+        let size = self.run.kit.program.blob.len() as f64 / 1e6;
+        let fetches = ["never fetched", "fetched once"].get(fetched[1][0]);
         let fetches = fetches.unwrap_or(&"fetched more than once");
         let answer = format!("the {size:.1} MB that two images share are {fetches}");
-        let is_good = matches!(fetched[..], [(0 | 1, 1), (0 | 1, 1)]);
+        let is_good = matches!(fetched[..], [[0 | 1, 1], [0 | 1, 1]]);
         Ok(Row::judge("layer-reuse", is_good, answer, "once at most, and each own layer once"))
     }
+}
+
+/// Predicts the digest of an image that a daemon with graph drivers has pushed: it writes the
+/// manifest as schema 2, and compresses each layer that the registry has not in its own way.
+fn converted(image: &Image, registry: &Registry, pushed: &str) -> Option<String> {
+    let layer = registry.find(pushed, TAG)?.content.references().pop()?;
+    let layer = Layer::unpack(registry.bytes(&layer.digest)?).ok()?;
+    let [program, own] = image.layers.as_slice() else { return None };
+    let is_same = layer.diff_id == own.diff_id;
+    let image = Image::new(Kind::Schema2, image.config.clone(), vec![program.clone(), layer]);
+    is_same.then(|| image.manifest.digest())
 }
