@@ -153,7 +153,9 @@ fn dockerd_is_killed_and_containers_live_on(host: &Host<'_>) {
 }
 
 fn an_interrupt_leaves_nothing(host: &Host<'_>) {
-    let mut verify = Background::start(host.command("").stdout(Stdio::null()));
+    // Not below timeout(1), which sends a signal twice; the second one ends everything at once.
+    let mut command = host.user.command(&host.program);
+    let mut verify = Background::start(command.arg("verify").stdout(Stdio::null()));
     wait::until("a container of the run", || {
         let own = host.daemon.docker.run("ps -aq --filter label=dockerd-rootless.verify");
         (!own.is_empty()).then_some(())
