@@ -286,23 +286,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_rootless_dockerd_is_no_stranger() {
-        let rootless = json!(["name=seccomp,profile=default", "name=rootless"]);
-        let dockerd = json!({"DockerRootDir": "/r", "SecurityOptions": rootless});
-        let podman =
-            json!({"DockerRootDir": "/r", "SecurityOptions": rootless, "BuildahVersion": "1.28.2"});
-        for (info, expected) in [
-            (dockerd, None),
-            (podman, Some("podman")),
-            (json!({"DockerRootDir": "/r"}), Some("a dockerd that is not rootless")),
-            (json!({"message": "hello"}), Some("a program that is no dockerd")),
-            (Value::Null, Some("a program that is no dockerd")),
-        ] {
-            assert_eq!(foreign(&info), expected, "{info}");
-        }
-    }
-
-    #[test]
     fn the_launch_says_where_the_host_is() {
         for (word, expected) in [
             ("--net=slirp4netns", "10.0.2.2"),
