@@ -209,15 +209,14 @@ async fn clean_up(run: &Run) -> bool {
 async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
     let shown = socket.display();
     let refuse = |exit, what: String| Error::new(exit, what).hint("dockerd-rootless status");
-    let connected = timeout(FIRST_ANSWER, UnixStream::connect(socket)).await;
-    if let Ok(Err(error)) = connected {
+    let own = nix::unistd::geteuid().as_raw();
+    if let Some(uid) = fs::metadata(socket).map(|of| of.uid()).ok().filter(|uid| *uid != own) {
+        let what = format!("`{shown}` belongs to uid {uid}, not to you: nothing is tried there");
+        return Err(refuse(Exit::NotRunning, what));
+    }
+    if let Ok(Err(error)) = timeout(FIRST_ANSWER, UnixStream::connect(socket)).await {
         let what = format!("no daemon listens at `{shown}`");
         return Err(refuse(Exit::NotRunning, what).because(&error));
-    }
-    let owner = fs::metadata(socket).map_err(failed)?.uid();
-    if owner != nix::unistd::geteuid().as_raw() {
-        let what = format!("`{shown}` belongs to uid {owner}, not to you: nothing is tried there");
-        return Err(refuse(Exit::NotRunning, what));
     }
     let info = engine.get("answer", "/info").await.map_err(|failure| {
         let (exit, what) = match failure.fault == Fault::Late {
