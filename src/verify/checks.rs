@@ -232,7 +232,9 @@ impl Run {
     }
 
     /// Describes a container of ours that does what `words` say.
-    pub fn spec(&self, words: &[&str], host: Value) -> Value {
+    pub fn spec(&self, words: &[&str], mut host: Value) -> Value {
+        // What daemon.json names instead may be a log server, or a log that cannot be read.
+        host["LogConfig"] = json!({"Type": "json-file"});
         let labels = json!({LABEL: self.kit.nonce});
         json!({"Image": self.image, "Cmd": words, "Labels": labels, "HostConfig": host})
     }
