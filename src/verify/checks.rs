@@ -428,6 +428,10 @@ impl Run {
     }
 
     async fn ports(&self) -> Rows {
+        if self.option("--port-driver") == Some("none") {
+            let skip = |name| Row::skip(name, "network.port-driver = none publishes no port");
+            return Ok(["localhost", "tcp4", "tcp6", "udp"].map(skip).into());
+        }
         let key = |protocol: &str| format!("{PORT}/{protocol}");
         let bindings = json!({"PortBindings": {key("tcp"): [{}], key("udp"): [{}]}});
         let id = self.listen("ports", bindings).await?;
@@ -442,14 +446,21 @@ impl Run {
             ("udp", "udp", own),
         ] {
             let bindings = found["NetworkSettings"]["Ports"][key(protocol)].as_array();
-            let is_own = |binding: &&Value| {
-                binding["HostIp"].as_str().is_some_and(|ip| ip.contains(':') == address.is_ipv6())
+            let read = |binding: &Value| {
+                let ip: IpAddr = binding["HostIp"].as_str()?.parse().ok()?;
+                Some(SocketAddr::new(ip, binding["HostPort"].as_str()?.parse().ok()?))
             };
-            let binding = bindings.and_then(|all| all.iter().find(is_own));
-            let port = binding.and_then(|own| own["HostPort"].as_str()?.parse().ok());
-            rows.push(match port {
-                Some(port) => self.port(name, SocketAddr::new(address, port), protocol).await,
+            let is_own = |bound: &SocketAddr| bound.is_ipv6() == address.is_ipv6();
+            let bound = bindings.into_iter().flatten().filter_map(read).find(is_own);
+            rows.push(match bound.map(|bound| (bound.ip(), bound.port())) {
+                _ if std::net::TcpListener::bind((address, 0)).is_err() => {
+                    Row::skip(name, format!("this host has no {address}"))
+                }
                 None => Row::skip(name, "dockerd publishes no port for it"),
+                Some((ip, port)) if ip.is_unspecified() || ip == address => {
+                    self.port(name, SocketAddr::new(address, port), protocol).await
+                }
+                Some((ip, _)) => Row::skip(name, format!("dockerd publishes ports on {ip} only")),
             });
         }
         Ok(rows)
