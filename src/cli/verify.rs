@@ -11,7 +11,7 @@ use crate::cli::status::find_unsupervised;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{look, places};
-use crate::plan::{self, STAGE};
+use crate::plan;
 use crate::supervise;
 use crate::sys::{processes, terminal};
 use crate::verify::{self, CHECKS, Check, Event, Launch, Lie, Row, SURVIVAL, Status};
@@ -252,7 +252,8 @@ fn launch(environment: &Environment, runtime_dir: &Path, socket: &Path) -> Optio
     let words = processes::words(status.rootlesskit?);
     let text = |word: &OsString| word.to_string_lossy().into_owned();
     (status.socket.as_deref() == Some(socket)).then(|| Launch {
-        words: words.iter().map(text).take_while(|word| word != STAGE).collect(),
+        // Its own program comes first, and after its options the one that it runs.
+        words: words.iter().skip(1).map(text).take_while(|word| word.starts_with('-')).collect(),
         run_dir: is_supervised.then_some(run_dir),
     })
 }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::oci::manifest::Kind;
 use crate::verify::chain::{self, Chain, Form, Kit, Lie, Link};
 use crate::verify::engine::{Engine, Failure, Fault};
-use crate::verify::probe::{self, Facts, READY, Reached, TRAFFIC, VOLUME, WRITERS, plain};
+use crate::verify::probe::{self, Device, Facts, READY, Reached, TRAFFIC, VOLUME, WRITERS, plain};
 use crate::verify::report::{Row, Status};
 use crate::verify::{Event, Launch, kill};
 
@@ -307,14 +307,16 @@ impl Run {
             (soft, hard) if soft == hard => soft.to_string(),
             (soft, hard) => format!("{soft}, and {hard} where it asks for more"),
         };
-        let configured = self.option("--mtu").and_then(|mtu| mtu.parse().ok());
+        // rootlesskit takes 0 for its own choice.
+        let configured =
+            self.option("--mtu").and_then(|mtu| mtu.parse().ok()).filter(|mtu| *mtu > 0);
         Ok(vec![
             user_ids(&facts.uid_map),
             self.file_owner(facts.volume),
             Row::judge("overlay", facts.overlay.is_none(), overlay, "all three work"),
             seccomp,
             Row::pass("open-files", open_files),
-            mtu(&facts.mtu, &outer.mtu, configured),
+            mtu(facts.device, outer.device, configured),
         ])
     }
 
@@ -609,20 +611,17 @@ fn user_ids(map: &[(u64, u64, u64)]) -> Row {
     Row::judge("user-ids", is_good, answer, "root is you, and 65536 ids or more")
 }
 
-/// Compares the MTU of a container with that of the device to the outside, and that with the one
-/// that was configured.
-fn mtu(inner: &BTreeMap<String, u32>, outer: &BTreeMap<String, u32>, wanted: Option<u32>) -> Row {
-    let is_inner =
-        |name: &str| ["lo", "docker", "br-", "veth"].iter().any(|own| name.starts_with(own));
-    let find = |all: &BTreeMap<String, u32>| {
-        let found = all.iter().find(|(name, _)| !is_inner(name));
-        found.map_or_else(|| ("none".to_owned(), 0), |(name, mtu)| (format!("{name} {mtu}"), *mtu))
+/// Compares the MTU of a container's device with that of the device to the outside, and that with
+/// the one that was configured.
+fn mtu(inner: Option<Device>, outer: Option<Device>, wanted: Option<u32>) -> Row {
+    let (Some((inner, inner_mtu)), Some((outer, outer_mtu))) = (inner, outer) else {
+        return Row::skip("mtu", "no route leads outside");
     };
-    let ((inner, inner_mtu), (outer, outer_mtu)) = (find(inner), find(outer));
     let is_good = inner_mtu <= outer_mtu && wanted.is_none_or(|wanted| wanted == outer_mtu);
     let wanted = wanted.unwrap_or(outer_mtu);
     let expected = format!("{wanted} outside, and no more in the container");
-    Row::judge("mtu", is_good, format!("container {inner}, outside {outer}"), &expected)
+    let answer = format!("container {inner} {inner_mtu}, outside {outer} {outer_mtu}");
+    Row::judge("mtu", is_good, answer, &expected)
 }
 
 /// Says whether the host has a name server that answers, where a container has none.

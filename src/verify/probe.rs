@@ -37,6 +37,9 @@ pub const READY: &str = "\"ready\"";
 pub const VOLUME: &str = "/volume";
 pub const WRITERS: [u32; 2] = [0, 1000];
 
+/// A network device and its MTU.
+pub type Device = (String, u32);
+
 /// What a container sees of itself.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Facts {
@@ -46,8 +49,8 @@ pub struct Facts {
     pub seccomp: String,
     /// The most open files, soft and hard.
     pub open_files: (u64, u64),
-    /// The MTU of each network device.
-    pub mtu: BTreeMap<String, u32>,
+    /// The device of the default route.
+    pub device: Option<Device>,
     /// Why no file is written into the volume.
     pub volume: Option<String>,
     /// Why a file of a lower layer cannot be changed, renamed and removed.
@@ -118,7 +121,7 @@ fn look() -> Facts {
         uid_map: read("/proc/self/uid_map").lines().filter_map(row).collect(),
         seccomp: seccomp.unwrap_or_default().trim().to_owned(),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default(),
-        mtu: mtus(),
+        device: device(),
         volume: fill_volume().err().map(|error| plain(&error)),
         overlay: change_lower_file().err().map(|error| plain(&error)),
         root: root.unwrap_or_default().to_owned(),
@@ -126,13 +129,12 @@ fn look() -> Facts {
     }
 }
 
-fn mtus() -> BTreeMap<String, u32> {
-    let devices = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let mtu = |device: fs::DirEntry| {
-        let text = fs::read_to_string(device.path().join("mtu")).ok()?;
-        Some((device.file_name().into_string().ok()?, text.trim().parse().ok()?))
-    };
-    devices.filter_map(mtu).collect()
+fn device() -> Option<Device> {
+    let routes = read("/proc/net/route");
+    let mut routes = routes.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let name = routes.find(|words| words.get(1) == Some(&"00000000"))?[0].to_owned();
+    let mtu = read(&format!("/sys/class/net/{name}/mtu")).trim().parse().ok()?;
+    Some((name, mtu))
 }
 
 /// Changes, renames and removes the file that the image has for it.
