@@ -505,8 +505,20 @@ impl Run {
             false => Row::skip("memory", &why),
         }];
         for (name, key, host, file, wanted) in [
-            ("cpu", "CpuCfsQuota", json!({"NanoCpus": 500_000_000}), "cpu.max", "50000 100000"),
-            ("pids", "PidsLimit", json!({"PidsLimit": 64}), "pids.max", "64"),
+            (
+                "cpu",
+                "CpuCfsQuota",
+                json!({"CgroupnsMode": "private", "NanoCpus": 500_000_000}),
+                "cpu.max",
+                "50000 100000",
+            ),
+            (
+                "pids",
+                "PidsLimit",
+                json!({"CgroupnsMode": "private", "PidsLimit": 64}),
+                "pids.max",
+                "64",
+            ),
         ] {
             if !has(key) {
                 rows.push(Row::skip(name, &why));
