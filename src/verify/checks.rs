@@ -398,7 +398,10 @@ impl Run {
             ),
             Err(why) => Row::info("host-docker-internal", format!("no ({why}): {instead}")),
         };
-        let ping = ping.map_or_else(|why| no_ping(&why), |_| Row::pass("ping", "yes"));
+        let ping = match ping {
+            Ok(_) => Row::pass("ping", "yes"),
+            Err(why) => no_ping(why, own).await,
+        };
         Ok(vec![dns, outside, self.host_loopback(loopback.is_ok(), gateway), internal, ping])
     }
 
@@ -410,6 +413,9 @@ impl Run {
         };
         if self.launch.is_none() {
             return Row::info("host-loopback", answer);
+        }
+        if self.option("--net") == Some("lxc-user-nic") {
+            return Row::info("host-loopback", format!("{answer}, as always with lxc-user-nic"));
         }
         let opens = self.option("--disable-host-loopback").is_none();
         let answer = format!("{answer} (network.host-loopback = {opens})");
@@ -642,21 +648,28 @@ fn mtu(inner: Option<Device>, outer: Option<Device>, wanted: Option<u32>) -> Row
 
 /// Says whether the host has a name server that answers, where a container has none.
 async fn no_dns(why: String) -> Row {
-    match spawn_blocking(|| probe::reach(&["dns:"]).remove(0)).await {
-        Ok(Ok(server)) => {
-            Row::fail("dns", why, format!("an answer, as the host has from {server}"))
-        }
-        _ => Row::skip("dns", "no name server answers the host either"),
+    match reach_from_host("dns:".to_owned()).await {
+        Ok(server) => Row::fail("dns", why, format!("an answer, as the host has from {server}")),
+        Err(_) => Row::skip("dns", "no name server answers the host either"),
     }
 }
 
+/// Tries on the host what a container has tried.
+async fn reach_from_host(target: String) -> Reached {
+    let tried = spawn_blocking(move || probe::reach(&[&target]).remove(0)).await;
+    tried.unwrap_or_else(|error| Err(error.to_string()))
+}
+
 /// Says why a container cannot ping: slirp4netns and pasta do so by sockets of the user's.
-fn no_ping(why: &str) -> Row {
+async fn no_ping(why: String, own: IpAddr) -> Row {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap_or_default();
     let bounds: Vec<u32> = range.split_whitespace().flat_map(str::parse).collect();
     let gid = getegid().as_raw();
     if bounds.len() < 2 || (bounds[0]..=bounds[1]).contains(&gid) {
-        return Row::fail("ping", why, "an answer");
+        return match reach_from_host(format!("ping:{own}")).await {
+            Ok(_) => Row::fail("ping", why, "an answer, as the host has"),
+            Err(why) => Row::skip("ping", format!("the host has no answer either: {why}")),
+        };
     }
     let range = format!("ping_group_range ({} {})", bounds[0], bounds[1]);
     let next = "see dockerd-rootless check --only ping";
