@@ -109,7 +109,11 @@ pub fn config(command: &[&str], labels: &BTreeMap<&str, &str>, layers: &[Layer])
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
+        "x86" => "386",
         "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        "loongarch64" => "loong64",
         other => other,
     }
 }

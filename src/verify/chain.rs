@@ -102,6 +102,10 @@ pub struct Kit {
 impl Kit {
     /// Packs this very program.
     pub fn new(nonce: String) -> io::Result<Self> {
+        if !cfg!(target_feature = "crt-static") {
+            let what = "this build of dockerd-rootless is not static: it runs in no container";
+            return Err(io::Error::other(what));
+        }
         let program = std::fs::read("/proc/self/exe")?;
         let entry = |path, mode, bytes| Entry { path, mode, bytes };
         let entries = [
