@@ -203,8 +203,9 @@ pub fn refresh(run_dir: &Path) -> Result<Vec<String>, Error> {
     let mut done = Vec::new();
     if newer().contains(&SUPERVISOR) {
         let own = std::env::current_exe().map_err(failed("cannot find this program"))?;
-        let program =
-            started_by(run_dir).filter(|name| name.canonicalize().is_ok_and(|it| it == own));
+        let is_own = |name: &PathBuf| name.canonicalize().is_ok_and(|it| it == own);
+        // A relative name has its meaning only in the directory of its shell.
+        let program = started_by(run_dir).filter(|name| name.is_absolute() && is_own(name));
         let program = program.unwrap_or(own);
         done.push(ask(run_dir, &format!("take-over {}", program.display()), IN_PLACE)?);
     }
