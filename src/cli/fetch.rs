@@ -72,7 +72,7 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
     }
     if options.rollback {
         let (mut steps, made) = fetch::roll_back(&store)?;
-        steps.extend(options.proof(environment, &store));
+        options.add_proof(environment, &store, &mut steps);
         return carry_out(options, &store, steps, made, None);
     }
     let client = Client::find(environment, &options.request);
@@ -87,7 +87,7 @@ pub fn run(environment: &Environment, options: &FetchOptions) -> Result<Exit, Er
     if options.install {
         steps.push(fetch::install(&store, options.install_args(environment)));
     }
-    steps.extend(options.proof(environment, &store));
+    options.add_proof(environment, &store, &mut steps);
     carry_out(options, &store, steps, made, Some(&version))
 }
 
@@ -107,11 +107,18 @@ impl FetchOptions {
         Err(Error::new(Exit::Usage, what).hint("name another directory: --bin-dir DIR"))
     }
 
-    /// Returns the step that verifies the daemon, if that is asked for.
-    fn proof<'s>(&self, environment: &Environment, store: &'s Store) -> Option<Step<'s>> {
+    /// Adds to `steps` that the daemon is verified, if that is asked for.
+    fn add_proof<'s>(
+        &self,
+        environment: &Environment,
+        store: &'s Store,
+        steps: &mut Vec<Step<'s>>,
+    ) {
         let runtime_dir = look::person(environment).runtime_dir.map(|(path, _)| path);
         let run_dir = places::run_dir(&runtime_dir.unwrap_or_default());
-        self.verify.then(|| fetch::prove(store, run_dir, self.format == Format::Json))
+        if self.verify {
+            fetch::prove(store, run_dir, self.format == Format::Json, steps);
+        }
     }
 
     /// Returns the arguments for `dockerd-rootless`: upstream's two variables become options.

@@ -15,6 +15,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::fetch::archive::{hexadecimal, sum_of, unpack};
 use crate::fetch::download::Client;
+use crate::fetch::prove::Found;
 use crate::fetch::source::Tarball;
 use crate::fetch::store::{ASIDE, Store, There, at, make_dir, remove_tree, sync};
 use crate::fetch::{OWN, SCRIPTS, Version, shell_files};
@@ -34,6 +35,10 @@ pub struct Made {
     tarballs: Vec<(File, String)>,
     /// The set that is or will be in use.
     pub set: Option<String>,
+    /// The set that was in use before it, if that was another.
+    pub(super) replaced: Option<String>,
+    /// What `verify` has found before the switch.
+    pub(super) earlier: Option<Found>,
     pub is_changed: bool,
 }
 
@@ -179,9 +184,11 @@ fn unpack_all(
 }
 
 /// Switches to the set that was made, or found.
-fn switch(store: &Store, made: &Made) -> Result<bool, Error> {
-    let before = store.current();
+fn switch(store: &Store, made: &mut Made) -> Result<bool, Error> {
     let set = made.set.as_deref().unwrap_or_default();
+    // Only now: programs that were set aside have become a set meanwhile.
+    let before = store.current();
+    made.replaced = before.clone().filter(|before| before != set);
     if store.root.join("staging").exists() {
         store.place(set)?;
     }

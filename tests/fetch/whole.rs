@@ -130,10 +130,13 @@ fn from_nothing_by_curl_and_sh_to_a_container_to_another_version_and_back_to_not
     docker.run("rm -f busy");
     // What was in use before stays, whatever is wrong: here containers send what is too large.
     login(user, "dockerd-rootless config set network.container-mtu 65521").assert(0, "");
+    login(user, "dockerd-rootless restart").assert(0, "dockerd was replaced");
     let told = login(user, &format!("{} --verify", fetch.replace(LAME, OLD)));
     told.assert(1, "FAIL  mtu").assert(1, "which was in use before");
+    let told = login(user, &format!("{} --verify", fetch.replace(LAME, NEW)));
+    told.assert(1, &format!("fails with Docker {NEW}, as it did before"));
     fs::remove_dir_all(user.home.join(".config/dockerd-rootless")).expect("remove");
-    assert!(running(user).contains(&format!("/versions/{OLD}-")), "{}", running(user));
+    assert!(running(user).contains(&format!("/versions/{NEW}-")), "{}", running(user));
 
     login(user, "dockerd-rootless fetch --remove").assert(5, "uninstall --remove-binaries");
     login(user, "dockerd-rootless uninstall --purge-data --yes --remove-binaries")
