@@ -61,6 +61,27 @@ pub fn listens(table: &[u8], path: &Path) -> bool {
 /// `except` have made do not count.
 pub fn accepted(pid: u32, process: &OwnedFd, path: &Path, except: &[u32]) -> Option<usize> {
     let mut count = 0;
+    for_each(pid, process, |socket| {
+        if serves_at(socket, path) && !has(socket, PollFlags::POLLHUP) {
+            count += usize::from(!except.contains(&client(socket)));
+        }
+    })?;
+    Some(count)
+}
+
+/// Copies the sockets at which that process listens; `None` where we may not look.
+pub fn listeners(pid: u32, process: &OwnedFd) -> Option<Vec<OwnedFd>> {
+    let mut copies = Vec::new();
+    for_each(pid, process, |socket| {
+        if getsockopt(socket, AcceptConn) == Ok(true) {
+            copies.push(socket.try_clone().ok());
+        }
+    })?;
+    copies.into_iter().collect()
+}
+
+/// Hands a copy of each socket of a process to `look`.
+fn for_each(pid: u32, process: &OwnedFd, mut look: impl FnMut(&OwnedFd)) -> Option<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
         let what = fs::read_link(entry.path()).unwrap_or_default();
         if !what.as_os_str().as_bytes().starts_with(b"socket:") {
@@ -68,15 +89,13 @@ pub fn accepted(pid: u32, process: &OwnedFd, path: &Path, except: &[u32]) -> Opt
         }
         let number = entry.file_name().to_str()?.parse().ok()?;
         match copy_of(process, number) {
-            Ok(socket) if serves_at(&socket, path) && !has(&socket, PollFlags::POLLHUP) => {
-                count += usize::from(!except.contains(&client(&socket)));
-            }
+            Ok(socket) => look(&socket),
             // It may be closed meanwhile.
-            Ok(_) | Err(Errno::EBADF) => {}
+            Err(Errno::EBADF) => {}
             Err(_) => return None,
         }
     }
-    Some(count)
+    Some(())
 }
 
 /// Says whether a client waits to be accepted by one of `listeners`.
@@ -166,6 +185,11 @@ mod tests {
         };
         let listeners = [OwnedFd::from(listener.try_clone().expect("a copy"))];
         let waits = || has_waiting(&listeners);
+        let own_ones = super::listeners(own, &process).expect("we may look");
+        let is_own = |one: &OwnedFd| {
+            getsockname::<UnixAddr>(one.as_raw_fd()).is_ok_and(|at| at.path() == Some(&path))
+        };
+        assert!(own_ones.iter().any(is_own));
         expect(0, "no client");
         assert!(!waits());
         let client = UnixStream::connect(&path).expect("connect");

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -105,6 +108,12 @@ async fn harm(run: &Run, victim: &Victim) -> Result<Option<&'static str>, Failur
         return Ok(Some("a container of yours is paused or restarts"));
     }
     let pid = victim.status.dockerd.unwrap_or_default();
+    let Some(listeners) = unix_sockets::listeners(pid, &victim.process) else {
+        return Ok(Some("whether clients are connected to dockerd is unknown"));
+    };
+    if listeners.into_iter().any(|listener| is_elsewhere(listener, &run.socket)) {
+        return Ok(Some("dockerd listens at another address, too, and may have clients there"));
+    }
     let own = [victim.status.supervisor, std::process::id()];
     Ok(match unix_sockets::accepted(pid, &victim.process, &run.socket, &own) {
         Some(0) if others.is_empty() => None,
@@ -115,6 +124,20 @@ async fn harm(run: &Run, victim: &Victim) -> Result<Option<&'static str>, Failur
         Some(_) => Some("a client is connected to dockerd, and would lose its work"),
         None => Some("whether clients are connected to dockerd is unknown"),
     })
+}
+
+/// Says whether clients of the API may come by a listener that is not at `own`.
+fn is_elsewhere(listener: OwnedFd, own: &Path) -> bool {
+    let listener = UnixListener::from(listener);
+    // dockerd also serves plugins, the hooks of the runtime and the names of containers.
+    if let Ok(address) = listener.local_addr() {
+        return address.as_pathname().is_none_or(|path| {
+            let is_hook = path.parent().is_some_and(|parent| parent.ends_with("libnetwork"));
+            path != own && !is_hook && !path.ends_with("metrics.sock")
+        });
+    }
+    let address = TcpListener::from(OwnedFd::from(listener)).local_addr();
+    !address.is_ok_and(|address| address.ip() == Ipv4Addr::new(127, 0, 0, 11))
 }
 
 /// Returns what says that a container is still the same one.
