@@ -60,7 +60,7 @@ pub fn run(
     };
     let done = carry_out(&facts, &plan, options.output, done)?;
     match options.verify {
-        true => verify::afterwards(&of_service(&facts.home.environment)),
+        true => verify::afterwards(&of_service(&facts.home.environment), runs),
         false => Ok(done),
     }
 }

@@ -19,7 +19,7 @@ use crate::supervise::{self, Status};
 use crate::sys::{files, processes};
 
 /// The states without a supervisor.
-const UNSUPERVISED: &str = "running";
+pub(super) const UNSUPERVISED: &str = "running";
 const NOT_RUNNING: &str = "not running";
 
 #[derive(clap::Args)]

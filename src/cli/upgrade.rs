@@ -31,7 +31,10 @@ pub fn run(
     let plan = SetupPlan::upgrade(&facts, options.restart)?;
     let done = carry_out(&facts, &plan, options.output, "The service is that of this version.")?;
     match options.verify {
-        true => verify::afterwards(&of_service(&facts.home.environment)),
+        true => {
+            let runs = facts.service.active || facts.socket.active;
+            verify::afterwards(&of_service(&facts.home.environment), runs)
+        }
         false => Ok(done),
     }
 }

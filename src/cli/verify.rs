@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::cli::output::{self, Format, one_line, paint, plural, wrap};
-use crate::cli::status::find_unsupervised;
+use crate::cli::status::{UNSUPERVISED, find_unsupervised};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{look, places};
@@ -73,16 +74,24 @@ pub fn run(
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
     let socket = socket(environment, runtime_dir)?;
-    let launch = launch(environment, runtime_dir, &socket);
-    let is_supervised = launch.as_ref().is_some_and(|launch| launch.run_dir.is_some());
-    if options.disruptive && !is_supervised {
-        let what = "`--disruptive` kills dockerd, and no supervisor would start it again";
-        return Err(Error::new(Exit::NotRunning, what).hint("dockerd-rootless status"));
-    }
+    let status = find_launched(environment, runtime_dir);
+    let is_up = status.is_some_and(|status| status.state == UNSUPERVISED || status.is_ready());
+    // Who connects to the socket of a daemon that is not up may start it.
+    let first_answer = Duration::from_secs(if is_up { 10 } else { 60 });
+    let launch = || {
+        let launch = launch(environment, runtime_dir, &socket);
+        let is_supervised = launch.as_ref().is_some_and(|launch| launch.run_dir.is_some());
+        if options.disruptive && !is_supervised {
+            let what = "`--disruptive` kills dockerd, and no supervisor would start it again";
+            return Err(Error::new(Exit::Failed, what).hint("dockerd-rootless status"));
+        }
+        Ok(launch)
+    };
     let request = verify::Request {
-        socket,
+        socket: socket.clone(),
+        first_answer,
         scratch: environment.absolute("HOME").unwrap_or_default(),
-        launch,
+        launch: &launch,
         lie: options.lie,
         names: checks.iter().map(|check| check.name).collect(),
     };
@@ -231,7 +240,9 @@ fn selected(options: &VerifyOptions) -> Result<Vec<&'static Check>, Error> {
 /// Returns the socket that DOCKER_HOST names, else the own daemon's.
 fn socket(environment: &Environment, runtime_dir: &Path) -> Result<PathBuf, Error> {
     let Some(host) = environment.get("DOCKER_HOST").filter(|host| !host.is_empty()) else {
-        return Ok(places::api_socket(runtime_dir));
+        let status = supervise::read_status(&places::run_dir(runtime_dir));
+        let own = status.and_then(|status| status.socket);
+        return Ok(own.unwrap_or_else(|| places::api_socket(runtime_dir)));
     };
     let path = host.to_str().and_then(|host| host.strip_prefix("unix://")).map(PathBuf::from);
     path.ok_or_else(|| {
@@ -243,25 +254,30 @@ fn socket(environment: &Environment, runtime_dir: &Path) -> Result<PathBuf, Erro
     })
 }
 
+/// Returns the status of a daemon of ours, with or without a supervisor.
+fn find_launched(environment: &Environment, runtime_dir: &Path) -> Option<supervise::Status> {
+    let supervised = supervise::read_status(&places::run_dir(runtime_dir));
+    supervised.or_else(|| find_unsupervised(environment, runtime_dir))
+}
+
 /// Finds out how the daemon at `socket` was launched, if it is ours.
 fn launch(environment: &Environment, runtime_dir: &Path, socket: &Path) -> Option<Launch> {
-    let run_dir = places::run_dir(runtime_dir);
-    let supervised = supervise::read_status(&run_dir);
-    let is_supervised = supervised.is_some();
-    let status = supervised.or_else(|| find_unsupervised(environment, runtime_dir))?;
+    let status = find_launched(environment, runtime_dir)?;
+    let is_supervised = status.state != UNSUPERVISED;
     let words = processes::words(status.rootlesskit?);
     let text = |word: &OsString| word.to_string_lossy().into_owned();
     (status.socket.as_deref() == Some(socket)).then(|| Launch {
         // Its own program comes first, and after its options the one that it runs.
         words: words.iter().skip(1).map(text).take_while(|word| word.starts_with('-')).collect(),
-        run_dir: is_supervised.then_some(run_dir),
+        run_dir: is_supervised.then(|| places::run_dir(runtime_dir)),
     })
 }
 
-/// Verifies what a command has set up. Where no daemon runs, says how to do it later.
-pub fn afterwards(environment: &Environment) -> Result<Exit, Error> {
+/// Verifies what a command has set up. Where no daemon runs, says how to do it later, unless the
+/// command `has_started` one.
+pub fn afterwards(environment: &Environment, has_started: bool) -> Result<Exit, Error> {
     match run(&environment.clone().without("DOCKER_HOST"), &VerifyOptions::default(), false) {
-        Err(error) if error.exit() == Exit::NotRunning => {
+        Err(error) if error.exit() == Exit::NotRunning && !has_started => {
             warn!("nothing was verified: no rootless daemon runs yet");
             warn!("once it does: dockerd-rootless verify");
             Ok(Exit::Good)

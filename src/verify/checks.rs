@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::oci::manifest::Kind;
 use crate::verify::chain::{self, Chain, Form, Kit, Lie, Link};
-use crate::verify::engine::{Engine, Failure, Fault};
-use crate::verify::probe::{self, Device, Facts, READY, Reached, TRAFFIC, VOLUME, WRITERS, plain};
+use crate::verify::engine::{Engine, Failure, Fault, LATES};
+use crate::verify::probe::{self, Device, Facts, READY, Reached, VOLUME, WRITERS, plain};
 use crate::verify::report::{Row, Status};
 use crate::verify::{Event, Launch, kill};
 
@@ -179,14 +179,29 @@ pub struct Run {
 pub type Rows = Result<Vec<Row>, Failure>;
 
 impl Run {
-    /// Answers the questions with these names, and tells each question and its answer.
-    pub async fn answer(&self, names: &[&str], mut tell: impl FnMut(Event)) {
+    /// Answers the questions with these names, and tells each question and its answer. None is
+    /// asked if the image was not `loaded`.
+    pub async fn answer(
+        &self,
+        names: &[&str],
+        loaded: Result<(), Failure>,
+        mut tell: impl FnMut(Event),
+    ) {
         let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
         let mut done: Vec<Step> = Vec::new();
-        let mut is_gone = false;
-        for check in CHECKS.iter().filter(|check| names.contains(&check.name)) {
+        let checks = || CHECKS.iter().filter(|check| names.contains(&check.name));
+        let mut over = None;
+        if let Err(failure) = loaded {
+            over = Some("dockerd has not loaded the image of `verify`");
+            let row = |check: &Check| (check.name, Row::refused(check.name, &failure));
+            rows.extend(checks().find(|one| one.name == "load").or(checks().next()).map(row));
+        }
+        for check in checks() {
+            if self.engine.is_stopped() {
+                return;
+            }
             tell(Event::Asked(check));
-            if !is_gone && !done.contains(&check.step) {
+            if over.is_none() && !done.contains(&check.step) {
                 done.push(check.step);
                 match self.perform(check).await {
                     Ok(found) => rows.extend(found.into_iter().map(|row| (row.name, row))),
@@ -196,18 +211,20 @@ impl Run {
                             of_step.map(|one| (one.name, Row::refused(one.name, &failure)));
                         rows.extend(refused);
                         let engine = Engine::new(&self.socket, PING);
-                        is_gone = engine.get("answer", "/_ping").await.is_err();
+                        if engine.get("answer", "/_ping").await.is_err() {
+                            over = Some("dockerd does not answer any more");
+                        }
                     }
+                }
+                if self.engine.lates() >= LATES {
+                    over = over.or(Some("dockerd was too slow twice before"));
                 }
                 if self.engine.is_stopped() {
                     return;
                 }
             }
-            let mut row = rows.remove(check.name).unwrap_or_else(|| {
-                let why =
-                    if is_gone { "dockerd does not answer any more" } else { "no answer came" };
-                Row::skip(check.name, why)
-            });
+            let none = || Row::skip(check.name, over.unwrap_or("no answer came"));
+            let mut row = rows.remove(check.name).unwrap_or_else(none);
             (row.group, row.question) = (check.group, check.question);
             if row.status == Status::Fail {
                 row.next = row.next.or(Some(check.next));
@@ -427,13 +444,20 @@ impl Run {
         let Some(address) = outside_address() else {
             return Ok(vec![Row::skip("speed", NO_ADDRESS)]);
         };
-        let (port, listener) = listener(address).await?;
-        let peer = tokio::spawn(async move { serve_traffic(&listener).await });
-        let target = SocketAddr::new(address, port).to_string();
-        let rates = self.ask("speed", &["measure", &target], json!({})).await;
-        peer.abort();
-        let rates: Result<(f64, f64), String> = rates?;
-        Ok(vec![match rates {
+        let failure = |error: io::Error| Failure::own("get a listener on this host", &error);
+        let listener = std::net::TcpListener::bind((address, 0)).map_err(failure)?;
+        let target = listener.local_addr().map_err(failure)?.to_string();
+        let peer = spawn_blocking(move || {
+            let out = probe::receive(listener.accept()?.0)?;
+            probe::send(listener.accept()?.0)?;
+            Ok::<f64, io::Error>(out)
+        });
+        let back: Result<f64, String> = self.ask("speed", &["measure", &target], json!({})).await?;
+        let rates = match back {
+            Ok(back) => peer.await.map_err(io::Error::other).flatten().map(|out| (out, back)),
+            Err(why) => Err(io::Error::other(why)),
+        };
+        Ok(vec![match rates.map_err(|error| plain(&error)) {
             Ok((out, back)) => Row::pass("speed", format!("{out:.0} MB/s out, {back:.0} MB/s in")),
             Err(why) => Row::fail("speed", why, "data in both directions"),
         }])
@@ -594,7 +618,11 @@ impl Run {
             ("networks", "/networks?", ""),
             ("images", "/images/json?all=1&", "?force=1"),
         ] {
-            let found = engine.get(&format!("list {what}"), &format!("{list}{filter}")).await?;
+            let listed = engine.get(&format!("list {what}"), &format!("{list}{filter}")).await;
+            let found = listed.unwrap_or_else(|error| {
+                failure = failure.clone().and(Err(error));
+                Value::Null
+            });
             for id in found.as_array().into_iter().flatten().filter_map(|one| one["Id"].as_str()) {
                 let asked = format!("remove {id} of the {what}");
                 match engine.delete(&asked, &format!("/{what}/{id}{how}")).await {
@@ -702,15 +730,4 @@ async fn echo(target: SocketAddr, protocol: &str) -> io::Result<String> {
         0 => Err(io::Error::other("the connection is closed at once")),
         _ => Ok(String::from_utf8_lossy(&buffer[..count]).into_owned()),
     }
-}
-
-/// Reads what a container sends, and sends as much back.
-async fn serve_traffic(listener: &TcpListener) -> io::Result<()> {
-    let (mut stream, _) = listener.accept().await?;
-    tokio::io::copy(&mut (&mut stream).take(TRAFFIC as u64), &mut tokio::io::sink()).await?;
-    let block = vec![0; 256 << 10];
-    for _ in 0..TRAFFIC / block.len() {
-        stream.write_all(&block).await?;
-    }
-    stream.flush().await
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -14,6 +16,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::verify::probe::plain;
+
+/// How many answers may be late before nothing more is asked: whatever hangs, a run has an end.
+pub const LATES: u32 = 2;
 
 /// What the daemon, or the way to it, refused.
 #[derive(Clone, Debug)]
@@ -53,6 +58,8 @@ pub struct Engine {
     patience: Duration,
     /// Whether to ask no more.
     stops: watch::Sender<bool>,
+    /// How many answers did not come in time.
+    lates: Arc<AtomicU32>,
 }
 
 /// How a container ended, and what it printed.
@@ -65,7 +72,8 @@ pub struct Ran {
 impl Engine {
     /// Names the daemon that listens at `socket`.
     pub fn new(socket: &Path, patience: Duration) -> Self {
-        Self { socket: socket.to_owned(), patience, stops: watch::Sender::new(false) }
+        let (stops, lates) = (watch::Sender::new(false), Arc::default());
+        Self { socket: socket.to_owned(), patience, stops, lates }
     }
 
     /// Ends what only waits and reads, and refuses all that is asked from now on. What the daemon
@@ -76,6 +84,16 @@ impl Engine {
 
     pub fn is_stopped(&self) -> bool {
         *self.stops.borrow()
+    }
+
+    /// Returns how many answers did not come in time.
+    pub fn lates(&self) -> u32 {
+        self.lates.load(Ordering::Relaxed)
+    }
+
+    /// Notes that one more answer did not come in time.
+    pub fn note_late(&self) {
+        self.lates.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gets `path`, such as `/info`.
@@ -182,6 +200,9 @@ impl Engine {
         let request = request.body(Full::new(body));
         let request = request.map_err(|error| failure(error.to_string(), Fault::Lost))?;
         let only_waits = method == Method::GET || path.ends_with("/wait");
+        if self.lates() >= LATES {
+            return Err(failure("dockerd was late before".to_owned(), Fault::Late));
+        }
         let mut stops = self.stops.subscribe();
         let answered = tokio::select! {
             biased;
@@ -199,6 +220,7 @@ impl Engine {
             Ok(Ok((_, body))) => Err(failure(message(&body), Fault::Refused)),
             Ok(Err(said)) => Err(failure(said, Fault::Lost)),
             Err(_) => {
+                self.note_late();
                 let said = format!("no answer within {} s", self.patience.as_secs());
                 Err(failure(said, Fault::Late))
             }

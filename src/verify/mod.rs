@@ -37,24 +37,22 @@ use crate::verify::checks::{LABEL, Run};
 use crate::verify::engine::{Engine, Failure, Fault};
 use crate::verify::registry::Shared;
 
-/// How long the daemon may take to say what it is.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
-
 /// How long one answer of the daemon may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long one answer may take while everything is removed, and all of them.
+/// How long one answer may take while everything is removed.
 const REMOVAL: Duration = Duration::from_secs(10);
-const WHOLE_REMOVAL: Duration = Duration::from_secs(30);
 
 /// What is asked for.
-pub struct Request {
+pub struct Request<'r> {
     /// The daemon's socket.
     pub socket: PathBuf,
+    /// How long it may take to say what it is.
+    pub first_answer: Duration,
     /// A directory of the user's, below which a volume is made.
     pub scratch: PathBuf,
-    /// How the daemon was launched, if it is ours.
-    pub launch: Option<Launch>,
+    /// Finds out how the daemon was launched, if it is ours.
+    pub launch: &'r dyn Fn() -> Result<Option<Launch>, Error>,
     /// What the registry does wrong.
     pub lie: Option<Lie>,
     /// The questions to answer.
@@ -99,7 +97,7 @@ pub enum Event {
 
 /// Answers the questions, and hands everything that happens to `tell`. Exit 3 if no rootless daemon
 /// answers, 1 if an answer is bad or something is left, and 128 and its number after a signal.
-pub fn run(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Error> {
+pub fn run(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
     let ended = runtime.block_on(perform(request, tell));
@@ -128,14 +126,16 @@ fn signal() -> io::Result<impl Future<Output = Exit>> {
     })
 }
 
-async fn perform(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Error> {
+async fn perform(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit, Error> {
     let tell = RefCell::new(tell);
     let mut signal = pin!(signal().map_err(failed)?);
-    let engine = Engine::new(&request.socket, FIRST_ANSWER);
+    let engine = Engine::new(&request.socket, request.first_answer);
     let info = tokio::select! {
-        info = meet(&engine, &request.socket) => info?,
+        info = meet(&engine, request) => info?,
         exit = &mut signal => return Ok(exit),
     };
+    // Only now: a daemon that sleeps is launched by the first question.
+    let launch = (request.launch)()?;
     tell.borrow_mut()(Event::Found(describe(&info)));
     let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
     let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
@@ -147,41 +147,45 @@ async fn perform(request: &Request, tell: impl FnMut(Event)) -> Result<Exit, Err
         engine: Engine::new(&request.socket, PATIENCE),
         info,
         image: name,
-        chain: open(request, &kit),
+        chain: open(launch.as_ref(), request.lie, &kit),
         kit,
         scratch,
         socket: request.socket.clone(),
-        launch: request.launch.clone(),
+        launch,
     };
     let is_good = Cell::new(true);
     let mut answers = pin!(async {
-        run.engine.load(archive).await?;
+        let loaded = run.engine.load(archive).await;
         let judge = |event| {
             if let Event::Answered(Row { status: Status::Fail, .. }) = &event {
                 is_good.set(false);
             }
             tell.borrow_mut()(event);
         };
-        run.answer(&request.names, judge).await;
-        Ok::<(), Failure>(())
+        run.answer(&request.names, loaded, judge).await;
     });
-    let ended = tokio::select! {
-        ended = &mut answers => ended.map(|()| None),
-        exit = signal => {
+    let interrupted = tokio::select! {
+        () = &mut answers => None,
+        exit = &mut signal => {
             run.engine.stop();
-            let _ = timeout(REMOVAL, answers).await;
-            Ok(Some(exit))
+            // What dockerd makes meanwhile may appear later.
+            if timeout(REMOVAL, answers).await.is_err() {
+                run.engine.note_late();
+            }
+            Some(exit)
         }
     };
-    let is_clean = clean_up(&run).await;
-    match ended {
-        Err(failure) => {
-            let what = format!("dockerd does not {}", failure.asked);
-            Err(Error::new(Exit::Failed, what).cause(failure.said).hint("dockerd-rootless status"))
+    let mut is_clean = false;
+    let interrupted = tokio::select! {
+        is_done = clean_up(&run) => { is_clean = is_done; interrupted }
+        // After a first one, a signal ends us by itself.
+        exit = signal, if interrupted.is_none() => {
+            tracing::warn!("a signal ends the clean-up; to remove what is left: {}", removal(&run));
+            Some(exit)
         }
-        Ok(Some(exit)) => Ok(exit),
-        Ok(None) => Ok(if is_good.get() && is_clean { Exit::Good } else { Exit::Failed }),
-    }
+    };
+    let is_good = is_good.get() && is_clean;
+    Ok(interrupted.unwrap_or(if is_good { Exit::Good } else { Exit::Failed }))
 }
 
 /// Removes all that the run has made, and says whether that is so.
@@ -191,22 +195,30 @@ async fn clean_up(run: &Run) -> bool {
     if let Err(error) = &scratch {
         tracing::warn!("`{}` is left: {error}", run.scratch.display());
     }
-    let removed = timeout(WHOLE_REMOVAL, run.clean_up(REMOVAL)).await.unwrap_or_else(|_| {
-        let error = io::Error::other("it takes too long");
-        Err(Failure::own("remove everything", &error))
-    });
+    let mut removed = run.clean_up(REMOVAL).await;
+    if run.engine.lates() > 0 && removed.is_ok() {
+        removed = run.clean_up(REMOVAL).await;
+        let hint = removal(run);
+        tracing::warn!("dockerd was late: what it makes later is removed by: {hint}");
+    }
     let Err(Failure { asked, said, .. }) = removed else { return scratch.is_ok() };
-    let filter = format!("--filter label={LABEL}={}", run.kit.nonce);
-    tracing::warn!(
-        "dockerd does not {asked}: {said}; to remove what is left: \
-         docker rm -fv $(docker ps -aq {filter}); docker network prune -f {filter}; \
-         docker image prune -af {filter}"
-    );
+    let hint = removal(run);
+    tracing::warn!("dockerd does not {asked}: {said}; to remove what is left: {hint}");
     false
 }
 
+/// Returns the commands that remove what a run has left.
+fn removal(run: &Run) -> String {
+    let filter = format!("--filter label={LABEL}={}", run.kit.nonce);
+    format!(
+        "docker rm -fv $(docker ps -aq {filter}); docker network prune -f {filter}; \
+         docker image prune -af {filter}"
+    )
+}
+
 /// Asks the daemon what it is. Nothing is tried but on a rootless dockerd of the user's own.
-async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
+async fn meet(engine: &Engine, request: &Request<'_>) -> Result<Value, Error> {
+    let socket = &request.socket;
     let shown = socket.display();
     let refuse = |exit, what: String| Error::new(exit, what).hint("dockerd-rootless status");
     let own = nix::unistd::geteuid().as_raw();
@@ -214,14 +226,17 @@ async fn meet(engine: &Engine, socket: &Path) -> Result<Value, Error> {
         let what = format!("`{shown}` belongs to uid {uid}, not to you: nothing is tried there");
         return Err(refuse(Exit::NotRunning, what));
     }
-    if let Ok(Err(error)) = timeout(FIRST_ANSWER, UnixStream::connect(socket)).await {
+    if let Ok(Err(error)) = timeout(request.first_answer, UnixStream::connect(socket)).await {
         let what = format!("no daemon listens at `{shown}`");
         return Err(refuse(Exit::NotRunning, what).because(&error));
     }
     let info = engine.get("answer", "/info").await.map_err(|failure| {
-        let (exit, what) = match failure.fault == Fault::Late {
-            true => (Exit::Failed, format!("the daemon at `{shown}` does not answer")),
-            false => (Exit::NotRunning, format!("what listens at `{shown}` is no dockerd")),
+        let (exit, what) = match failure.fault {
+            Fault::Late => (Exit::Failed, format!("the daemon at `{shown}` does not answer")),
+            Fault::Missing => {
+                (Exit::NotRunning, format!("what listens at `{shown}` is no dockerd"))
+            }
+            _ => (Exit::Failed, format!("the daemon at `{shown}` does not say what it is")),
         };
         refuse(exit, what).cause(failure.said)
     })?;
@@ -266,8 +281,8 @@ fn nonce() -> io::Result<String> {
 }
 
 /// Opens the registry where the daemon reaches it, or says why it is not opened.
-fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
-    let state_dir = request.launch.as_ref().and_then(|launch| launch.option("--state-dir"));
+fn open(launch: Option<&Launch>, lie: Option<Lie>, kit: &Kit) -> Result<Chain, String> {
+    let state_dir = launch.and_then(|launch| launch.option("--state-dir"));
     let state_dir = state_dir.ok_or("whose network the daemon has is unknown")?;
     let open = || {
         let listener = listen::open(Path::new(state_dir))?;
@@ -275,7 +290,7 @@ fn open(request: &Request, kit: &Kit) -> Result<Chain, String> {
         let address = listener.local_addr()?;
         let shared = Shared::default();
         tokio::spawn(registry::serve(TcpListener::from_std(listener)?, shared.clone()));
-        Ok(Chain::new(address, shared, kit, request.lie))
+        Ok(Chain::new(address, shared, kit, lie))
     };
     open().map_err(|error: io::Error| format!("the daemon's network cannot be entered: {error}"))
 }

@@ -21,8 +21,9 @@ use crate::error::{Error, Exit};
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How much is sent to measure a way, in bytes.
-pub const TRAFFIC: usize = 64 << 20;
+/// How much is sent to measure a way, in bytes, and for how long at most.
+const TRAFFIC: usize = 64 << 20;
+const MEASURED: Duration = Duration::from_secs(4);
 
 /// The path of our program in the image.
 pub const PROGRAM: &str = "/verify";
@@ -259,19 +260,39 @@ fn query(server: &str) -> io::Result<SocketAddr> {
     }
 }
 
-/// Sends [`TRAFFIC`] bytes to a peer that then sends as many, and returns the two rates in MB/s.
-fn measure(address: &str) -> io::Result<(f64, f64)> {
-    let rate = |began: Instant| TRAFFIC as f64 / 1e6 / began.elapsed().as_secs_f64();
+/// Sends to a peer that measures, then receives from it, and returns that rate in MB/s.
+fn measure(address: &str) -> io::Result<f64> {
+    send(connect(address)?)?;
+    receive(connect(address)?)
+}
+
+/// Sends [`TRAFFIC`] bytes, or until the receiver has enough.
+pub fn send(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
     let block = vec![0; 256 << 10];
-    let mut stream = connect(address)?;
-    let began = Instant::now();
     for _ in 0..TRAFFIC / block.len() {
-        stream.write_all(&block)?;
+        // The receiver says whether enough has come.
+        if stream.write_all(&block).is_err() {
+            break;
+        }
     }
-    stream.read_exact(&mut [0])?;
-    let (out, began) = (rate(began), Instant::now());
-    io::copy(&mut stream.take(TRAFFIC as u64 - 1), &mut io::sink())?;
-    Ok((out, rate(began)))
+    Ok(())
+}
+
+/// Receives all or for a while, whichever is less, and returns the rate in MB/s.
+pub fn receive(mut stream: TcpStream) -> io::Result<f64> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (began, mut count, mut block) = (Instant::now(), 0, vec![0; 256 << 10]);
+    while count < TRAFFIC && began.elapsed() < MEASURED {
+        match stream.read(&mut block)? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    match count {
+        0 => Err(io::Error::other("nothing arrives")),
+        _ => Ok(count as f64 / 1e6 / began.elapsed().as_secs_f64()),
+    }
 }
 
 /// Asks the daemon at `socket` whether it is there.
