@@ -39,6 +39,7 @@ use crate::plan::{STAGE, Stage, TRIAL};
 use crate::stage::{keeper, namespace};
 use crate::supervise::TAKE_OVER;
 use crate::verify::listen::{self, LISTEN};
+use crate::verify::probe::{self, PROBE};
 
 #[derive(Parser)]
 #[command(name = "dockerd-rootless", version, about = "Run Docker without root")]
@@ -191,7 +192,7 @@ fn run_as_called(words: Vec<OsString>, environment: &Environment) -> Result<Exit
         }
         Some(TAKE_OVER) => return take_over(&words, environment),
         Some(LISTEN) => return listen::run(&words[2..]),
-        Some(verify::PROBE) => return verify::probe(&words[2..]),
+        Some(PROBE) => return probe::run(&words[2..]),
         Some(TRIAL) => return inside::run(&words[2..], environment).map(|()| Exit::Good),
         _ => {}
     }

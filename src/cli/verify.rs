@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -17,9 +18,6 @@ use crate::supervise;
 use crate::sys::{processes, terminal};
 use crate::verify::{self, CHECKS, Check, Event, Launch, Lie, Row, SURVIVAL, Status};
 
-/// The words of the command line that are a container's.
-pub const PROBE: &str = "verify-probe";
-
 /// The word, the mark and the color of each status, in their order.
 const STATUSES: [(&str, &str, u8); 4] =
     [("pass", "✓", 32), ("FAIL", "✗", 31), ("skip", "-", 36), ("info", "i", 34)];
@@ -30,10 +28,12 @@ pub struct VerifyOptions {
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     /// Answer only these questions, separated by commas
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = names())]
+    #[arg(hide_possible_values = true)]
     only: Vec<String>,
     /// Answer all but these questions, separated by commas
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = names())]
+    #[arg(hide_possible_values = true)]
     skip: Vec<String>,
     /// How many forms of image to try
     #[arg(long, value_enum, value_name = "WHICH", default_value = "core")]
@@ -42,11 +42,15 @@ pub struct VerifyOptions {
     #[arg(long)]
     disruptive: bool,
     /// Serve images that are wrong in this way, to see that it is noticed
-    #[arg(long, hide = true, value_name = "HOW", value_parser = Lie::parse)]
+    #[arg(long, hide = true, value_name = "HOW", value_enum)]
     lie: Option<Lie>,
     /// List the questions
     #[arg(long)]
     list: bool,
+}
+
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(CHECKS.iter().map(|check| check.name))
 }
 
 /// Which forms of image are tried.
@@ -66,10 +70,8 @@ pub fn run(
     let checks = selected(options)?;
     if options.list {
         let line = |check: &&Check| format!("{:21} {}\n", check.name, check.question);
-        let row = |check: &&Check| json!({"name": check.name, "group": check.group, "question": check.question});
-        let object = json!({"checks": checks.iter().map(row).collect::<Vec<_>>()});
         let text: String = checks.iter().map(line).collect();
-        return output::tell(options.format, object, text).map(|()| Exit::Good);
+        return output::tell(options.format, json!({"checks": checks}), text).map(|()| Exit::Good);
     }
     let person = look::person(environment);
     let runtime_dir = plan::refuse_person(&person)?;
@@ -213,16 +215,6 @@ impl Screen {
 /// Returns the questions that are asked for.
 fn selected(options: &VerifyOptions) -> Result<Vec<&'static Check>, Error> {
     let VerifyOptions { only, skip, .. } = options;
-    for name in only.iter().chain(skip) {
-        let near =
-            CHECKS.iter().map(|check| (strsim::damerau_levenshtein(check.name, name), check.name));
-        let hint = match near.min() {
-            Some((0, _)) => continue,
-            Some((1..=3, near)) => format!("dockerd-rootless verify --only {near}"),
-            _ => "dockerd-rootless verify --list".to_owned(),
-        };
-        return Err(Error::new(Exit::Usage, format!("no question is called `{name}`")).hint(hint));
-    }
     if !options.disruptive && only.iter().any(|name| name == SURVIVAL) {
         let what = format!("`{SURVIVAL}` kills dockerd, and needs `--disruptive`");
         let hint = format!("dockerd-rootless verify --only {SURVIVAL} --disruptive");
@@ -284,12 +276,6 @@ pub fn afterwards(environment: &Environment, has_started: bool) -> Result<Exit, 
         }
         ended => ended,
     }
-}
-
-/// Does what a container of `verify` is asked for.
-pub fn probe(words: &[OsString]) -> Result<Exit, Error> {
-    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    verify::probe::run(&words)
 }
 
 #[cfg(test)]

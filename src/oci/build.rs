@@ -10,8 +10,8 @@ use serde_json::json;
 use tar::{EntryType, Header};
 
 use crate::oci::manifest::{
-    DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Kind, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, Stored,
-    canonical, digest,
+    DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Kind, OCI_CONFIG, OCI_LAYER_GZIP, Stored, canonical,
+    digest,
 };
 
 /// A file of a layer.
@@ -82,8 +82,8 @@ impl Image {
     pub fn new(kind: Kind, config: Vec<u8>, layers: Vec<Layer>) -> Self {
         let config_type = if kind == Kind::OciManifest { OCI_CONFIG } else { DOCKER_CONFIG };
         let described = layers.iter().map(|layer| layer.descriptor(kind)).collect();
-        let content = Manifest::image(kind, Descriptor::of(config_type, &config), described);
-        Self { manifest: Stored::new(kind, content), config, layers }
+        let manifest = Stored::image(kind, Descriptor::of(config_type, &config), described);
+        Self { manifest, config, layers }
     }
 
     /// Returns all its blobs.

@@ -106,6 +106,12 @@ impl Descriptor {
             ..Self::default()
         }
     }
+
+    /// Says what it runs on.
+    pub fn on(self, os: &str, architecture: &str) -> Self {
+        let (os, architecture) = (os.to_owned(), architecture.to_owned());
+        Self { platform: Some(Platform { os, architecture, ..Platform::default() }), ..self }
+    }
 }
 
 /// What an image runs on. An index always says it, be it with empty names.
@@ -146,11 +152,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Makes the manifest of an image.
-    pub fn image(kind: Kind, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+    /// Begins a manifest of this `kind`.
+    fn begin(kind: Kind) -> Self {
         let media_type = Some(kind.media_type().to_owned());
-        let (config, layers) = (Some(config), Some(layers));
-        Self { schema_version: 2, media_type, config, layers, ..Self::default() }
+        Self { schema_version: 2, media_type, ..Self::default() }
     }
 
     /// Finds the image for `os` and `architecture` in a list. Attestations, which BuildKit marks as
@@ -222,6 +227,12 @@ impl Stored {
         Self { kind, bytes: canonical(&content), content }
     }
 
+    /// Makes the manifest of an image.
+    pub fn image(kind: Kind, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let (config, layers) = (Some(config), Some(layers));
+        Self::new(kind, Manifest { config, layers, ..Manifest::begin(kind) })
+    }
+
     /// Lists these, each with its platform, in Docker's form unless the first is an OCI manifest.
     pub fn list(mut entries: Vec<Descriptor>) -> Self {
         let first = entries.first().and_then(|first| Kind::of(&first.media_type));
@@ -229,10 +240,7 @@ impl Stored {
         for entry in &mut entries {
             entry.platform.get_or_insert_default();
         }
-        let media_type = Some(kind.media_type().to_owned());
-        let manifests = Some(entries);
-        let head = Manifest { schema_version: 2, media_type, ..Manifest::default() };
-        Self::new(kind, Manifest { manifests, ..head })
+        Self::new(kind, Manifest { manifests: Some(entries), ..Manifest::begin(kind) })
     }
 
     /// Returns the bytes as they were received or written.
@@ -334,18 +342,16 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_refers_to_its_config_first_and_keeps_annotations() {
-        let content =
-            |kind, bytes: &[u8]| Stored::parse(kind, bytes.to_vec()).expect("good").content;
-        let image = content(Kind::OciManifest, MANIFEST);
-        let references = image.references();
-        assert_eq!(references[0].media_type, OCI_CONFIG);
-        assert_eq!((references[0].size, references[1].size), (985, 153_263));
-        assert_eq!(references[0].annotations["apple"], "orange");
-        assert_eq!(references[1].annotations["lettuce"], "wrap");
-        assert_eq!(image.annotations["hot"], "potato");
-        let references = content(Kind::OciIndex, INDEX).references();
-        assert!(references.len() == 3 && references.iter().all(|own| own.platform.is_none()));
+    fn a_manifest_refers_to_its_config_first_and_a_list_to_its_entries_without_platforms() {
+        for (kind, bytes, sizes) in [
+            (Kind::OciManifest, MANIFEST, &[985, 153_263][..]),
+            (Kind::OciIndex, INDEX, &[985, 985, 2392]),
+        ] {
+            let references =
+                Stored::parse(kind, bytes.to_vec()).expect("good").content.references();
+            assert!(references.iter().map(|own| own.size).eq(sizes.iter().copied()));
+            assert!(references.iter().all(|own| own.platform.is_none()));
+        }
     }
 
     #[test]
@@ -360,25 +366,14 @@ mod tests {
         use Kind::*;
         const LIST: &str = r#""manifests":[]"#;
         const IMAGE: &str = r#""config":{},"layers":[]"#;
+        const OTHER: &str = "if present, mediaType in manifest should be";
         let cases = [
             (Schema2, 2, Some(Schema2), IMAGE, None),
             (Schema2, 2, None, IMAGE, Some("mediaType is missing")),
-            (
-                Schema2,
-                2,
-                Some(OciManifest),
-                IMAGE,
-                Some("if present, mediaType in manifest should be"),
-            ),
+            (Schema2, 2, Some(OciManifest), IMAGE, Some(OTHER)),
             (OciManifest, 2, None, IMAGE, None),
             (OciManifest, 2, Some(OciManifest), IMAGE, None),
-            (
-                OciManifest,
-                2,
-                Some(Schema2),
-                IMAGE,
-                Some("if present, mediaType in manifest should be"),
-            ),
+            (OciManifest, 2, Some(Schema2), IMAGE, Some(OTHER)),
             (OciManifest, 0, None, IMAGE, Some("schemaVersion is 0 instead of 2")),
             (OciManifest, 3, None, IMAGE, Some("schemaVersion is 3 instead of 2")),
             (OciManifest, 2, None, r#""config":7"#, Some("invalid type")),
@@ -395,16 +390,13 @@ mod tests {
                 media_type.map(|own| format!(r#""mediaType":"{}","#, own.media_type()));
             let media_type = media_type.unwrap_or_default();
             let text = format!(r#"{{"schemaVersion":{version},{media_type}{fields}}}"#);
-            let refusal = match Stored::parse(kind, text.clone().into_bytes()) {
-                Ok(_) => None,
-                Err(Refusal::Schema1) => Some("schema 1".to_owned()),
-                Err(Refusal::Invalid(why)) => Some(why),
+            let refused = Stored::parse(kind, text.clone().into_bytes()).err();
+            let is_expected = match (&refused, expected) {
+                (Some(Refusal::Schema1), Some(expected)) => expected == "schema 1",
+                (Some(Refusal::Invalid(why)), Some(expected)) => why.contains(expected),
+                (refused, expected) => refused.is_none() && expected.is_none(),
             };
-            let is_expected = match (&refusal, expected) {
-                (Some(refusal), Some(expected)) => refusal.contains(expected),
-                (refusal, expected) => refusal.is_none() && expected.is_none(),
-            };
-            assert!(is_expected, "{kind:?} {text}: {refusal:?}");
+            assert!(is_expected, "{kind:?} {text}: {refused:?}");
         }
     }
 
@@ -425,15 +417,10 @@ mod tests {
 
     #[test]
     fn the_image_of_a_platform_is_found_behind_those_of_others() {
-        let entry = |os: &str, architecture: &str| {
-            let (os, architecture) = (os.to_owned(), architecture.to_owned());
-            let platform = Some(Platform { os, architecture, ..Platform::default() });
-            Descriptor { platform, ..Descriptor::default() }
-        };
-        let own = entry("linux", "amd64");
-        let others = [entry("unknown", "unknown"), entry("linux", "s390x"), own.clone()];
-        let list = Stored::list(others.to_vec()).content;
-        assert_eq!(list.find("linux", "amd64"), Some(&own));
+        let platforms = [("unknown", "unknown"), ("linux", "s390x"), ("linux", "amd64")];
+        let entries = platforms.map(|(os, own)| Descriptor::of(own, b"x").on(os, own));
+        let list = Stored::list(entries.to_vec()).content;
+        assert_eq!(list.find("linux", "amd64"), Some(&entries[2]));
         assert_eq!(list.find("linux", "arm64"), None);
     }
 

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::oci::build::{self, Entry, Image, Layer};
-use crate::oci::manifest::{Descriptor, Kind, Manifest, Platform, Stored, digest};
+use crate::oci::manifest::{Descriptor, Kind, Manifest, Stored, digest};
 use crate::oci::serve::Registry;
-use crate::verify::checks::{CHECKS, LABEL, Rows, Run};
+use crate::verify::checks::{CHECKS, LABEL, Rows, Run, Step};
 use crate::verify::engine::{Failure, Fault};
 use crate::verify::is_containerd;
-use crate::verify::probe::{PROGRAM, WORD};
+use crate::verify::probe::{PROBE, PROGRAM, WORD};
 use crate::verify::registry::Shared;
 use crate::verify::report::Row;
 
@@ -32,7 +32,7 @@ const PLAIN: Form = Form { kind: Kind::OciManifest, has_type: true, by_digest: f
 
 /// What a registry does wrong. `verify --lie=NAME` does it to every image that should be accepted:
 /// then exactly the questions fail whose form it [`Lie::fits`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Lie {
     /// It serves other bytes than those of the digest that is asked for.
     Digest,
@@ -47,19 +47,6 @@ pub enum Lie {
 }
 
 impl Lie {
-    /// Finds a lie by its name.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "digest" => Self::Digest,
-            "child" => Self::Child,
-            "layer" => Self::Layer,
-            "config" => Self::Config,
-            "platform" => Self::Platform,
-            "ambiguous" => Self::Ambiguous,
-            _ => return Err("digest, child, layer, config, platform and ambiguous exist".into()),
-        })
-    }
-
     /// Says whether it can be told of an image in this form. Some daemons take any bytes for those
     /// of a tag.
     fn fits(self, form: Form) -> bool {
@@ -124,7 +111,7 @@ impl Kit {
             Entry { path: WORD.trim_start_matches('/'), mode: 0o644, bytes: word.as_bytes() };
         let layers = build::by_rating(vec![Layer::pack(&[entry], 0)?, self.program.clone()]);
         let labels = BTreeMap::from([(LABEL, &*self.nonce)]);
-        let config = build::config(&[PROGRAM, "verify-probe"], &labels, &layers);
+        let config = build::config(&[PROGRAM, PROBE], &labels, &layers);
         Ok(Image::new(kind, config, layers))
     }
 }
@@ -132,7 +119,6 @@ impl Kit {
 /// A question of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    Load,
     Pull,
     Push,
     Reuse,
@@ -164,64 +150,21 @@ struct Offer {
 impl Chain {
     /// Serves at `address` what is put into `shared`.
     pub fn new(address: SocketAddr, shared: Shared, kit: &Kit, lie: Option<Lie>) -> Self {
-        shared.with(|registry, _| registry.put_blob(kit.program.blob.clone()));
+        shared.with(|registry| registry.put_blob(kit.program.blob.clone()));
         Self { address, shared, lie }
-    }
-
-    /// Offers an image for the question `name`.
-    fn offer(&self, kit: &Kit, name: &str, form: Form, lie: Option<Lie>) -> io::Result<Offer> {
-        let word = format!("{}-{name}", kit.nonce);
-        let repository = format!("verify/{word}");
-        let child = if form.kind == Kind::List { Kind::Schema2 } else { form.kind };
-        let child = if form.kind == Kind::OciIndex { Kind::OciManifest } else { child };
-        let image = kit.image(child, &word)?;
-        let mut manifest = match form.kind.is_list() {
-            true => list(&image.manifest, lie != Some(Lie::Platform)),
-            false => image.manifest.clone(),
-        };
-        if !form.has_type {
-            let content = Manifest { media_type: None, ..manifest.content };
-            manifest = Stored::new(form.kind, content);
-        }
-        if lie == Some(Lie::Ambiguous) {
-            manifest = ambiguous(manifest);
-        }
-        self.shared.with(|registry, _| {
-            registry.put_blob(image.layers[1].blob.clone());
-            registry.put_blob(image.config.clone());
-            registry.keep(&repository, None, image.manifest.clone());
-            registry.keep(&repository, Some(TAG), manifest.clone());
-            registry.lies.extend(lie.and_then(|lie| lie.bytes(&image, &manifest, &kit.nonce)));
-        });
-        let reference = match form.by_digest {
-            true => format!("{}/{repository}@{}", self.address, manifest.digest()),
-            false => format!("{}/{repository}:{TAG}", self.address),
-        };
-        Ok(Offer { repository, reference, word, image, manifest })
-    }
-
-    /// Counts how often the daemon has fetched a blob.
-    fn fetched(&self, blob: &str) -> usize {
-        let is_fetch = |line: &&String| line.starts_with("GET ") && line.ends_with(blob);
-        self.shared.with(|_, asked| asked.iter().filter(is_fetch).count())
     }
 }
 
 /// Lists an image behind one for another platform and behind an attestation, as BuildKit writes it.
 fn list(image: &Stored, has_own: bool) -> Stored {
-    let entry = |os: &str, architecture: &str, descriptor: Descriptor| {
-        let (os, architecture) = (os.to_owned(), architecture.to_owned());
-        let platform = Some(Platform { os, architecture, ..Platform::default() });
-        Descriptor { platform, ..descriptor }
-    };
     let other = |word: &[u8]| Descriptor::of(image.kind.media_type(), word);
     let foreign = if build::architecture() == "s390x" { "ppc64le" } else { "s390x" };
     let mut entries = vec![
-        entry("linux", foreign, other(b"of another platform")),
-        entry("unknown", "unknown", other(b"an attestation")),
+        other(b"of another platform").on("linux", foreign),
+        other(b"an attestation").on("unknown", "unknown"),
     ];
     if has_own {
-        entries.push(entry("linux", build::architecture(), image.descriptor()));
+        entries.push(image.descriptor().on("linux", build::architecture()));
     }
     Stored::list(entries)
 }
@@ -243,18 +186,16 @@ fn packing(error: io::Error) -> Failure {
 }
 
 /// Answers a question of the group.
-pub async fn answer(run: &Run, name: &'static str, link: Link) -> Rows {
-    let row = match (link, &run.chain) {
-        (Link::Load, Err(_)) => load(run).await?,
-        (_, Err(why)) => Row::skip(name, why),
-        (_, Ok(chain)) => Question { run, chain, name }.answer(link).await?,
-    };
-    Ok(vec![row])
+pub async fn answer(run: &Run<'_>, name: &'static str, link: Link) -> Rows {
+    Ok(vec![match &run.chain {
+        Err(why) => Row::skip(name, why),
+        Ok(chain) => Question { run, chain, name }.answer(link).await?,
+    }])
 }
 
 /// Says whether the image of our program is what was predicted: its ID is the digest of its
 /// config, or that of its manifest in containerd's store.
-async fn load(run: &Run) -> Result<Row, Failure> {
+pub async fn load(run: &Run<'_>) -> Rows {
     let found = run.engine.get("inspect the image", &format!("/images/{}/json", run.image)).await?;
     let found = found["Id"].as_str().unwrap_or_default();
     let image = run.kit.image(Kind::Schema2, &run.kit.nonce).map_err(packing)?;
@@ -263,12 +204,12 @@ async fn load(run: &Run) -> Result<Row, Failure> {
         false => digest(&image.config),
     };
     let answer = format!("its ID is {}", short(found));
-    Ok(Row::judge("load", found == expected, answer, short(&expected)))
+    Ok(vec![Row::judge("load", found == expected, answer, short(&expected))])
 }
 
 /// A question that takes the registry.
 struct Question<'r> {
-    run: &'r Run,
+    run: &'r Run<'r>,
     chain: &'r Chain,
     name: &'static str,
 }
@@ -277,7 +218,6 @@ impl Question<'_> {
     async fn answer(&self, link: Link) -> Result<Row, Failure> {
         let told = |form: Form| self.chain.lie.filter(|lie| lie.fits(form));
         match link {
-            Link::Load => load(self.run).await,
             Link::Run => self.run(PLAIN, None).await,
             Link::Accept(form) => self.run(form, told(form)).await,
             Link::Refuse(form, lie) => self.refuse(form, lie).await,
@@ -287,8 +227,37 @@ impl Question<'_> {
         }
     }
 
+    /// Offers an image for the question `name`.
     fn offer(&self, name: &str, form: Form, lie: Option<Lie>) -> Result<Offer, Failure> {
-        self.chain.offer(&self.run.kit, name, form, lie).map_err(packing)
+        let (kit, chain) = (&self.run.kit, self.chain);
+        let word = format!("{}-{name}", kit.nonce);
+        let repository = format!("verify/{word}");
+        let child = if form.kind == Kind::List { Kind::Schema2 } else { form.kind };
+        let child = if form.kind == Kind::OciIndex { Kind::OciManifest } else { child };
+        let image = kit.image(child, &word).map_err(packing)?;
+        let mut manifest = match form.kind.is_list() {
+            true => list(&image.manifest, lie != Some(Lie::Platform)),
+            false => image.manifest.clone(),
+        };
+        if !form.has_type {
+            let content = Manifest { media_type: None, ..manifest.content };
+            manifest = Stored::new(form.kind, content);
+        }
+        if lie == Some(Lie::Ambiguous) {
+            manifest = ambiguous(manifest);
+        }
+        chain.shared.with(|registry| {
+            registry.put_blob(image.layers[1].blob.clone());
+            registry.put_blob(image.config.clone());
+            registry.keep(&repository, None, image.manifest.clone());
+            registry.keep(&repository, Some(TAG), manifest.clone());
+            registry.lies.extend(lie.and_then(|lie| lie.bytes(&image, &manifest, &kit.nonce)));
+        });
+        let reference = match form.by_digest {
+            true => format!("{}/{repository}@{}", chain.address, manifest.digest()),
+            false => format!("{}/{repository}:{TAG}", chain.address),
+        };
+        Ok(Offer { repository, reference, word, image, manifest })
     }
 
     /// Pulls an image, and returns the daemon's words if it refuses it.
@@ -319,24 +288,28 @@ impl Question<'_> {
         let Some(said) = self.refusal(&offer).await? else {
             return Ok(Row::fail(self.name, "it is pulled", "the daemon refuses it"));
         };
-        let is_there = self.run.engine.has(&format!("/images/{}/json", offer.reference)).await?;
-        let answer = if is_there { "an image of this name is left" } else { "yes" };
-        Ok(Row::judge(self.name, !is_there, answer, "no image of this name").said(said))
+        let path = format!("/images/{}/json", offer.reference);
+        match self.run.engine.get("inspect the image", &path).await {
+            Ok(_) => {
+                Ok(Row::fail(self.name, "an image is left", "no image of this name").said(said))
+            }
+            Err(failure) if failure.fault == Fault::Missing => {
+                Ok(Row::pass(self.name, "yes").said(said))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Pulls an image of every form.
     async fn pull(&self, told: impl Fn(Form) -> Option<Lie>) -> Result<Row, Failure> {
-        let forms = CHECKS.iter().filter_map(|check| match check.link() {
-            Some(Link::Accept(form)) => Some((check.name, form)),
-            _ => None,
-        });
         let (mut refused, mut words, mut count) = (Vec::new(), String::new(), 0);
         let began = Instant::now();
-        for (name, form) in forms {
-            let offer = self.offer(&format!("pull-{name}"), form, told(form))?;
+        for check in CHECKS {
+            let Step::Chain(Link::Accept(form)) = check.step else { continue };
+            let offer = self.offer(&format!("pull-{}", check.name), form, told(form))?;
             count += 1;
             if let Some(said) = self.refusal(&offer).await? {
-                refused.push(name);
+                refused.push(check.name);
                 words = said;
             }
         }
@@ -352,18 +325,18 @@ impl Question<'_> {
         let (engine, shared) = (&self.run.engine, &self.chain.shared);
         let offer = self.offer("push", PLAIN, None)?;
         engine.pull(&offer.reference).await?;
-        shared.with(|registry, _| {
-            registry.forget(&offer.image.layers[1].digest);
-            registry.forget(&digest(&offer.image.config));
+        shared.with(|registry| {
+            registry.blobs.remove(&offer.image.layers[1].digest);
+            registry.blobs.remove(&digest(&offer.image.config));
         });
         let pushed = format!("{}-again", offer.repository);
         let repository = format!("{}/{pushed}", self.chain.address);
         engine.tag(&offer.reference, &repository, TAG).await?;
         engine.push(&repository, TAG).await?;
-        let found = shared.with(|registry, _| Some(registry.find(&pushed, TAG)?.digest()));
+        let found = shared.with(|registry| Some(registry.find(&pushed, TAG)?.digest()));
         let expected = match is_containerd(&self.run.info) {
             true => Some(offer.manifest.digest()),
-            false => shared.with(|registry, _| converted(&offer.image, registry, &pushed)),
+            false => shared.with(|registry| converted(&offer.image, registry, &pushed)),
         };
         let is_good = found.is_some() && found == expected;
         let [found, expected] = [&found, &expected].map(|digest| digest.as_deref().map(short));
@@ -377,7 +350,12 @@ impl Question<'_> {
         for name in ["reuse-1", "reuse-2"] {
             let offer = self.offer(name, PLAIN, None)?;
             self.run.engine.pull(&offer.reference).await?;
-            fetched.push([0, 1].map(|at| self.chain.fetched(&offer.image.layers[at].digest)));
+            let count = |layer: &Layer| {
+                let is_fetch =
+                    |line: &&String| line.starts_with("GET ") && line.ends_with(&layer.digest);
+                self.chain.shared.with(|registry| registry.asked.iter().filter(is_fetch).count())
+            };
+            fetched.push([0, 1].map(|at| count(&offer.image.layers[at])));
         }
         let size = self.run.kit.program.blob.len() as f64 / 1e6;
         let fetches = ["never fetched", "fetched once"].get(fetched[1][0]);
@@ -392,7 +370,7 @@ impl Question<'_> {
 /// manifest as schema 2, and compresses each layer that the registry has not in its own way.
 fn converted(image: &Image, registry: &Registry, pushed: &str) -> Option<String> {
     let layer = registry.find(pushed, TAG)?.content.references().pop()?;
-    let layer = Layer::unpack(registry.bytes(&layer.digest)?).ok()?;
+    let layer = Layer::unpack(registry.blobs.get(&layer.digest)?).ok()?;
     let [program, own] = image.layers.as_slice() else { return None };
     let is_same = layer.diff_id == own.diff_id;
     let image = Image::new(Kind::Schema2, image.config.clone(), vec![program.clone(), layer]);

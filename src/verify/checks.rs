@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{getegid, geteuid};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,24 +48,28 @@ const NO_ADDRESS: &str = "this host has no address but its loopback addresses";
 pub type Text = &'static str;
 
 /// A question.
+#[derive(Serialize)]
 pub struct Check {
     pub group: Text,
     pub name: Text,
     pub question: Text,
-    step: Step,
+    #[serde(skip)]
+    pub step: Step,
     /// What to run where the answer is bad.
+    #[serde(skip)]
     pub next: Text,
 }
 
 /// What is done to answer a few of them at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     Look,
     Names,
     Reach,
     Speed,
     Ports,
     Limits,
+    Load,
     /// The way of images, which has a file of its own.
     Chain(Link),
     Socket,
@@ -76,11 +81,6 @@ impl Check {
     /// Says whether it is asked only with `--images=all`.
     pub fn is_extra(&self) -> bool {
         self.group == FORMS
-    }
-
-    /// Returns what it asks of images.
-    pub fn link(&self) -> Option<Link> {
-        if let Step::Chain(link) = self.step { Some(link) } else { None }
     }
 }
 
@@ -130,7 +130,7 @@ pub const CHECKS: &[Check] = &[
     check("Limits", "pids", "does --pids-limit hold?", Step::Limits, "dockerd-rootless check --only cgroup"),
     check("Limits", "open-files", "how many files may a container open?", Step::Look, "dockerd-rootless check --only limits"),
     check("Security", "seccomp", "are system calls filtered?", Step::Look, "docker info --format '{{.SecurityOptions}}'"),
-    check("Images", "load", "does docker load take an image?", Step::Chain(Link::Load), STATUS),
+    check("Images", "load", "does docker load take an image?", Step::Load, STATUS),
     check("Images", "pull", "does it pull all kinds of images, by tag and by digest?", Step::Chain(Link::Pull), "dockerd-rootless verify --images all"),
     check("Images", "push", "does a pushed image arrive as predicted?", Step::Chain(Link::Push), STATUS),
     check("Images", "layer-reuse", "is a shared layer fetched only once?", Step::Chain(Link::Reuse), STATUS),
@@ -159,7 +159,11 @@ pub const CHECKS: &[Check] = &[
 ];
 
 /// A run of `verify` on one daemon.
-pub struct Run {
+pub struct Run<'r> {
+    /// The daemon's socket.
+    pub socket: &'r Path,
+    /// How the daemon was launched, if it is ours.
+    pub launch: Option<Launch>,
     pub engine: Engine,
     /// What `/info` says.
     pub info: Value,
@@ -167,10 +171,6 @@ pub struct Run {
     pub image: String,
     /// A directory of the user's for a volume.
     pub scratch: PathBuf,
-    /// The daemon's socket on the host.
-    pub socket: PathBuf,
-    /// How the daemon was launched, if it is ours.
-    pub launch: Option<Launch>,
     pub kit: Kit,
     /// The registry that the daemon reaches, or why there is none.
     pub chain: Result<Chain, String>,
@@ -178,7 +178,7 @@ pub struct Run {
 
 pub type Rows = Result<Vec<Row>, Failure>;
 
-impl Run {
+impl Run<'_> {
     /// Answers the questions with these names, and tells each question and its answer. None is
     /// asked if the image was not `loaded`.
     pub async fn answer(
@@ -210,7 +210,7 @@ impl Run {
                         let refused =
                             of_step.map(|one| (one.name, Row::refused(one.name, &failure)));
                         rows.extend(refused);
-                        let engine = Engine::new(&self.socket, PING);
+                        let engine = Engine::new(self.socket, PING);
                         if engine.get("answer", "/_ping").await.is_err() {
                             over = Some("dockerd does not answer any more");
                         }
@@ -241,6 +241,7 @@ impl Run {
             Step::Speed => self.speed().await,
             Step::Ports => self.ports().await,
             Step::Limits => self.limits().await,
+            Step::Load => chain::load(self).await,
             Step::Chain(link) => chain::answer(self, check.name, link).await,
             Step::Socket => self.docker_sock().await,
             Step::Start => self.start_time().await,
@@ -389,7 +390,12 @@ impl Run {
             self.ask("reach", &words, hosts).await?;
         let dns = match dns {
             Ok(server) => Row::pass("dns", format!("yes ({server})")),
-            Err(why) => no_dns(why).await,
+            Err(why) => match spawn_blocking(|| probe::reach(&["dns:"]).remove(0)).await {
+                Ok(Ok(server)) => {
+                    Row::fail("dns", why, format!("an answer, as the host has from {server}"))
+                }
+                _ => Row::skip("dns", "no name server answers the host either"),
+            },
         };
         let (outside, lacks) = match (address, outside) {
             (None, _) => (Row::skip("outside", NO_ADDRESS), Some(NO_ADDRESS)),
@@ -609,7 +615,7 @@ impl Run {
 
     /// Removes all that has the label of this run, and returns what it could not.
     pub async fn clean_up(&self, patience: Duration) -> Result<(), Failure> {
-        let engine = Engine::new(&self.socket, patience);
+        let engine = Engine::new(self.socket, patience);
         let filter =
             format!("filters=%7B%22label%22%3A%5B%22{LABEL}%3D{}%22%5D%7D", self.kit.nonce);
         let mut failure = Ok(());
@@ -672,14 +678,6 @@ fn mtu(inner: Option<Device>, outer: Option<Device>, wanted: Option<u32>) -> Row
     let expected = format!("{wanted} outside, and no more in the container");
     let answer = format!("container {inner} {inner_mtu}, outside {outer} {outer_mtu}");
     Row::judge("mtu", is_good, answer, &expected)
-}
-
-/// Says whether the host has a name server that answers, where a container has none.
-async fn no_dns(why: String) -> Row {
-    match reach_from_host("dns:".to_owned()).await {
-        Ok(server) => Row::fail("dns", why, format!("an answer, as the host has from {server}")),
-        Err(_) => Row::skip("dns", "no name server answers the host either"),
-    }
 }
 
 /// Tries on the host what a container has tried.

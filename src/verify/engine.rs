@@ -126,7 +126,7 @@ impl Engine {
 
     /// Pulls `image`, which names a tag or a digest.
     pub async fn pull(&self, image: &str) -> Result<(), Failure> {
-        let path = format!("/images/create?fromImage={}", escaped(image));
+        let path = format!("/images/create?fromImage={image}");
         let asked = format!("pull `{image}`");
         self.send(&asked, Method::POST, &path, None, Bytes::new()).await.map(drop)
     }
@@ -141,17 +141,8 @@ impl Engine {
 
     /// Gives an image another name.
     pub async fn tag(&self, image: &str, repository: &str, tag: &str) -> Result<(), Failure> {
-        let path = format!("/images/{image}/tag?repo={}&tag={tag}", escaped(repository));
+        let path = format!("/images/{image}/tag?repo={repository}&tag={tag}");
         self.post(&format!("tag `{image}`"), &path, &json!({})).await.map(drop)
-    }
-
-    /// Says whether there is something at `path`.
-    pub async fn has(&self, path: &str) -> Result<bool, Failure> {
-        match self.get(&format!("get {path}"), path).await {
-            Ok(_) => Ok(true),
-            Err(Failure { fault: Fault::Missing, .. }) => Ok(false),
-            Err(failure) => Err(failure),
-        }
     }
 
     /// Creates and starts a container, waits until it has ended, and reads what it printed.
@@ -269,17 +260,6 @@ fn outputs(mut bytes: &[u8]) -> (String, String) {
     }
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (text(stdout), text(stderr))
-}
-
-/// Writes what may not stand in a query as it is.
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ struct Victim {
 }
 
 /// Answers the question.
-pub async fn answer(run: &Run) -> Rows {
+pub async fn answer(run: &Run<'_>) -> Rows {
     let victim = match find(run) {
         Ok(victim) => victim,
         Err(why) => return Ok(vec![Row::skip(SURVIVAL, why)]),
@@ -74,10 +74,10 @@ pub async fn answer(run: &Run) -> Rows {
 }
 
 /// Finds dockerd, or says why none is proven to be ours.
-fn find(run: &Run) -> Result<Victim, &'static str> {
+fn find(run: &Run<'_>) -> Result<Victim, &'static str> {
     let run_dir = run.launch.as_ref().and_then(|launch| launch.run_dir.as_deref());
     let status = run_dir.and_then(supervise::read_status).ok_or("no supervisor runs dockerd")?;
-    if status.state != "ready" || status.socket.as_deref() != Some(&run.socket) {
+    if status.state != "ready" || status.socket.as_deref() != Some(run.socket) {
         return Err("the supervisor says that dockerd is not ready");
     }
     let found = status.dockerd.and_then(processes::read).ok_or("dockerd is being replaced")?;
@@ -96,7 +96,7 @@ fn find(run: &Run) -> Result<Victim, &'static str> {
 }
 
 /// Says whom the death of dockerd would harm.
-async fn harm(run: &Run, victim: &Victim) -> Result<Option<&'static str>, Failure> {
+async fn harm(run: &Run<'_>, victim: &Victim) -> Result<Option<&'static str>, Failure> {
     let list = run.engine.get("list the containers", "/containers/json").await?;
     let is_other = |one: &&Value| one["Labels"][LABEL] != run.kit.nonce.as_str();
     let others: Vec<&Value> = list.as_array().into_iter().flatten().filter(is_other).collect();
@@ -111,11 +111,11 @@ async fn harm(run: &Run, victim: &Victim) -> Result<Option<&'static str>, Failur
     let Some(listeners) = unix_sockets::listeners(pid, &victim.process) else {
         return Ok(Some("whether clients are connected to dockerd is unknown"));
     };
-    if listeners.into_iter().any(|listener| is_elsewhere(listener, &run.socket)) {
+    if listeners.into_iter().any(|listener| is_elsewhere(listener, run.socket)) {
         return Ok(Some("dockerd listens at another address, too, and may have clients there"));
     }
     let own = [victim.status.supervisor, std::process::id()];
-    Ok(match unix_sockets::accepted(pid, &victim.process, &run.socket, &own) {
+    Ok(match unix_sockets::accepted(pid, &victim.process, run.socket, &own) {
         Some(0) if others.is_empty() => None,
         Some(0) => {
             tracing::warn!("{} of your containers live on without dockerd", others.len());

@@ -60,7 +60,6 @@ pub struct Request<'r> {
 }
 
 /// How a daemon of ours was launched.
-#[derive(Clone)]
 pub struct Launch {
     /// rootlesskit's arguments.
     pub words: Vec<String>,
@@ -150,7 +149,7 @@ async fn perform(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit,
         chain: open(launch.as_ref(), request.lie, &kit),
         kit,
         scratch,
-        socket: request.socket.clone(),
+        socket: &request.socket,
         launch,
     };
     let is_good = Cell::new(true);
@@ -189,7 +188,7 @@ async fn perform(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit,
 }
 
 /// Removes all that the run has made, and says whether that is so.
-async fn clean_up(run: &Run) -> bool {
+async fn clean_up(run: &Run<'_>) -> bool {
     // The files in it are of other users, the directory is ours.
     let scratch = fs::remove_dir_all(&run.scratch);
     if let Err(error) = &scratch {

@@ -2,6 +2,7 @@
 //! line of JSON. It needs nothing that a container has but the kernel.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How much is sent to measure a way, in bytes, and for how long at most.
 const TRAFFIC: usize = 64 << 20;
 const MEASURED: Duration = Duration::from_secs(4);
+
+/// The words of the command line that are a container's.
+pub const PROBE: &str = "verify-probe";
 
 /// The path of our program in the image.
 pub const PROGRAM: &str = "/verify";
@@ -66,8 +70,8 @@ pub struct Facts {
 pub type Reached = Result<String, String>;
 
 /// Does what the arguments say.
-pub fn run(words: &[String]) -> Result<Exit, Error> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+pub fn run(words: &[OsString]) -> Result<Exit, Error> {
+    let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let done = match words[..] {
         ["look"] => tell(&look()),
         ["say"] => fs::read_to_string(WORD).and_then(|word| tell(&word)),

@@ -21,16 +21,14 @@ use crate::oci::serve::Registry;
 /// The most that the body of a request may hold, in bytes.
 const BODY_MAX: usize = 64 << 20;
 
-/// A registry and what it was asked, such as `GET /v2/`, for all its connections.
+/// A registry for all its connections.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<(Registry, Vec<String>)>>);
+pub struct Shared(Arc<Mutex<Registry>>);
 
 impl Shared {
-    /// Does something with the registry and with what it was asked.
-    pub fn with<T>(&self, act: impl FnOnce(&mut Registry, &mut Vec<String>) -> T) -> T {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (registry, asked) = &mut *inner;
-        act(registry, asked)
+    /// Does something with the registry.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -59,10 +57,7 @@ async fn answer(
         *refused.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
         return Ok(refused);
     };
-    let mut answer = shared.with(|registry, asked| {
-        asked.push(format!("{} {}", head.method, head.uri.path()));
-        registry.answer(&head, &body.to_bytes())
-    });
+    let mut answer = shared.with(|registry| registry.answer(&head, &body.to_bytes()));
     let version = HeaderValue::from_static("registry/2.0");
     answer.headers_mut().insert("Docker-Distribution-Api-Version", version);
     Ok(answer.map(|body| Full::new(body.into())))

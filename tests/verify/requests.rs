@@ -122,7 +122,7 @@ fn what_a_daemon_pushes_it_pulls_again_whatever_the_form_of_its_requests() {
         ways.push(vec![accept(JOINED)]);
         ways.push(vec![accept(&format!("{media_type}, */*"))]);
         let own = image.manifest.digest();
-        for way in ways {
+        for mut way in ways {
             for reference in ["latest", &own] {
                 let path = format!("/v2/a/b/manifests/{reference}");
                 let head =
@@ -133,6 +133,9 @@ fn what_a_daemon_pushes_it_pulls_again_whatever_the_form_of_its_requests() {
                 let got = assert_status(&served, 200, &request(&format!("GET {path}"), &way, b""));
                 assert_eq!(header(&got, "Content-Type"), media_type);
                 assert!(got.as_bytes().ends_with(manifest), "{got}");
+                way.push(format!("If-None-Match: \"{own}\""));
+                assert_status(&served, 304, &request(&format!("HEAD {path}"), &way, b""));
+                way.pop();
             }
         }
         for blob in image.blobs() {

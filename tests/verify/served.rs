@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use dockerd_rootless::oci::build::{self, Entry, Image, Layer};
-use dockerd_rootless::oci::manifest::{Kind, Platform, Stored};
+use dockerd_rootless::oci::manifest::{Kind, Stored};
 use dockerd_rootless::verify::registry::{self, Shared};
 use test_support::wait;
 use tokio::net::TcpListener;
@@ -67,8 +67,5 @@ pub fn image(kind: Kind) -> Image {
 
 /// A list of this image, of the kind that goes with it.
 pub fn list_of(image: &Image) -> Stored {
-    let mut entry = image.manifest.descriptor();
-    let (os, architecture) = ("linux".to_owned(), build::architecture().to_owned());
-    entry.platform = Some(Platform { os, architecture, ..Platform::default() });
-    Stored::list(vec![entry])
+    Stored::list(vec![image.manifest.descriptor().on("linux", build::architecture())])
 }
