@@ -62,8 +62,7 @@ impl Layer {
     }
 }
 
-/// Puts the layers that are worth sharing the most at the bottom: images share a chain from there
-/// up. Those of one rating stay in order.
+/// Puts what is worth sharing the most at the bottom, from where images share; else keeps the order.
 pub fn by_rating(mut layers: Vec<Layer>) -> Vec<Layer> {
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.rating));
     layers
@@ -93,7 +92,6 @@ impl Image {
 }
 
 /// Writes the config of an image that runs `command` on this architecture and carries `labels`.
-/// Its `config` is an object in any case: Kubernetes takes no `null`.
 pub fn config(command: &[&str], labels: &BTreeMap<&str, &str>, layers: &[Layer]) -> Vec<u8> {
     let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
     let config = json!({
@@ -118,8 +116,7 @@ pub fn architecture() -> &'static str {
     }
 }
 
-/// Packs an image under the name `tag` into an archive that `docker load` takes whatever the image
-/// store is: an OCI layout and Docker's own manifest over the same blobs.
+/// Packs an image as an OCI layout and as Docker's own archive in one: every image store loads it.
 pub fn archive_of(image: &Image, tag: &str) -> io::Result<Vec<u8>> {
     let path = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
     let annotations = BTreeMap::from([("io.containerd.image.name", tag)]);
@@ -133,7 +130,7 @@ pub fn archive_of(image: &Image, tag: &str) -> io::Result<Vec<u8>> {
         ("manifest.json".to_owned(), docker.to_string().into_bytes()),
         ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
     ]);
-    files.insert(path(image.manifest.bytes()), image.manifest.bytes().to_vec());
+    files.insert(path(&image.manifest.bytes), image.manifest.bytes.clone());
     files.extend(image.blobs().map(|blob| (path(blob), blob.to_vec())));
     let entries: Vec<Entry<'_>> =
         files.iter().map(|(path, bytes)| Entry { path, mode: 0o644, bytes }).collect();
@@ -209,7 +206,7 @@ mod tests {
             entry.expect("an entry").path().expect("a path").display().to_string()
         };
         let names: Vec<String> = archive.entries().expect("entries").map(name).collect();
-        let blobs = image.blobs().chain([image.manifest.bytes()]);
+        let blobs = image.blobs().chain([&*image.manifest.bytes]);
         let blobs = blobs.map(|blob| format!("blobs/{}", digest(blob).replace(':', "/")));
         let rest = ["index.json", "manifest.json", "oci-layout"].map(str::to_owned);
         let expected: BTreeSet<String> = blobs.chain(rest).collect();

@@ -69,9 +69,7 @@ impl Kind {
         matches!(self, Self::List | Self::OciIndex)
     }
 
-    /// Says what a client takes a manifest for that comes with this Content-Type: whatever it does
-    /// not know, it takes for signed schema 1. That is why dockerd complains of a missing signature
-    /// where a registry sends `text/plain`.
+    /// Says what a client takes a manifest with this Content-Type for: `text/plain` for schema 1.
     pub fn taken_for(content_type: &str) -> Self {
         match Self::of(content_type) {
             Some(kind) if kind != Self::OciIndex => kind,
@@ -158,8 +156,7 @@ impl Manifest {
         Self { schema_version: 2, media_type, ..Self::default() }
     }
 
-    /// Finds the image for `os` and `architecture` in a list. Attestations, which BuildKit marks as
-    /// `unknown/unknown`, are for none.
+    /// Finds the image for this platform in a list. An attestation is for `unknown/unknown`.
     pub fn find(&self, os: &str, architecture: &str) -> Option<&Descriptor> {
         self.manifests.iter().flatten().find(|entry| {
             let platform = entry.platform.as_ref();
@@ -167,8 +164,7 @@ impl Manifest {
         })
     }
 
-    /// Returns what it refers to: the config and then the layers in their order, or the entries of
-    /// a list without their platforms.
+    /// Returns the config and then the layers in order, or a list's entries without platforms.
     pub fn references(&self) -> Vec<Descriptor> {
         let bare = |entry: &Descriptor| Descriptor { platform: None, ..entry.clone() };
         let entries = self.manifests.iter().flatten();
@@ -181,7 +177,7 @@ impl Manifest {
 pub struct Stored {
     pub kind: Kind,
     pub content: Manifest,
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// The reason why bytes are no manifest of the kind that they should be.
@@ -243,11 +239,6 @@ impl Stored {
         Self::new(kind, Manifest { manifests: Some(entries), ..Manifest::begin(kind) })
     }
 
-    /// Returns the bytes as they were received or written.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// Returns the digest of these bytes.
     pub fn digest(&self) -> String {
         digest(&self.bytes)
@@ -265,8 +256,7 @@ pub fn digest(bytes: &[u8]) -> String {
     hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Writes `value` as Docker's tools do (Go's `json.MarshalIndent` with three blanks): daemons hash
-/// these bytes.
+/// Writes `value` as Docker's tools do, by Go's `json.MarshalIndent`: daemons hash these bytes.
 pub fn canonical(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let pretty = PrettyFormatter::with_indent(b"   ");
@@ -281,8 +271,7 @@ pub fn canonical(value: &impl Serialize) -> Vec<u8> {
     text.chars().map(escape).collect::<String>().into_bytes()
 }
 
-/// Guesses the kind of a manifest of which no media type is known, as containers/image does:
-/// Docker's own types are believed, and OCI is told by what it holds. A registry never guesses.
+/// Guesses the kind of a manifest that came without a media type, as containers/image does.
 pub fn guess(bytes: &[u8]) -> Option<Kind> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let object = value.as_object()?;
@@ -325,7 +314,7 @@ mod tests {
             let compact: Value = serde_json::from_slice(bytes).expect("JSON");
             let compact = compact.to_string().into_bytes();
             let stored = Stored::parse(kind, compact.clone()).expect("it is good");
-            assert_eq!((stored.digest(), stored.bytes()), (digest(&compact), &*compact));
+            assert_eq!((stored.digest(), stored.bytes), (digest(&compact), compact));
         }
         let windows = r#"{"schemaVersion":2,"manifests":[{"mediaType":"m","size":1,"digest":"d",
             "platform":{"architecture":"amd64","os":"windows","os.version":"10","os.features":["w"],
@@ -410,7 +399,7 @@ mod tests {
             (vec![oci, docker], Kind::OciIndex),
         ] {
             let list = Stored::list(entries);
-            assert_eq!(Stored::parse(kind, list.bytes().to_vec()), Ok(list.clone()));
+            assert_eq!(Stored::parse(kind, list.bytes.clone()), Ok(list.clone()));
             assert!(list.content.manifests.iter().flatten().all(|own| own.platform.is_some()));
         }
     }

@@ -30,8 +30,7 @@ pub struct Form {
 /// The form that is taken where any is good.
 const PLAIN: Form = Form { kind: Kind::OciManifest, has_type: true, by_digest: false };
 
-/// What a registry does wrong. `verify --lie=NAME` does it to every image that should be accepted:
-/// then exactly the questions fail whose form it [`Lie::fits`].
+/// What a registry does wrong. With `--lie=NAME`, the questions fail whose form it [`Lie::fits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Lie {
     /// It serves other bytes than those of the digest that is asked for.
@@ -47,8 +46,7 @@ pub enum Lie {
 }
 
 impl Lie {
-    /// Says whether it can be told of an image in this form. Some daemons take any bytes for those
-    /// of a tag.
+    /// Says whether it can be told in this form: some daemons take any bytes for those of a tag.
     fn fits(self, form: Form) -> bool {
         match self {
             Self::Digest => form.by_digest,
@@ -60,7 +58,7 @@ impl Lie {
 
     /// Returns a digest, and the bytes to be served for it. They read as well as the right ones.
     fn bytes(self, image: &Image, manifest: &Stored, nonce: &str) -> Option<(String, Vec<u8>)> {
-        let longer = |own: &Stored| Some((own.digest(), [own.bytes(), b"\n"].concat()));
+        let longer = |own: &Stored| Some((own.digest(), [&*own.bytes, b"\n"].concat()));
         match self {
             Self::Digest => longer(manifest),
             Self::Child => longer(&image.manifest),
@@ -82,7 +80,7 @@ impl Lie {
 /// What the images of a run have in common.
 pub struct Kit {
     /// The layer with our own program, which all of them share.
-    program: Layer,
+    pub program: Layer,
     pub nonce: String,
 }
 
@@ -131,10 +129,10 @@ pub enum Link {
 
 /// The registry of a run.
 pub struct Chain {
-    address: SocketAddr,
-    shared: Shared,
+    pub address: SocketAddr,
+    pub shared: Shared,
     /// What it does wrong where images should be accepted.
-    lie: Option<Lie>,
+    pub lie: Option<Lie>,
 }
 
 /// An image in the registry.
@@ -145,14 +143,6 @@ struct Offer {
     word: String,
     image: Image,
     manifest: Stored,
-}
-
-impl Chain {
-    /// Serves at `address` what is put into `shared`.
-    pub fn new(address: SocketAddr, shared: Shared, kit: &Kit, lie: Option<Lie>) -> Self {
-        shared.with(|registry| registry.put_blob(kit.program.blob.clone()));
-        Self { address, shared, lie }
-    }
 }
 
 /// Lists an image behind one for another platform and behind an attestation, as BuildKit writes it.
@@ -193,8 +183,7 @@ pub async fn answer(run: &Run<'_>, name: &'static str, link: Link) -> Rows {
     }])
 }
 
-/// Says whether the image of our program is what was predicted: its ID is the digest of its
-/// config, or that of its manifest in containerd's store.
+/// Says whether our image has the ID that was predicted, which depends on the image store.
 pub async fn load(run: &Run<'_>) -> Rows {
     let found = run.engine.get("inspect the image", &format!("/images/{}/json", run.image)).await?;
     let found = found["Id"].as_str().unwrap_or_default();

@@ -127,8 +127,7 @@ impl Engine {
     /// Pulls `image`, which names a tag or a digest.
     pub async fn pull(&self, image: &str) -> Result<(), Failure> {
         let path = format!("/images/create?fromImage={image}");
-        let asked = format!("pull `{image}`");
-        self.send(&asked, Method::POST, &path, None, Bytes::new()).await.map(drop)
+        self.post(&format!("pull `{image}`"), &path, &json!({})).await.map(drop)
     }
 
     /// Pushes `repository:tag`. Daemons want credentials, be they empty.

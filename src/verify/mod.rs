@@ -74,8 +74,7 @@ impl Launch {
         values.next_back().map(|value| value.trim_start_matches('='))
     }
 
-    /// Returns the address that leads to the host's 127.0.0.1 where that is open: the second of
-    /// the network.
+    /// Returns the address that leads to the host's 127.0.0.1 where that is open.
     fn gateway(&self) -> Ipv4Addr {
         let own = match self.option("--net") {
             Some("vpnkit") => Ipv4Addr::new(192, 168, 65, 0),
@@ -288,8 +287,9 @@ fn open(launch: Option<&Launch>, lie: Option<Lie>, kit: &Kit) -> Result<Chain, S
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shared = Shared::default();
+        shared.with(|registry| registry.put_blob(kit.program.blob.clone()));
         tokio::spawn(registry::serve(TcpListener::from_std(listener)?, shared.clone()));
-        Ok(Chain::new(address, shared, kit, lie))
+        Ok(Chain { address, shared, lie })
     };
     open().map_err(|error: io::Error| format!("the daemon's network cannot be entered: {error}"))
 }

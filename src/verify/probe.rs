@@ -158,8 +158,7 @@ fn fill_volume() -> io::Result<()> {
     })
 }
 
-/// Takes memory, page by page, and never gives it back: far more than the limit, and with an end
-/// where there is none.
+/// Takes far more memory than the limit, and ends where there is none.
 fn fill() -> io::Result<()> {
     let taken: Vec<_> = (0..256).map(|_| vec![1_u8; 1 << 20]).collect();
     tell(&taken.len())

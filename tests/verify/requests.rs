@@ -102,7 +102,7 @@ fn what_a_daemon_pushes_it_pulls_again_whatever_the_form_of_its_requests() {
         let image = image(kind);
         let media_type = kind.media_type();
         image.blobs().for_each(|blob| push(&served, blob));
-        let manifest = image.manifest.bytes();
+        let manifest = &*image.manifest.bytes;
         let lines =
             [format!("Content-Length: {}", manifest.len()), format!("Content-Type: {media_type}")];
         let put = request("PUT /v2/a/b/manifests/latest", &lines, manifest);

@@ -14,10 +14,10 @@ use super::served::{Served, image, list_of};
 fn write(user: &TestUser, path: &Path, top: &Stored, image: &Image) {
     let name = |digest: &str| path.join(digest.trim_start_matches("sha256:"));
     user.write(&path.join("version"), "Directory Transport Version: 1.1\n");
-    user.write(&path.join("manifest.json"), top.bytes());
+    user.write(&path.join("manifest.json"), &*top.bytes);
     if top != &image.manifest {
         let child = format!("{}.manifest.json", image.manifest.digest());
-        user.write(&name(&child), image.manifest.bytes());
+        user.write(&name(&child), &image.manifest.bytes);
     }
     image.blobs().for_each(|blob| user.write(&name(&digest(blob)), blob));
 }
@@ -49,7 +49,7 @@ fn skopeo_copies_all_four_kinds_in_and_out_and_reads_the_bytes_that_are_stored()
         let copy = "copy --all --preserve-digests";
         skopeo(&format!("{copy} --dest-tls-verify=false dir:{} {there}", from.display()));
         let raw = skopeo(&format!("inspect --tls-verify=false --raw {there}"));
-        assert_eq!(raw.as_bytes(), top.bytes(), "{kind:?}");
+        assert_eq!(raw.as_bytes(), top.bytes, "{kind:?}");
         let by_digest = there.replace(":tag", &format!("@{}", top.digest()));
         for place in [&there, &by_digest] {
             skopeo(&format!("{copy} --src-tls-verify=false {place} dir:{}", to.display()));
