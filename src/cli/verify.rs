@@ -16,7 +16,7 @@ use crate::facts::{look, places};
 use crate::plan;
 use crate::supervise;
 use crate::sys::{processes, terminal};
-use crate::verify::{self, CHECKS, Check, Event, Launch, Lie, Row, SURVIVAL, Status};
+use crate::verify::{self, CHECKS, Check, Event, FORMS, Launch, Lie, Row, SURVIVAL, Status};
 
 /// The word, the mark and the color of each status, in their order.
 const STATUSES: [(&str, &str, u8); 4] =
@@ -222,7 +222,7 @@ fn selected(options: &VerifyOptions) -> Result<Vec<&'static Check>, Error> {
     }
     let is_in = |names: &[String], check: &Check| names.iter().any(|name| name == check.name);
     let is_selected = |check: &&Check| {
-        let is_extra = check.is_extra() && options.images == Images::Core;
+        let is_extra = check.group == FORMS && options.images == Images::Core;
         let is_offered = !is_extra && (options.disruptive || check.name != SURVIVAL);
         !is_in(skip, check) && (is_in(only, check) || only.is_empty() && is_offered)
     };

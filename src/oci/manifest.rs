@@ -464,8 +464,7 @@ mod tests {
         for kind in Kind::ALL {
             let with_parameter = format!("{}; charset=utf-8", kind.media_type());
             assert_eq!(Kind::of(&with_parameter), Some(kind));
-            let is_known = kind != Kind::OciIndex;
-            let expected = if is_known { kind } else { Kind::Schema1Signed };
+            let expected = if kind == Kind::OciIndex { Kind::Schema1Signed } else { kind };
             assert_eq!(Kind::taken_for(&with_parameter), expected);
         }
         for unknown in ["application/json", "text/plain", ""] {

@@ -265,9 +265,8 @@ impl Registry {
         }
     }
 
-    /// Begins an upload, whatever else the client offers: no daemon sends all at once.
+    /// Begins an upload under the number of this request. No daemon sends a blob with it.
     fn begin_upload(&mut self, repository: &str) -> Response {
-        // Each request has a number of its own.
         let id = self.asked.len().to_string();
         self.uploads.insert(id.clone(), Vec::new());
         accepted_upload(repository, &id, 0)

@@ -177,10 +177,21 @@ fn packing(error: io::Error) -> Failure {
 
 /// Answers a question of the group.
 pub async fn answer(run: &Run<'_>, name: &'static str, link: Link) -> Rows {
-    Ok(vec![match &run.chain {
-        Err(why) => Row::skip(name, why),
-        Ok(chain) => Question { run, chain, name }.answer(link).await?,
-    }])
+    let chain = match &run.chain {
+        Ok(chain) => chain,
+        Err(why) => return Ok(vec![Row::skip(name, why)]),
+    };
+    let question = Question { run, chain, name };
+    let told = |form: Form| chain.lie.filter(|lie| lie.fits(form));
+    let row = match link {
+        Link::Run => question.run(PLAIN, None).await?,
+        Link::Accept(form) => question.run(form, told(form)).await?,
+        Link::Refuse(form, lie) => question.refuse(form, lie).await?,
+        Link::Pull => question.pull(told).await?,
+        Link::Push => question.push().await?,
+        Link::Reuse => question.reuse().await?,
+    };
+    Ok(vec![row])
 }
 
 /// Says whether our image has the ID that was predicted, which depends on the image store.
@@ -204,19 +215,6 @@ struct Question<'r> {
 }
 
 impl Question<'_> {
-    async fn answer(&self, link: Link) -> Result<Row, Failure> {
-        let told = |form: Form| self.chain.lie.filter(|lie| lie.fits(form));
-        match link {
-            Link::Run => self.run(PLAIN, None).await,
-            Link::Accept(form) => self.run(form, told(form)).await,
-            Link::Refuse(form, lie) => self.refuse(form, lie).await,
-            Link::Pull => self.pull(told).await,
-            Link::Push => self.push().await,
-            Link::Reuse => self.reuse().await,
-        }
-    }
-
-    /// Offers an image for the question `name`.
     fn offer(&self, name: &str, form: Form, lie: Option<Lie>) -> Result<Offer, Failure> {
         let (kit, chain) = (&self.run.kit, self.chain);
         let word = format!("{}-{name}", kit.nonce);

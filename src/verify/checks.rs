@@ -77,13 +77,6 @@ pub enum Step {
     Kill,
 }
 
-impl Check {
-    /// Says whether it is asked only with `--images=all`.
-    pub fn is_extra(&self) -> bool {
-        self.group == FORMS
-    }
-}
-
 const fn check(group: Text, name: Text, question: Text, step: Step, next: Text) -> Check {
     Check { group, name, question, step, next }
 }
@@ -99,7 +92,7 @@ const fn refuse(name: Text, question: Text, kind: Kind, by_digest: bool, lie: Li
 }
 
 /// The group that is asked only with `--images=all`.
-const FORMS: Text = "Forms of images";
+pub const FORMS: Text = "Forms of images";
 
 /// What to run where no check explains an answer.
 pub const STATUS: Text = "dockerd-rootless status";

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::time::timeout;
 
 pub use chain::Lie;
-pub use checks::{CHECKS, Check, SURVIVAL};
+pub use checks::{CHECKS, Check, FORMS, SURVIVAL};
 pub use report::{Row, Status};
 
 use crate::error::{Error, Exit};
