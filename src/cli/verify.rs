@@ -14,6 +14,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::{look, places};
 use crate::plan;
+use crate::settings::Flags;
 use crate::supervise;
 use crate::sys::{processes, terminal};
 use crate::verify::{self, CHECKS, Check, Event, FORMS, Launch, Lie, Row, SURVIVAL, Status};
@@ -262,7 +263,19 @@ fn launch(environment: &Environment, runtime_dir: &Path, socket: &Path) -> Optio
         // Its own program comes first, and after its options the one that it runs.
         words: words.iter().skip(1).map(text).take_while(|word| word.starts_with('-')).collect(),
         run_dir: is_supervised.then(|| places::run_dir(runtime_dir)),
+        has_iptables: has_iptables(environment, &status),
     })
+}
+
+/// Reads in dockerd's words, which rootlesskit's end with, and in its `daemon.json` whether it may
+/// use iptables.
+fn has_iptables(environment: &Environment, status: &supervise::Status) -> bool {
+    let words = status.dockerd.or(status.rootlesskit).map(processes::words).unwrap_or_default();
+    let flags = Flags::of_dockerd(&words);
+    let config_home = || Some(environment.config_home()?.join("docker/daemon.json"));
+    let json = flags.value("config-file").map(PathBuf::from).or_else(config_home);
+    let json = look::read_daemon_json(&json.unwrap_or_default());
+    flags.switch("iptables") != Some(false) && !json.turns_off("iptables")
 }
 
 /// Verifies what a command has set up. Where no daemon runs, says how to do it later, unless the

@@ -300,7 +300,7 @@ fn process(pid: u32) -> Option<Process> {
 }
 
 /// Reads the daemon's configuration file.
-fn read_daemon_json(path: &Path) -> DaemonJson {
+pub fn read_daemon_json(path: &Path) -> DaemonJson {
     match files::read_regular(path, DAEMON_JSON_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => DaemonJson::Absent,
         Err(error) => DaemonJson::Unknown(error.to_string()),

@@ -65,6 +65,8 @@ pub struct Launch {
     pub words: Vec<String>,
     /// The supervisor's directory, if there is a supervisor.
     pub run_dir: Option<PathBuf>,
+    /// Whether dockerd may use iptables, without which containers reach nothing outside.
+    pub has_iptables: bool,
 }
 
 impl Launch {
@@ -305,7 +307,7 @@ mod tests {
             ("--net=vpnkit", "192.168.65.2"),
             ("--cidr=10.9.0.0/16", "10.9.0.2"),
         ] {
-            let launch = Launch { words: vec![word.to_owned()], run_dir: None };
+            let launch = Launch { words: vec![word.to_owned()], run_dir: None, has_iptables: true };
             assert_eq!(launch.gateway().to_string(), expected, "{word}");
         }
     }
