@@ -204,6 +204,8 @@ fn a_daemon_proves_itself_and_keeps_all_that_is_the_users() {
 #[test]
 fn each_fault_of_a_daemon_fails_the_questions_that_it_concerns() {
     let user = TestUser::new();
+    // A log that cannot be read is the user's choice, and no fault.
+    user.write(&user.home.join(".config/docker/daemon.json"), r#"{"log-driver": "none"}"#);
     let host = Host::new(
         &user,
         Launcher::RunExec,
