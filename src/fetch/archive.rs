@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, BufWriter, Read, Seek};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str;
@@ -27,7 +27,7 @@ const ENTRIES_MAX: usize = 200;
 
 const HINT: &str = "nothing was changed; try another mirror or version: --mirror URL, --version V";
 
-/// Bytes that are read at once.
+/// Bytes that are read, or written, at once.
 const CHUNK: usize = 256 * 1024;
 
 /// Unpacks the programs of `package` into `directory`. Fails with exit 6 for a tarball that is damaged,
@@ -111,10 +111,12 @@ fn judge(
 
 /// Writes one program: a new file, through no link, executable for all.
 fn write_program(entry: &mut impl Read, size: u64, path: &Path) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    if io::copy(entry, &mut file)? != size {
+    let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut writer = BufWriter::with_capacity(CHUNK, file);
+    if io::copy(entry, &mut writer)? != size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let file = writer.into_inner()?;
     file.set_permissions(Permissions::from_mode(0o755))?;
     file.sync_all()
 }
