@@ -94,7 +94,8 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         || find_named("docker-rootlesskit").or_else(|| find_named("rootlesskit")),
         find,
     );
-    let dockerd = find(&settings.daemon_binary.value);
+    let named_dockerd = &*settings.daemon_binary.value;
+    let dockerd = find(named_dockerd);
     let slirp4netns = find_named("slirp4netns");
     let pasta = find_named("pasta");
     let report = depth != ProbeDepth::Launch;
@@ -127,10 +128,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let slirp4netns_answer = netns_type.map(|answer| answer.map(slirp4netns_facts));
     let tools = Tools {
         rootlesskit: named_tool(named, Tool::new(rootlesskit, help)),
-        dockerd: named_tool(
-            Some(&settings.daemon_binary.value),
-            Tool::new(dockerd, dockerd_answer),
-        ),
+        dockerd: named_tool(Some(named_dockerd), Tool::new(dockerd, dockerd_answer)),
         slirp4netns: Tool::new(slirp4netns, slirp4netns_answer),
         pasta_version: pasta_version
             .and_then(|question| cache.answer(question, parse_pasta_version).ok()),

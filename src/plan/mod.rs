@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::facts::places::{daemon_config, notify_socket, search_path};
+use crate::facts::places::{Places, daemon_config, notify_socket, search_path};
 use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
 use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
@@ -105,17 +105,15 @@ impl LaunchPlan {
             // Upstream's script takes such a directory.
             shared => warnings.extend(shared.err().map(|error| Warning(error.to_string()))),
         }
-        let runtime_dir = &session.places.runtime_dir;
+        let Places { runtime_dir, state_dir, .. } = &session.places;
         let mut sockets = sockets(settings, session, &network);
         if supervised {
             sockets.push((notify_socket(runtime_dir), preflight::SOCKET_PATH_MAX));
         }
         refuse_long_paths(&sockets)?;
-        let state_dir = &session.places.state_dir;
         refuse_foreign_state_dir(state_dir, &session.state_dir, session.person.uid)?;
         preflight::refuse_second_instance(session)?;
-        let possible = network.refuse_impossible(tools, supervised);
-        possible.map_err(|refusal| refusal.error(tools))?;
+        network.refuse_impossible(tools, supervised).map_err(|refusal| refusal.error(tools))?;
         let config = supervised.then(|| daemon_config(runtime_dir));
         let daemon = Daemon::decide(settings, host, network.mtu, config.as_deref())?;
         let (iptables, backend) = daemon::iptables(settings, host)?;

@@ -137,22 +137,7 @@ async fn perform(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit,
     // Only now: a daemon that sleeps is launched by the first question.
     let launch = (request.launch)()?;
     tell.borrow_mut()(Event::Found(describe(&info)));
-    let kit = Kit::new(nonce().map_err(failed)?).map_err(failed)?;
-    let image = kit.image(Kind::Schema2, &kit.nonce).map_err(failed)?;
-    let name = format!("verify.localhost/{}:latest", kit.nonce);
-    let archive = build::archive_of(&image, &name).map_err(failed)?;
-    let scratch = request.scratch.join(format!(".dockerd-rootless-verify-{}", kit.nonce));
-    fs::DirBuilder::new().mode(0o700).create(&scratch).map_err(failed)?;
-    let run = Run {
-        engine: Engine::new(&request.socket, PATIENCE),
-        info,
-        image: name,
-        chain: open(launch.as_ref(), request.lie, &kit),
-        kit,
-        scratch,
-        socket: &request.socket,
-        launch,
-    };
+    let (run, archive) = begin(request, launch, info).map_err(failed)?;
     let is_good = Cell::new(true);
     let mut answers = pin!(async {
         let loaded = run.engine.load(archive).await;
@@ -186,6 +171,31 @@ async fn perform(request: &Request<'_>, tell: impl FnMut(Event)) -> Result<Exit,
     };
     let is_good = is_good.get() && is_clean;
     Ok(interrupted.unwrap_or(if is_good { Exit::Good } else { Exit::Failed }))
+}
+
+/// Makes what a run needs on the host, and returns the archive to load.
+fn begin<'r>(
+    request: &'r Request<'_>,
+    launch: Option<Launch>,
+    info: Value,
+) -> io::Result<(Run<'r>, Vec<u8>)> {
+    let kit = Kit::new(nonce()?)?;
+    let image = kit.image(Kind::Schema2, &kit.nonce)?;
+    let name = format!("verify.localhost/{}:latest", kit.nonce);
+    let archive = build::archive_of(&image, &name)?;
+    let scratch = request.scratch.join(format!(".dockerd-rootless-verify-{}", kit.nonce));
+    fs::DirBuilder::new().mode(0o700).create(&scratch)?;
+    let run = Run {
+        engine: Engine::new(&request.socket, PATIENCE),
+        info,
+        image: name,
+        chain: open(launch.as_ref(), request.lie, &kit),
+        kit,
+        scratch,
+        socket: &request.socket,
+        launch,
+    };
+    Ok((run, archive))
 }
 
 /// Removes all that the run has made, and says whether that is so.
