@@ -79,6 +79,8 @@ pub fn run(
     let is_up = status.is_ready() || status.state == UNSUPERVISED;
     // Each question keeps a daemon running that stops when it is idle: a program asks again and again.
     let is_asked = options.format == Format::Text || status.socket_of != "service manager";
+    // Nor is one asked that has a problem: each question would look like work of a dockerd that hangs.
+    let is_asked = is_asked && status.problems.is_empty();
     let report = gather(environment, &status, is_up && is_asked);
     let text = text(&report, is_verbose);
     output::tell(options.format, report, text)?;
