@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Exit};
 use crate::stage::nsenter;
+use crate::sys::process;
 use crate::sys::unix_sockets::{receive_descriptor, send_descriptor};
 
 /// The words of the command line that are this child's: `verify-listen STATE_DIR`.
@@ -25,13 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn open(state_dir: &Path) -> io::Result<TcpListener> {
     let (own, other) = UnixStream::pair()?;
     own.set_read_timeout(Some(PATIENCE))?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg(LISTEN)
-        .arg(state_dir)
-        .stdin(OwnedFd::from(other))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(LISTEN).arg(state_dir).stdin(OwnedFd::from(other));
+    let mut child = process::tie(command.stdout(Stdio::null()).stderr(Stdio::piped())).spawn()?;
+    // It keeps the other end open otherwise, and the end of the child would not be seen.
+    drop(command);
     let received = receive_descriptor(own.as_fd());
     if received.is_err() {
         child.kill()?;
