@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::facts::places::{Places, daemon_config, notify_socket, search_path};
+use crate::facts::places::{Places, api_socket, daemon_config, notify_socket, search_path};
 use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
 use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
@@ -239,6 +239,12 @@ fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> 
     if settings.copies_up("/run") {
         let hidden = ["/run/docker", "/run/containerd", "/run/xtables.lock", "/run/nri"];
         steps.extend(hidden.map(|path| Step::DropLink(path.into())));
+        let api = Api::decide(settings, &host.session, None);
+        let socket = match api {
+            Api::Passed(None) => Some(api_socket(&host.session.places.runtime_dir)),
+            api => api.path().map(Path::to_owned),
+        };
+        steps.extend(socket.map(Step::LinkSocket));
     }
     if host.kernel.selinux && settings.copies_up("/run") {
         steps.push(Step::Label("/run".into()));

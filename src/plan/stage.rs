@@ -41,6 +41,8 @@ pub enum Family {
 pub enum Step {
     /// Unlink what copy-up made of the host's entry, so that dockerd makes its own there.
     DropLink(PathBuf),
+    /// Let `/run/docker.sock` lead to the daemon's socket, for containers that mount it.
+    LinkSocket(PathBuf),
     /// Give a directory the SELinux label that iptables needs (moby#41230).
     Label(PathBuf),
     /// Bind the originals over directories in which copy-up broke links (rootlesskit#225).
@@ -60,6 +62,9 @@ impl Step {
     fn parts(&self) -> (&'static str, OsString, &'static str) {
         match self {
             Self::DropLink(path) => ("drop-link", path.into(), "the daemon makes its own there"),
+            Self::LinkSocket(path) => {
+                ("link-socket", path.into(), "containers that mount /var/run/docker.sock get it")
+            }
             Self::Label(path) => ("selinux-label", path.into(), "iptables needs it under SELinux"),
             Self::RebindBroken(path) => {
                 ("rebind-broken", path.into(), "copy-up broke links in its directories")
@@ -103,6 +108,7 @@ impl Step {
         let legacy = |family, required| Self::LegacyIptables { family, program: path(), required };
         Some(match name {
             "drop-link" => Self::DropLink(path()),
+            "link-socket" => Self::LinkSocket(path()),
             "selinux-label" => Self::Label(path()),
             "rebind-broken" => Self::RebindBroken(path()),
             "forward" if value == "ipv4,ipv6" => Self::Forward,
@@ -177,6 +183,7 @@ mod tests {
     fn any_step() -> impl Strategy<Value = Step> {
         prop_oneof![
             any_word().prop_map(|word| Step::DropLink(word.into())),
+            any_word().prop_map(|word| Step::LinkSocket(word.into())),
             any_word().prop_map(|word| Step::Label(word.into())),
             any_word().prop_map(|word| Step::RebindBroken(word.into())),
             Just(Step::Forward),

@@ -30,6 +30,9 @@ use crate::sys::sockets;
 /// Where the links to the chosen iptables are made: on the namespace's own tmpfs.
 const IPTABLES_LINKS: &str = "/run/dockerd-rootless-iptables";
 
+/// Where most of what is pasted looks for the daemon's socket, as `/var/run` is a link to `/run`.
+const DOCKER_SOCKET: &str = "/run/docker.sock";
+
 /// How deep below a directory of /etc links are looked for.
 const LINK_DEPTH: usize = 3;
 
@@ -80,6 +83,7 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
         };
         match step {
             Step::DropLink(path) => drop_link(path).map_err(failed)?,
+            Step::LinkSocket(path) => link_socket(path).map_err(failed)?,
             Step::Label(path) => {
                 if let Err(error) = label(path) {
                     warn!("{} is not labelled for iptables: {error}", path.display());
@@ -151,6 +155,17 @@ fn drop_link(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     fs::remove_file(path)
+}
+
+/// Links [`DOCKER_SOCKET`] to `socket`, unless there is something else than copy-up's link.
+fn link_socket(socket: &Path) -> io::Result<()> {
+    let link = Path::new(DOCKER_SOCKET);
+    drop_link(link)?;
+    let parent = link.parent().unwrap_or(Path::new("/"));
+    if statfs(parent)?.filesystem_type() != TMPFS_MAGIC || fs::symlink_metadata(link).is_ok() {
+        return Ok(());
+    }
+    symlink(socket, link)
 }
 
 /// Sets the SELinux label of `path`.
