@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod drop_in;
 mod fetch;
+mod ids;
 mod install;
 mod messages;
 mod nsenter;
@@ -128,6 +129,21 @@ Exit code 3 if the daemon does not run.")]
         #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Show which user of this host a container's user is, and who owns a file
+    #[command(after_help = "\
+Examples:
+  dockerd-rootless ids                 # the whole map
+  dockerd-rootless ids 1000 ./volume   # one user, and the owner of a file")]
+    Ids(ids::IdsOptions),
+    /// Run a command on files as root of a container
+    #[command(after_help = "\
+For files that containers leave in volumes: `dockerd-rootless unshare -- rm -r ./volume`.\n\
+Without COMMAND, runs your shell. The daemon need not run.")]
+    Unshare {
+        /// The command and its arguments
+        #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Find problems and print commands that fix them
     #[command(after_help = "\
 Tries what a start with these options needs, and leaves nothing behind. A check ends as\n\
@@ -248,6 +264,8 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
         Command::Status(options) => status::run(environment, &options, messages.is_verbose()),
         Command::Restart { all } => restart::run(environment, all),
         Command::Nsenter { words } => nsenter::run(environment, &words),
+        Command::Ids(options) => ids::ids(environment, &options),
+        Command::Unshare { words } => ids::unshare(environment, &words),
         Command::Check { options, request } => {
             let colored = messages.colored(environment, &io::stdout());
             check::run(environment, &options, &Request { level, ..request }, colored)
