@@ -25,7 +25,7 @@ impl<'a> Evidence<'a> {
 
     /// Returns the network that a launch would have.
     pub fn network(&self) -> Result<Network, Refusal> {
-        Network::decide(self.settings, &self.host.tools)
+        Network::decide(self.settings, self.host)
     }
 
     /// Returns the value of dockerd's option `--name`, from its arguments or its configuration file.

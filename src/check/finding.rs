@@ -24,6 +24,7 @@ pub enum Id {
     TunDevice,
     NetworkDriver,
     PortDriver,
+    Addresses,
     SocketPath,
     ContainerdRootless,
     Rootlesskit,

@@ -4,6 +4,7 @@ use crate::check::evidence::Evidence;
 use crate::check::finding::Finding;
 use crate::check::fix::{Fix, quoted};
 use crate::facts::Version;
+use crate::plan;
 use crate::settings::NetworkDriver::{
     GvisorTapVsock, LxcUserNic, Other, Pasta, Slirp4netns, Vpnkit,
 };
@@ -136,7 +137,12 @@ pub fn proxy(evidence: &Evidence<'_>) -> Finding {
     if is_pasta {
         return finding;
     }
-    finding.tell("then name the gateway of the namespace in the proxy's URL: 10.0.2.2 with slirp4netns, 10.0.2.1 with gvisor-tap-vsock, 192.168.65.2 with vpnkit")
+    match plan::host_address(&network.driver, network.subnet) {
+        Some(address) => finding.tell(format!(
+            "then name {address} in the proxy's URL: there it is the host's 127.0.0.1"
+        )),
+        None => finding,
+    }
 }
 
 /// Returns whether the host in a URL is this one.

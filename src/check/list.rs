@@ -66,6 +66,7 @@ pub const CHECKS: &[Check] = &[
     check(TunDevice, Network, Fail, "/dev/net/tun opens, which network drivers need", &[], network::tun_device),
     check(NetworkDriver, Network, Fail, "the connection of the namespace to the outside", DRIVER, network::network_driver),
     check(PortDriver, Network, Fail, "how published ports are forwarded", &[NetworkDriver], network::port_driver),
+    check(Addresses, Network, Warn, "the host uses none of the containers' addresses itself", &[NetworkDriver], network::addresses),
     check(SocketPath, Places, Fail, "the paths of all sockets are short enough", &[RuntimeDir, NetworkDriver], places::socket_path),
     check(ContainerdRootless, Programs, Fail, "no rootless containerd of yours conflicts", &[], clients::containerd_rootless),
     check(Rootlesskit, Programs, Fail, "the program that creates the namespaces", LAUNCH, programs::rootlesskit),

@@ -6,8 +6,8 @@ use crate::check::finding::{Finding, Id};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
-use crate::plan::Refusal;
-use crate::settings::NetworkDriver;
+use crate::plan::{self, Refusal};
+use crate::settings::{NetworkDriver, Subnet};
 
 /// What rootlesskit says when its network driver fails.
 const BLAMED: [&str; 4] =
@@ -103,4 +103,45 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
     };
     let (key, value) = bad.setting;
     complete(evidence, finding.because(bad.what).fix(Fix::Set(key, value.to_owned())))
+}
+
+/// `addresses`: the host itself uses none of those that the containers' networks have.
+pub fn addresses(evidence: &Evidence<'_>) -> Finding {
+    let (host, settings) = (evidence.host, evidence.settings);
+    let Ok(network) = evidence.network() else {
+        return Finding::untried("no network driver is chosen");
+    };
+    if host.addresses.is_none() {
+        return Finding::skip("the routes of this host cannot be read");
+    }
+    let collides = |subnet: Option<Subnet>| Some((subnet?, plan::taken(host, subnet?)?));
+    let problem = |name: &str, (own, used): (Subnet, Subnet)| {
+        Finding::problem(format!("{name} is {own}, and the host uses {used} itself"))
+            .because("containers do not reach hosts whose addresses are in both")
+    };
+    if let Some(both) = collides(network.subnet) {
+        let finding = problem("the network of the namespace", both);
+        return match plan::takes_cidr(&network.driver) {
+            true => finding.fix(Fix::Set("network.cidr", "auto".to_owned())),
+            false => finding.fix(Fix::Set("network.driver", "auto".to_owned())),
+        };
+    }
+    let stated = evidence.daemon_option("bip");
+    if let Some(both) = collides(stated.as_deref().and_then(Subnet::around)) {
+        return problem("docker0, by dockerd's option `bip`,", both)
+            .tell("without `bip`, docker0 gets addresses that the host does not use");
+    }
+    let docker0 = plan::docker0(settings, host, &network.link()).ok();
+    let own = network.subnet.into_iter().chain(docker0).map(|own| own.to_string());
+    let own = own.collect::<Vec<_>>().join(" and ");
+    if own.is_empty() {
+        return Finding::skip("the containers' addresses are stated");
+    }
+    let finding = Finding::ok(format!("the host does not use {own}"));
+    match network.reasons.iter().find(|reason| reason.key == "network.cidr") {
+        Some(reason) if network.subnet != plan::usual(&network.driver) => {
+            finding.because(&reason.why)
+        }
+        _ => finding,
+    }
 }

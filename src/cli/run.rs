@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::probe::{self, ProbeDepth};
 use crate::facts::{HostFacts, Person, Version, look, places};
-use crate::plan::{self, Api, Daemon, LaunchPlan};
+use crate::plan::{self, Api, Daemon, LaunchPlan, Link};
 use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
 use crate::supervise::{self, How, Legacy, Notice, Outcome, RunDir, Task, Verdict};
@@ -242,11 +242,11 @@ impl supervise::Caller for Run<'_> {
         self.plan(ProbeDepth::Launch)
     }
 
-    fn plan_dockerd(&self, mtu: u32) -> Result<(Daemon, HostFacts), Error> {
+    fn plan_dockerd(&self, link: &Link) -> Result<(Daemon, HostFacts), Error> {
         let (person, settings) = self.settle()?;
         let host = self.look(person, &settings, ProbeDepth::Launch)?;
         let config = places::daemon_config(&host.session.places.runtime_dir);
-        Ok((Daemon::decide(&settings, &host, mtu, Some(&config))?, host))
+        Ok((Daemon::decide(&settings, &host, link, Some(&config))?, host))
     }
 
     fn find_fault(&self) -> Option<Exit> {

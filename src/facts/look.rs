@@ -18,9 +18,9 @@ use crate::error::{Error, Exit};
 use crate::facts::places::user_runtime_dir;
 use crate::facts::{
     Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Places, Process,
-    RootlesskitFacts, Session, StateDir,
+    RootlesskitFacts, Session, StateDir, routes,
 };
-use crate::settings::Settings;
+use crate::settings::{Settings, Subnet};
 use crate::sys::wait::MOMENT;
 use crate::sys::{files, lock, processes, sockets};
 
@@ -32,6 +32,9 @@ const FALL: Duration = Duration::from_secs(2);
 
 /// The largest `daemon.json` in bytes that is read.
 const DAEMON_JSON_MAX: u64 = 1024 * 1024;
+
+/// The largest routing table in bytes that is read: thousands of routes.
+const ADDRESSES_MAX: u64 = 1024 * 1024;
 
 /// What dockerd keeps below its data root while it is a member of a swarm (moby's
 /// `daemon/cluster`).
@@ -297,6 +300,17 @@ fn process(pid: u32) -> Option<Process> {
         uid: fs::metadata(format!("/proc/{pid}")).ok()?.uid(),
         zombie: found.zombie,
     })
+}
+
+/// Reads the addresses that the host below `root` uses; `None` if its routes cannot be read.
+pub fn addresses(root: &Path) -> Option<Vec<Subnet>> {
+    let read = |path: &str| {
+        let bytes = files::read_regular(&root.join(path), ADDRESSES_MAX).ok()??;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let mut found = routes::parse_fib_trie(&read("proc/net/fib_trie")?);
+    found.extend(routes::parse_name_servers(&read("etc/resolv.conf").unwrap_or_default()));
+    Some(found)
 }
 
 /// Reads the daemon's configuration file.

@@ -7,6 +7,7 @@ mod daemon_json;
 pub mod look;
 pub mod places;
 pub mod probe;
+pub mod routes;
 #[cfg(test)]
 pub mod samples;
 mod session;
@@ -26,6 +27,8 @@ pub use tools::{
 
 use std::path::PathBuf;
 
+use crate::settings::Subnet;
+
 /// Everything that is known of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
@@ -33,6 +36,8 @@ pub struct HostFacts {
     /// The user's session and what lies in it.
     pub session: Session,
     pub kernel: Kernel,
+    /// The addresses that the host uses, if they can be read.
+    pub addresses: Option<Vec<Subnet>>,
     /// Programs of a launch that users other than root could replace.
     pub exposed: Vec<PathBuf>,
 }

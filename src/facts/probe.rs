@@ -50,6 +50,7 @@ pub fn host(
         exposed: exposed(&tools, session.person.uid),
         tools,
         session,
+        addresses: look::addresses(Path::new("/")),
         kernel: Kernel {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             selinux: File::open("/sys/fs/selinux/enforce").is_ok(),

@@ -24,7 +24,7 @@ pub fn debian_12() -> HostFacts {
                 path: "/usr/sbin/dockerd".into(),
                 facts: DockerdFacts {
                     version: Some(Version(20, 10, 24)),
-                    flags: names("exec-root host mtu"),
+                    flags: names("bip exec-root host host-gateway-ip mtu"),
                 },
             },
             containerd: Some("/usr/bin/containerd".into()),
@@ -76,5 +76,6 @@ pub fn debian_12() -> HostFacts {
             own_path: "/usr/bin/dockerd-rootless".into(),
         },
         kernel: Kernel::default(),
+        addresses: Some(Vec::new()),
     }
 }

@@ -16,7 +16,7 @@ use crate::plan::keep::{self, Keep};
 use crate::plan::misspelt::refuse_misspelt;
 use crate::plan::preflight::SOCKET_PATH_MAX;
 use crate::plan::stage::{Family, Step};
-use crate::plan::{Reason, fixed, install_hint, required_program};
+use crate::plan::{Link, Reason, addresses, fixed, install_hint, required_program};
 use crate::settings::{Iptables, Number, Settings};
 
 /// dockerd's own default MTU in bytes (`DefaultNetworkMtu` of moby).
@@ -42,20 +42,25 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Decides for namespaces whose interface has this `mtu` in bytes. `config` is where a supervisor
-    /// would put a configuration file for dockerd.
+    /// Decides for namespaces with this network. `config` is where a supervisor would put a
+    /// configuration file for dockerd.
     pub fn decide(
         settings: &Settings,
         host: &HostFacts,
-        mtu: u32,
+        link: &Link,
         config: Option<&Path>,
     ) -> Result<Self, Error> {
         let tools = &host.tools;
         let named = &settings.daemon_binary.value;
         let dockerd = required_program(tools, &tools.dockerd, Some(named), "dockerd")?;
         refuse_misspelt(&settings.dockerd_args, tools.dockerd.known())?;
-        let (mut args, reason) = container_mtu(settings, host, mtu);
+        let (mut args, reason) = container_mtu(settings, host, link.mtu);
         let mut reasons = vec![reason];
+        let told = [addresses::bridge, addresses::host_gateway].map(|of| of(settings, host, link));
+        for (arg, reason) in told.into_iter().flatten() {
+            args.extend(arg);
+            reasons.push(reason);
+        }
         let mut warnings = Vec::new();
         let session = &host.session;
         if let Some((hosts, reason)) = hosts(settings, session) {
@@ -104,21 +109,16 @@ fn open_port(settings: &Settings, session: &Session) -> Option<Warning> {
 /// interface, containers get 1500 from dockerd, and the two together cost most of the upload
 /// (moby#44750).
 fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsString>, Reason) {
-    let Session { daemon_json, places, .. } = &host.session;
+    let daemon_json = &host.session.daemon_json;
     let args = settings.args();
     let reason = |value: &str, why: String| Reason::new("network.container-mtu", value, why);
     let (Number(mtu), why) = fixed(&settings.container_mtu).unwrap_or_else(|| {
         let why = "the same as the namespace's interface, so that no packet is cut on the way";
         (Number(own), why.to_owned())
     });
-    let left = if mtu == 0 {
-        Some(why.clone())
-    } else if args.has("mtu") {
-        Some("dockerd's arguments have --mtu".to_owned())
-    } else if daemon_json.may_set("mtu") {
-        Some(format!("`{}` sets mtu, or cannot be read", places.daemon_json.display()))
-    } else {
-        None
+    let left = match mtu {
+        0 => Some(why.clone()),
+        _ => stated(settings, &host.session, &[("mtu", "mtu")]),
     };
     if let Some(why) = left {
         return (Vec::new(), reason("dockerd's own", why));
@@ -134,6 +134,23 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
         }
     }
     (ours, reason(&mtu.to_string(), why))
+}
+
+/// Says where the user tells dockerd himself, by one of these flags or their keys in `daemon.json`.
+pub(super) fn stated(
+    settings: &Settings,
+    session: &Session,
+    options: &[(&str, &str)],
+) -> Option<String> {
+    let args = settings.args();
+    let json = session.places.daemon_json.display();
+    options.iter().find_map(|(flag, key)| match args.has(flag) {
+        true => Some(format!("dockerd's arguments have --{flag}")),
+        false if session.daemon_json.may_set(key) => {
+            Some(format!("`{json}` sets {key}, or cannot be read"))
+        }
+        false => None,
+    })
 }
 
 /// Returns the arguments that make dockerd take the passed sockets, and why. Without them it would

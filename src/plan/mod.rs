@@ -3,6 +3,7 @@
 //! `plan` prints it.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod daemon;
 mod keep;
 mod misspelt;
@@ -24,6 +25,7 @@ use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
 use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
+pub use addresses::{Link, docker0, host_address, taken, takes_cidr, usual};
 pub use daemon::{Api, Daemon, has_hosts, shutdown_timeout};
 pub use keep::{Engine, Keep, effective_config};
 pub use network::{Network, Refusal};
@@ -115,7 +117,7 @@ impl LaunchPlan {
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(tools, supervised).map_err(|refusal| refusal.error(tools))?;
         let config = supervised.then(|| daemon_config(runtime_dir));
-        let daemon = Daemon::decide(settings, host, network.mtu, config.as_deref())?;
+        let daemon = Daemon::decide(settings, host, &network.link(), config.as_deref())?;
         let (iptables, backend) = daemon::iptables(settings, host)?;
         let stage = Stage {
             keeper: session.keeper_fd.filter(|_| supervised),
@@ -165,7 +167,7 @@ fn admit(settings: &Settings, host: &HostFacts) -> Result<(PathBuf, Network), Er
         return Err(Error::new(Exit::Config, format!("rootlesskit.flags ({origin}): {fault}"))
             .hint("join a flag and its value by `=`, and quote values with blanks"));
     }
-    let network = Network::decide(settings, tools).map_err(|refusal| refusal.error(tools))?;
+    let network = Network::decide(settings, host).map_err(|refusal| refusal.error(tools))?;
     Ok((rootlesskit.to_owned(), network))
 }
 
@@ -215,6 +217,9 @@ fn rootlesskit_args(
         assignment("--slirp4netns-sandbox", settings.slirp4netns_sandbox.value.word().as_ref()),
         assignment("--slirp4netns-seccomp", settings.slirp4netns_seccomp.value.word().as_ref()),
     ];
+    if let Some(subnet) = network.added_cidr() {
+        args.push(format!("--cidr={subnet}").into());
+    }
     if !settings.host_loopback.value {
         args.push("--disable-host-loopback".into());
     }

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use crate::error::{Error, Exit, Warning};
-use crate::facts::{RootlesskitFacts, Tool, Tools, Version};
-use crate::plan::{Reason, fixed, install_hint};
-use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings};
+use crate::facts::{HostFacts, RootlesskitFacts, Tool, Tools, Version};
+use crate::plan::{Link, Reason, addresses, fixed, install_hint};
+use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings, Subnet};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
 const DETACH_NETNS_SINCE: Version = Version(29, 5, 0);
@@ -70,6 +70,8 @@ pub struct Network {
     pub port_driver: PortDriver,
     /// The MTU of the namespace's interface in bytes.
     pub mtu: u32,
+    /// The addresses of the namespace's network, if they are known.
+    pub subnet: Option<Subnet>,
     pub detach_netns: bool,
     /// Whether a process of its own carries the packets between the namespace and the host.
     pub has_helper: bool,
@@ -85,7 +87,8 @@ pub struct Network {
 
 impl Network {
     /// Decides, or finds no network driver that can be used.
-    pub fn decide(settings: &Settings, tools: &Tools) -> Result<Self, Refusal> {
+    pub fn decide(settings: &Settings, host: &HostFacts) -> Result<Self, Refusal> {
+        let tools = &host.tools;
         let flags = tools.flags(settings);
         let settings = settings.clone().with_flags(&flags);
         let (driver, driver_why) = match fixed(&settings.network_driver) {
@@ -104,14 +107,25 @@ impl Network {
         });
         let (detach_netns, detach_why) =
             fixed(&settings.detach_netns).unwrap_or_else(|| choose_detach_netns(tools));
-        let reasons = vec![
+        let (subnet, cidr_why) = addresses::choose(&settings, host, &driver).unzip();
+        let mut reasons = vec![
             Reason::new("network.driver", driver.word(), driver_why),
             Reason::new("network.mtu", mtu.to_string(), mtu_why),
             Reason::new("network.port-driver", port_driver.word(), port_why),
             Reason::new("network.detach-netns", detach_netns.to_string(), detach_why),
         ];
+        reasons.extend(
+            subnet
+                .zip(cidr_why)
+                .map(|(subnet, why)| Reason::new("network.cidr", subnet.to_string(), why)),
+        );
+        if detach_netns {
+            let why = "containers with it reach the host's 127.0.0.1, whatever network.host-loopback says";
+            reasons.push(Reason::new("docker run --net=host", "the host's", why));
+        }
         Ok(Self {
             mtu,
+            subnet,
             detach_netns,
             has_helper: matches!(
                 driver,
@@ -129,6 +143,22 @@ impl Network {
     /// Whether we give rootlesskit `--detach-netns`; the user's own flag needs none beside it.
     pub(super) fn adds_detach_netns(&self) -> bool {
         self.detach_netns && !matches!(self.settings.detach_netns.origin, Origin::Flag(_))
+    }
+
+    /// Returns the network that we give rootlesskit by `--cidr`: what is stated, or not usual.
+    pub(super) fn added_cidr(&self) -> Option<Subnet> {
+        let is_flag = matches!(self.settings.cidr.origin, Origin::Flag(_));
+        let is_usual = self.settings.cidr.value == Choice::Auto
+            && self.subnet == addresses::usual(&self.driver);
+        self.subnet.filter(|_| !is_flag && !is_usual)
+    }
+
+    /// Returns what dockerd must know of it.
+    pub fn link(&self) -> Link {
+        let Self { mtu, subnet, .. } = *self;
+        let is_open = self.settings.host_loopback.value;
+        let host = addresses::host_address(&self.driver, subnet).filter(|_| is_open);
+        Link { mtu, subnet, host }
     }
 
     /// Warns of a driver that neither we nor rootlesskit's `--help` can judge.
@@ -193,6 +223,15 @@ impl Network {
             let what =
                 format!("{key} `true` does not go with network.detach-netns (slirp4netns#317)");
             return Err(Refusal::setting(key, &slirp4netns_sandbox.origin, "auto", what));
+        }
+        let Settings { cidr, .. } = &self.settings;
+        let has_cidr = matches!(cidr.value, Choice::Fixed(_));
+        // rootlesskit judges drivers that we do not know.
+        let is_known = !matches!(self.driver, NetworkDriver::Other(_));
+        if has_cidr && is_known && !addresses::takes_cidr(&self.driver) {
+            let driver = self.driver.word().display();
+            let what = format!("network driver `{driver}` does not take network.cidr");
+            return Err(Refusal::setting("network.cidr", &cidr.origin, "auto", what));
         }
         if self.driver == NetworkDriver::GvisorTapVsock && ipv6.value {
             let what = "network driver `gvisor-tap-vsock` has no IPv6";

@@ -285,6 +285,76 @@ fn containers_get_the_mtu_of_the_namespace_unless_the_user_says_otherwise() {
     }
 }
 
+/// Returns `host` where it uses the networks in `line` itself.
+fn using(host: HostFacts, line: &str) -> HostFacts {
+    let used = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+    with(host, |host| host.addresses = Some(used))
+}
+
+#[rustfmt::skip]
+#[test]
+fn the_network_is_one_that_the_host_does_not_use() {
+    let pasta = |host| with_pasta(with(host, |host| host.tools.slirp4netns = Tool::Absent));
+    let vpnkit = |host: HostFacts| with(host, |host| host.tools.vpnkit = Some("/usr/bin/vpnkit".into()));
+    let unknown = with(debian_12(), |host| host.addresses = None);
+    let all = "10.0.0.0/8 172.16.0.0/12 198.18.0.0/15";
+    let cases: &[(HostFacts, &[&str], &str, &str)] = &[
+        (debian_12(), &[], "", "10.0.2.0/24: the driver's own, and the host does not use it"),
+        (using(debian_12(), "10.0.2.0/24"), &[], "--cidr=10.190.2.0/24", "10.190.2.0/24: the host uses 10.0.2.0/24 itself"),
+        (using(debian_12(), "10.0.2.53/32"), &[], "--cidr=10.190.2.0/24", "10.190.2.0/24: the host uses 10.0.2.53/32 itself"),
+        (using(debian_12(), "10.0.0.0/8"), &[], "--cidr=172.16.2.0/24", "172.16.2.0/24: the host uses 10.0.0.0/8 itself"),
+        (using(pasta(docker_29_5()), "10.0.2.0/24"), &[], "--cidr=10.190.2.0/24", "10.190.2.0/24: the host uses 10.0.2.0/24 itself"),
+        (using(debian_12(), all), &[], "", "10.0.2.0/24: the host uses all addresses that could take their place"),
+        (unknown, &[], "", "10.0.2.0/24: the host's routes cannot be read"),
+        (using(debian_12(), "10.0.2.0/24"), &["network.cidr=10.0.2.0/24"], "--cidr=10.0.2.0/24", "10.0.2.0/24: command line"),
+        (using(debian_12(), "10.0.2.0/24"), &["rootlesskit.flags=--cidr=10.9.0.0/16"], "--cidr=10.9.0.0/16", "10.9.0.0/16: flag --cidr in rootlesskit.flags"),
+        (using(vpnkit(debian_12()), "192.168.0.0/16"), &["network.driver=vpnkit"], "", "192.168.65.0/24: the only one of vpnkit"),
+    ];
+    for (host, assignments, flag, why) in cases {
+        let plan = plan(host, assignments, "").unwrap();
+        let line = rootlesskit_line(&plan);
+        let told: Vec<&str> = line.split(' ').filter(|word| word.starts_with("--cidr")).collect();
+        assert_eq!((told.join(" ").as_str(), reason(&plan, "network.cidr").as_str()), (*flag, *why), "{assignments:?}");
+    }
+    let (exit, message) = refusal(&vpnkit(debian_12()), &["network.driver=vpnkit", "network.cidr=10.0.3.0/24"]);
+    assert_eq!((exit, message.as_str()), (Exit::Config, "network driver `vpnkit` does not take network.cidr"));
+}
+
+#[rustfmt::skip]
+#[test]
+fn docker0_and_the_hosts_gateway_are_said_where_it_takes_a_word() {
+    let json = |host, text| with(host, |host| host.session.daemon_json = DaemonJson::parse(text));
+    let vpn = |line: &str| using(debian_12(), line);
+    let bare = with(debian_12(), |host| if let Tool::Found { facts, .. } = &mut host.tools.dockerd { facts.flags.clear() });
+    let open = "network.host-loopback=true";
+    let gvisor = with(docker_29_5(), |host| host.tools.slirp4netns = Tool::Absent);
+    let cases: &[(HostFacts, &[&str], &str, &str)] = &[
+        (vpn("172.16.0.0/12"), &[], "", "--bip=10.191.0.1/16"),
+        (vpn("172.17.4.0/24"), &[], "", "--bip=172.26.0.1/16"),
+        (vpn("172.17.4.0/24"), &["network.cidr=172.26.8.0/24"], "", "--bip=10.191.0.1/16"),
+        (vpn("172.18.0.0/16"), &[], "", ""),
+        (vpn("172.16.0.0/12 10.0.0.0/8 198.18.0.0/15"), &[], "", ""),
+        (vpn("172.17.0.0/16"), &[], "--bip 172.17.0.1/24", "--bip 172.17.0.1/24"),
+        (vpn("172.17.0.0/16"), &[], "-b none", "-b none"),
+        (json(vpn("172.17.0.0/16"), r#"{"default-address-pools": []}"#), &[], "", ""),
+        (json(vpn("172.17.0.0/16"), r#"{"bip": "10.1.0.1/24"}"#), &[], "", ""),
+        (debian_12(), &[open], "", "--host-gateway-ip=10.0.2.2"),
+        (debian_12(), &[open, "network.cidr=10.7.0.0/16"], "", "--host-gateway-ip=10.7.0.2"),
+        (debian_12(), &[open, "rootlesskit.flags=--disable-host-loopback"], "", ""),
+        (debian_12(), &["rootlesskit.flags=--disable-host-loopback=false"], "", "--host-gateway-ip=10.0.2.2"),
+        (debian_12(), &[open], "--host-gateway-ip=1.2.3.4", "--host-gateway-ip=1.2.3.4"),
+        (json(debian_12(), r#"{"host-gateway-ips": ["1.2.3.4"]}"#), &[open], "", ""),
+        (bare, &[open], "", ""),
+        (gvisor, &[open, "network.cidr=10.7.0.0/16"], "", "--host-gateway-ip=10.0.2.1"),
+    ];
+    for (host, assignments, line, expected) in cases {
+        let told = daemon_line(&plan(host, &[assignments, &["network.container-mtu=1500"][..]].concat(), line).unwrap());
+        assert_eq!(told.split_once(' ').map_or("", |(_, told)| told), *expected, "{assignments:?} {line:?}");
+    }
+    let detached = plan(&docker_29_5(), &[], "").unwrap();
+    assert!(reason(&detached, "docker run --net=host").contains("the host's 127.0.0.1"));
+}
+
 #[rustfmt::skip]
 #[test]
 fn iptables_is_left_alone_wherever_another_choice_is_made() {

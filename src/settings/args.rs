@@ -12,9 +12,10 @@ const ROOTLESSKIT_SWITCHES: &[&str] = &[
 ];
 
 /// dockerd's short flags, their long names, and whether each is a switch.
-const DOCKERD_SHORT: [(u8, &str, bool); 8] = [
+const DOCKERD_SHORT: [(u8, &str, bool); 9] = [
     (b'D', "debug", true),
     (b'H', "host", false),
+    (b'b', "bridge", false),
     (b'g', "data-root", false),
     (b'h', "help", true),
     (b'l', "log-level", false),

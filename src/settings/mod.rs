@@ -6,6 +6,7 @@
 mod args;
 mod edit;
 mod layer;
+mod subnet;
 mod value;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use crate::error::{Error, Exit, Warning};
 pub use args::{Flags, assignment, flag_of, split_assignment};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
+pub use subnet::Subnet;
 pub use value::{
     Choice, Input, Iptables, Mtu, NetworkDriver, Number, OnHang, PortDriver, Propagation, ProxyUrl,
     Seconds, Value,
@@ -123,6 +125,9 @@ settings! {
     port_driver: Choice<PortDriver> = "network.port-driver", ["DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER"],
         Choice::Auto, "auto: implicit for pasta, else builtin",
         "The port driver of rootlesskit.";
+    cidr: Choice<Subnet> = "network.cidr", ["DOCKERD_ROOTLESS_CIDR"],
+        Choice::Auto, "auto: 10.0.2.0/24, or another where the host uses that itself",
+        "The addresses of the namespace's own network (slirp4netns, pasta and gvisor-tap-vsock only).";
     slirp4netns_sandbox: Choice<bool> = "network.slirp4netns-sandbox", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX"],
         Choice::Auto, "auto: rootlesskit decides",
         "Whether slirp4netns gets a mount namespace of its own.";
@@ -207,12 +212,17 @@ impl Settings {
     pub fn with_flags(mut self, flags: &Flags<'_>) -> Self {
         override_by(&mut self.network_driver, flags, "--net");
         override_by(&mut self.mtu, flags, "--mtu");
+        override_by(&mut self.cidr, flags, "--cidr");
         override_by(&mut self.port_driver, flags, "--port-driver");
         override_by(&mut self.slirp4netns_sandbox, flags, "--slirp4netns-sandbox");
         // Those without a value of their own: Go reads more words for true and false than we do.
         if let Some(value) = flags.switch("detach-netns") {
             let (value, origin) = (Choice::Fixed(value), Origin::Flag("--detach-netns"));
             self.detach_netns = Sourced { value, origin };
+        }
+        if let Some(value) = flags.switch("disable-host-loopback") {
+            let origin = Origin::Flag("--disable-host-loopback");
+            self.host_loopback = Sourced { value: !value, origin };
         }
         if let Some(value) = flags.switch("ipv6") {
             self.ipv6 = Sourced { value, origin: Origin::Flag("--ipv6") };

@@ -24,7 +24,7 @@ impl Input {
     }
 
     /// Returns the text of a word or a TOML string; no other kind is taken for text.
-    fn text(&self) -> Option<&OsStr> {
+    pub(super) fn text(&self) -> Option<&OsStr> {
         match self {
             Self::Text(text) => Some(text),
             Self::Toml(value) => value.as_str().map(OsStr::new),

@@ -116,7 +116,7 @@ impl Supervisor<'_> {
     /// Plans dockerd anew, as its settings and its program are now. On an error the last plan holds.
     fn renew_daemon(&mut self) -> Result<(), Error> {
         self.remake_places()?;
-        let (plan, host) = self.task.caller.plan_dockerd(self.running.mtu)?;
+        let (plan, host) = self.task.caller.plan_dockerd(&self.running.link)?;
         for warning in &plan.warnings {
             warn!("{}", warning.0);
         }
@@ -149,7 +149,7 @@ impl Supervisor<'_> {
     /// would keep its old one, and so do we.
     pub(super) fn reload(&mut self) {
         let keep = &mut self.running.keep;
-        if let Ok((plan, _)) = self.task.caller.plan_dockerd(self.running.mtu) {
+        if let Ok((plan, _)) = self.task.caller.plan_dockerd(&self.running.link) {
             // This dockerd may not read a file of ours.
             keep.live_restore = plan.keep.live_restore && keep.config.is_some();
         }
@@ -233,7 +233,7 @@ impl Supervisor<'_> {
 
     /// Refuses a restart that would end in a dockerd that does not start.
     pub(super) fn try_daemon(&self) -> Result<(), Error> {
-        let (plan, host) = self.task.caller.plan_dockerd(self.running.mtu)?;
+        let (plan, host) = self.task.caller.plan_dockerd(&self.running.link)?;
         let path = &host.session.places.daemon_json;
         effective(path, false)?;
         let dockerd = host.tools.dockerd.known();

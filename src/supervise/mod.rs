@@ -37,7 +37,7 @@ use tracing::{debug, warn};
 use crate::error::{Error, Exit};
 use crate::facts::HostFacts;
 use crate::facts::places::Places;
-use crate::plan::{Api, Daemon, Keep, LaunchPlan};
+use crate::plan::{Api, Daemon, Keep, LaunchPlan, Link};
 use crate::stage::orders::{Report, Sibling};
 use crate::sys::lock::Lock;
 use crate::sys::notify::{self, Message};
@@ -74,8 +74,8 @@ const SIGNALS: [Signal; 7] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2
 pub trait Caller {
     fn plan_launch(&self) -> Result<(LaunchPlan, HostFacts), Error>;
 
-    /// Plans a dockerd in namespaces whose interface has this MTU in bytes.
-    fn plan_dockerd(&self, mtu: u32) -> Result<(Daemon, HostFacts), Error>;
+    /// Plans a dockerd in namespaces with this network.
+    fn plan_dockerd(&self, link: &Link) -> Result<(Daemon, HostFacts), Error>;
 
     /// Returns the code to end with if the host has a fault that lasts.
     fn find_fault(&self) -> Option<Exit>;
@@ -112,7 +112,8 @@ pub struct Running {
     pub places: Places,
     /// Whether the exec root was missing before the launch, or a daemon's.
     exec_root_is_new: bool,
-    mtu: u32,
+    #[serde(flatten)]
+    link: Link,
     has_helper: bool,
     published: Vec<String>,
     /// dockerd's program and arguments.
@@ -127,7 +128,7 @@ impl Running {
             shutdown,
             places: host.session.places.clone(),
             exec_root_is_new: leftovers::is_daemons(&host.session.places.exec_root),
-            mtu: plan.network.mtu,
+            link: plan.network.link(),
             has_helper: plan.network.has_helper,
             published: plan.network.published.clone(),
             command: plan.stage.daemon.clone(),

@@ -382,7 +382,8 @@ impl Run<'_> {
         let own = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let (open, _open) = listener(own).await?;
         let (closed, _closed) = listener(Ipv4Addr::LOCALHOST.into()).await?;
-        let gateway = self.launch.as_ref().map_or(Ipv4Addr::new(10, 0, 2, 2), Launch::gateway);
+        let gateway = self.launch.as_ref().and_then(Launch::gateway);
+        let gateway = gateway.unwrap_or(Ipv4Addr::new(10, 0, 2, 2));
         let outside = format!("tcp:{own}:{open}");
         let loopback = format!("tcp:{gateway}:{closed}");
         let internal = [closed, open].map(|port| format!("tcp:host.docker.internal:{port}"));

@@ -31,6 +31,8 @@ pub use report::{Row, Status};
 use crate::error::{Error, Exit};
 use crate::oci::build;
 use crate::oci::manifest::Kind;
+use crate::plan;
+use crate::settings::{Input, NetworkDriver, Value as _};
 use crate::sys::wait::wait_on;
 use crate::verify::chain::{Chain, Kit};
 use crate::verify::checks::{LABEL, Run};
@@ -77,13 +79,10 @@ impl Launch {
     }
 
     /// Returns the address that leads to the host's 127.0.0.1 where that is open.
-    fn gateway(&self) -> Ipv4Addr {
-        let own = match self.option("--net") {
-            Some("vpnkit") => Ipv4Addr::new(192, 168, 65, 0),
-            _ => Ipv4Addr::new(10, 0, 2, 0),
-        };
-        let network = self.option("--cidr").and_then(|cidr| cidr.split('/').next()?.parse().ok());
-        Ipv4Addr::from_bits(network.unwrap_or(own).to_bits().wrapping_add(2))
+    fn gateway(&self) -> Option<Ipv4Addr> {
+        let driver = NetworkDriver::read(&Input::Text(self.option("--net")?.into())).ok()?;
+        let stated = self.option("--cidr").and_then(|cidr| cidr.parse().ok());
+        plan::host_address(&driver, stated.or_else(|| plan::usual(&driver)))
     }
 }
 
@@ -314,11 +313,14 @@ mod tests {
     fn the_launch_says_where_the_host_is() {
         for (word, expected) in [
             ("--net=slirp4netns", "10.0.2.2"),
+            ("--net=gvisor-tap-vsock", "10.0.2.1"),
             ("--net=vpnkit", "192.168.65.2"),
-            ("--cidr=10.9.0.0/16", "10.9.0.2"),
+            ("--net=pasta --cidr=10.9.0.0/16", "10.9.0.2"),
         ] {
-            let launch = Launch { words: vec![word.to_owned()], run_dir: None, has_iptables: true };
-            assert_eq!(launch.gateway().to_string(), expected, "{word}");
+            let words = word.split(' ').map(str::to_owned).collect();
+            let launch = Launch { words, run_dir: None, has_iptables: true };
+            let found = launch.gateway().map(|address| address.to_string());
+            assert_eq!(found.as_deref(), Some(expected), "{word}");
         }
     }
 }

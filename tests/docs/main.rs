@@ -41,6 +41,7 @@ const ROWS: &[Row] = &[
     ("dockerd-rootless verify --images all", Elsewhere, &[], "takes long; the suite `verify` asks all of that"),
     ("dockerd-rootless verify", Beside, &[], "asks a daemon"),
     ("docker run --rm hello-world", Beside, &[("hello-world", "busybox true")], "there is no network"),
+    ("docker run --rm --add-host", Elsewhere, &[], "`e2e` fetches a page from there"),
     ("dockerd-rootless fetch --remove", Parsed, &[], "nothing was fetched; the suite `fetch` removes what was"),
     ("dockerd-rootless fetch", Parsed, &[("dockerd", "env DOCKERD_ROOTLESS_MIRROR=http://127.0.0.1:9 dockerd")],
         "there is no network; the suite `fetch` has a server of its own"),

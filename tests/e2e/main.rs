@@ -2,6 +2,7 @@
 //!
 //! `E2E_LAUNCHER=upstream` runs the same tests against upstream's script.
 
+mod addresses;
 mod status;
 mod terminal;
 

@@ -19,6 +19,7 @@ use dockerd_rootless::check::trial::parts;
 use dockerd_rootless::check::trials::Outcome;
 use dockerd_rootless::check::{self, CHECKS, Found, Status};
 use dockerd_rootless::cli::output::{self, CheckStyle};
+use dockerd_rootless::facts::look::addresses;
 use dockerd_rootless::facts::{
     DaemonJson, Directory, DockerdFacts, HostFacts, Lock, RootlesskitFacts, Slirp4netnsFacts, Tool,
     Version,
@@ -339,6 +340,8 @@ fn build(tree: &Path, described: Described) -> Sample {
     sample.survey.docker_client.program = docker.unwrap_or_else(|| Some("/usr/bin/docker".into()));
     sample.host.kernel.selinux =
         described.session.selinux || tree.join("sys/fs/selinux/enforce").exists();
+    // A tree without a routing table is a host with free addresses.
+    sample.host.addresses = addresses(tree).or(sample.host.addresses);
     sample.host.kernel.ipv6 = tree.join("proc/sys/net/ipv6").exists();
     sample
 }

@@ -103,7 +103,7 @@ fn debian_12() -> HostFacts {
                 path: "/usr/sbin/dockerd".into(),
                 facts: DockerdFacts {
                     version: Some(Version(20, 10, 24)),
-                    flags: names("exec-root host mtu"),
+                    flags: names("bip exec-root host host-gateway-ip mtu"),
                 },
             },
             containerd: Some("/usr/bin/containerd".into()),
@@ -154,5 +154,6 @@ fn debian_12() -> HostFacts {
             own_path: "/usr/bin/dockerd-rootless".into(),
         },
         kernel: Kernel::default(),
+        addresses: Some(Vec::new()),
     }
 }

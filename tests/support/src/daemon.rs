@@ -10,7 +10,7 @@ use nix::sys::signal::{self, SigHandler, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::run;
-use crate::{Docker, Launcher, TestUser, http, wait};
+use crate::{Docker, Launcher, Room, TestUser, http, wait};
 
 /// The words, the environment and the host that one start of the launcher finds.
 pub struct Launch<'u> {
@@ -20,11 +20,12 @@ pub struct Launch<'u> {
     /// `None` takes a variable away.
     env: Vec<(String, Option<OsString>)>,
     prepare: Option<String>,
+    room: Option<&'u Room<'u>>,
 }
 
 impl<'u> Launch<'u> {
     pub fn new(user: &'u TestUser, launcher: Launcher) -> Self {
-        Self { user, launcher, args: Vec::new(), env: Vec::new(), prepare: None }
+        Self { user, launcher, args: Vec::new(), env: Vec::new(), prepare: None, room: None }
     }
 
     /// Adds words for dockerd.
@@ -46,6 +47,12 @@ impl<'u> Launch<'u> {
     /// A shell script that root runs in a private mount namespace, in which the launcher then starts.
     pub fn prepare(mut self, script: impl Into<String>) -> Self {
         self.prepare = Some(script.into());
+        self
+    }
+
+    /// Starts the launcher in a room.
+    pub fn room(mut self, room: &'u Room<'u>) -> Self {
+        self.room = Some(room);
         self
     }
 
@@ -93,9 +100,10 @@ impl<'u> Launch<'u> {
 
     fn command(&self) -> Command {
         let program = self.launcher.install(self.user);
-        let mut command = match &self.prepare {
-            Some(script) => self.user.command_after(script, program),
-            None => self.user.command(program),
+        let mut command = match (&self.prepare, self.room) {
+            (Some(script), _) => self.user.command_after(script, program),
+            (None, Some(room)) => room.command(program),
+            (None, None) => self.user.command(program),
         };
         command.args(self.launcher.words()).args(&self.args);
         for (name, value) in &self.env {

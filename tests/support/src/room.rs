@@ -65,6 +65,11 @@ impl<'u> Room<'u> {
         room
     }
 
+    /// The process that keeps the namespaces.
+    pub fn pid(&self) -> u32 {
+        self.keeper.id()
+    }
+
     /// A command as the user in the room, with a login's environment; its PID is the program's.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let outside = self.user.command(program);
