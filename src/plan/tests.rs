@@ -93,6 +93,7 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
             "drop-link=/run/containerd",
             "drop-link=/run/xtables.lock",
             "drop-link=/run/nri",
+            "link-socket=/run/user/1000/docker.sock",
             "rebind-broken=/etc",
             "forward=ipv4,ipv6",
             "prefer-iptables=/usr/sbin/iptables-legacy",
