@@ -147,8 +147,7 @@ impl<'a> Run<'a> {
         let planned = self.plan_for(person, settings, ProbeDepth::Launch)?;
         announce(&planned);
         let session = &planned.1.session;
-        let passed = sockets::address(session.listen_fds.as_ref());
-        let api = Api::decide(settings, session, passed);
+        let api = Api::decide(settings, session);
         let shutdown = plan::shutdown_timeout(settings, session);
         let docker =
             with_version("Docker", planned.1.tools.dockerd.known().and_then(|facts| facts.version));

@@ -48,6 +48,12 @@ impl DaemonJson {
         self.top()?.get(key)?.as_str()
     }
 
+    /// Returns the texts of the list that the file gives to `key`.
+    pub fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
+        let list = self.top().and_then(|top| top.get(key)?.as_array());
+        list.into_iter().flatten().filter_map(|value| value.as_str())
+    }
+
     /// Returns the whole number that the file gives to `key`.
     pub fn number(&self, key: &str) -> Option<i64> {
         self.top()?.get(key)?.as_i64()

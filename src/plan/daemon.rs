@@ -185,19 +185,26 @@ pub enum Api {
 }
 
 impl Api {
-    /// Decides. `passed` is where the first socket of the service manager is.
-    pub fn decide(settings: &Settings, session: &Session, passed: Option<PathBuf>) -> Self {
+    /// Decides.
+    pub fn decide(settings: &Settings, session: &Session) -> Self {
+        let passed = session.listen_fds.as_ref().filter(|fds| !fds.is_own);
+        let passed = passed.map(|fds| fds.path.clone());
+        if !has_hosts(settings, session) {
+            let own = || Self::Own(api_socket(&session.places.runtime_dir));
+            return passed.map_or_else(own, Self::Passed);
+        }
         let args = settings.args();
-        let is_passed = session.listen_fds.as_ref().is_some_and(|fds| !fds.is_own);
-        match args.value("host").map(OsStr::as_bytes) {
-            Some(host) if is_passed && host.starts_with(b"fd:") => Self::Passed(passed),
-            Some(host) => {
-                let path = host.strip_prefix(b"unix://").map(OsStr::from_bytes);
-                Self::Daemon(path.map(PathBuf::from))
+        let stated = args.values("host").chain(session.daemon_json.texts("hosts").map(OsStr::new));
+        let stated: Vec<&[u8]> = stated.map(OsStr::as_bytes).collect();
+        let path = |host: &&[u8]| {
+            let path = Path::new(OsStr::from_bytes(host.strip_prefix(b"unix://")?));
+            path.is_absolute().then(|| path.to_owned())
+        };
+        match passed {
+            Some(passed) if stated.iter().any(|host| host.starts_with(b"fd:")) => {
+                Self::Passed(passed)
             }
-            None if session.daemon_json.may_set("hosts") => Self::Daemon(None),
-            None if is_passed => Self::Passed(passed),
-            None => Self::Own(api_socket(&session.places.runtime_dir)),
+            _ => Self::Daemon(stated.iter().find_map(path)),
         }
     }
 

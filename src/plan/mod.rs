@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
-use crate::facts::places::{Places, api_socket, daemon_config, notify_socket, search_path};
+use crate::facts::places::{Places, daemon_config, notify_socket, search_path};
 use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
 use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
@@ -33,7 +33,7 @@ pub use preflight::{
     refuse_foreign_state_dir, refuse_home, refuse_long_paths, refuse_person, refuse_root,
     refuse_runtime_dir, refuse_shared_runtime_dir,
 };
-pub use stage::{Family, STAGE, Stage, Step, TRIAL};
+pub use stage::{DOCKER_SOCKET, Family, STAGE, Stage, Step, TRIAL};
 pub use trial::Trial;
 
 /// Everything that a launch will do.
@@ -244,12 +244,7 @@ fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> 
     if settings.copies_up("/run") {
         let hidden = ["/run/docker", "/run/containerd", "/run/xtables.lock", "/run/nri"];
         steps.extend(hidden.map(|path| Step::DropLink(path.into())));
-        let api = Api::decide(settings, &host.session, None);
-        let socket = match api {
-            Api::Passed(None) => Some(api_socket(&host.session.places.runtime_dir)),
-            api => api.path().map(Path::to_owned),
-        };
-        steps.extend(socket.map(Step::LinkSocket));
+        steps.push(Step::docker_socket(Api::decide(settings, &host.session).path()));
     }
     if host.kernel.selinux && settings.copies_up("/run") {
         steps.push(Step::Label("/run".into()));
@@ -258,6 +253,7 @@ fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> 
         steps.push(Step::RebindBroken("/etc".into()));
     }
     steps.push(Step::Forward);
+    steps.push(Step::local_ports(host.session.person.uid));
     steps.extend_from_slice(iptables);
     let fds = host.session.listen_fds.iter();
     steps.extend(fds.map(|fds| Step::TakeSockets { count: fds.count, from: fds.shelter }));

@@ -3,7 +3,7 @@
 //! runs, so that what `plan` prints is what the stage is told.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
 use crate::settings::{assignment, split_assignment};
@@ -13,6 +13,12 @@ pub const STAGE: &str = "namespace-stage";
 
 /// The first word of a trial's command line, which is the stage's otherwise.
 pub const TRIAL: &str = "namespace-trial";
+
+/// Where most of what is pasted looks for the daemon's socket, as `/var/run` is a link to `/run`.
+pub const DOCKER_SOCKET: &str = "/run/docker.sock";
+
+/// The first port that the kernel gives out in a new network namespace.
+const FIRST_PORT: u16 = 32768;
 
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub enum Step {
     RebindBroken(PathBuf),
     /// Let the network namespace forward IPv4, and IPv6 if it has that.
     Forward,
+    /// Let the kernel's own choice of ports begin at this one, and with it dockerd's.
+    LocalPorts(u16),
     /// Put the legacy backend of a family first in dockerd's PATH, if the kernel has it;
     /// fail otherwise if it is required.
     LegacyIptables { family: Family, program: PathBuf, required: bool },
@@ -58,6 +66,24 @@ pub enum Step {
 }
 
 impl Step {
+    /// Lets [`DOCKER_SOCKET`] lead to the daemon's socket, or at least not to another daemon's.
+    pub(super) fn docker_socket(socket: Option<&Path>) -> Self {
+        let own = [DOCKER_SOCKET, "/var/run/docker.sock"].map(Path::new);
+        match socket.filter(|path| !own.contains(path)) {
+            Some(path) => Self::LinkSocket(path.to_owned()),
+            None => Self::DropLink(DOCKER_SOCKET.into()),
+        }
+    }
+
+    /// Has dockerd of this user begin its random ports at a place of its own. Each daemon counts up from
+    /// the first port, and rootlesskit binds it on the host, which all users share (moby#53153).
+    pub(super) fn local_ports(uid: u32) -> Self {
+        // The golden ratio keeps any run of successive numbers well apart (Knuth 6.4). 13 bits of it
+        // leave the kernel at least 24576 ports, which connections to published ports need.
+        let [high, low, ..] = uid.wrapping_mul(0x9E37_79B9).to_be_bytes();
+        Self::LocalPorts(FIRST_PORT + (u16::from_be_bytes([high, low]) >> 3))
+    }
+
     /// Returns its name, its value, and what it is for.
     fn parts(&self) -> (&'static str, OsString, &'static str) {
         match self {
@@ -70,6 +96,10 @@ impl Step {
                 ("rebind-broken", path.into(), "copy-up broke links in its directories")
             }
             Self::Forward => ("forward", "ipv4,ipv6".into(), "containers reach other hosts"),
+            Self::LocalPorts(first) => {
+                let why = "dockerd's random ports begin elsewhere than those of other users";
+                ("local-ports", format!("{first}-{}", u16::MAX).into(), why)
+            }
             Self::LegacyIptables { family, program, required } => {
                 let name = match (family, required) {
                     (Family::Ipv4, false) => "prefer-iptables",
@@ -112,6 +142,10 @@ impl Step {
             "selinux-label" => Self::Label(path()),
             "rebind-broken" => Self::RebindBroken(path()),
             "forward" if value == "ipv4,ipv6" => Self::Forward,
+            "local-ports" => {
+                let (first, _) = value.to_str()?.split_once('-')?;
+                Self::LocalPorts(first.parse().ok()?)
+            }
             "prefer-iptables" => legacy(Family::Ipv4, false),
             "prefer-ip6tables" => legacy(Family::Ipv6, false),
             "require-iptables" => legacy(Family::Ipv4, true),
@@ -187,6 +221,7 @@ mod tests {
             any_word().prop_map(|word| Step::Label(word.into())),
             any_word().prop_map(|word| Step::RebindBroken(word.into())),
             Just(Step::Forward),
+            any::<u16>().prop_map(Step::LocalPorts),
             (any::<bool>(), any_word(), any::<bool>()).prop_map(|(v6, word, required)| {
                 Step::LegacyIptables {
                     family: if v6 { Family::Ipv6 } else { Family::Ipv4 },
@@ -213,6 +248,31 @@ mod tests {
             prop_assert_eq!(&words[0], STAGE);
             prop_assert_eq!(Stage::parse(&words[1..]).unwrap(), stage);
         }
+    }
+
+    /// The ports of users whose numbers are `step` apart, in order.
+    fn first_ports(uids: impl Iterator<Item = u32>) -> Vec<u16> {
+        let mut ports: Vec<u16> = uids
+            .map(|uid| match Step::local_ports(uid) {
+                Step::LocalPorts(first) => first,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    #[test]
+    fn users_have_room_for_random_ports_before_they_meet() {
+        for (users, room) in [(2, 3_100), (5, 1_100), (20, 280), (50, 100)] {
+            for first in (1_000..2_000).chain([60_000, 1_207_600_011, u32::MAX - users]) {
+                let ports = first_ports(first..first + users);
+                let nearest = ports.windows(2).map(|pair| pair[1] - pair[0]).min();
+                assert!(nearest >= Some(room), "{users} users from {first}: {nearest:?}");
+            }
+        }
+        let all = first_ports(0..100_000);
+        assert_eq!((all[0], all[all.len() - 1]), (FIRST_PORT, FIRST_PORT + 8191));
     }
 
     #[test]

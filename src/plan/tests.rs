@@ -96,6 +96,7 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
             "link-socket=/run/user/1000/docker.sock",
             "rebind-broken=/etc",
             "forward=ipv4,ipv6",
+            "local-ports=33046-65535",
             "prefer-iptables=/usr/sbin/iptables-legacy",
             "prefer-ip6tables=/usr/sbin/ip6tables-legacy",
         ]
@@ -384,7 +385,7 @@ fn iptables_is_left_alone_wherever_another_choice_is_made() {
 #[test]
 fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     let mut host = debian_12();
-    host.session.listen_fds = Some(ListenFds { count: 1, shelter: 200, is_own: false });
+    host.session.listen_fds = Some(ListenFds { count: 1, shelter: 200, is_own: false, path: None });
     let environment = Environment::from_iter([
         ("PATH", "/usr/sbin:/sbin"),
         ("LISTEN_FDS", "1"),
@@ -411,6 +412,45 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     let plan = plan_of(&host, "");
     assert_eq!(daemon_line(&plan), "/usr/sbin/dockerd --mtu=65520");
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+}
+
+/// Never is the host's own left there, which is a system-wide daemon's.
+#[test]
+fn the_pasted_socket_is_the_one_at_which_this_daemon_listens() {
+    let nothing = "drop-link=/run/docker.sock";
+    let cases = [
+        ("", "{}", None, "link-socket=/run/user/1000/docker.sock"),
+        ("-H unix:///a.sock", "{}", None, "link-socket=/a.sock"),
+        ("-H tcp://[::1]:1 -H unix:///a.sock -H fd://", "{}", None, "link-socket=/a.sock"),
+        ("", r#"{"hosts": ["tcp://[::1]:1", "unix:///a.sock"]}"#, None, "link-socket=/a.sock"),
+        ("", "{}", Some("/p.sock"), "link-socket=/p.sock"),
+        ("-H fd:// -H unix:///a.sock", "{}", Some("/p.sock"), "link-socket=/p.sock"),
+        ("-H unix:///a.sock", "{}", Some("/p.sock"), "link-socket=/a.sock"),
+        ("", "{}", Some(""), nothing),
+        ("-H tcp://[::1]:1", "{}", None, nothing),
+        ("-H unix://", "{}", None, nothing),
+        ("-H unix:///var/run/docker.sock", "{}", None, nothing),
+        ("-H unix:///run/docker.sock", "{}", None, nothing),
+        ("", "{", None, nothing),
+    ];
+    for (line, json, passed, expected) in cases {
+        let mut host = debian_12();
+        host.session.daemon_json = DaemonJson::parse(json);
+        host.session.listen_fds = passed.map(|path| ListenFds {
+            count: 1,
+            shelter: 200,
+            is_own: false,
+            path: Some(path.into()).filter(|_| !path.is_empty()),
+        });
+        let leads = |assignments| {
+            let steps = plan(&host, assignments, line).unwrap().stage.steps;
+            let words = steps.iter().map(|step| step.word().into_string().unwrap());
+            let named = |word: &String| word.starts_with("link-socket=") || word.ends_with(".sock");
+            words.filter(named).collect::<Vec<_>>()
+        };
+        assert_eq!(leads(&[]), [expected], "{line} {json} {passed:?}");
+        assert_eq!(leads(&["rootlesskit.copy-up=/etc"]), [""; 0], "/run is the host's");
+    }
 }
 
 #[rustfmt::skip]
@@ -638,7 +678,11 @@ fn selinux_and_copy_up_decide_on_the_steps_in_run() {
     let labelled = plan(&host, &[], "").unwrap();
     assert!(labelled.stage.steps.contains(&Step::Label("/run".into())));
     let bare = plan(&host, &["rootlesskit.copy-up="], "").unwrap();
-    assert_eq!(bare.stage.steps, [Step::Forward], "without copy-up nothing of the host is touched");
+    assert_eq!(
+        bare.stage.steps,
+        [Step::Forward, Step::LocalPorts(33046)],
+        "without copy-up nothing of the host is touched"
+    );
 }
 
 #[test]

@@ -23,15 +23,12 @@ use tracing::{debug, warn};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
-use crate::plan::{Family, Stage, Step};
+use crate::plan::{DOCKER_SOCKET, Family, Stage, Step};
 use crate::stage::{launch, netfilter};
 use crate::sys::sockets;
 
 /// Where the links to the chosen iptables are made: on the namespace's own tmpfs.
 const IPTABLES_LINKS: &str = "/run/dockerd-rootless-iptables";
-
-/// Where most of what is pasted looks for the daemon's socket, as `/var/run` is a link to `/run`.
-const DOCKER_SOCKET: &str = "/run/docker.sock";
 
 /// How deep below a directory of /etc links are looked for.
 const LINK_DEPTH: usize = 3;
@@ -91,6 +88,7 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
             }
             Step::RebindBroken(path) => rebind_broken(path).map_err(failed)?,
             Step::Forward => in_network(stage, forward)?,
+            Step::LocalPorts(first) => in_network(stage, || start_ports_at(*first))?,
             Step::LegacyIptables { family, program, required } => {
                 match in_network(stage, || netfilter::probe_legacy(*family))? {
                     Ok(()) => chosen.push((*family, program)),
@@ -157,15 +155,16 @@ fn drop_link(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Links [`DOCKER_SOCKET`] to `socket`, unless there is something else than copy-up's link.
+/// Links [`DOCKER_SOCKET`] to `socket`. What copy-up has not made is left.
 fn link_socket(socket: &Path) -> io::Result<()> {
-    let link = Path::new(DOCKER_SOCKET);
-    drop_link(link)?;
-    let parent = link.parent().unwrap_or(Path::new("/"));
-    if statfs(parent)?.filesystem_type() != TMPFS_MAGIC || fs::symlink_metadata(link).is_ok() {
+    drop_link(Path::new(DOCKER_SOCKET))?;
+    if statfs("/run")?.filesystem_type() != TMPFS_MAGIC {
         return Ok(());
     }
-    symlink(socket, link)
+    match symlink(socket, DOCKER_SOCKET) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    }
 }
 
 /// Sets the SELinux label of `path`.
@@ -251,6 +250,16 @@ fn forward() {
     }
     if let Err(error) = turn_on("/proc/sys/net/ipv6/conf/all/forwarding") {
         debug!("IPv6 is not forwarded: {error}");
+    }
+}
+
+/// Lets the kernel, and dockerd with it, choose ports from `first` on. dockerd works without that.
+fn start_ports_at(first: u16) {
+    let path = "/proc/sys/net/ipv4/ip_local_port_range";
+    if let Err(error) = fs::write(path, format!("{first} {}\n", u16::MAX)) {
+        warn!(
+            "random published ports may be those of other users: `{path}` cannot be set: {error}"
+        );
     }
 }
 

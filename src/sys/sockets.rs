@@ -25,6 +25,8 @@ pub struct ListenFds {
     pub shelter: u32,
     /// Whether it is the supervisor that keeps them, and no service manager.
     pub is_own: bool,
+    /// Where the first that a service manager passed is, if it has a path.
+    pub path: Option<PathBuf>,
 }
 
 /// The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
@@ -36,7 +38,7 @@ const SHELTER: RawFd = 200;
 
 /// The socket of a supervisor that keeps it: one, which no service manager has passed.
 pub fn own() -> Option<ListenFds> {
-    Some(ListenFds { count: 1, shelter: shelter_for(1)?, is_own: true })
+    Some(ListenFds { count: 1, shelter: shelter_for(1)?, is_own: true, path: None })
 }
 
 /// A number for the keeper's end of our connection, on its way through rootlesskit beside `sockets`.
@@ -60,7 +62,8 @@ pub fn passed(environment: &Environment) -> Option<ListenFds> {
     if pid != std::process::id() || (FIRST..FIRST.saturating_add(width)).any(|fd| !is_open(fd)) {
         return None;
     }
-    Some(ListenFds { count, shelter: shelter_for(width)?, is_own: false })
+    let path = getsockname::<UnixAddr>(FIRST).ok().and_then(|name| name.path().map(PathBuf::from));
+    Some(ListenFds { count, shelter: shelter_for(width)?, is_own: false, path })
 }
 
 /// The first of `width` free descriptors, high enough to cross rootlesskit.
@@ -71,13 +74,6 @@ fn shelter_for(width: RawFd) -> Option<u32> {
     let lowest = SHELTER.min(highest);
     let is_free = |first: &RawFd| (*first..*first + width).all(|fd| !is_open(fd));
     u32::try_from((lowest..=highest).find(is_free)?).ok()
-}
-
-/// Where the first of the sockets that a service manager passed is, if it has a path.
-pub fn address(sockets: Option<&ListenFds>) -> Option<PathBuf> {
-    sockets.filter(|fds| !fds.is_own)?;
-    let address = getsockname::<UnixAddr>(FIRST).ok()?;
-    address.path().map(PathBuf::from)
 }
 
 /// Takes the passed sockets over: they stay at their numbers, and only those that are handed over

@@ -45,6 +45,25 @@ fn a_published_port_answers_and_images_outlive_a_restart_and_a_stop_leaves_nothi
 }
 
 #[test]
+fn random_ports_of_several_users_do_not_collide() {
+    let users = [(); 3].map(|()| TestUser::new());
+    let mut daemons = users.each_ref().map(|user| Launch::new(user, Launcher::Run).start());
+    for daemon in &mut daemons {
+        daemon.wait_ready();
+        daemon.docker.import_image();
+        // dockerd tries ten ports at most, so two users who begin at the same one would meet.
+        daemon.docker.serve("web", "-P --expose 80-91");
+    }
+    for daemon in &mut daemons {
+        let published = daemon.docker.run("port web 80");
+        let port = published.lines().find_map(|line| line.rsplit(':').next()?.parse().ok());
+        Docker::assert_answers(port.unwrap_or_else(|| panic!("{published}")));
+        assert_eq!(daemon.stop().code(), Some(0));
+    }
+    users.iter().for_each(assert_nothing_left);
+}
+
+#[test]
 fn the_oracle_sees_what_a_running_daemon_has() {
     let user = TestUser::new();
     let daemon = exec(&user).ready();

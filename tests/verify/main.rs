@@ -5,3 +5,4 @@ mod foreign;
 mod requests;
 mod served;
 mod skopeo;
+mod socket;
