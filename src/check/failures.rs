@@ -1,13 +1,9 @@
-//! What failures of programs mean, by what they say, and versions that are known to be bad.
+//! What failures of programs mean, by what they say.
 
 use std::path::{Path, PathBuf};
 
-use crate::check::evidence::Evidence;
 use crate::check::finding::{Finding, Id, Id::*};
 use crate::check::fix::{Fix, quoted};
-use crate::facts::Version;
-use crate::plan::Network;
-use crate::settings::{NetworkDriver, PortDriver};
 
 /// How many characters of a program's own words are quoted: in a summary, and in a reason.
 const GIST: usize = 80;
@@ -30,7 +26,6 @@ const MEANINGS: &[Meaning] = &[
 ];
 
 const SLIRP4NETNS: Setting = ("network.driver", "slirp4netns");
-const BUILTIN: Setting = ("network.port-driver", "builtin");
 
 /// Adds what a program's failure means to the finding of the check `id`, and what it said.
 pub fn explain(mut finding: Finding, id: Id, text: &str) -> Finding {
@@ -80,55 +75,6 @@ fn cut(text: &str, max: usize) -> String {
         return line;
     }
     line.chars().take(max - 1).collect::<String>().trim_end().to_owned() + "…"
-}
-
-/// A pair of versions that does not publish all ports.
-pub struct BadPair {
-    /// Whether no port at all can be published.
-    pub total: bool,
-    pub what: &'static str,
-    /// The setting that avoids it.
-    pub setting: Setting,
-}
-
-const DOCKERD_28: BadPair = BadPair {
-    total: true,
-    what: "dockerd 28.0.0 publishes no ports with it, 28.0.1 does (moby#49499)",
-    setting: BUILTIN,
-};
-const DOCKERD_29: BadPair = BadPair {
-    total: true,
-    what: "dockerd 29.0.0 to 29.1.1 fails with `address already in use` for every port (moby#51591)",
-    setting: BUILTIN,
-};
-const PASTA: BadPair = BadPair {
-    total: false,
-    what: "connections to a port that is published on 127.0.0.1 only are reset: pasta of 2024-10-30 and later needs rootlesskit 2.3.2 (rootlesskit#482, moby#48838)",
-    setting: SLIRP4NETNS,
-};
-
-/// Finds the regression that the host has with this network. Those without a version that fixes them
-/// (moby#52903, moby#53153: a race for ephemeral ports) are not here.
-pub fn bad_pair(evidence: &Evidence<'_>, network: &Network) -> Option<BadPair> {
-    let is_pasta = network.driver == NetworkDriver::Pasta
-        && evidence.rootlesskit_version() < Some(Version(2, 3, 2))
-        && pasta_date(evidence) >= Some(20_241_030);
-    let dockerd =
-        evidence.dockerd_version().filter(|_| network.port_driver == PortDriver::Slirp4netns);
-    match dockerd {
-        _ if is_pasta => Some(PASTA),
-        Some(Version(28, 0, 0)) => Some(DOCKERD_28),
-        Some(Version(29, 0, _) | Version(29, 1, 0..=1)) => Some(DOCKERD_29),
-        _ => None,
-    }
-}
-
-/// Returns the date in pasta's version as a number such as 20241030. Upstream writes
-/// `2024_10_30.ee7d0b6`, Debian `0.0~git20230309.7c7625d-1`, Fedora `0^20241030.gee7d0b6-1.fc41`.
-fn pasta_date(evidence: &Evidence<'_>) -> Option<u32> {
-    let version = evidence.host.tools.pasta_version.as_deref()?.replace('_', "");
-    let mut runs = version.split(|c: char| !c.is_ascii_digit());
-    runs.find(|run| run.len() == 8 && run.starts_with("20"))?.parse().ok()
 }
 
 /// Failures of dockerd that no check can see: what a line of its log says in lowercase, the place in

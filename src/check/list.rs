@@ -5,7 +5,7 @@ use crate::check::evidence::Evidence;
 use crate::check::finding::{Category, Category::*, Finding, Id, Id::*, Status, see};
 use crate::check::fix::{self, Commands};
 use crate::check::{
-    clients, daemon, hints, idmap, limits, namespaces, netfilter, network, places, programs,
+    clients, daemon, hints, idmap, known, limits, namespaces, netfilter, network, places, programs,
     session, storage, subids,
 };
 
@@ -107,7 +107,7 @@ pub struct Found {
 pub fn run(evidence: &Evidence<'_>) -> Vec<Found> {
     let mut all: Vec<Found> = Vec::new();
     for check in CHECKS {
-        let mut finding = (check.find)(evidence);
+        let mut finding = known::with_regressions(evidence, check.id, (check.find)(evidence));
         finding.status = finding.status.min(check.severity);
         let mut blamed = Vec::new();
         if finding.is_consequence {

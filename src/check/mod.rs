@@ -9,6 +9,7 @@ mod finding;
 mod fix;
 mod hints;
 mod idmap;
+pub mod known;
 mod limits;
 mod list;
 mod namespaces;

@@ -68,7 +68,7 @@ pub fn network_driver(evidence: &Evidence<'_>) -> Finding {
 }
 
 /// Installs slirp4netns, where the advice is to choose it.
-fn complete(evidence: &Evidence<'_>, finding: Finding) -> Finding {
+pub fn complete(evidence: &Evidence<'_>, finding: Finding) -> Finding {
     let is_advice = |fix: &Fix| matches!(fix, Fix::Set("network.driver", _));
     let is_absent = evidence.host.tools.slirp4netns.path().is_none();
     if is_absent && finding.fixes.iter().any(is_advice) {
@@ -82,7 +82,7 @@ fn undo(refusal: Refusal) -> Finding {
     Finding::problem(refusal.what).fix(Fix::Set(refusal.key, refusal.instead.to_owned()))
 }
 
-/// `port-driver`: it fits the network driver, and these versions publish ports with it.
+/// `port-driver`: it fits the network driver.
 pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
     let tools = &evidence.host.tools;
     let network = match evidence.network() {
@@ -93,16 +93,7 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
         return undo(refusal);
     }
     let (net, port) = (network.driver.word().display(), network.port_driver.word().display());
-    let what = format!("port driver `{port}` with network driver `{net}`");
-    let Some(bad) = failures::bad_pair(evidence, &network) else {
-        return Finding::ok(what);
-    };
-    let finding = match bad.total {
-        true => Finding::problem(format!("{what} publishes no ports with these versions")),
-        false => Finding::warn(format!("{what} does not publish all ports with these versions")),
-    };
-    let (key, value) = bad.setting;
-    complete(evidence, finding.because(bad.what).fix(Fix::Set(key, value.to_owned())))
+    Finding::ok(format!("port driver `{port}` with network driver `{net}`"))
 }
 
 /// `addresses`: the host itself uses none of those that the containers' networks have.

@@ -6,6 +6,7 @@ use crate::check::evidence::Evidence;
 use crate::check::failures::{self, gist};
 use crate::check::finding::{Finding, Id};
 use crate::check::fix::Fix;
+use crate::check::known;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
 use crate::facts::{Tool, Version};
@@ -39,7 +40,8 @@ pub fn rootlesskit(evidence: &Evidence<'_>) -> Finding {
 pub fn dockerd(evidence: &Evidence<'_>) -> Finding {
     match &evidence.host.tools.dockerd {
         Tool::Found { path, facts } => {
-            Finding::ok(format!("dockerd{} at `{}`", display(facts.version), path.display()))
+            let what = format!("dockerd{} at `{}`", display(facts.version), path.display());
+            known::with_holes(evidence, Finding::ok(what))
         }
         Tool::Unknown { path, why } => {
             Finding::skip(format!("`{}` does not tell its options: {why}", path.display()))

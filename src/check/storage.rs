@@ -121,14 +121,18 @@ fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str
     let Some(inside) = &evidence.trials.inside else {
         return Finding::untried("no namespace to try an overlay mount in");
     };
+    let takes_fuse = evidence.dockerd_version().is_some_and(|version| version < SNAPSHOTTERS_SINCE);
     let Outcome::Fails(failure) = &inside.overlay else {
-        return Finding::tried(&inside.overlay, format!("overlay mounts work on {place}"));
+        let finding = Finding::tried(&inside.overlay, format!("overlay mounts work on {place}"));
+        return match evidence.host.kernel.selinux && takes_fuse && driver.is_none() {
+            true => finding.because("dockerd takes `overlay2`; under upstream's script, which tells it of SELinux, it takes `fuse-overlayfs` or `vfs`, and refuses to start over the data of `overlay2`"),
+            false => finding,
+        };
     };
     let errno = failure.errno.as_deref();
     if matches!(errno, Some("ENOSPC" | "EDQUOT")) {
         return full(evidence, place);
     }
-    let takes_fuse = evidence.dockerd_version().is_some_and(|version| version < SNAPSHOTTERS_SINCE);
     if driver.is_none() && takes_fuse && has_fuse(evidence) {
         return Finding::ok("dockerd takes `fuse-overlayfs`, which is slower than overlay mounts")
             .because(&failure.text);
@@ -142,7 +146,7 @@ fn native(evidence: &Evidence<'_>, driver: Option<&str>, kind: &str, place: &str
     let kernel = &evidence.survey.kernel;
     match errno {
         Some("ENODEV") => finding.fix(Fix::Modules(&["overlay"])),
-        Some("EPERM") if evidence.survey.kernel_version() < Some(KERNEL_OVERLAY) => {
+        Some("EPERM") if evidence.host.kernel.version < Some(KERNEL_OVERLAY) => {
             let why = format!("kernel {kernel} does not let users mount overlays; 5.11 and later do");
             install_fuse(evidence, finding.because(why))
                 .tell("dockerd 29 and later also need `--storage-driver=fuse-overlayfs`")

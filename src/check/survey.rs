@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -70,6 +71,8 @@ pub struct Survey {
     pub resolv_conf: LinkChain,
     pub data_root: DataRoot,
     pub docker_client: DockerClient,
+    /// Now, by which lists get old.
+    pub now: SystemTime,
     /// Kernel keys in use and their limit, bytes in use and their limit.
     pub keys: Option<[u64; 4]>,
 }
@@ -81,12 +84,6 @@ impl Survey {
 
     pub fn sysctl_number(&self, name: &str) -> Option<u64> {
         self.sysctl(name)?.parse().ok()
-    }
-
-    /// Returns the kernel's version, such as `(6, 1)`.
-    pub fn kernel_version(&self) -> Option<(u32, u32)> {
-        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 }
 
@@ -244,6 +241,7 @@ pub fn survey(
         docker_client: tree.docker_client(None, docker_config.as_deref()),
         keys: tree.keys(uid),
         own_runtime_dir: None,
+        now: SystemTime::now(),
         account,
     }
 }

@@ -21,8 +21,8 @@ pub use session::{
 };
 pub use survey::{DockerClient, Mount, Mounts, unescaped};
 pub use tools::{
-    DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools, Version, parse_dockerd_flags,
-    parse_pasta_version, parse_slirp4netns_netns_type,
+    DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Told, Tool, Tools, Version,
+    parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 
 use std::path::PathBuf;
@@ -48,4 +48,14 @@ pub struct Kernel {
     pub ipv6: bool,
     /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.
     pub selinux: bool,
+    /// Such as `(6, 1)`.
+    pub version: Option<(u32, u32)>,
+}
+
+impl Kernel {
+    /// Reads the version in a kernel's release, such as `6.1.0-18-amd64`.
+    pub fn parse_version(release: &str) -> Option<(u32, u32)> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
 }

@@ -11,7 +11,7 @@ use crate::facts::ask::{ProbeCache, Question};
 use crate::facts::look;
 use crate::facts::places;
 use crate::facts::{
-    DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Tool, Tools,
+    DockerdFacts, HostFacts, Kernel, Person, RootlesskitFacts, Slirp4netnsFacts, Told, Tool, Tools,
     Version, parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,
 };
 use crate::settings::Settings;
@@ -54,6 +54,9 @@ pub fn host(
         kernel: Kernel {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             selinux: File::open("/sys/fs/selinux/enforce").is_ok(),
+            version: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .ok()
+                .and_then(|release| Kernel::parse_version(&release)),
         },
     })
 }
@@ -134,6 +137,10 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         pasta_version: pasta_version
             .and_then(|question| cache.answer(question, parse_pasta_version).ok()),
         pasta,
+        told: match depth {
+            ProbeDepth::Traceless => told(&mut cache, find(named_dockerd), find_named),
+            _ => Vec::new(),
+        },
         has_sudo: elevate::has_sudo(&search_path),
         ..unasked(find_named)
     };
@@ -141,6 +148,29 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
         cache.keep();
     }
     tools
+}
+
+/// Asks `dockerd` and the programs below it for the line that tells their version.
+fn told(
+    cache: &mut ProbeCache,
+    dockerd: Option<PathBuf>,
+    find: impl Fn(&str) -> Option<PathBuf>,
+) -> Vec<Told> {
+    let programs =
+        [("dockerd", dockerd), ("containerd", find("containerd")), ("runc", find("runc"))];
+    let ask = |(program, path): (_, Option<PathBuf>)| {
+        let path = path?;
+        // The long form of the question is kept with another answer.
+        let question = cache.ask_binary(&path, "-v");
+        Some((program, path, question))
+    };
+    let asked: Vec<_> = programs.into_iter().filter_map(ask).collect();
+    let first_line = |text: &str| text.lines().next().map(str::to_owned);
+    let told = asked.into_iter().filter_map(|(program, path, question)| {
+        let line = cache.answer(question, first_line).ok()?;
+        Some(Told { program, path, line })
+    });
+    told.collect()
 }
 
 /// Looks up the programs that are not asked.

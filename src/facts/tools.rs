@@ -27,6 +27,8 @@ pub struct Tools {
     pub iptables: Option<PathBuf>,
     pub iptables_legacy: Option<PathBuf>,
     pub ip6tables_legacy: Option<PathBuf>,
+    /// What dockerd, containerd and runc call their versions, if they were asked.
+    pub told: Vec<Told>,
     /// Whether hints may say `sudo`.
     pub has_sudo: bool,
 }
@@ -36,6 +38,14 @@ impl Tools {
     pub fn flags<'a>(&self, settings: &'a Settings) -> Flags<'a> {
         crate::facts::places::flags(settings, self.rootlesskit.known())
     }
+}
+
+/// The line in which a program tells its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub program: &'static str,
+    pub path: PathBuf,
+    pub line: String,
 }
 
 /// A program: absent, or found and asked.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use dockerd_rootless::check::survey::survey;
 use dockerd_rootless::check::trial::parts;
@@ -21,8 +22,8 @@ use dockerd_rootless::check::{self, CHECKS, Found, Status};
 use dockerd_rootless::cli::output::{self, CheckStyle};
 use dockerd_rootless::facts::look::addresses;
 use dockerd_rootless::facts::{
-    DaemonJson, Directory, DockerdFacts, HostFacts, Lock, RootlesskitFacts, Slirp4netnsFacts, Tool,
-    Version,
+    DaemonJson, Directory, DockerdFacts, HostFacts, Kernel, Lock, RootlesskitFacts,
+    Slirp4netnsFacts, Told, Tool, Version,
 };
 use dockerd_rootless::plan::Trial;
 use dockerd_rootless::settings::{Layer, Settings};
@@ -110,6 +111,8 @@ struct Tools {
     iptables: Option<Option<PathBuf>>,
     #[serde(deserialize_with = "stated")]
     iptables_legacy: Option<Option<PathBuf>>,
+    /// Of dockerd, containerd and runc in this order: the path, and the line that tells the version.
+    told: Vec<(PathBuf, String)>,
 }
 
 /// A program that tells its version.
@@ -198,6 +201,8 @@ fn change_tools(host: &mut HostFacts, tools: Tools) {
     own.pasta = tools.pasta;
     own.pasta_version = tools.pasta_version;
     own.vpnkit = tools.vpnkit;
+    let told = ["dockerd", "containerd", "runc"].into_iter().zip(tools.told);
+    own.told = told.map(|(program, (path, line))| Told { program, path, line }).collect();
     if let Some(path) = tools.iptables {
         own.iptables = path;
     }
@@ -337,6 +342,8 @@ fn build(tree: &Path, described: Described) -> Sample {
     sample.survey = survey(tree, &sample.host, &sample.environment, account.gid, account.name);
     let is_there = tree.join(own.strip_prefix("/").expect("absolute")).is_dir();
     sample.survey.own_runtime_dir = is_there.then_some(own);
+    sample.survey.now = SystemTime::UNIX_EPOCH;
+    sample.host.kernel.version = Kernel::parse_version(&sample.survey.kernel);
     sample.survey.docker_client.program = docker.unwrap_or_else(|| Some("/usr/bin/docker".into()));
     sample.host.kernel.selinux =
         described.session.selinux || tree.join("sys/fs/selinux/enforce").exists();
