@@ -14,6 +14,7 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -144,7 +145,7 @@ impl LaunchPlan {
             removals,
             rootlesskit,
             args,
-            environment: environment_changes(settings, session, environment, supervised),
+            environment: environment_changes(settings, host, environment, supervised),
             stage,
             sockets: session.listen_fds.clone(),
             keep: daemon.keep,
@@ -260,6 +261,10 @@ fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> 
     steps
 }
 
+/// The kernels that let users mount overlays, in which SELinux then lets nobody create a file
+/// (moby#42333). Older ones with the first change of it, such as RHEL 8's, have the second, too.
+const UNLABELLED_OVERLAY: Range<(u32, u32)> = (5, 11)..(5, 13);
+
 /// What is unset, whether only under a supervisor, and why.
 const UNSET: [(&str, bool, &str); 8] = [
     ("LISTEN_FDS", false, SOCKETS),
@@ -267,10 +272,12 @@ const UNSET: [(&str, bool, &str); 8] = [
     ("LISTEN_PIDFDID", false, SOCKETS),
     ("LISTEN_FDNAMES", false, SOCKETS),
     ("_DOCKERD_ROOTLESS_CHILD", false, MARK),
-    ("_DOCKERD_ROOTLESS_SELINUX", false, MARK),
+    (SELINUX_MARK, false, "overlay mounts work under SELinux on this kernel"),
     ("WATCHDOG_USEC", true, WATCHDOG),
     ("WATCHDOG_PID", true, WATCHDOG),
 ];
+/// The variable by which dockerd takes no overlay mounts (moby's `SupportsOverlay`).
+const SELINUX_MARK: &str = "_DOCKERD_ROOTLESS_SELINUX";
 const SOCKETS: &str = "passed sockets cross rootlesskit on high descriptors";
 const MARK: &str = "upstream's mark of its child; it means nothing here";
 const WATCHDOG: &str = "the service manager's watchdog is the supervisor's";
@@ -278,16 +285,23 @@ const WATCHDOG: &str = "the service manager's watchdog is the supervisor's";
 /// Decides what changes in the environment on the way to rootlesskit.
 fn environment_changes(
     settings: &Settings,
-    session: &Session,
+    host: &HostFacts,
     environment: &Environment,
     supervised: bool,
 ) -> EnvironmentChanges {
+    let session = &host.session;
     let mut set = BTreeMap::new();
     let mut change = |name, value: OsString, why: String| drop(set.insert(name, (value, why)));
     let runtime_dir = &session.places.runtime_dir;
     if supervised {
         let why = "the supervisor passes on what the daemon tells";
         change("NOTIFY_SOCKET", notify_socket(runtime_dir).into(), why.to_owned());
+    }
+    let is_unlabelled = |version| UNLABELLED_OVERLAY.contains(version);
+    if host.kernel.selinux && host.kernel.version.as_ref().is_some_and(is_unlabelled) {
+        let why =
+            "overlay mounts fail under SELinux before kernel 5.13: dockerd takes another driver";
+        change(SELINUX_MARK, "1".into(), why.to_owned());
     }
     let (path, missing) = search_path(environment);
     if !missing.is_empty() {
@@ -309,9 +323,11 @@ fn environment_changes(
             change(name, value.clone(), origin.to_string());
         }
     }
-    let unset =
-        UNSET.iter().filter(|(name, only, _)| (supervised || !only) && environment.has(name));
-    EnvironmentChanges { set, unset: unset.map(|(name, _, why)| (*name, *why)).collect() }
+    let unset = UNSET.iter().filter(|(name, only, _)| {
+        (supervised || !only) && environment.has(name) && !set.contains_key(name)
+    });
+    let unset = unset.map(|(name, _, why)| (*name, *why)).collect();
+    EnvironmentChanges { set, unset }
 }
 
 /// Returns the path of a program that must be there; `named` is what the user asked for.

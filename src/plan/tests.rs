@@ -686,6 +686,30 @@ fn selinux_and_copy_up_decide_on_the_steps_in_run() {
 }
 
 #[test]
+fn dockerd_is_told_of_selinux_where_overlay_mounts_fail_under_it() {
+    let mark = "_DOCKERD_ROOTLESS_SELINUX";
+    let variables = Environment::from_iter([(mark, "1"), ("PATH", "/sbin:/usr/sbin")]);
+    for (release, selinux, is_set) in [
+        ("4.18.0-553.el8_10.x86_64", true, false),
+        ("5.10.16.3-microsoft-standard-WSL2", true, false),
+        ("5.11.12-300.fc34.x86_64", true, true),
+        ("5.11.12-300.fc34.x86_64", false, false),
+        ("5.12.19-300.fc34.x86_64", true, true),
+        ("5.13.4-200.fc34.x86_64", true, false),
+        ("6.17.8-300.fc43.x86_64", true, false),
+        ("", true, false),
+    ] {
+        let mut host = debian_12();
+        (host.kernel.selinux, host.kernel.version) = (selinux, Kernel::parse_version(release));
+        let settings = Settings::resolve(&[]).unwrap();
+        let changes = LaunchPlan::build(&settings, &host, &variables, false).unwrap().environment;
+        let set = changes.set.get(mark).map(|(value, _)| value.to_str());
+        assert_eq!(set, is_set.then_some(Some("1")), "{release}");
+        assert_eq!(changes.unset.contains_key(mark), !is_set, "{release}");
+    }
+}
+
+#[test]
 fn the_host_loopback_and_ipv6_are_flags() {
     let line =
         |assignments: &[&str]| rootlesskit_line(&plan(&debian_12(), assignments, "").unwrap());
