@@ -1,6 +1,6 @@
 # `make run` is all it takes on Debian or Ubuntu with Rust; see `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test faults bench build dist fmt lint lines
+.PHONY: help run test faults bench build dist checksums fmt lint lines
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 BINARY = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/dockerd-rootless
@@ -44,6 +44,9 @@ dist:    ## a release in dist/ to put at BASE_URL: the binary, its checksum, the
 	@$(MAKE) --no-print-directory build
 	@test $$(stat --format=%s '$(BINARY)') -le 6000000 || { echo '$(BINARY) is larger than 6,000,000 bytes' >&2; exit 1; }
 	install/dist.sh '$(BASE_URL)' dist '$(BINARY)'
+
+checksums: ## add the tarballs in DIR/CHANNEL/ARCH to the sums that are built in, and date them
+	@install/checksums.sh '$(DIR)'
 
 fmt:     ## is everything formatted? (cargo fmt does it)
 	cargo fmt --check

@@ -46,7 +46,12 @@ impl Package {
 
     /// Names the tarball of `version`.
     pub fn file(self, version: &Version) -> String {
-        format!("{}-{}.tgz", self.name(), version.text)
+        let text = match &*version.text {
+            // It was built again (docker-install#558).
+            "29.4.2" => "29.4.2-2",
+            text => text,
+        };
+        format!("{}-{text}.tgz", self.name())
     }
 
     /// Lists the programs that it must hold.

@@ -4,12 +4,15 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Args;
 use tracing::{info, warn};
 
+use crate::check::known;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts;
 use crate::fetch::archive::sum_of;
 use crate::fetch::checksum;
 use crate::fetch::download::{Client, is_loopback};
@@ -19,6 +22,9 @@ use crate::sys::files;
 
 /// Docker's own server.
 const DOCKERS_MIRROR: &str = "https://download.docker.com";
+
+/// The words that get a version whose sums are not built in.
+const NEWER: &str = "--version VERSION --sha256 SUM,SUM";
 
 /// The options that say what to fetch.
 #[derive(Args)]
@@ -35,8 +41,8 @@ pub struct Request {
     /// Use archives from DIR, without network access
     #[arg(long, value_name = "DIR", conflicts_with = "mirror")]
     offline: Option<PathBuf>,
-    /// The SHA-256 sum that an archive must have; once for each
-    #[arg(long, value_name = "FILE=SUM")]
+    /// The SHA-256 sums of both archives, docker's first; or FILE=SUM, once for each
+    #[arg(long, value_name = "SUM,SUM")]
     sha256: Vec<String>,
     /// A list of such sums, as sha256sum writes it
     #[arg(long, value_name = "FILE")]
@@ -112,6 +118,7 @@ impl Request {
         let place = format!("{channel}/{}", architecture());
         let origin = self.origin(environment, &directory(&channel, architecture()))?;
         let version = self.version(&origin, &place, client)?;
+        warn_of_holes(&version);
         let lists = self.lists(&version)?;
         let tarball = |package: Package| {
             let file = package.file(&version);
@@ -169,11 +176,17 @@ impl Request {
             return newest_in(&names).ok_or_else(|| self.lacks(origin, place));
         }
         if let (None, Some(known)) = (&self.version, checksum::newest_in_table(place)) {
-            info!(
-                "{} is the newest version in the built-in list of checksums, which is of {}; for the newest on the mirror: --version latest",
-                known.text,
-                checksum::table_date()
-            );
+            let date = checksum::table_date();
+            match known::months_since(date, SystemTime::now()) {
+                months @ known::OLD.. => warn!(
+                    "the newest version that this program knows is {}, and its list is {months} months old; for a newer one: {NEWER}",
+                    known.text
+                ),
+                _ => info!(
+                    "{} is the newest version in the built-in list of checksums, which is of {date}; for the newest on the mirror: --version latest",
+                    known.text
+                ),
+            }
             return Ok(known);
         }
         let index = client.text(origin)?.unwrap_or_default();
@@ -182,17 +195,18 @@ impl Request {
 
     /// Returns the known sums with where they are from, the most trusted first.
     fn lists(&self, version: &Version) -> Result<[(&'static str, Vec<checksum::Line>); 3], Error> {
-        let [docker, extras] = Package::ALL.map(|package| package.file(version));
+        let files = Package::ALL.map(|package| package.file(version));
         let mut options = Vec::new();
         for option in &self.sha256 {
-            let (file, sum) = option.rsplit_once('=').unwrap_or_default();
-            let sum = checksum::parse(sum).filter(|_| file == docker || file == extras);
-            let Some(sum) = sum else {
-                let what = format!("`--sha256 {option}` is not one of the files and its sum");
-                let hint = format!("--sha256 {docker}=SUM --sha256 {extras}=SUM");
+            let Some(sums) = read_sums(option, &files) else {
+                let [docker, extras] = &files;
+                let what = format!(
+                    "`--sha256 {option}` is neither the sums of both files nor one of the files and its sum"
+                );
+                let hint = format!("--sha256 SUM,SUM of {docker} and {extras}");
                 return Err(Error::new(Exit::Usage, what).hint(hint));
             };
-            options.push((file.to_owned(), sum));
+            options.extend(sums);
         }
         let list = self.checksums.as_deref().map(read_list).transpose()?.unwrap_or_default();
         let table = checksum::parse_list(checksum::TABLE).unwrap_or_default();
@@ -238,6 +252,28 @@ impl Request {
             "it must hold docker-{version}.tgz and docker-rootless-extras-{version}.tgz; Docker's are at {DOCKERS_MIRROR}/linux/static/{place}/"
         );
         Error::new(Exit::Failed, what).hint(hint)
+    }
+}
+
+/// Reads `SUM,SUM` of both `files`, or `FILE=SUM` of one.
+fn read_sums(option: &str, files: &[String; 2]) -> Option<Vec<checksum::Line>> {
+    let pairs = match (option.split_once('='), option.split_once(',')) {
+        (Some((file, sum)), _) => vec![(files.iter().find(|own| *own == file)?, sum)],
+        (None, Some((docker, extras))) => vec![(&files[0], docker), (&files[1], extras)],
+        (None, None) => return None,
+    };
+    let line = |(file, sum): (&String, _)| Some((file.clone(), checksum::parse(sum)?));
+    pairs.into_iter().map(line).collect()
+}
+
+/// Warns if dockerd of `version` has known security holes.
+fn warn_of_holes(version: &Version) {
+    let Some(number) = facts::Version::find(&version.text) else { return };
+    for hole in known::KNOWN.holes("dockerd", number) {
+        warn!(
+            "Docker {} has known security holes: {}; for a newer version: {NEWER}",
+            version.text, hole.what
+        );
     }
 }
 

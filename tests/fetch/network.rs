@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use dockerd_rootless::fetch::Package::{Docker, Extras};
 use dockerd_rootless::fetch::{architecture, directory};
@@ -191,6 +191,63 @@ fn a_sum_in_words_wins_over_a_list_and_that_over_the_server() {
 }
 
 #[test]
+fn a_version_that_is_not_in_the_list_is_taken_with_both_sums() {
+    let scene = Scene::with(&[NEW]);
+    let release = Release::new(NEW);
+    let [docker, extras] = [Docker, Extras].map(|package| sum(release.bytes(package)));
+    for package in [Docker, Extras] {
+        scene.mirror.remove(&format!("{}.sha256", release.path(package)));
+    }
+    let words = format!("--version {NEW} --sha256");
+    // The sums are of docker and of docker-rootless-extras, in this order.
+    scene.fetch(&format!("{words} {extras},{docker}")).assert(6, "instead of");
+    assert_eq!(scene.version(), None);
+    let would = format!("with the SHA-256 sum {extras} of `--sha256`");
+    scene.fetch(&format!("{words} {docker},{extras} --dry-run")).assert(0, &would);
+    assert_eq!(scene.version(), None);
+    scene.fetch(&format!("{words} {docker},{extras}")).assert(0, NEW);
+    assert_eq!(scene.version().as_deref(), Some(NEW));
+}
+
+#[test]
+fn the_tarballs_of_29_4_2_that_were_built_again_are_fetched() {
+    let scene = Scene::with(&["29.4.2"]);
+    assert!(Release::new("29.4.2").path(Docker).ends_with("/docker-29.4.2-2.tgz"));
+    scene.fetch("--version 29.4.2").assert(0, "Docker 29.4.2 has known security holes: 29.9.0");
+    assert_eq!(scene.version().as_deref(), Some("29.4.2"));
+}
+
+#[test]
+fn a_download_directory_refreshes_the_list_and_changes_no_sum() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/install");
+    let (list, place) = (directory.path().join("list"), directory.path().join("stable/x86_64"));
+    fs::copy(format!("{root}/checksums.txt"), &list).expect("a list");
+    fs::create_dir_all(&place).expect("a directory");
+    for name in ["docker-29.4.2-2.tgz", "docker-rootless-extras-77.1.0.tgz", "docker-77.1.0.tgz"] {
+        fs::write(place.join(name), name).expect("a tarball");
+    }
+    let refresh = || {
+        let mut script = Command::new(format!("{root}/checksums.sh"));
+        finish(script.arg(directory.path()).arg(&list))
+    };
+    refresh().assert(0, "");
+    let text = fs::read_to_string(&list).expect("a list");
+    let files: Vec<_> = text.lines().filter_map(|line| Some(line.rsplit_once('/')?.1)).collect();
+    let [.., docker, extras] = files[..] else { panic!("{text}") };
+    assert_eq!([docker, extras], ["docker-77.1.0.tgz", "docker-rootless-extras-77.1.0.tgz"]);
+    let at = |name: &str| files.iter().position(|own| *own == name).expect("a line");
+    assert_eq!(at("docker-29.4.2-2.tgz") + 1, at("docker-29.4.3.tgz"), "in order of versions");
+    let today = finish(Command::new("date").args(["--utc", "+%F"])).stdout;
+    assert!(text.contains(&format!("# Brought up to date on {today}")), "{today}: {text}");
+    refresh().assert(0, "");
+    assert_eq!(fs::read_to_string(&list).expect("a list"), text, "the same again changes nothing");
+    fs::write(place.join("docker-77.1.0.tgz"), "another").expect("a tarball");
+    refresh().assert(1, "docker-77.1.0.tgz: the list has another sum");
+    assert_eq!(fs::read_to_string(&list).expect("a list"), text);
+}
+
+#[test]
 fn what_is_built_in_is_believed_rather_than_the_server() {
     if architecture() != "x86_64" && architecture() != "aarch64" {
         return;
@@ -199,7 +256,9 @@ fn what_is_built_in_is_believed_rather_than_the_server() {
     scene.fetch("--version 29.6.1").assert(6, "instead of");
     assert_eq!(scene.version(), None);
     // The newest of those is what is fetched if nothing is said.
-    scene.fetch("").assert(1, "/docker-29.6.2.tgz`\ncause: The requested URL returned error: 404");
+    let newest = scene.fetch("");
+    newest.assert(1, "/docker-29.6.2.tgz`\ncause: The requested URL returned error: 404");
+    newest.assert(1, "for a newer version: --version VERSION --sha256 SUM,SUM");
 }
 
 #[test]
@@ -211,10 +270,11 @@ fn words_that_make_no_sense_are_a_matter_of_usage() {
         ("--version ../../etc".to_owned(), "is not a version"),
         (format!("--version {NEW} --mirror ftp://a/"), "`ftp://a/` is not the address of a mirror"),
         (format!("--version {NEW} --mirror http://mirror.invalid/"), "is not https"),
-        (format!("--version {NEW} --sha256 a"), "is not one of the files and its sum"),
+        (format!("--version {NEW} --sha256 a"), "is neither the sums of both files nor one"),
+        (format!("--version {NEW} --sha256 {sum},a"), "is neither the sums of both files nor one"),
         (
             format!("--version {NEW} --sha256 docker-1.tgz={sum}"),
-            "is not one of the files and its sum",
+            "is neither the sums of both files nor one of the files and its sum",
         ),
         (format!("--version {NEW} --bin-dir /a:b"), "colon"),
     ] {
