@@ -159,7 +159,8 @@ fn may_carry_fixes(path: &Path, line: &str) -> bool {
 pub fn with_regressions(evidence: &Evidence<'_>, id: Id, mut finding: Finding) -> Finding {
     let mut own = KNOWN.regression.iter().filter(|own| own.check == id).peekable();
     let network = own.peek().and_then(|_| evidence.network().ok());
-    let Some(network) = network.filter(|_| finding.status == Status::Ok) else {
+    let Some(network) = network.filter(|_| matches!(finding.status, Status::Ok | Status::Warn))
+    else {
         return finding;
     };
     for own in own.filter(|own| own.meets(evidence, &network)) {
