@@ -6,8 +6,9 @@ use crate::check::finding::{Finding, Id};
 use crate::check::fix::Fix;
 use crate::check::packages::Package;
 use crate::check::trials::Outcome;
-use crate::plan::{self, Refusal};
-use crate::settings::{NetworkDriver, Subnet};
+use crate::error::Warning;
+use crate::plan::{self, Network, Refusal, Seen};
+use crate::settings::{NetworkDriver, SourceIp, Subnet};
 
 /// What rootlesskit says when its network driver fails.
 const BLAMED: [&str; 4] =
@@ -93,7 +94,7 @@ pub fn port_driver(evidence: &Evidence<'_>) -> Finding {
         return undo(refusal);
     }
     let (net, port) = (network.driver.word().display(), network.port_driver.word().display());
-    Finding::ok(format!("port driver `{port}` with network driver `{net}`"))
+    source_ip(evidence, &network, format!("port driver `{port}` with network driver `{net}`"))
 }
 
 /// `addresses`: the host itself uses none of those that the containers' networks have.
@@ -135,4 +136,29 @@ pub fn addresses(evidence: &Evidence<'_>) -> Finding {
         }
         _ => finding,
     }
+}
+
+/// Says what containers see of clients, and whether rootlesskit could make the rules for it.
+fn source_ip(evidence: &Evidence<'_>, network: &Network, what: String) -> Finding {
+    let source = &network.source;
+    if let Some(Warning(warning)) = &source.warning {
+        return Finding::problem(format!("{what} publishes no ports"))
+            .because(warning)
+            .because("take `userland-proxy` out of dockerd's options");
+    }
+    let inside = evidence.trials.inside.as_ref().filter(|_| source.seen == Seen::TcpClient);
+    if let Some(Outcome::Fails(failure)) = inside.map(|inside| &inside.source_ip) {
+        let summary = format!("{what}: containers would not see the addresses of clients");
+        let (key, value) = match network.driver {
+            NetworkDriver::Slirp4netns => ("network.port-driver", "slirp4netns"),
+            _ => ("network.source-ip", "auto"),
+        };
+        return match evidence.settings.source_ip.value {
+            SourceIp::Preserve => Finding::problem(summary)
+                .because(&failure.text)
+                .fix(Fix::Set(key, value.to_owned())),
+            _ => Finding::warn(summary).because(&failure.text),
+        };
+    }
+    Finding::ok(format!("{what}; containers see {}", source.seen.words()))
 }

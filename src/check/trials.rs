@@ -134,6 +134,8 @@ pub struct Inside {
     pub devices: BTreeMap<String, Outcome>,
     /// The firewall programs, in the order of PATH.
     pub firewalls: Vec<Firewall>,
+    /// The rules and routes with which rootlesskit keeps the addresses of clients.
+    pub source_ip: Outcome,
     /// An overlay mount on the file system of the data root.
     pub overlay: Outcome,
     /// Files with CA certificates that open outside, and whether they open inside.

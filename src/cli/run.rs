@@ -245,7 +245,7 @@ impl supervise::Caller for Run<'_> {
         let (person, settings) = self.settle()?;
         let host = self.look(person, &settings, ProbeDepth::Launch)?;
         let config = places::daemon_config(&host.session.places.runtime_dir);
-        Ok((Daemon::decide(&settings, &host, link, Some(&config))?, host))
+        Ok((Daemon::renew(&settings, &host, link, &config)?, host))
     }
 
     fn find_fault(&self) -> Option<Exit> {

@@ -48,6 +48,8 @@ pub struct Kernel {
     pub ipv6: bool,
     /// Whether selinuxfs is mounted, which is what `selinuxenabled` looks for.
     pub selinux: bool,
+    /// Whether br_netfilter is loaded, which root alone can do.
+    pub bridge_netfilter: bool,
     /// Such as `(6, 1)`.
     pub version: Option<(u32, u32)>,
 }

@@ -54,6 +54,7 @@ pub fn host(
         kernel: Kernel {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             selinux: File::open("/sys/fs/selinux/enforce").is_ok(),
+            bridge_netfilter: Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
             version: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .ok()
                 .and_then(|release| Kernel::parse_version(&release)),
@@ -182,6 +183,9 @@ fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
         iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
         iptables_legacy: find("iptables-legacy"),
         ip6tables_legacy: find("ip6tables-legacy"),
+        nft: find("nft"),
+        ip: find("ip"),
+        sysctl: find("sysctl"),
         ..Tools::default()
     }
 }

@@ -35,6 +35,8 @@ pub fn debian_12() -> HostFacts {
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
             iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
+            ip: Some("/usr/sbin/ip".into()),
+            sysctl: Some("/usr/sbin/sysctl".into()),
             has_sudo: true,
             ..Tools::default()
         },
@@ -75,7 +77,7 @@ pub fn debian_12() -> HostFacts {
             user_namespace: 4026531837,
             own_path: "/usr/bin/dockerd-rootless".into(),
         },
-        kernel: Kernel::default(),
+        kernel: Kernel { bridge_netfilter: true, ..Kernel::default() },
         addresses: Some(Vec::new()),
     }
 }

@@ -29,6 +29,10 @@ pub struct Tools {
     pub ip6tables_legacy: Option<PathBuf>,
     /// What dockerd, containerd and runc call their versions, if they were asked.
     pub told: Vec<Told>,
+    /// What rootlesskit calls to keep the addresses of clients.
+    pub nft: Option<PathBuf>,
+    pub ip: Option<PathBuf>,
+    pub sysctl: Option<PathBuf>,
     /// Whether hints may say `sudo`.
     pub has_sudo: bool,
 }

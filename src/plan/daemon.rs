@@ -14,7 +14,9 @@ use crate::facts::places::api_socket;
 use crate::facts::{HostFacts, Session, Tools};
 use crate::plan::keep::{self, Keep};
 use crate::plan::misspelt::refuse_misspelt;
+use crate::plan::network::{Network, Refusal};
 use crate::plan::preflight::SOCKET_PATH_MAX;
+use crate::plan::source_ip::Source;
 use crate::plan::stage::{Family, Step};
 use crate::plan::{Link, Reason, addresses, fixed, install_hint, required_program};
 use crate::settings::{Iptables, Number, Settings};
@@ -36,6 +38,8 @@ pub struct Daemon {
     pub command: Vec<OsString>,
     /// What outlives it.
     pub keep: Keep,
+    /// Whether it serves ports by docker-proxy.
+    pub has_proxy: bool,
     pub reasons: Vec<Reason>,
     /// What is odd.
     pub warnings: Vec<Warning>,
@@ -48,6 +52,7 @@ impl Daemon {
         settings: &Settings,
         host: &HostFacts,
         link: &Link,
+        source: &Source,
         config: Option<&Path>,
     ) -> Result<Self, Error> {
         let tools = &host.tools;
@@ -55,6 +60,7 @@ impl Daemon {
         let dockerd = required_program(tools, &tools.dockerd, Some(named), "dockerd")?;
         refuse_misspelt(&settings.dockerd_args, tools.dockerd.known())?;
         let (mut args, reason) = container_mtu(settings, host, link.mtu);
+        args.extend(source.daemon_arg.map(OsString::from));
         let mut reasons = vec![reason];
         let told = [addresses::bridge, addresses::host_gateway].map(|of| of(settings, host, link));
         for (arg, reason) in told.into_iter().flatten() {
@@ -83,7 +89,21 @@ impl Daemon {
             None => settings.dockerd_args.clone(),
         };
         let command = [vec![dockerd.into()], args, users].concat();
-        Ok(Self { command, keep, reasons, warnings })
+        let has_proxy = source.has_proxy;
+        Ok(Self { command, keep, has_proxy, reasons, warnings })
+    }
+
+    /// Decides anew for namespaces that are there, with this network.
+    pub fn renew(
+        settings: &Settings,
+        host: &HostFacts,
+        link: &Link,
+        config: &Path,
+    ) -> Result<Self, Error> {
+        let refuse = |refusal: Refusal| refusal.error(&host.tools);
+        let network = Network::decide(settings, host).map_err(refuse)?;
+        network.refuse_source().map_err(refuse)?;
+        Self::decide(settings, host, link, &network.source, Some(config))
     }
 }
 

@@ -9,6 +9,7 @@ mod keep;
 mod misspelt;
 mod network;
 mod preflight;
+mod source_ip;
 mod stage;
 mod trial;
 
@@ -34,6 +35,7 @@ pub use preflight::{
     refuse_foreign_state_dir, refuse_home, refuse_long_paths, refuse_person, refuse_root,
     refuse_runtime_dir, refuse_shared_runtime_dir,
 };
+pub use source_ip::{Seen, Source};
 pub use stage::{DOCKER_SOCKET, Family, STAGE, Stage, Step, TRIAL};
 pub use trial::Trial;
 
@@ -118,13 +120,14 @@ impl LaunchPlan {
         preflight::refuse_second_instance(session)?;
         network.refuse_impossible(tools, supervised).map_err(|refusal| refusal.error(tools))?;
         let config = supervised.then(|| daemon_config(runtime_dir));
-        let daemon = Daemon::decide(settings, host, &network.link(), config.as_deref())?;
+        let (link, source) = (network.link(), &network.source);
+        let daemon = Daemon::decide(settings, host, &link, source, config.as_deref())?;
         let (iptables, backend) = daemon::iptables(settings, host)?;
         let stage = Stage {
             keeper: session.keeper_fd.filter(|_| supervised),
             outside: session.user_namespace,
             netns: network.detach_netns.then(|| state_dir.join("netns")),
-            steps: steps(settings, host, &iptables),
+            steps: [steps(settings, host, &iptables), network.source.steps()].concat(),
             daemon: daemon.command,
         };
         let flags = &settings.rootlesskit_flags.value;
@@ -134,6 +137,7 @@ impl LaunchPlan {
         reasons.push(backend);
         warnings.extend(network.unknown_driver(tools));
         warnings.extend(network.old_dockerd(tools).map(|refusal| Warning(refusal.what)));
+        warnings.extend(network.source.warning.clone());
         warnings.extend(daemon.warnings);
         warnings.extend(host.exposed.iter().map(|program| {
             let program = program.display();
@@ -225,6 +229,7 @@ fn rootlesskit_args(
         args.push("--disable-host-loopback".into());
     }
     args.push(assignment("--port-driver", network.port_driver.word()));
+    args.extend(network.source.flag.map(OsString::from));
     let copied = settings.copy_up.value.iter();
     args.extend(copied.map(|path| assignment("--copy-up", path.as_os_str())));
     args.push(assignment("--propagation", settings.propagation.value.word()));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Exit, Warning};
 use crate::facts::{HostFacts, RootlesskitFacts, Tool, Tools, Version};
+use crate::plan::source_ip::{self, Source};
 use crate::plan::{Link, Reason, addresses, fixed, install_hint};
 use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings, Subnet};
 
@@ -57,7 +58,8 @@ impl Refusal {
         let is_stated = origin != Origin::Default;
         let back = (is_stated || install.is_none()).then(|| origin.take_back(key, instead));
         let ways: Vec<String> = install.into_iter().chain(back).collect();
-        let check = if key == "network.port-driver" { "port-driver" } else { "network-driver" };
+        let is_of_ports = ["network.port-driver", "network.source-ip"].contains(&key);
+        let check = if is_of_ports { "port-driver" } else { "network-driver" };
         let error = Error::new(exit, what).hint(ways.join(", or: ")).check(check);
         if is_stated { error.cause(format!("{key} comes from the {origin}")) } else { error }
     }
@@ -77,6 +79,8 @@ pub struct Network {
     pub has_helper: bool,
     /// The ports that the user has rootlesskit publish.
     pub published: Vec<String>,
+    /// What becomes of the addresses of clients.
+    pub source: Source,
     /// The reasons, in the order of the decisions.
     pub reasons: Vec<Reason>,
     /// The settings, and the user's own flags where they win.
@@ -103,8 +107,11 @@ impl Network {
                 NetworkDriver::Pasta => (PortDriver::Implicit, "pasta forwards ports by itself"),
                 _ => (PortDriver::Builtin, "the fastest that works with every network driver"),
             };
-            (chosen, why.to_owned())
+            let is_slirp4netns = driver == NetworkDriver::Slirp4netns;
+            let keeps_address = source_ip::choose_driver(&settings, host);
+            keeps_address.filter(|_| is_slirp4netns).unwrap_or((chosen, why.to_owned()))
         });
+        let (source, source_reason) = Source::decide(&settings, host, &port_driver);
         let (detach_netns, detach_why) =
             fixed(&settings.detach_netns).unwrap_or_else(|| choose_detach_netns(tools));
         let (subnet, cidr_why) = addresses::choose(&settings, host, &driver).unzip();
@@ -112,6 +119,7 @@ impl Network {
             Reason::new("network.driver", driver.word(), driver_why),
             Reason::new("network.mtu", mtu.to_string(), mtu_why),
             Reason::new("network.port-driver", port_driver.word(), port_why),
+            source_reason,
             Reason::new("network.detach-netns", detach_netns.to_string(), detach_why),
         ];
         reasons.extend(
@@ -132,6 +140,7 @@ impl Network {
                 NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Vpnkit
             ),
             published: flags.published(),
+            source,
             reasons,
             has_binary: flags.has(&format!("{}-binary", driver.word().display())),
             settings,
@@ -257,7 +266,7 @@ impl Network {
         } else if self.port_driver == PortDriver::Builtin && self.driver == NetworkDriver::Pasta {
             format!("port driver `{port}` does not go with network driver `{net}`")
         } else {
-            return Ok(());
+            return self.refuse_source();
         };
         Err(Refusal::setting(
             "network.port-driver",
@@ -265,6 +274,21 @@ impl Network {
             "auto",
             what,
         ))
+    }
+
+    /// Refuses to lose the addresses of clients that the user wants to keep. Another port driver may keep
+    /// them.
+    pub(super) fn refuse_source(&self) -> Result<(), Refusal> {
+        let Some(what) = self.source.refused.clone() else { return Ok(()) };
+        let Settings { port_driver, source_ip, .. } = &self.settings;
+        let keeps = [NetworkDriver::Slirp4netns, NetworkDriver::Pasta].contains(&self.driver);
+        Err(match port_driver.value != Choice::Auto && keeps {
+            true => Refusal::setting("network.port-driver", &port_driver.origin, "auto", what),
+            false => {
+                let what = format!("{what} (network drivers slirp4netns and pasta keep it)");
+                Refusal::setting("network.source-ip", &source_ip.origin, "auto", what)
+            }
+        })
     }
 
     /// Refuses a driver whose program is not installed.

@@ -60,6 +60,8 @@ pub enum Step {
     /// Put the legacy backend of a family first in dockerd's PATH, if the kernel has it;
     /// fail otherwise if it is required.
     LegacyIptables { family: Family, program: PathBuf, required: bool },
+    /// Fail unless rootlesskit can keep the addresses of clients in this network namespace.
+    RequireSourceIp,
     /// Move sockets from the descriptors where they crossed rootlesskit, `from` and following, to 3
     /// and following.
     TakeSockets { count: u32, from: u32 },
@@ -113,6 +115,9 @@ impl Step {
                     "it is first in the daemon's PATH if the kernel has its tables",
                 )
             }
+            Self::RequireSourceIp => {
+                ("require", "source-ip".into(), "the rules and routes of rootlesskit are tried")
+            }
             Self::TakeSockets { count, from } => {
                 let value = format!("{count}@{from}").into();
                 ("listen-fds", value, "sockets move from these descriptors to 3 and following")
@@ -150,6 +155,7 @@ impl Step {
             "prefer-ip6tables" => legacy(Family::Ipv6, false),
             "require-iptables" => legacy(Family::Ipv4, true),
             "require-ip6tables" => legacy(Family::Ipv6, true),
+            "require" if value == "source-ip" => Self::RequireSourceIp,
             "listen-fds" => {
                 let (count, from) = value.to_str()?.split_once('@')?;
                 Self::TakeSockets { count: count.parse().ok()?, from: from.parse().ok()? }
@@ -222,6 +228,7 @@ mod tests {
             any_word().prop_map(|word| Step::RebindBroken(word.into())),
             Just(Step::Forward),
             any::<u16>().prop_map(Step::LocalPorts),
+            Just(Step::RequireSourceIp),
             (any::<bool>(), any_word(), any::<bool>()).prop_map(|(v6, word, required)| {
                 Step::LegacyIptables {
                     family: if v6 { Family::Ipv6 } else { Family::Ipv4 },

@@ -11,6 +11,7 @@ fn docker_29_5() -> HostFacts {
     if let Tool::Found { facts, .. } = &mut host.tools.rootlesskit {
         facts.version = Some(Version(3, 0, 1));
         facts.flags.insert("detach-netns".to_owned(), false);
+        facts.flags.insert("source-ip-transparent".to_owned(), false);
         facts.network_drivers.extend(["none", "pasta", "gvisor-tap-vsock"].map(str::to_owned));
         facts.port_drivers.extend(["implicit", "gvisor-tap-vsock"].map(str::to_owned));
     }
@@ -355,6 +356,73 @@ fn docker0_and_the_hosts_gateway_are_said_where_it_takes_a_word() {
     }
     let detached = plan(&docker_29_5(), &[], "").unwrap();
     assert!(reason(&detached, "docker run --net=host").contains("the host's 127.0.0.1"));
+}
+
+#[rustfmt::skip]
+#[test]
+fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
+    let json = |host, text| with(host, |host| host.session.daemon_json = DaemonJson::parse(text));
+    let old = with(docker_29_5(), |host| {
+        if let Tool::Found { facts, .. } = &mut host.tools.dockerd {
+            facts.version = Some(Version(27, 5, 1));
+        }
+    });
+    let unloaded = with(docker_29_5(), |host| host.kernel.bridge_netfilter = false);
+    let bare = with(docker_29_5(), |host| host.tools.ip = None);
+    let told = json(docker_29_5(), r#"{"userland-proxy": true}"#);
+    let direct = json(docker_29_5(), r#"{"userland-proxy": false}"#);
+    let (new, pasta) = (docker_29_5(), with_pasta(docker_29_5()));
+    let preserve = "network.source-ip=preserve";
+    let builtin = [preserve, "network.port-driver=builtin"];
+    let own = "preserve: containers see the client's own address: so it is with port driver";
+    let bridge = "off: containers see the bridge's address, not the client's:";
+    let tcp = "preserve: containers see the client's own address over TCP, the bridge's over UDP: rootlesskit connects from it";
+    // A host, settings, dockerd's words; the port driver, what dockerd gets, and the reason's beginning.
+    let cases: &[(&HostFacts, &[&str], &str, &str, &str, String)] = &[
+        (&debian_12(), &[], "", "builtin", "", format!("{bridge} this rootlesskit has no --source-ip-transparent")),
+        (&debian_12(), &["network.port-driver=slirp4netns"], "", "slirp4netns", "", format!("{own} slirp4netns")),
+        (&debian_12(), &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
+        (&new, &[], "", "builtin", "", format!("{bridge} docker-proxy is in between")),
+        (&new, &[], "--userland-proxy=false", "builtin", "", tcp.to_owned()),
+        (&direct, &[], "", "builtin", "", tcp.to_owned()),
+        (&direct, &[preserve], "", "builtin", "", tcp.to_owned()),
+        (&new, &[preserve], "", "builtin", "--userland-proxy=false", tcp.to_owned()),
+        (&new, &["network.source-ip=off"], "", "builtin --source-ip-transparent=false", "", format!("{bridge} command line")),
+        (&pasta, &["network.driver=pasta", preserve], "", "implicit", "", format!("{own} implicit")),
+        (&old, &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
+        (&unloaded, &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
+        (&bare, &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
+        (&told, &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
+    ];
+    for (host, assignments, line, driver, arg, why) in cases {
+        let detached = [&["network.detach-netns=false"], *assignments].concat();
+        let plan = plan(host, &detached, line).unwrap();
+        let seen = reason(&plan, "network.source-ip");
+        assert!(seen.starts_with(why), "{assignments:?} {line:?}: {seen}");
+        let args = rootlesskit_line(&plan);
+        assert!(args.contains(&format!("--port-driver={driver} --copy-up")), "{assignments:?}: {args}");
+        let added = daemon_line(&plan).contains("--userland-proxy=false") && line.is_empty();
+        assert_eq!(added, !arg.is_empty(), "{assignments:?}: {}", daemon_line(&plan));
+        let is_tried = plan.stage.steps.contains(&Step::RequireSourceIp);
+        assert_eq!(is_tried, assignments.contains(&preserve) && *driver == "builtin", "{assignments:?}");
+    }
+    for (host, assignments, why) in [
+        (&debian_12(), &builtin[..], "this rootlesskit has no --source-ip-transparent"),
+        (&old, &builtin, "dockerd 27.5.1 opens ports only by docker-proxy"),
+        (&unloaded, &builtin, "dockerd does not start without docker-proxy as long as br_netfilter is not loaded"),
+        (&bare, &builtin, "there is no `ip`"),
+        (&told, &builtin, "dockerd is told to use docker-proxy"),
+        (&new, &[preserve, "network.driver=gvisor-tap-vsock", "network.port-driver=gvisor-tap-vsock"], "port driver gvisor-tap-vsock hides it"),
+        (&new, &[preserve, "network.port-driver=none"], "no port is published"),
+        (&new, &[preserve, "network.port-driver=builtin", "rootlesskit.flags=--source-ip-transparent=false"], "rootlesskit.flags turn it off"),
+    ] {
+        let (exit, message) = refusal(host, &[&["network.detach-netns=false"], assignments].concat());
+        assert_eq!(exit, Exit::Config, "{assignments:?}");
+        assert!(message.starts_with("network.source-ip is `preserve`, but port driver `") && message.contains(why), "{message}");
+    }
+    let silent = plan(&debian_12(), &[], "--userland-proxy=false").unwrap();
+    assert_eq!(silent.warnings.len(), 1, "{:?}", silent.warnings);
+    assert!(plan(&new, &[], "--userland-proxy=false").unwrap().warnings.is_empty());
 }
 
 #[rustfmt::skip]

@@ -42,7 +42,7 @@ impl Trial {
         possible.map_err(|refusal| refusal.error(&host.tools))?;
         let (iptables, _) = daemon::iptables(settings, host)?;
         let mut steps = steps(settings, host, &iptables);
-        steps.retain(|step| !matches!(step, Step::TakeSockets { .. }));
+        steps.retain(|step| !matches!(step, Step::TakeSockets { .. } | Step::RequireSourceIp));
         let stage = Stage {
             keeper: None,
             outside: host.session.user_namespace,

@@ -19,7 +19,7 @@ pub use layer::{Layer, Origin};
 pub use subnet::Subnet;
 pub use value::{
     Choice, Input, Iptables, Mtu, NetworkDriver, Number, OnHang, PortDriver, Propagation, ProxyUrl,
-    Seconds, Value,
+    Seconds, SourceIp, Value,
 };
 
 /// The system's configuration file.
@@ -128,6 +128,9 @@ settings! {
     cidr: Choice<Subnet> = "network.cidr", ["DOCKERD_ROOTLESS_CIDR"],
         Choice::Auto, "auto: 10.0.2.0/24, or another where the host uses that itself",
         "The addresses of the namespace's own network (slirp4netns, pasta and gvisor-tap-vsock only).";
+    source_ip: SourceIp = "network.source-ip", ["DOCKERD_ROOTLESS_SOURCE_IP"],
+        SourceIp::Auto, "auto: kept where the port driver keeps it by itself",
+        "Whether containers see the addresses of their clients; preserve does what is needed for it, or refuses to start.";
     slirp4netns_sandbox: Choice<bool> = "network.slirp4netns-sandbox", ["DOCKERD_ROOTLESS_ROOTLESSKIT_SLIRP4NETNS_SANDBOX"],
         Choice::Auto, "auto: rootlesskit decides",
         "Whether slirp4netns gets a mount namespace of its own.";

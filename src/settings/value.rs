@@ -124,6 +124,12 @@ words! {
 }
 
 words! {
+    /// Whether containers see the address of their clients.
+    #[derive(Copy)]
+    SourceIp, "auto, preserve or off", Auto = "auto", Preserve = "preserve", Off = "off"
+}
+
+words! {
     /// What follows when dockerd hangs.
     OnHang, "restart or report", Restart = "restart", Report = "report"
 }

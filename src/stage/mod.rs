@@ -6,3 +6,4 @@ pub mod namespace;
 pub mod netfilter;
 pub mod nsenter;
 pub mod orders;
+pub mod source_ip;

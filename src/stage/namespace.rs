@@ -24,7 +24,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::look;
 use crate::plan::{DOCKER_SOCKET, Family, Stage, Step};
-use crate::stage::{launch, netfilter};
+use crate::stage::{launch, netfilter, source_ip};
 use crate::sys::sockets;
 
 /// Where the links to the chosen iptables are made: on the namespace's own tmpfs.
@@ -99,6 +99,12 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
                     Err(reason) => debug!("{} is not used: {reason}", program.display()),
                 }
             }
+            Step::RequireSourceIp => source_ip::probe_source_ip().map_err(|reason| {
+                Error::new(Exit::Config, "containers would not see the addresses of clients")
+                    .cause(reason)
+                    .hint("dockerd-rootless config explain network.source-ip")
+                    .check("port-driver")
+            })?,
             Step::TakeSockets { count, from } => {
                 sockets::take(*count, *from).map_err(|errno| failed(errno.into()))?;
                 prepared.listen_fds = *count;

@@ -131,6 +131,7 @@ impl Supervisor<'_> {
         let engine = self.running.keep.engine.take();
         self.running.keep = Keep { engine, ..plan.keep };
         self.running.command = plan.command;
+        self.running.lacks_proxy = !plan.has_proxy;
         Ok(())
     }
 

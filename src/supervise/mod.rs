@@ -116,6 +116,9 @@ pub struct Running {
     link: Link,
     has_helper: bool,
     published: Vec<String>,
+    /// Whether dockerd serves ports without docker-proxy.
+    #[serde(default)]
+    lacks_proxy: bool,
     /// dockerd's program and arguments.
     command: Vec<OsString>,
     keep: Keep,
@@ -131,6 +134,7 @@ impl Running {
             link: plan.network.link(),
             has_helper: plan.network.has_helper,
             published: plan.network.published.clone(),
+            lacks_proxy: !plan.network.source.has_proxy,
             command: plan.stage.daemon.clone(),
             keep: plan.keep.clone(),
         }

@@ -233,6 +233,10 @@ impl Supervisor<'_> {
             .filter(|process| is_shim(process))
             .map(|process| process.identity)
             .collect();
+        if self.running.lacks_proxy {
+            // What served a port of the dockerd before needs no successor.
+            ports.lost.clear();
+        }
         let lost = ports.judge(published, find_servers());
         if !lost.is_empty() {
             self.repair(&lost);

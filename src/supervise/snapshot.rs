@@ -36,6 +36,8 @@ pub struct Status {
     pub socket_of: String,
     pub network_driver: String,
     pub port_driver: String,
+    /// What containers see of clients at published ports.
+    pub source_ip: String,
     pub dockerd_version: Option<String>,
     pub rootlesskit_version: Option<String>,
     /// Whether containers keep running while dockerd is replaced.

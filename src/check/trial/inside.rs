@@ -20,6 +20,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::plan::Stage;
 use crate::stage::namespace;
+use crate::stage::source_ip::probe_source_ip;
 use crate::sys::{netlink, stdout};
 
 /// The argument before the others that asks for namespaces of our own.
@@ -107,6 +108,7 @@ fn network(search_path: &OsStr) -> Inside {
     Inside {
         devices: BTreeMap::from(devices),
         firewalls: FIREWALLS.iter().filter_map(|name| firewall(name, search_path)).collect(),
+        source_ip: probe_source_ip().map_or_else(Outcome::fails, |()| Outcome::Works),
         ipv6: Path::new("/proc/sys/net/ipv6").exists(),
         ..Inside::default()
     }
