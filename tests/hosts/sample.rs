@@ -52,7 +52,7 @@ impl Sample {
                         outcome: works(),
                     })
                     .into(),
-                source_ip: Outcome::Works,
+                source_ip: works(),
                 overlay: works(),
                 certificates: [("/etc/ssl/certs/ca-certificates.crt".into(), true)].into(),
                 ipv6: true,

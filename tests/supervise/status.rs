@@ -14,9 +14,10 @@ use super::{
 use test_support::*;
 
 /// All fields of the JSON, in the order of the alphabet.
-const FIELDS: [&str; 34] = [
+const FIELDS: [&str; 36] = [
     "address",
     "client",
+    "clients",
     "containerd",
     "containers",
     "data",
@@ -47,6 +48,7 @@ const FIELDS: [&str; 34] = [
     "since",
     "socket",
     "socket_of",
+    "source_ip",
     "state",
     "supervisor",
 ];
@@ -108,7 +110,7 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     assert!(headline.contains(&format!(" Docker {version}, rootlesskit ")), "{shown}");
     let names: Vec<&str> = rows.lines().filter_map(|line| line.split_whitespace().next()).collect();
     let expected =
-        ["address", "client", "network", "images", "data", "containers", "limits", "restarted"];
+        ["address", "client", "network", "images", "data", "containers", "clients", "limits", "restarted"];
     assert_eq!(names, expected, "{shown}");
 
     let old = kill_dockerd(&user);

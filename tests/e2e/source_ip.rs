@@ -1,0 +1,58 @@
+//! The address of a client on another host, as a container sees it.
+
+use std::process::Stdio;
+
+use test_support::docker::IMAGE;
+use test_support::*;
+
+/// The client's address as the kernel writes it in /proc/net/tcp, and that of the bridge.
+const CLIENT: &str = "0207630A";
+const BRIDGE: &str = "010011AC";
+
+/// Asks the container behind the port until it answers, and returns the address that it saw.
+fn seen(client: &Room<'_>) -> String {
+    let ask = || {
+        let mut nc = client.root("busybox");
+        nc.args(["nc", "-w", "3", "10.99.7.1", "8080"]).stdin(Stdio::null());
+        let table = String::from_utf8(nc.output().ok()?.stdout).ok()?;
+        // Its number, its own address, the other's, and the state.
+        let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let connected = |line: &Vec<&str>| {
+            line.get(1).is_some_and(|own| own.ends_with(":0050")) && line.get(3) == Some(&"01")
+        };
+        let other = lines.filter(connected).find_map(|line| line[2].split_once(':'))?.0;
+        Some(other.to_owned())
+    };
+    wait::until("a published port answers", ask)
+}
+
+#[test]
+fn a_container_sees_the_client_that_status_says_and_preserve_keeps_it() {
+    for (wish, is_kept) in [("auto", false), ("preserve", true)] {
+        let user = TestUser::new();
+        let client = Room::apart(&user, "");
+        let script = format!(
+            "ip link add eth0 type veth peer name eth0 netns {}
+            ip addr add 10.99.7.1/24 dev eth0
+            ip link set eth0 up",
+            client.pid()
+        );
+        let host = Room::apart(&user, &script);
+        for words in ["addr add 10.99.7.2/24 dev eth0", "link set eth0 up"] {
+            command::run(client.root("ip").args(words.split(' ')));
+        }
+        let launch = Launch::new(&user, Launcher::Run).room(&host);
+        let mut daemon = launch.env("DOCKERD_ROOTLESS_SOURCE_IP", wish).ready();
+        daemon.docker.import_image();
+        let listen = "nc -ll -p 80 -e cat /proc/net/tcp";
+        daemon.docker.run(&format!("run -d --stop-signal KILL -p 8080:80 {IMAGE} {listen}"));
+        assert_eq!(seen(&client), if is_kept { CLIENT } else { BRIDGE }, "{wish}");
+
+        let program = Launcher::Run.install(&user);
+        let status = Told::by(user.command(&program).args(["status", "--format", "json"])).json();
+        let said = status["clients"].as_str().expect("what containers see");
+        assert_eq!(said.contains("the client's own address"), is_kept, "{said}");
+        daemon.stop();
+        assert_nothing_left(&user);
+    }
+}
