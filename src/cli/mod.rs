@@ -326,7 +326,8 @@ fn launch(
 }
 
 /// Returns the command, behind global options: `-v plan` must not start a daemon with the argument
-/// `plan`. Puts `run` before the words where they name none: no words at all, or other options first.
+/// `plan`. Puts `run` before the words where they name none: no words at all, or other options first;
+/// `dockerd` is `run --`.
 fn find_command(words: &mut Vec<OsString>) -> OsString {
     let mut at = 1;
     while let Some(word) = words.get(at).map(|word| word.as_bytes()) {
@@ -336,6 +337,11 @@ fn find_command(words: &mut Vec<OsString>) -> OsString {
             _ if word.starts_with(b"--log-level=") || word.starts_with(b"--color=") => at += 1,
             b"-h" | b"--help" | b"-V" | b"--version" => return words[at].clone(),
             _ if word.starts_with(b"-") => break,
+            // As images are run: `docker run IMAGE dockerd --debug`.
+            b"dockerd" => {
+                words.splice(at..=at, ["run", "--"].map(OsString::from));
+                return "run".into();
+            }
             _ => return words[at].clone(),
         }
     }
@@ -373,6 +379,9 @@ mod tests {
             (&["--data-root=/x", "-v", "--"], false, &["--data-root=/x", "-v", "--"]),
             (&["--", "-v", "--log-level", "x"], false, &["-v", "--log-level", "x"]),
             (&["run", "--", "--", "a"], false, &["--", "a"]),
+            (&["dockerd"], false, &[]),
+            (&["-v", "dockerd", "--exec", "-D"], false, &["--exec", "-D"]),
+            (&["run", "dockerd"], false, &["dockerd"]),
             (&["-v", "--set", "network.mtu=1500", "--mtu=9"], false, &["--mtu=9"]),
         ];
         for (words, expected_exec, expected_words) in cases {
