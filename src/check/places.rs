@@ -29,7 +29,11 @@ pub fn runtime_dir(evidence: &Evidence<'_>) -> Finding {
         return Finding::problem(format!("`{}` has only {free} bytes free: rootlesskit would hang", path.display()))
             .tell(format!("remove what is not needed (`du -a {}`), or raise `RuntimeDirectorySize=` in logind.conf(5)", quoted(path)));
     }
-    Finding::ok(format!("`{}` is yours alone", path.display()))
+    let shown = path.display();
+    match &person.runtime_dir {
+        Some((_, Directory::Makeable)) => Finding::ok(format!("a start makes `{shown}`")),
+        _ => Finding::ok(format!("`{shown}` is yours alone")),
+    }
 }
 
 /// Creates the runtime directory, or leads to another one.

@@ -31,6 +31,7 @@ type Planned = (LaunchPlan, HostFacts);
 pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> {
     let run = Run::new(environment, request);
     let (person, settings) = run.settle()?;
+    let person = make_runtime_dir(environment, person)?;
     if !request.exec && settings.supervise.value {
         if supervise::pidfds_work() {
             return run.supervise(person, &settings);
@@ -44,6 +45,15 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
     let planned = run.plan_for(person, &settings, ProbeDepth::Launch)?;
     announce(&planned);
     Err(launch::exec(&planned.0))
+}
+
+/// Makes `/run/user/UID` where only a launch could, and refuses what another user put there meanwhile.
+fn make_runtime_dir(environment: &Environment, person: Person) -> Result<Person, Error> {
+    let made = look::make_runtime_dir(environment, person).map_err(|error| {
+        Error::new(Exit::Prerequisite, "the runtime directory cannot be made").because(&error)
+    })?;
+    plan::refuse_person(&made)?;
+    Ok(made)
 }
 
 /// Takes the place of the supervisor that this process was, or, as a trial in a child of it, finds out

@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,8 +51,14 @@ pub fn person(environment: &Environment) -> Person {
     let explicit = environment.get("XDG_RUNTIME_DIR").map(PathBuf::from);
     let runtime_dir_guessed = explicit.is_none();
     let path = explicit.unwrap_or_else(|| user_runtime_dir(uid));
-    let directory = directory(&path);
-    let is_ours = matches!(directory, Directory::Present { owner, .. } if owner == uid);
+    let directory = match directory(&path) {
+        Directory::Missing if is_makeable(&path, uid) => Directory::Makeable,
+        found => found,
+    };
+    let is_ours = match directory {
+        Directory::Present { owner, .. } => owner == uid,
+        _ => directory == Directory::Makeable,
+    };
     let home = environment.get("HOME").map(PathBuf::from);
     let holds_home = home.as_deref().is_some_and(|home| real(home).starts_with(real(&path)));
     let found = home.as_deref().map(fs::metadata);
@@ -66,6 +72,25 @@ pub fn person(environment: &Environment) -> Person {
         home: home.map(|home| (home, is_there)),
         runtime_dir: (!runtime_dir_guessed || is_ours).then_some((path, directory)),
         runtime_dir_guessed,
+    }
+}
+
+/// Whether the missing directory `path` is the runtime directory of user `uid`, and we can make it.
+/// systemd-logind keeps its parent for root alone.
+fn is_makeable(path: &Path, uid: u32) -> bool {
+    let parent = path.parent().filter(|_| path == user_runtime_dir(uid));
+    parent.is_some_and(|parent| unistd::access(parent, AccessFlags::W_OK).is_ok())
+}
+
+/// Makes the runtime directory of `person`, if a launch does that, and looks again: another user may
+/// have been first.
+pub fn make_runtime_dir(environment: &Environment, person: Person) -> io::Result<Person> {
+    let Some((path, Directory::Makeable)) = &person.runtime_dir else {
+        return Ok(person);
+    };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(self::person(environment)),
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Person {
     /// The user's home in the user database, if `$HOME` is another's.
     pub own_home: Option<PathBuf>,
     /// `$XDG_RUNTIME_DIR`, or `/run/user/UID` if that variable is unset and the directory is
-    /// ours; with what is there.
+    /// ours or can be made; with what is there.
     pub runtime_dir: Option<(PathBuf, Directory)>,
     /// Whether the runtime directory was found without the variable.
     pub runtime_dir_guessed: bool,
@@ -85,6 +85,8 @@ pub struct Session {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directory {
     Missing,
+    /// It is missing, and a launch makes it: `/run/user/UID` where its parent lets us, as in containers.
+    Makeable,
     /// It cannot be looked at, and why.
     Unknown(String),
     Symlink,

@@ -54,6 +54,7 @@ pub fn refuse_home(person: &Person) -> Result<(), Error> {
 /// Says why `directory` is no directory of user `uid`, if it is none.
 fn fault_of(directory: &Directory, uid: u32) -> Option<String> {
     match directory {
+        Directory::Makeable => None,
         Directory::Missing => Some("does not exist".to_owned()),
         Directory::Unknown(reason) => Some(format!("cannot be judged: {reason}")),
         Directory::Symlink => Some("is a symbolic link".to_owned()),

@@ -545,6 +545,7 @@ fn a_session_that_is_not_safe_is_refused() {
         (with(&|session| session.person.runtime_dir_holds_home = true), Exit::Prerequisite, "XDG_RUNTIME_DIR `/run/user/1000` is or holds your home"),
         (
             with(&|session| {
+                session.person.runtime_dir = Some(("/run/user/1000".into(), Directory::Makeable));
                 session.person.ancestors = vec![Ancestor {
                     path: "/run/user".into(),
                     owner: Some(0),
@@ -560,6 +561,13 @@ fn a_session_that_is_not_safe_is_refused() {
         let refused = refusal(&host, &[]);
         assert!(refused.0 == exit && refused.1.starts_with(message), "{refused:?}, not {message}");
     }
+}
+
+#[test]
+fn a_runtime_directory_that_a_launch_makes_is_accepted() {
+    let mut host = debian_12();
+    host.session.person.runtime_dir = Some(("/run/user/1000".into(), Directory::Makeable));
+    plan(&host, &[], "").expect("accepted");
 }
 
 #[test]

@@ -27,6 +27,8 @@ const ATTEMPTS: u8 = 3;
 pub struct Scratch {
     path: PathBuf,
     begin: SystemTime,
+    /// The directory above, if it was made for this one.
+    made: Option<PathBuf>,
     _lock: Lock,
 }
 
@@ -40,12 +42,13 @@ impl Scratch {
     /// the data root may not have existed then.
     pub fn new(path: &Path) -> io::Result<Self> {
         path.ancestors().skip(1).for_each(sweep);
+        let made = path.parent().filter(|above| !above.exists()).map(Path::to_owned);
         let begin = SystemTime::now();
         for _ in 0..ATTEMPTS {
             DirBuilder::new().recursive(true).mode(0o700).create(path)?;
             // Another check may remove it before it is locked.
             if let Ok(lock) = Lock::take_at(path, |path| File::open(path)) {
-                return Ok(Self { path: path.to_owned(), begin, _lock: lock });
+                return Ok(Self { path: path.to_owned(), begin, made, _lock: lock });
             }
         }
         Err(io::Error::other(format!("`{}` cannot be locked", path.display())))
@@ -55,6 +58,8 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         remove(&self.path, self.begin);
+        // A start that uses it now has put something into it.
+        let _ = self.made.as_ref().map(fs::remove_dir);
     }
 }
 
