@@ -17,6 +17,7 @@ type Setting = (&'static str, &'static str);
 #[rustfmt::skip]
 const MEANINGS: &[Meaning] = &[
     (NetworkDriver, &["pivot_root", "create_sandbox", "cannot mount tmpfs on /tmp"], "slirp4netns cannot enter its sandbox: a root file system in memory and LXD's AppArmor profile do not allow pivot_root(2) (moby#47803, slirp4netns#348)", Some(("network.slirp4netns-sandbox", "false"))),
+    (NetworkDriver, &["ip rule [list]"], "the `ip` in PATH is BusyBox's, which makes no tap device: install iproute2", None),
     (NetworkDriver, &["seccomp"], "slirp4netns cannot install its seccomp filter", Some(("network.slirp4netns-seccomp", "false"))),
     (NetworkDriver, &["dual stack forward", "unable to add rule"], "pasta of 2026-05-07 cannot forward ports automatically (rootlesskit#591)", Some(SLIRP4NETNS)),
     (NetworkDriver, &["couldn't open user namespace"], "AppArmor does not let pasta into the user namespace: Ubuntu 23.10 and 24.04 lack its profile (Launchpad bug 2077158)", Some(SLIRP4NETNS)),
@@ -33,7 +34,7 @@ pub fn explain(mut finding: Finding, id: Id, text: &str) -> Finding {
     if said != gist(text) {
         finding = finding.because(format!("it said: {said}"));
     }
-    let lower = text.to_lowercase();
+    let lower = without_values(text).to_lowercase();
     let is_said = |signs: &[&str]| signs.iter().any(|sign| lower.contains(sign));
     let mut known = MEANINGS.iter().filter(|(own, signs, ..)| *own == id && is_said(signs));
     let Some((.., meaning, setting)) = known.next() else {
