@@ -32,10 +32,24 @@ fn judge(evidence: &Evidence<'_>, name: &str, mapper: &Option<IdMapper>, map: &O
         _ if !mapper.has_power() => powerless(mapper),
         Outcome::Fails(failure) => {
             let what = format!("`{path}` maps no IDs: {}", failure.text);
-            suspects(evidence, Finding::failed_trial(what))
+            let finding = Finding::failed_trial(what);
+            match evidence.survey.surroundings.sys_admin {
+                false if mapper.mode & 0o4000 != 0 => bounded(finding, name, mapper),
+                _ => suspects(evidence, finding),
+            }
         }
         Outcome::NotTried(_) => Finding::tried(map, ""),
     }
+}
+
+/// Explains a setuid program in a container without CAP_SYS_ADMIN: it works for root, who is not the
+/// owner of the new namespace. With a file capability it works for the owner.
+fn bounded(finding: Finding, name: &str, mapper: &IdMapper) -> Finding {
+    let (path, capability) =
+        (quoted(&mapper.path), name.trim_start_matches("new").trim_end_matches("map"));
+    finding
+        .because("it is setuid, and this container has no CAP_SYS_ADMIN")
+        .tell(format!("build the image with `RUN chmod u-s {path} && setcap cap_set{capability}+ep {path}`, or start the container with `--cap-add SYS_ADMIN`"))
 }
 
 /// Gives a program of the system its power; another one must not stand before that in PATH.

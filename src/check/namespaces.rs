@@ -26,7 +26,10 @@ const CONTAINERS: &[(&str, &str)] = &[
     ),
     ("lx", "set `security.nesting=true` on it (LXD), or `features: nesting=1` (Proxmox VE)"),
     ("incus", "set `security.nesting=true` on it"),
-    ("kube", "give it a `securityContext` with `privileged: true`"),
+    (
+        "kube",
+        "give it a `securityContext` with `privileged: true`, or with `procMount: Unmasked` and `seccompProfile: {type: Unconfined}` in a pod with `hostUsers: false`",
+    ),
     ("", "let its seccomp filter pass clone(2), unshare(2) and mount(2)"),
 ];
 
@@ -35,9 +38,15 @@ const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
 
 /// `user-namespaces`: one is created, and its owner creates others inside.
 pub fn user_namespaces(evidence: &Evidence<'_>) -> Finding {
-    match &evidence.trials.user_namespace {
-        Outcome::Fails(failure) => explain(evidence, failure),
-        outcome => Finding::tried(outcome, "user namespaces, with capabilities inside"),
+    let proc = evidence.trials.inside.as_ref().and_then(|inside| inside.proc.failure());
+    match (&evidence.trials.user_namespace, proc) {
+        (Outcome::Fails(failure), _) => explain(evidence, failure),
+        (_, Some(failure)) => {
+            let what = format!("a container's /proc cannot be mounted: {}", failure.text);
+            let why = "parts of this /proc are hidden or read-only";
+            suspects(evidence, Finding::problem(what).because(why))
+        }
+        (outcome, None) => Finding::tried(outcome, "user namespaces, with capabilities inside"),
     }
 }
 

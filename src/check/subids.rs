@@ -3,7 +3,7 @@
 use crate::check::evidence::Evidence;
 use crate::check::finding::Finding;
 use crate::check::fix::quoted;
-use crate::check::survey::{Account, Survey};
+use crate::check::survey::{Account, Surroundings, Survey};
 
 /// What upstream demands; `nobody` (65534) of most images is among them.
 const ENOUGH: u64 = 65_536;
@@ -94,6 +94,7 @@ fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<St
             ));
         }
     };
+    let map = map_of(survey, what);
     let fails = |what: String| grant(evidence, kind, Finding::problem(what));
     let own: Vec<&Range> = ranges.iter().filter(|range| range.is_own(&survey.account)).collect();
     let count: u64 = own.iter().map(|range| range.count).sum();
@@ -101,8 +102,19 @@ fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<St
         let place = source.unwrap_or(path);
         return fails(format!("`{place}` has no line for `{name}`"));
     }
-    if count < ENOUGH {
-        return fails(format!("`{name}` has {count} subordinate {what} IDs instead of {ENOUGH}"));
+    if let Some(range) = own.iter().find(|range| !is_within((range.first, range.end()), map)) {
+        let shown = map.iter().map(|(first, _, count)| format!("{first}-{}", first + count - 1));
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        let (first, last) = (range.first, range.end() - 1);
+        return fails(format!(
+            "the {what} IDs {first}-{last} of `{name}` do not exist in this user namespace, which has {shown}"
+        ));
+    }
+    // Of those in this namespace, root's and the user's own are not subordinate.
+    let there: u64 = map.iter().map(|(.., count)| count).sum();
+    let enough = if map.is_empty() { ENOUGH } else { ENOUGH.min(there.saturating_sub(2)) };
+    if count < enough {
+        return fails(format!("`{name}` has {count} subordinate {what} IDs instead of {enough}"));
     }
     let clash = own.iter().find_map(|range| {
         let is_in = |other: &&Range| other.line != range.line && range.overlaps(other);
@@ -121,8 +133,36 @@ fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<St
     Finding::ok(format!("`{name}` has {count} subordinate {what} IDs: {shown}"))
 }
 
+/// The ranges of IDs of a user namespace, as in `/proc/self/uid_map`.
+type Map = [(u64, u64, u64)];
+
+/// The IDs of a user, or of a group, that exist here.
+fn map_of<'a>(survey: &'a Survey, what: &str) -> &'a Map {
+    let Surroundings { uids, gids, .. } = &survey.surroundings;
+    if what == "user" { uids } else { gids }
+}
+
+/// Whether the IDs from `start` to before `end` exist here; the kernel joins no ranges of a map.
+fn is_within((start, end): (u64, u64), map: &Map) -> bool {
+    let holds = |(first, _, count): &(u64, u64, u64)| *first <= start && end <= first + count;
+    map.is_empty() || map.iter().any(holds)
+}
+
+/// Returns the lines that give a user all IDs of this user namespace but root's and their own.
+fn lines_for(name: &str, own: u32, map: &Map) -> String {
+    let own = u64::from(own);
+    let free = map.iter().flat_map(|(first, _, count)| {
+        let end = first + count;
+        [((*first).max(1), end.min(own)), ((*first).max(own + 1), end)]
+    });
+    let lines = free
+        .filter(|(first, end)| first < end)
+        .map(|(first, end)| format!("`{name}:{first}:{}`", end - first));
+    lines.collect::<Vec<_>>().join(" and ")
+}
+
 /// Adds a range that is free in both files.
-fn grant(evidence: &Evidence<'_>, (_, path, option): Kind, finding: Finding) -> Finding {
+fn grant(evidence: &Evidence<'_>, (what, path, option): Kind, finding: Finding) -> Finding {
     let survey = evidence.survey;
     let name = survey.account.display_name();
     if let Some(source) = &survey.subid_source {
@@ -135,6 +175,14 @@ fn grant(evidence: &Evidence<'_>, (_, path, option): Kind, finding: Finding) -> 
     }
     let first = free(survey);
     let last = first + ENOUGH - 1;
+    let map = map_of(survey, what);
+    if !is_within((first, last + 1), map) {
+        let own = if what == "user" { survey.account.uid } else { survey.account.gid };
+        return finding.tell(match lines_for(&name, own, map) {
+            lines if lines.is_empty() => "start Docker outside of this user namespace".to_owned(),
+            lines => format!("in the image's `{path}`, give `{name}` the lines {lines}"),
+        });
+    }
     // Alpine has newuidmap without usermod, which does not know accounts of a directory either.
     if survey.account.is_local && !survey.release.is_like("alpine") {
         return finding.root(format!("usermod {option} {first}-{last} {}", quoted(name)));

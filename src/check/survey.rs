@@ -19,6 +19,12 @@ use crate::words;
 /// The largest file in bytes that is read; `/etc/subuid` of a server with 100,000 users fits.
 const TEXT_MAX: u64 = 16 * 1024 * 1024;
 
+/// How many IDs the first user namespace has.
+const ALL_IDS: u64 = 4_294_967_295;
+
+/// The bit of CAP_SYS_ADMIN (capabilities(7)).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
 /// How many links the kernel follows.
 const LINKS_MAX: usize = 40;
 
@@ -153,6 +159,11 @@ impl Account {
 
 /// What this process is in.
 pub struct Surroundings {
+    /// The IDs of this user namespace: the first here, the first outside, and how many.
+    pub uids: Vec<(u64, u64, u64)>,
+    pub gids: Vec<(u64, u64, u64)>,
+    /// Whether root of this session, or of this container, may have CAP_SYS_ADMIN.
+    pub sys_admin: bool,
     /// The container manager, such as `docker` or `lxc`.
     pub container: Option<String>,
     pub chroot: bool,
@@ -349,10 +360,15 @@ impl Tree<'_> {
         let status = self.text("/proc/self/status").unwrap_or_default();
         let status: Vec<&str> = status.split_whitespace().collect();
         let says = |pair: [&str; 2]| status.windows(2).any(|own| own == pair);
-        let map = self.text("/proc/self/uid_map");
-        let is_first = |map: &str| map.split_whitespace().eq(["0", "0", "4294967295"]);
+        let [uids, gids] = ["uid_map", "gid_map"].map(|name| self.id_map(name));
+        let bounds = status.windows(2).find(|pair| pair[0] == "CapBnd:").map(|pair| pair[1]);
+        let bounds = bounds.and_then(|set| u64::from_str_radix(set, 16).ok());
+        // Written by the kubelet; CRI-O also makes podman's file.
+        let hosts = self.text("/etc/hosts").unwrap_or_default();
+        let is_pod = hosts.starts_with("# Kubernetes-managed hosts file");
         let container = self
             .line("/run/systemd/container")
+            .or_else(|| is_pod.then(|| "kubernetes".to_owned()))
             .or_else(|| self.exists("/run/.containerenv").then(|| "podman".to_owned()))
             .or_else(|| self.exists("/.dockerenv").then(|| "docker".to_owned()));
         let mounts = self.text("/proc/self/mountinfo").unwrap_or_default();
@@ -360,11 +376,24 @@ impl Tree<'_> {
         Surroundings {
             container,
             chroot: !mounts.is_empty() && Mounts::parse(&mounts).of(Path::new("/")).is_none(),
-            nested: map.is_some_and(|map| !is_first(&map)),
+            nested: uids.iter().any(|range| *range != (0, 0, ALL_IDS)),
+            uids,
+            gids,
+            sys_admin: bounds.is_none_or(|set| set & CAP_SYS_ADMIN != 0),
             wsl: kernel.to_lowercase().contains("microsoft"),
             no_new_privs: says(["NoNewPrivs:", "1"]),
             seccomp: says(["Seccomp:", "2"]),
         }
+    }
+
+    /// Returns the ranges of a map in `/proc/self`: the first ID here, that outside, and how many.
+    fn id_map(&self, name: &str) -> Vec<(u64, u64, u64)> {
+        let text = self.text(format!("/proc/self/{name}")).unwrap_or_default();
+        let numbers = |line: &str| {
+            let mut numbers = line.split_whitespace().map(str::parse);
+            Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+        };
+        text.lines().filter_map(numbers).collect()
     }
 
     /// Looks for a profile of `rootlesskit`.

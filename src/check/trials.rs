@@ -136,6 +136,8 @@ pub struct Inside {
     pub firewalls: Vec<Firewall>,
     /// The rules and routes with which rootlesskit keeps the addresses of clients.
     pub source_ip: Outcome,
+    /// A /proc for a new PID namespace, which each container gets.
+    pub proc: Outcome,
     /// An overlay mount on the file system of the data root.
     pub overlay: Outcome,
     /// Files with CA certificates that open outside, and whether they open inside.

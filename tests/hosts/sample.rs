@@ -53,6 +53,7 @@ impl Sample {
                     })
                     .into(),
                 source_ip: works(),
+                proc: works(),
                 overlay: works(),
                 certificates: [("/etc/ssl/certs/ca-certificates.crt".into(), true)].into(),
                 ipv6: true,

@@ -18,13 +18,16 @@ use crate::check::trial::{failure, succeeds, tried};
 use crate::check::trials::{Firewall, Inside, Outcome};
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::plan::Stage;
+use crate::plan::{Stage, TRIAL};
 use crate::stage::namespace;
 use crate::stage::source_ip::probe_source_ip;
 use crate::sys::{netlink, stdout};
 
 /// The argument before the others that asks for namespaces of our own.
 pub const ALONE: &str = "alone";
+
+/// The argument for which a container's /proc is mounted, and nothing else tried.
+const PROC: &str = "proc";
 
 /// Where distributions keep the certificates of authorities; Go looks in these places.
 const CERTIFICATES: [&str; 6] = [
@@ -61,8 +64,12 @@ const NFT_RULES: &str = "table ip drcheck {
 pub fn run(args: &[OsString], environment: &Environment) -> Result<(), Error> {
     let alone = args.split_first().filter(|(first, _)| *first == ALONE);
     let args = alone.map_or(args, |(_, args)| args);
-    if args.is_empty() {
-        pause();
+    match args {
+        [] => {
+            pause();
+        }
+        [word] if word == PROC => return mount_proc(),
+        _ => {}
     }
     let mut stage = Stage::parse(args)?;
     if alone.is_some() {
@@ -83,7 +90,33 @@ pub fn run(args: &[OsString], environment: &Environment) -> Result<(), Error> {
     let certificates = CERTIFICATES.into_iter().map(PathBuf::from);
     inside.certificates =
         certificates.map(|path| (path.clone(), File::open(path).is_ok())).collect();
+    inside.proc = own_proc();
     stdout::print(format!("{}\n", serde_json::json!(inside)))
+}
+
+/// Has a child mount the /proc of a new PID namespace: the first child enters it, and no other can
+/// follow.
+fn own_proc() -> Outcome {
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWPID) {
+        // A quota, which has a check of its own.
+        return Outcome::NotTried(error.to_string());
+    }
+    // Not by `process::brief`, whose child looks for its parent, and here sees none.
+    match Command::new("/proc/self/exe").args([TRIAL, PROC]).output() {
+        Err(error) => Outcome::NotTried(error.to_string()),
+        Ok(output) if output.status.success() => Outcome::Works,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Outcome::fails(said.trim().trim_start_matches("error: "))
+        }
+    }
+}
+
+/// Mounts the /proc of this process's PID namespace, as runc does for a container.
+fn mount_proc() -> Result<(), Error> {
+    let (none, flags) = (None::<&str>, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV);
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+        .map_err(|error| Error::new(Exit::Failed, error.desc()))
 }
 
 /// Makes namespaces of our own, where rootlesskit could make none: only the user's ID is mapped,
