@@ -13,7 +13,7 @@ set -eu
 # rustc links statically and calls cc for it: gcc alone brings no C library.
 RUN='docker.io docker-cli rootlesskit slirp4netns uidmap iptables iproute2 dbus-user-session
      ca-certificates gcc libc6-dev'
-TEST='passt busybox-static systemd util-linux procps curl wget openssl strace skopeo shellcheck'
+TEST='passt busybox-static libcap2-bin systemd util-linux procps curl wget openssl strace skopeo shellcheck'
 BENCH='iperf3 valgrind'
 
 # Some releases lack these, and nothing stops without them (where there is no docker-cli,
