@@ -38,8 +38,8 @@ pub struct Daemon {
     pub command: Vec<OsString>,
     /// What outlives it.
     pub keep: Keep,
-    /// Whether it serves ports by docker-proxy.
-    pub has_proxy: bool,
+    /// What becomes of the addresses of clients.
+    pub source: Source,
     pub reasons: Vec<Reason>,
     /// What is odd.
     pub warnings: Vec<Warning>,
@@ -89,8 +89,7 @@ impl Daemon {
             None => settings.dockerd_args.clone(),
         };
         let command = [vec![dockerd.into()], args, users].concat();
-        let has_proxy = source.has_proxy;
-        Ok(Self { command, keep, has_proxy, reasons, warnings })
+        Ok(Self { command, keep, source: source.clone(), reasons, warnings })
     }
 
     /// Decides anew for namespaces that are there, with this network.

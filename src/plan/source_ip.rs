@@ -44,6 +44,8 @@ impl Seen {
 /// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    /// The port driver that it was decided for.
+    pub driver: PortDriver,
     pub seen: Seen,
     /// Whether dockerd serves ports by docker-proxy.
     pub has_proxy: bool,
@@ -88,6 +90,7 @@ impl Source {
         let turns_off = wish == SourceIp::Off && *driver == PortDriver::Builtin;
         let has_proxy = stated.unwrap_or(seen != Seen::TcpClient);
         let source = Self {
+            driver: driver.clone(),
             flag: (turns_off && knows_transparent(host)).then_some("--source-ip-transparent=false"),
             daemon_arg: (stated.is_none() && !has_proxy).then_some("--userland-proxy=false"),
             warning: needs_proxy(host, driver).filter(|_| !has_proxy).map(Warning),

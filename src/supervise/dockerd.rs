@@ -131,7 +131,11 @@ impl Supervisor<'_> {
         let engine = self.running.keep.engine.take();
         self.running.keep = Keep { engine, ..plan.keep };
         self.running.command = plan.command;
-        self.running.lacks_proxy = !plan.has_proxy;
+        self.running.lacks_proxy = !plan.source.has_proxy;
+        // Another port driver comes with another rootlesskit only.
+        if plan.source.driver.word() == self.status.port_driver.as_str() {
+            self.status.source_ip = plan.source.seen.words().to_owned();
+        }
         Ok(())
     }
 

@@ -109,8 +109,17 @@ fn it_tells_who_runs_and_its_code_whether_that_is_ready() {
     assert!(headline.starts_with("● ready for "), "{shown}");
     assert!(headline.contains(&format!(" Docker {version}, rootlesskit ")), "{shown}");
     let names: Vec<&str> = rows.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    let expected =
-        ["address", "client", "network", "images", "data", "containers", "clients", "limits", "restarted"];
+    let expected = [
+        "address",
+        "client",
+        "network",
+        "images",
+        "data",
+        "containers",
+        "clients",
+        "limits",
+        "restarted",
+    ];
     assert_eq!(names, expected, "{shown}");
 
     let old = kill_dockerd(&user);
