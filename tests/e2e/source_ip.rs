@@ -15,12 +15,13 @@ fn seen(client: &Room<'_>) -> String {
         let mut nc = client.root("busybox");
         nc.args(["nc", "-w", "3", "10.99.7.1", "8080"]).stdin(Stdio::null());
         let table = String::from_utf8(nc.output().ok()?.stdout).ok()?;
-        // Its number, its own address, the other's, and the state.
+        // Its number, its own address, the other's, and the state: established, or the client has said all.
         let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let connected = |line: &Vec<&str>| {
-            line.get(1).is_some_and(|own| own.ends_with(":0050")) && line.get(3) == Some(&"01")
+        let is_open = |line: &Vec<&str>| {
+            let state = line.get(3).is_some_and(|state| ["01", "08"].contains(state));
+            state && line[1].ends_with(":0050")
         };
-        let other = lines.filter(connected).find_map(|line| line[2].split_once(':'))?.0;
+        let other = lines.filter(is_open).find_map(|line| line[2].split_once(':'))?.0;
         Some(other.to_owned())
     };
     wait::until("a published port answers", ask)
