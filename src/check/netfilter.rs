@@ -39,6 +39,11 @@ pub fn netfilter(evidence: &Evidence<'_>) -> Finding {
             return explain(evidence, Finding::problem(what), modules);
         }
     }
+    let detaches = evidence.network().is_ok_and(|network| network.detach_netns);
+    if detaches && evidence.host.tools.nsenter.is_none() {
+        let what = "no `nsenter` in PATH, by which dockerd enters a detached network namespace";
+        return Finding::problem(what).fix(Fix::Package(Package::UtilLinux));
+    }
     if evidence.daemon_option("firewall-backend").as_deref() == Some("nftables") {
         return match inside.firewalls.iter().find(|own| own.name == "nft") {
             None => Finding::problem("dockerd is told to use nftables, and no `nft` is in PATH")

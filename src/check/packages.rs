@@ -15,6 +15,7 @@ pub enum Package {
     Passt,
     Iptables,
     Nftables,
+    UtilLinux,
     FuseOverlayfs,
     UserBus,
     CaCertificates,
@@ -34,7 +35,7 @@ const MANAGERS: [(&str, &str); 6] = [
 /// Debian and Ubuntu, RHEL, Fedora, openSUSE, Arch, Alpine; nothing where only Docker's own
 /// repository has it, or none. Last, what to do on NixOS.
 #[rustfmt::skip]
-const PACKAGES: [(Package, [&str; 6], &str); 11] = [
+const PACKAGES: [(Package, [&str; 6], &str); 12] = [
     (Uidmap, ["uidmap", "shadow-utils", "shadow-utils", "shadow", "shadow", "shadow-uidmap"], "put /run/wrappers/bin before everything else in PATH"),
     (Rootlesskit, ["rootlesskit", "", "moby-engine-rootless-extras", "rootlesskit", "rootlesskit", "rootlesskit"], ENABLE),
     (Dockerd, ["docker.io", "", "moby-engine", "docker", "docker", "docker-engine"], ENABLE),
@@ -43,6 +44,7 @@ const PACKAGES: [(Package, [&str; 6], &str); 11] = [
     (Passt, ["passt", "passt", "passt", "passt", "passt", "passt"], "add `pkgs.passt` to `environment.systemPackages` in configuration.nix"),
     (Iptables, ["iptables", "iptables-nft", "iptables-nft", "iptables", "iptables", "iptables"], ENABLE),
     (Nftables, ["nftables", "nftables", "nftables", "nftables", "nftables", "nftables"], "add `pkgs.nftables` to `environment.systemPackages` in configuration.nix"),
+    (UtilLinux, ["util-linux", "util-linux", "util-linux", "util-linux", "util-linux", "util-linux-misc"], "add `pkgs.util-linux` to `environment.systemPackages` in configuration.nix"),
     (FuseOverlayfs, ["fuse-overlayfs", "fuse-overlayfs", "fuse-overlayfs", "fuse-overlayfs", "fuse-overlayfs", "fuse-overlayfs"], "add `pkgs.fuse-overlayfs` to `environment.systemPackages` in configuration.nix"),
     (UserBus, ["dbus-user-session", "dbus", "dbus", "dbus-1", "dbus-broker-units", ""], "log in through PAM instead of `su`: the user's bus is always there"),
     (CaCertificates, ["ca-certificates", "ca-certificates", "ca-certificates", "ca-certificates-mozilla", "ca-certificates", "ca-certificates"], "set `security.pki.installCACerts = true;` in configuration.nix"),

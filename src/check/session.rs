@@ -40,8 +40,12 @@ pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
 fn cgroup_1(evidence: &Evidence<'_>) -> Finding {
     const OPTION: &str = "systemd.unified_cgroup_hierarchy=1";
     let survey = evidence.survey;
+    // moby#51111
     let finding =
-        Finding::warn("--cpus, --memory and --pids-limit have no effect: this host has cgroup v1");
+        Finding::warn("--cpus, --memory and --pids-limit have no effect: this host has cgroup v1")
+            .because(
+                "dockerd 29 and later call cgroup v1 deprecated: it works until May 2029 at least",
+            );
     if survey.surroundings.wsl {
         return finding.tell("write `kernelCommandLine = cgroup_no_v1=all` below `[wsl2]` in `.wslconfig` in Windows");
     }

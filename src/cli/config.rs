@@ -195,6 +195,8 @@ fn is_running(environment: &Environment) -> bool {
 /// Returns the least command after which a daemon that runs uses the new value of `key`.
 fn restart_for(key: &Key) -> &'static str {
     match (key.section(), key.name) {
+        // Without a detached network namespace, rootlesskit publishes it.
+        (_, "daemon.tcp") => "dockerd-rootless restart --all (stops containers)",
         ("daemon", _) | (_, "network.container-mtu") => "dockerd-rootless restart",
         ("supervise", _) => "stop the daemon and start it again",
         _ => "dockerd-rootless restart --all (stops containers)",

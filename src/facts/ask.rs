@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use crate::environment::Environment;
 use crate::sys::files;
 use crate::sys::process::Running;
+use crate::words;
 
 /// Where the answers are kept, below the user's cache.
 pub const ANSWERS: &str = "dockerd-rootless/programs.json";
@@ -25,6 +26,12 @@ pub const ANSWERS: &str = "dockerd-rootless/programs.json";
 /// How long a program may take to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 const CACHE_MAX: u64 = 256 * 1024;
+
+/// How many wrappers may follow each other.
+const WRAPPERS_MAX: u32 = 4;
+
+/// The largest script in bytes that is read.
+const SCRIPT_MAX: u64 = 64 * 1024;
 
 /// The version of this program and of what it keeps.
 const WRITER: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
@@ -117,13 +124,25 @@ impl ProbeCache {
     }
 
     /// As [`Self::ask`], but a script is not asked: what it does with a question is its author's
-    /// business, and one that stands in for a daemon may well start it.
+    /// business, and one that stands in for a daemon may well start it. The program that a wrapper
+    /// executes is asked for it.
     pub fn ask_binary(&self, path: &Path, question: &str) -> Question {
-        let why_not = match Identity::of(path) {
-            Ok(Some(_)) => return self.ask(path, question),
-            Ok(None) => "it is a script, which is not asked".to_owned(),
-            Err(error) => format!("its file cannot be read: {error}"),
-        };
+        let mut program = path.to_owned();
+        let mut why_not = "its wrappers follow each other".to_owned();
+        for _ in 0..WRAPPERS_MAX {
+            why_not = match Identity::of(&program) {
+                Ok(Some(_)) => return self.ask(&program, question),
+                Ok(None) => match executed_by(&program) {
+                    Some(next) => {
+                        program = next;
+                        continue;
+                    }
+                    None => "it is a script that does not end in `exec /… \"$@\"`".to_owned(),
+                },
+                Err(error) => format!("its file cannot be read: {error}"),
+            };
+            break;
+        }
         Question { what: String::new(), identity: None, state: State::Refused(why_not) }
     }
 
@@ -165,6 +184,28 @@ impl ProbeCache {
     }
 }
 
+/// Returns the program that the script `path` executes with its own arguments.
+fn executed_by(path: &Path) -> Option<PathBuf> {
+    let bytes = files::read_regular(path, SCRIPT_MAX).ok()??;
+    target_of(std::str::from_utf8(&bytes).ok()?)
+}
+
+/// Returns the program that `script` ends in, if it is named by its whole path, gets the arguments,
+/// and is the only one that the script executes: makeWrapper of nixpkgs writes such scripts.
+fn target_of(script: &str) -> Option<PathBuf> {
+    let lines = script.lines().map(str::trim).filter(|line| !line.is_empty());
+    let code: Vec<&str> = lines.filter(|line| !line.starts_with('#')).collect();
+    let (last, above) = code.split_last()?;
+    if above.iter().any(|line| line.split_whitespace().any(|word| word == "exec")) {
+        return None;
+    }
+    let words = words::split(last.strip_prefix("exec ")?.as_ref()).ok()?;
+    let name = if words.first()? == "-a" { 2 } else { 0 };
+    let (program, rest) = words.get(name..)?.split_first()?;
+    let is_path = program.to_str()?.starts_with('/') && !program.to_str()?.contains(['$', '`']);
+    (is_path && rest.last()? == "$@").then(|| program.into())
+}
+
 /// Reads the kept answers, if the file is `uid`'s own and no other user can write it.
 fn read_kept(path: &Path, uid: u32) -> Option<Kept> {
     let (file, metadata) = files::open_regular(path).ok()?;
@@ -181,4 +222,34 @@ fn write_kept(path: &Path, kept: &Kept) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     files::replace(path, None, &serde_json::to_vec(kept)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapper_stands_for_the_program_that_it_executes() {
+        let nix = "#! /nix/store/b-bash-5.2/bin/bash -e\nPATH=${PATH:+':'$PATH':'}\nPATH='/nix/store/r-runc/bin'$PATH\nexport PATH\nexec ";
+        let cases = [
+            (
+                r#""/nix/store/m-moby-29.5.2/libexec/docker/dockerd"  "$@" "#,
+                Some("/nix/store/m-moby-29.5.2/libexec/docker/dockerd"),
+            ),
+            (
+                r#"-a "$0" "/nix/store/d/.dockerd-wrapped"  "$@""#,
+                Some("/nix/store/d/.dockerd-wrapped"),
+            ),
+            (r#"/opt/dockerd --experimental "$@""#, Some("/opt/dockerd")),
+            (r#"/opt/dockerd"#, None),
+            (r#"dockerd "$@""#, None),
+            (r#""$HOME/dockerd" "$@""#, None),
+            ("/opt/a \"$@\"\nexec /opt/b \"$@\"", None),
+            ("/opt/a \"$@\" || true\necho done", None),
+        ];
+        for (line, program) in cases {
+            let found = target_of(&format!("{nix}{line}\n"));
+            assert_eq!(found.as_deref(), program.map(Path::new), "{line}");
+        }
+    }
 }

@@ -17,8 +17,8 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::places::user_runtime_dir;
 use crate::facts::{
-    Ancestor, DaemonJson, Directory, Lock, Person, PidFile, PidState, Places, Process,
-    RootlesskitFacts, Session, StateDir, routes,
+    Ancestor, Certificates, DaemonJson, Directory, Lock, Person, PidFile, PidState, Places,
+    Process, RootlesskitFacts, Session, StateDir, routes,
 };
 use crate::settings::{Settings, Subnet};
 use crate::sys::wait::MOMENT;
@@ -171,6 +171,7 @@ pub fn session(
             pid_file(places.containerd().join("containerd.pid"), &[OsStr::new("containerd")]),
         ],
         has_swarm: places.data_root.join(SWARM_STATE).exists(),
+        certificates: certificates(settings, environment, &daemon_json),
         daemon_json,
         listen_fds: sockets::passed(environment),
         keeper_fd: None,
@@ -179,6 +180,24 @@ pub fn session(
         person,
         places: Places { state_dir: state_path, ..places },
     })
+}
+
+/// Looks for dockerd's certificates where its options or its variables name them.
+fn certificates(settings: &Settings, environment: &Environment, json: &DaemonJson) -> Certificates {
+    let variable = |name| environment.get(name).map(PathBuf::from);
+    let home = || Some(variable("HOME")?.join(".docker"));
+    let directory = variable("DOCKER_CERT_PATH").or_else(|| variable("DOCKER_CONFIG"));
+    let directory = directory.or_else(home).unwrap_or_default();
+    let names =
+        [("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")].into_iter();
+    let files = names.map(|(option, name)| {
+        let stated = settings.args().value(option).or_else(|| json.text(option).map(OsStr::new));
+        stated.map_or_else(|| directory.join(name), PathBuf::from)
+    });
+    Certificates {
+        by_variable: environment.get("DOCKER_TLS_VERIFY").is_some(),
+        missing: files.filter(|file| !file.exists()).collect(),
+    }
 }
 
 /// The inode of the user namespace that we are in.

@@ -17,7 +17,7 @@ mod tools;
 pub use daemon_json::DaemonJson;
 pub use places::Places;
 pub use session::{
-    Ancestor, Directory, Lock, Person, PidFile, PidState, Process, Session, StateDir,
+    Ancestor, Certificates, Directory, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
 pub use survey::{DockerClient, Mount, Mounts, unescaped};
 pub use tools::{

@@ -181,6 +181,7 @@ fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
         vpnkit: find("vpnkit"),
         lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
         iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
+        nsenter: find("nsenter"),
         iptables_legacy: find("iptables-legacy"),
         ip6tables_legacy: find("ip6tables-legacy"),
         nft: find("nft"),

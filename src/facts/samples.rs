@@ -71,6 +71,7 @@ pub fn debian_12() -> HostFacts {
             containerd_rootless: Lock::Free,
             pid_files: Vec::new(),
             daemon_json: DaemonJson::Absent,
+            certificates: Certificates::default(),
             has_swarm: false,
             listen_fds: None,
             keeper_fd: None,

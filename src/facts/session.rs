@@ -69,6 +69,7 @@ pub struct Session {
     /// The pid files that dockerd and its containerd refuse to start over.
     pub pid_files: Vec<PidFile>,
     pub daemon_json: DaemonJson,
+    pub certificates: Certificates,
     /// Whether the daemon is a member of a swarm, which does not go with live-restore.
     pub has_swarm: bool,
     /// Sockets that a service manager passed.
@@ -79,6 +80,15 @@ pub struct Session {
     pub user_namespace: u64,
     /// This program's own file.
     pub own_path: PathBuf,
+}
+
+/// What dockerd would find to serve its API with TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// Whether `DOCKER_TLS_VERIFY` asks for it.
+    pub by_variable: bool,
+    /// Which of the three files do not exist.
+    pub missing: Vec<PathBuf>,
 }
 
 /// What is found where a directory is expected.
@@ -177,7 +187,7 @@ fn is_program(running: &str, name: &OsStr) -> bool {
 }
 
 impl StateDir {
-    /// What rootlesskit makes in its state directory, from 0.14 to 3.1. Its lock goes last.
+    /// What rootlesskit makes in its state directory, from 0.14 to 3.2. Its lock goes last.
     pub const ENTRIES: [&str; 11] = [
         "child_pid",
         "netns",

@@ -25,6 +25,8 @@ pub struct Tools {
     pub lxc_user_nic: Option<PathBuf>,
     /// The `iptables` that PATH has, all links followed.
     pub iptables: Option<PathBuf>,
+    /// By which dockerd enters a detached network namespace.
+    pub nsenter: Option<PathBuf>,
     pub iptables_legacy: Option<PathBuf>,
     pub ip6tables_legacy: Option<PathBuf>,
     /// What dockerd, containerd and runc call their versions, if they were asked.

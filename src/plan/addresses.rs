@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::HostFacts;
+
 use crate::plan::daemon::stated;
-use crate::plan::{Reason, fixed};
+use crate::plan::{Ports, Reason, fixed};
 use crate::settings::NetworkDriver::{self, GvisorTapVsock, Pasta, Slirp4netns, Vpnkit};
 use crate::settings::{Settings, Subnet};
 
@@ -48,7 +49,7 @@ const SAY_GATEWAY: [(&str, &str); 2] =
     [("host-gateway-ip", "host-gateway-ip"), ("host-gateway-ip", "host-gateway-ips")];
 
 /// What dockerd is told of the namespace's network. It holds as long as the namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The MTU of the namespace's interface in bytes.
     pub mtu: u32,
@@ -58,6 +59,10 @@ pub struct Link {
     /// The address that leads to the host's 127.0.0.1, if that is open.
     #[serde(default)]
     pub host: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub ports: Ports,
+    /// The ports that rootlesskit publishes from its start on: the user's, and ours for the API.
+    pub published: Vec<String>,
 }
 
 /// Returns whether rootlesskit takes `--cidr` with `driver`.

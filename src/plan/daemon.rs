@@ -1,17 +1,15 @@
-//! Decides what dockerd is told beyond the user's arguments: the containers' MTU, the passed
-//! sockets, the iptables backend. What the user says himself, in arguments or in `daemon.json`,
+//! Decides what dockerd is told beyond the user's arguments: the containers' MTU, where it listens,
+//! the iptables backend. What the user says himself, in arguments or in `daemon.json`,
 //! counts more.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::api_socket;
 use crate::facts::{HostFacts, Session, Tools};
+use crate::plan::api::{self, has_hosts};
 use crate::plan::keep::{self, Keep};
 use crate::plan::misspelt::refuse_misspelt;
 use crate::plan::network::{Network, Refusal};
@@ -69,14 +67,14 @@ impl Daemon {
         }
         let mut warnings = Vec::new();
         let session = &host.session;
-        if let Some((hosts, reason)) = hosts(settings, session) {
+        if let Some((hosts, reason)) = api::hosts(settings, session, link)? {
             if !settings.args().has("host") && session.daemon_json.may_set("hosts") {
                 warnings.push(Warning(format!("passed sockets may not be served: {}", reason.why)));
             }
             args.extend(hosts);
             reasons.push(reason);
         }
-        warnings.extend(open_port(settings, session));
+        warnings.extend(api::judge_tcp(settings, session, link)?);
         let mut keep = Keep::default();
         if let Some(config) = config {
             let (kept, reason) = Keep::decide(settings, host, config)?;
@@ -104,24 +102,6 @@ impl Daemon {
         network.refuse_source().map_err(refuse)?;
         Self::decide(settings, host, link, &network.source, Some(config))
     }
-}
-
-/// Warns of a TCP port without TLS that others reach.
-fn open_port(settings: &Settings, session: &Session) -> Option<Warning> {
-    let args = settings.args();
-    let is_open = |host: &&OsStr| {
-        let host = host.as_bytes().strip_prefix(b"tcp://");
-        let own = [&b"127."[..], b"localhost", b"[::1]"];
-        host.is_some_and(|host| !own.iter().any(|own| host.starts_with(own)))
-    };
-    let host = args.values("host").find(is_open)?.display();
-    let is_verified =
-        args.switch("tlsverify") == Some(true) || session.daemon_json.may_set("tlsverify");
-    (!is_verified).then(|| {
-        Warning(format!(
-            "dockerd listens on `{host}` without --tlsverify: all who reach it can act as you"
-        ))
-    })
 }
 
 /// Returns the arguments that give containers their MTU, and why. Unlike the namespace's own
@@ -170,89 +150,6 @@ pub(super) fn stated(
         }
         false => None,
     })
-}
-
-/// Returns the arguments that make dockerd take the passed sockets, and why. Without them it would
-/// bind a socket of its own over the manager's, and clients that are connected there would wait for
-/// ever.
-fn hosts(settings: &Settings, session: &Session) -> Option<(Vec<OsString>, Reason)> {
-    let fds = session.listen_fds.as_ref()?;
-    let as_given = |why: String| Some((Vec::new(), Reason::new("hosts", "as given", why)));
-    if settings.args().has("host") {
-        return as_given("dockerd's arguments have -H".to_owned());
-    }
-    if session.daemon_json.may_set("hosts") {
-        let json = session.places.daemon_json.display();
-        return as_given(format!("`{json}` sets hosts, or cannot be read, and must name fd://"));
-    }
-    let why = match fds.is_own {
-        true => "the supervisor keeps the socket while the daemon restarts".to_owned(),
-        false => format!("the service manager passes {} socket(s)", fds.count),
-    };
-    Some((vec!["-H".into(), "fd://".into()], Reason::new("hosts", "fd://", why)))
-}
-
-/// The daemon's socket, and who keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Api {
-    /// The supervisor, at this path.
-    Own(PathBuf),
-    /// The service manager, at this path if it is one.
-    Passed(Option<PathBuf>),
-    /// The daemon, as its user said where to listen: at this path, if it is one.
-    Daemon(Option<PathBuf>),
-}
-
-impl Api {
-    /// Decides.
-    pub fn decide(settings: &Settings, session: &Session) -> Self {
-        let passed = session.listen_fds.as_ref().filter(|fds| !fds.is_own);
-        let passed = passed.map(|fds| fds.path.clone());
-        if !has_hosts(settings, session) {
-            let own = || Self::Own(api_socket(&session.places.runtime_dir));
-            return passed.map_or_else(own, Self::Passed);
-        }
-        let args = settings.args();
-        let stated = args.values("host").chain(session.daemon_json.texts("hosts").map(OsStr::new));
-        let stated: Vec<&[u8]> = stated.map(OsStr::as_bytes).collect();
-        let path = |host: &&[u8]| {
-            let path = Path::new(OsStr::from_bytes(host.strip_prefix(b"unix://")?));
-            path.is_absolute().then(|| path.to_owned())
-        };
-        match passed {
-            Some(passed) if stated.iter().any(|host| host.starts_with(b"fd:")) => {
-                Self::Passed(passed)
-            }
-            _ => Self::Daemon(stated.iter().find_map(path)),
-        }
-    }
-
-    /// Returns its path.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Own(path) => Some(path),
-            Self::Passed(path) | Self::Daemon(path) => path.as_deref(),
-        }
-    }
-
-    /// Returns its path if it is the supervisor's.
-    pub fn own(&self) -> Option<&Path> {
-        self.path().filter(|_| matches!(self, Self::Own(_)))
-    }
-
-    /// Names who keeps it.
-    pub fn keeper(&self) -> &'static str {
-        match self {
-            Self::Own(_) => "supervisor",
-            Self::Passed(_) => "service manager",
-            Self::Daemon(_) => "dockerd",
-        }
-    }
-}
-
-/// Whether the user says where the daemon listens.
-pub fn has_hosts(settings: &Settings, session: &Session) -> bool {
-    settings.args().has("host") || session.daemon_json.may_set("hosts")
 }
 
 /// How long dockerd itself lets containers end when it does, before their own times count.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod api;
 mod daemon;
 mod keep;
 mod misspelt;
@@ -28,7 +29,8 @@ use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
 use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
 pub use addresses::{Link, docker0, host_address, taken, takes_cidr, usual};
-pub use daemon::{Api, Daemon, has_hosts, shutdown_timeout};
+pub use api::{Api, Ports, has_hosts};
+pub use daemon::{Daemon, shutdown_timeout};
 pub use keep::{Engine, Keep, effective_config};
 pub use network::{Network, Refusal};
 pub use preflight::{
@@ -130,8 +132,9 @@ impl LaunchPlan {
             steps: [steps(settings, host, &iptables), network.source.steps()].concat(),
             daemon: daemon.command,
         };
-        let flags = &settings.rootlesskit_flags.value;
-        let mut args = rootlesskit_args(settings, &network, state_dir, flags, &session.own_path);
+        let own = network.api_port.iter().map(|port| format!("--publish={port}").into());
+        let flags: Vec<OsString> = own.chain(settings.rootlesskit_flags.value.clone()).collect();
+        let mut args = rootlesskit_args(settings, &network, state_dir, &flags, &session.own_path);
         args.extend(stage.words());
         let mut reasons = [network.reasons.clone(), daemon.reasons].concat();
         reasons.push(backend);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Exit, Warning};
 use crate::facts::{HostFacts, RootlesskitFacts, Tool, Tools, Version};
 use crate::plan::source_ip::{self, Source};
-use crate::plan::{Link, Reason, addresses, fixed, install_hint};
+use crate::plan::{Link, Ports, Reason, addresses, api, fixed, install_hint};
 use crate::settings::{Choice, NetworkDriver, Number, Origin, PortDriver, Settings, Subnet};
 
 /// dockerd runs with a detached network namespace from this version on (moby 84aedb8055).
@@ -77,10 +77,14 @@ pub struct Network {
     pub detach_netns: bool,
     /// Whether a process of its own carries the packets between the namespace and the host.
     pub has_helper: bool,
-    /// The ports that the user has rootlesskit publish.
+    /// The ports that rootlesskit publishes from its start on: the user's, and ours for the API.
     pub published: Vec<String>,
     /// What becomes of the addresses of clients.
     pub source: Source,
+    /// The port that we have it publish for `daemon.tcp`.
+    pub api_port: Option<String>,
+    /// The flag of the user's that publishes a port at which dockerd listens.
+    published_api: Option<String>,
     /// The reasons, in the order of the decisions.
     pub reasons: Vec<Reason>,
     /// The settings, and the user's own flags where they win.
@@ -94,6 +98,7 @@ impl Network {
     pub fn decide(settings: &Settings, host: &HostFacts) -> Result<Self, Refusal> {
         let tools = &host.tools;
         let flags = tools.flags(settings);
+        let published_api = api::published_by_user(settings, &host.session, &flags.published());
         let settings = settings.clone().with_flags(&flags);
         let (driver, driver_why) = match fixed(&settings.network_driver) {
             Some(decided) => decided,
@@ -112,8 +117,10 @@ impl Network {
             keeps_address.filter(|_| is_slirp4netns).unwrap_or((chosen, why.to_owned()))
         });
         let (source, source_reason) = Source::decide(&settings, host, &port_driver);
-        let (detach_netns, detach_why) =
-            fixed(&settings.detach_netns).unwrap_or_else(|| choose_detach_netns(tools));
+        let (detach_netns, detach_why) = fixed(&settings.detach_netns)
+            .unwrap_or_else(|| choose_detach_netns(tools, published_api.as_deref()));
+        let api_port =
+            api::publish(&settings, detach_netns, &port_driver).filter(|_| published_api.is_none());
         let (subnet, cidr_why) = addresses::choose(&settings, host, &driver).unzip();
         let mut reasons = vec![
             Reason::new("network.driver", driver.word(), driver_why),
@@ -139,8 +146,10 @@ impl Network {
                 driver,
                 NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::Vpnkit
             ),
-            published: flags.published(),
+            published: flags.published().into_iter().chain(api_port.clone()).collect(),
             source,
+            api_port,
+            published_api,
             reasons,
             has_binary: flags.has(&format!("{}-binary", driver.word().display())),
             settings,
@@ -165,9 +174,16 @@ impl Network {
     /// Returns what dockerd must know of it.
     pub fn link(&self) -> Link {
         let Self { mtu, subnet, .. } = *self;
+        let published = self.published.clone();
+        let ports = match self.port_driver {
+            _ if self.detach_netns => Ports::None,
+            PortDriver::Builtin => Ports::FromInside,
+            PortDriver::Implicit => Ports::All,
+            _ => Ports::FromOutside,
+        };
         let is_open = self.settings.host_loopback.value;
         let host = addresses::host_address(&self.driver, subnet).filter(|_| is_open);
-        Link { mtu, subnet, host }
+        Link { mtu, subnet, host, ports, published }
     }
 
     /// Warns of a driver that neither we nor rootlesskit's `--help` can judge.
@@ -225,6 +241,14 @@ impl Network {
                     what,
                 ));
             }
+        }
+        if let Some(port) = self.published_api.as_ref().filter(|_| self.detach_netns) {
+            let what = format!(
+                "the network namespace is detached, so dockerd itself listens on the host, and \
+                 rootlesskit.flags publish the same port: {port}"
+            );
+            let key = "network.detach-netns";
+            return Err(Refusal::setting(key, &detach_netns.origin, "auto", what));
         }
         let has_sandbox = slirp4netns_sandbox.value == Choice::Fixed(true);
         if self.driver == NetworkDriver::Slirp4netns && self.detach_netns && has_sandbox {
@@ -394,9 +418,13 @@ fn judge_slirp4netns(tools: &Tools) -> Result<String, String> {
 }
 
 /// Decides whether to detach the network namespace, and why.
-fn choose_detach_netns(tools: &Tools) -> (bool, String) {
+fn choose_detach_netns(tools: &Tools, published_api: Option<&str>) -> (bool, String) {
     let has_flag = tools.rootlesskit.known().map(|facts| facts.flags.contains_key("detach-netns"));
     let dockerd = tools.dockerd.known().and_then(|facts| facts.version);
+    if let (Some(true), Some(port)) = (has_flag, published_api) {
+        let why = format!("rootlesskit publishes the API's port, as rootlesskit.flags say: {port}");
+        return (false, why);
+    }
     let why_not = match (has_flag, dockerd) {
         (Some(true), Some(version)) if version >= DETACH_NETNS_SINCE => {
             let why = format!("this rootlesskit has --detach-netns and dockerd is {version}");
@@ -404,7 +432,10 @@ fn choose_detach_netns(tools: &Tools) -> (bool, String) {
         }
         (None, _) => "it is not known whether this rootlesskit has --detach-netns".to_owned(),
         (Some(false), _) => "this rootlesskit has no --detach-netns".to_owned(),
-        (_, None) => "the version of dockerd is not known".to_owned(),
+        (_, None) => match &tools.dockerd {
+            Tool::Unknown { why, .. } => format!("the version of dockerd is not known: {why}"),
+            _ => "the version of dockerd is not known".to_owned(),
+        },
         (_, Some(version)) => format!("dockerd {version} is older than {DETACH_NETNS_SINCE}"),
     };
     (false, why_not)

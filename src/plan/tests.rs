@@ -128,7 +128,7 @@ fn detach_netns_is_on_when_both_sides_know_it() {
     for (host, why) in [
         (debian_12(), "false: this rootlesskit has no --detach-netns"),
         (older, "false: dockerd 29.4.3 is older than 29.5.0"),
-        (unknown, "false: the version of dockerd is not known"),
+        (unknown, "false: the version of dockerd is not known: it is a script"),
     ] {
         let plan = plan(&host, &[], "").unwrap();
         assert_eq!(reason(&plan, "network.detach-netns"), why);
@@ -828,23 +828,109 @@ fn what_may_do_harm_or_cannot_be_judged_is_said() {
         let warnings = plan(host, assignments, line).expect("a plan").warnings;
         warnings.into_iter().map(|Warning(text)| text).collect()
     };
-    let host = debian_12();
-    let open = [
-        "dockerd listens on `tcp://0.0.0.0:2375` without --tlsverify: all who reach it can act as you",
-    ];
-    assert_eq!(texts(&host, &[], "-H tcp://0.0.0.0:2375"), open);
-    assert_eq!(texts(&host, &[], "-H tcp://0.0.0.0:2375 -H unix:///x"), open);
-    for line in ["-H tcp://0.0.0.0:2376 --tlsverify", "-H tcp://127.0.0.1:2375", "-H unix:///x"] {
-        assert_eq!(texts(&host, &[], line), [""; 0], "{line}");
-    }
     let mute = with(debian_12(), |host| {
         let why = "it does not answer".to_owned();
         host.tools.rootlesskit = Tool::Unknown { path: "/x/rootlesskit".into(), why };
     });
     let unknown = ["network driver `new` is unknown to us; rootlesskit decides"];
     assert_eq!(texts(&mute, &["network.driver=new"], ""), unknown);
-    let verified = with(debian_12(), |host| {
-        host.session.daemon_json = DaemonJson::parse(r#"{"tlsverify": true}"#);
-    });
-    assert_eq!(texts(&verified, &[], "-H tcp://0.0.0.0:2376"), [""; 0]);
+}
+
+#[rustfmt::skip]
+#[test]
+fn the_api_on_tcp_is_reached_as_stated_and_asks_for_certificates() {
+    let detached = docker_29_5();
+    let json = |text| with(debian_12(), |host| host.session.daemon_json = DaemonJson::parse(text));
+    let bare = with(debian_12(), |host| host.session.certificates.missing = vec!["/c/ca.pem".into()]);
+    let asking = with(debian_12(), |host| host.session.certificates.by_variable = true);
+    let pasta = "network.driver=pasta";
+    let open = "rootlesskit.flags=-p 0.0.0.0:2376:2376/tcp";
+    let local = "rootlesskit.flags=-p 127.0.0.1:2376:2376/tcp";
+    let listens = "-H tcp://0.0.0.0:2376";
+    let hosts = "other hosts reach the API on TCP port 2376 without --tlsverify, and can act as you";
+    let users = "warning: all users of this host reach the API on TCP port 2376 without --tlsverify, and can act as you";
+    let containers = "warning: containers reach the API on TCP port 2376 without --tlsverify, and can act as you";
+    let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
+        (&debian_12(), &[open], "-H tcp://0.0.0.0:2376 --tlsverify", ""),
+        (&debian_12(), &[open], "-H tcp://0.0.0.0:2376 --tls", ""),
+        (&asking, &[open], listens, ""),
+        (&json(r#"{"tlsverify": true, "hosts": ["tcp://0.0.0.0:2376"]}"#), &[open], "", ""),
+        (&bare, &[open], "-H tcp://:2376 --tlsverify", "the API on TCP needs `/c/ca.pem`, which does not exist"),
+        (&debian_12(), &[open], listens, hosts),
+        (&debian_12(), &[open], "-H :2376", hosts),
+        (&json(r#"{"hosts": ["tcp://0.0.0.0:2376"]}"#), &[open], "", hosts),
+        (&with_pasta(detached.clone()), &[pasta, "network.detach-netns=false"], listens, hosts),
+        (&detached, &[], listens, hosts),
+        (&detached, &[], "-H tcp://127.0.0.1:2376", users),
+        (&debian_12(), &[local], listens, users),
+        (&debian_12(), &[], listens, containers),
+        (&debian_12(), &[], "-H tcp://127.0.0.1:2376", ""),
+        (&debian_12(), &[], "-H unix:///x", ""),
+        (&debian_12(), &[open, "daemon.tcp-insecure=true"], listens, "warning: other hosts reach the API on TCP port 2376 without --tlsverify, and can act as you"),
+        (&debian_12(), &[open], "-H tcp://0.0.0.0:2376 --tls=false", "warning: other hosts reach the API on TCP port 2376 without --tlsverify, and can act as you"),
+        (&json(r#"{"hosts": ["fd://"]}"#), &["daemon.tcp=0.0.0.0:2376"], "", "daemon.tcp is set, and `/home/u/.config/docker/daemon.json` sets hosts, or cannot be read"),
+        (&detached, &["network.detach-netns=true", open], "-H tcp://0.0.0.0:2376 --tls", "the network namespace is detached, so dockerd itself listens on the host, and rootlesskit.flags publish the same port: 0.0.0.0:2376:2376/tcp"),
+        (&detached, &[open], "-H tcp://0.0.0.0:2376 --tls", ""),
+    ];
+    for (host, assignments, line, expected) in cases {
+        let said = match plan(host, assignments, line) {
+            Ok(plan) => plan.warnings.iter().map(|Warning(text)| format!("warning: {text}")).collect(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, *expected, "{assignments:?} {line}");
+    }
+    let both = plan(&detached, &[open], "-H tcp://0.0.0.0:2376 --tls").unwrap();
+    assert_eq!(
+        reason(&both, "network.detach-netns"),
+        "false: rootlesskit publishes the API's port, as rootlesskit.flags say: 0.0.0.0:2376:2376/tcp"
+    );
+}
+
+#[rustfmt::skip]
+#[test]
+fn one_setting_puts_the_api_on_tcp() {
+    let detached = docker_29_5();
+    let with_pasta = with_pasta(with(docker_29_5(), |host| host.tools.dockerd = debian_12().tools.dockerd));
+    let socket = "-H unix:///run/user/1000/docker.sock";
+    let cases: &[(&HostFacts, &[&str], &str, &str, &str)] = &[
+        (&debian_12(), &[], "", "-H tcp://127.0.0.1:2376 --tlsverify", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &["network.port-driver=slirp4netns"], "", "-H tcp://0.0.0.0:2376 --tlsverify", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &[], "--tlsverify", "-H tcp://127.0.0.1:2376", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &["daemon.tcp-insecure=true"], "", "-H tcp://127.0.0.1:2376 --tls=false", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &["rootlesskit.flags=-p=192.0.2.1:2376:2376/tcp"], "", "-H tcp://127.0.0.1:2376 --tlsverify", "-p=192.0.2.1:2376:2376/tcp"),
+        (&with_pasta, &["network.driver=pasta"], "", "-H tcp://0.0.0.0:2376 --tlsverify", ""),
+        (&detached, &[], "", "-H tcp://192.0.2.1:2376 --tlsverify", ""),
+    ];
+    for (host, assignments, line, words, publish) in cases {
+        let assignments = [&["daemon.tcp=192.0.2.1:2376"], *assignments].concat();
+        let plan = plan(host, &assignments, line).unwrap();
+        let daemon = daemon_line(&plan);
+        assert!(daemon.contains(&format!("{socket} {words}")), "{assignments:?}: {daemon}");
+        let line = rootlesskit_line(&plan);
+        let published: Vec<_> = line.split(' ').filter(|word| word.contains("2376:2376")).collect();
+        assert_eq!(published.join(" "), *publish, "{assignments:?}");
+    }
+    let own = plan(&debian_12(), &["daemon.tcp=192.0.2.1:2376"], "-H unix:///x").unwrap();
+    assert!(daemon_line(&own).contains(" -H tcp://127.0.0.1:2376 --tlsverify -H unix:///x"), "{:?}", own.stage.daemon);
+}
+
+#[test]
+fn the_socket_of_the_api_is_the_first_that_is_stated() {
+    let path = |line: &str, json: &str| {
+        let mut session = debian_12().session;
+        session.daemon_json = DaemonJson::parse(json);
+        let settings = Settings::resolve(&[]).unwrap().with_args(&words(line));
+        Api::decide(&settings, &session, None)
+    };
+    let daemon = |path: Option<&str>| Api::Daemon(path.map(PathBuf::from));
+    for (line, json, expected) in [
+        ("", "", Api::Own("/run/user/1000/docker.sock".into())),
+        ("-H unix:///x -H tcp://0.0.0.0:2376", "", daemon(Some("/x"))),
+        ("-H tcp://0.0.0.0:2376 -H unix:///x", "", daemon(Some("/x"))),
+        ("-H tcp://0.0.0.0:2376", "", daemon(None)),
+        ("", r#"{"hosts": ["tcp://[::]:2376", "unix:///x"]}"#, daemon(Some("/x"))),
+        ("", "{", daemon(None)),
+    ] {
+        assert_eq!(path(line, json), expected, "{line} {json}");
+    }
 }

@@ -2,9 +2,10 @@
 //! to dockerd, and what they end up meaning.
 
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
-/// rootlesskit's flags that take no value, from 0.14 to 3.1.
+/// rootlesskit's flags that take no value, from 0.14 to 3.2.
 #[rustfmt::skip]
 const ROOTLESSKIT_SWITCHES: &[&str] = &[
     "debug", "help", "h", "version", "v", "disable-host-loopback", "ipv6", "pidns", "cgroupns", "utsns", "ipcns",
@@ -140,6 +141,39 @@ impl<'a> Flags<'a> {
         }
         let is_empty = read.iter().any(|flag| flag.value.is_some_and(OsStr::is_empty));
         is_empty.then(|| "`--state-dir` has an empty value".to_owned())
+    }
+}
+
+/// A port that rootlesskit publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The host's address, if it is stated.
+    pub address: Option<IpAddr>,
+    pub host: u16,
+    /// The port in the namespace.
+    pub inside: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+}
+
+impl PublishedPort {
+    /// Parses `[ADDRESS:]PORT:[ADDRESS:]PORT[/PROTOCOL]`: the host's side comes first.
+    pub fn parse(flag: &str) -> Option<Self> {
+        let (ports, protocol) = flag.rsplit_once('/').unwrap_or((flag, "tcp"));
+        // An IPv6 address stands in brackets.
+        let (address, ports) = match ports.strip_prefix('[') {
+            Some(rest) => rest.split_once("]:")?,
+            None if ports.contains('.') => ports.split_once(':')?,
+            None => ("", ports),
+        };
+        let (host, inside) = ports.split_once(':')?;
+        let inside = inside.rsplit_once(':').map_or(inside, |(_, port)| port);
+        Some(Self {
+            address: address.parse().ok(),
+            host: host.parse().ok()?,
+            inside: inside.parse().ok()?,
+            protocol: protocol.trim_end_matches(['4', '6']).to_owned(),
+        })
     }
 }
 

@@ -10,10 +10,11 @@ mod subnet;
 mod value;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Warning};
-pub use args::{Flags, assignment, flag_of, split_assignment};
+pub use args::{Flags, PublishedPort, assignment, flag_of, split_assignment};
 pub use edit::{Edited, edit};
 pub use layer::{Layer, Origin};
 pub use subnet::Subnet;
@@ -167,6 +168,12 @@ settings! {
     daemon_args: Vec<OsString> = "daemon.args", [],
         Vec::new(), "none",
         "Options of dockerd; those of the command line come after.";
+    tcp: Option<SocketAddr> = "daemon.tcp", [],
+        None, "none",
+        "A TCP address of the API, with TLS: where clients on other hosts connect. dockerd listens there, or rootlesskit publishes it.";
+    tcp_insecure: bool = "daemon.tcp-insecure", [],
+        false, "false",
+        "Whether the API may be on TCP without TLS where other hosts reach it: all who do can act as you.";
     iptables: Iptables = "daemon.iptables", ["DOCKERD_ROOTLESS_IPTABLES"],
         Iptables::Auto, "auto: legacy where the namespace's kernel has it, else what PATH has",
         "Which iptables backend dockerd finds first in its PATH.";

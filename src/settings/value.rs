@@ -1,6 +1,7 @@
 //! What a setting can hold, and how each kind is read from text and from TOML.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -230,6 +231,19 @@ impl Value for OsString {
 
     fn show(&self) -> Option<String> {
         Some(toml_string(self))
+    }
+}
+
+impl Value for SocketAddr {
+    const EXPECTED: &'static str = "an address and a port such as 0.0.0.0:2376 or [::1]:2376";
+
+    fn read(input: &Input) -> Result<Self, Option<String>> {
+        let address = input.text().and_then(|text| text.to_str()?.parse().ok());
+        address.filter(|address: &Self| address.port() != 0).ok_or(None)
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(toml_string(self.to_string().as_ref()))
     }
 }
 

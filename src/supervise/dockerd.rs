@@ -95,7 +95,7 @@ impl Supervisor<'_> {
             warn!("dockerd starts with its last settings: {error}");
         }
         let socket = self.rootlesskit_api();
-        let stated = self.running.published.clone();
+        let stated = self.running.link.published.clone();
         let foreign = self.launch.ports.foreign();
         let clear = async move {
             for (id, port) in health::forwarded(&socket).await.unwrap_or_default() {

@@ -115,7 +115,6 @@ pub struct Running {
     #[serde(flatten)]
     link: Link,
     has_helper: bool,
-    published: Vec<String>,
     /// Whether dockerd serves ports without docker-proxy.
     #[serde(default)]
     lacks_proxy: bool,
@@ -133,7 +132,6 @@ impl Running {
             exec_root_is_new: leftovers::is_daemons(&host.session.places.exec_root),
             link: plan.network.link(),
             has_helper: plan.network.has_helper,
-            published: plan.network.published.clone(),
             lacks_proxy: !plan.network.source.has_proxy,
             command: plan.stage.daemon.clone(),
             keep: plan.keep.clone(),

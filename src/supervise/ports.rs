@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::settings::PublishedPort;
 use crate::supervise::health::{self, Forwarded, Published};
 use crate::supervise::{ASK_AGAIN, Event, State, Supervisor, Why, wait};
 use crate::sys::processes::{self, Identity, Process};
@@ -150,19 +151,8 @@ pub fn is_shim_of(process: &Process, names: &[impl AsRef<OsStr>]) -> bool {
 
 /// Says whether the user has rootlesskit publish this port.
 pub fn is_explicit(flags: &[String], port: &Published) -> bool {
-    flags.iter().any(|flag| parse_flag(flag).as_ref() == Some(port))
-}
-
-/// Parses `[ADDRESS:]PORT:[ADDRESS:]PORT[/PROTOCOL]`: the first port is the host's.
-fn parse_flag(flag: &str) -> Option<Published> {
-    let (ports, protocol) = flag.rsplit_once('/').unwrap_or((flag, "tcp"));
-    // An IPv6 address stands in brackets.
-    let ports = match ports.starts_with('[') {
-        true => ports.split_once(']')?.1,
-        false => ports,
-    };
-    let number = ports.split(':').find_map(|part| part.parse().ok())?;
-    Some((protocol.trim_end_matches(['4', '6']).to_owned(), number))
+    let mut published = flags.iter().filter_map(|flag| PublishedPort::parse(flag));
+    published.any(|own| (&own.protocol, own.host) == (&port.0, port.1))
 }
 
 /// Reads the port from the arguments of a process that forwards: `-proto tcp … -host-port 8080 …`.

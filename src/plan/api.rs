@@ -1,0 +1,324 @@
+//! Decides where dockerd listens: its socket and who keeps that, and TCP. Without a detached network
+//! namespace rootlesskit publishes a TCP port; with one, dockerd itself listens on the host.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Exit, Warning};
+use crate::facts::Session;
+use crate::facts::places::{api_socket, unix_url};
+use crate::plan::{Link, Reason};
+use crate::settings::{PortDriver, PublishedPort, Settings};
+
+/// dockerd's TCP port where none is stated (`DefaultHTTPPort` of moby).
+const DEFAULT_PORT: u16 = 2375;
+
+/// The daemon's socket, and who keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Api {
+    /// The supervisor, at this path.
+    Own(PathBuf),
+    /// The service manager, at this path if it is one.
+    Passed(Option<PathBuf>),
+    /// The daemon, as its user said where to listen: at this path, if it is one.
+    Daemon(Option<PathBuf>),
+}
+
+impl Api {
+    /// Decides.
+    pub fn decide(settings: &Settings, session: &Session) -> Self {
+        let passed = session.listen_fds.as_ref().filter(|fds| !fds.is_own);
+        let passed = passed.map(|fds| fds.path.clone());
+        if !has_hosts(settings, session) {
+            let own = || Self::Own(api_socket(&session.places.runtime_dir));
+            return passed.map_or_else(own, Self::Passed);
+        }
+        let stated: Vec<&[u8]> = stated_hosts(settings, session).map(OsStr::as_bytes).collect();
+        let path = |host: &&[u8]| {
+            let path = Path::new(OsStr::from_bytes(host.strip_prefix(b"unix://")?));
+            path.is_absolute().then(|| path.to_owned())
+        };
+        match passed {
+            Some(passed) if stated.iter().any(|host| host.starts_with(b"fd:")) => {
+                Self::Passed(passed)
+            }
+            _ => Self::Daemon(stated.iter().find_map(path)),
+        }
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Own(path) => Some(path),
+            Self::Passed(path) | Self::Daemon(path) => path.as_deref(),
+        }
+    }
+
+    /// Returns its path if it is the supervisor's.
+    pub fn own(&self) -> Option<&Path> {
+        self.path().filter(|_| matches!(self, Self::Own(_)))
+    }
+
+    /// Names who keeps it.
+    pub fn keeper(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "supervisor",
+            Self::Passed(_) => "service manager",
+            Self::Daemon(_) => "dockerd",
+        }
+    }
+}
+
+/// Whether the user says where the daemon listens.
+pub fn has_hosts(settings: &Settings, session: &Session) -> bool {
+    settings.args().has("host") || session.daemon_json.may_set("hosts")
+}
+
+/// The hosts that the user names, in dockerd's arguments or in `daemon.json`.
+fn stated_hosts<'a>(
+    settings: &'a Settings,
+    session: &'a Session,
+) -> impl Iterator<Item = &'a OsStr> {
+    let args = settings.args();
+    let args: Vec<&OsStr> = args.values("host").collect();
+    args.into_iter().chain(session.daemon_json.texts("hosts").map(OsStr::new))
+}
+
+/// An address at which dockerd listens by TCP, in its network namespace.
+struct Listener {
+    /// A name is one of this host's.
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl Listener {
+    /// Parses a host as dockerd does: TCP is the default, and `localhost` its address.
+    fn parse(host: &OsStr) -> Option<Self> {
+        let host = host.to_str().filter(|host| !host.is_empty())?;
+        let address = match host.split_once("://") {
+            Some((protocol, address)) => (protocol == "tcp").then_some(address)?,
+            None => host,
+        };
+        let (address, port) = match address.rsplit_once(':') {
+            Some((address, port)) if !port.ends_with(']') => (address, port.parse().ok()?),
+            _ => (address, DEFAULT_PORT),
+        };
+        let address = match address.trim_matches(['[', ']']) {
+            "" | "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            address => address.parse().ok(),
+        };
+        Some(Self { address, port })
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.address.is_some_and(|address| address.is_loopback())
+    }
+}
+
+/// Returns the flag among `published` that names a port at which the user has dockerd listen.
+pub(super) fn published_by_user(
+    settings: &Settings,
+    session: &Session,
+    published: &[String],
+) -> Option<String> {
+    let stated = stated_hosts(settings, session).filter_map(Listener::parse);
+    let mut ports: Vec<u16> = stated.map(|listener| listener.port).collect();
+    ports.extend(settings.tcp.value.map(|address| address.port()));
+    let is_of_api = |port: PublishedPort| {
+        port.protocol == "tcp" && (ports.contains(&port.host) || ports.contains(&port.inside))
+    };
+    published.iter().find(|flag| PublishedPort::parse(flag).is_some_and(is_of_api)).cloned()
+}
+
+/// Returns the port that rootlesskit has to publish for `daemon.tcp`, if it has to.
+pub(super) fn publish(
+    settings: &Settings,
+    detach_netns: bool,
+    port_driver: &PortDriver,
+) -> Option<String> {
+    let address = settings.tcp.value?;
+    // pasta forwards every port that is open inside.
+    let is_published = !detach_netns && *port_driver != PortDriver::Implicit;
+    is_published.then(|| format!("{address}:{}/tcp", address.port()))
+}
+
+/// How a port of the host leads to dockerd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ports {
+    /// dockerd is on the host itself.
+    None,
+    /// rootlesskit connects inside, from 127.0.0.1.
+    #[default]
+    FromInside,
+    /// Packets arrive at the namespace's interface.
+    FromOutside,
+    /// The same, and without being asked: pasta forwards every port that is open inside.
+    All,
+}
+
+/// Returns where dockerd listens for `daemon.tcp`.
+fn own_listener(address: SocketAddr, link: &Link) -> SocketAddr {
+    let inside = match link.ports {
+        Ports::None => return address,
+        Ports::FromInside => Ipv4Addr::LOCALHOST,
+        Ports::All if address.ip().is_loopback() => return address,
+        Ports::FromOutside | Ports::All => Ipv4Addr::UNSPECIFIED,
+    };
+    (inside, address.port()).into()
+}
+
+/// Returns the arguments that say where dockerd listens, and why. It takes the passed sockets:
+/// without them it would bind a socket of its own over the manager's, and clients that are connected
+/// there would wait for ever.
+pub(super) fn hosts(
+    settings: &Settings,
+    session: &Session,
+    link: &Link,
+) -> Result<Option<(Vec<OsString>, Reason)>, Error> {
+    let json = session.places.daemon_json.display();
+    let in_json = session.daemon_json.may_set("hosts");
+    let socket = if settings.args().has("host") {
+        Err("dockerd's arguments have -H".to_owned())
+    } else if in_json {
+        Err(format!("`{json}` sets hosts, or cannot be read, and must name fd://"))
+    } else {
+        Ok(match &session.listen_fds {
+            Some(fds) if fds.is_own => {
+                let why = "the supervisor keeps the socket while the daemon restarts";
+                ("fd://".into(), why.to_owned())
+            }
+            Some(fds) => {
+                let why = format!("the service manager passes {} socket(s)", fds.count);
+                ("fd://".into(), why)
+            }
+            None => {
+                let socket = unix_url(&api_socket(&session.places.runtime_dir));
+                (socket, "daemon.tcp would replace the socket".to_owned())
+            }
+        })
+    };
+    let Some(address) = settings.tcp.value else {
+        return Ok(session.listen_fds.is_some().then(|| match socket {
+            Ok((socket, why)) => {
+                let reason = Reason::new("hosts", &socket, why);
+                (vec!["-H".into(), socket], reason)
+            }
+            Err(why) => (Vec::new(), Reason::new("hosts", "as given", why)),
+        }));
+    };
+    if in_json {
+        let what = format!("daemon.tcp is set, and `{json}` sets hosts, or cannot be read");
+        let origin = &settings.tcp.origin;
+        let hint =
+            format!("name all of them there, and: {}", origin.take_back("daemon.tcp", "none"));
+        return Err(Error::new(Exit::Config, what).hint(hint));
+    }
+    Ok(Some(with_tcp(settings, session, link, address, socket.ok())))
+}
+
+/// Returns the arguments for `daemon.tcp`, beside those for the `socket` that is not stated.
+fn with_tcp(
+    settings: &Settings,
+    session: &Session,
+    link: &Link,
+    address: SocketAddr,
+    socket: Option<(OsString, String)>,
+) -> (Vec<OsString>, Reason) {
+    let host: OsString = format!("tcp://{}", own_listener(address, link)).into();
+    let mut args: Vec<OsString> = Vec::new();
+    for host in socket.map(|(socket, _)| socket).into_iter().chain([host]) {
+        args.extend(["-H".into(), host]);
+    }
+    if tls_stated(settings, session).is_none() {
+        args.push(if settings.tcp_insecure.value { "--tls=false" } else { "--tlsverify" }.into());
+    }
+    let who = match link.ports {
+        Ports::None => "dockerd itself listens on the host",
+        Ports::All => "pasta forwards it",
+        Ports::FromInside | Ports::FromOutside => "rootlesskit publishes it",
+    };
+    (
+        args,
+        Reason::new("daemon.tcp", address.to_string(), format!("{}; {who}", settings.tcp.origin)),
+    )
+}
+
+/// Says whether the user wants clients to be verified, if that is stated.
+fn tls_stated(settings: &Settings, session: &Session) -> Option<bool> {
+    let (args, json) = (settings.args(), &session.daemon_json);
+    let stated = |name: &str| args.switch(name).or_else(|| json.switch(name));
+    // dockerd verifies with `--tls`, too, unless told not to.
+    stated("tlsverify").or_else(|| stated("tls"))
+}
+
+/// Who reaches a listener.
+enum Reach {
+    Hosts,
+    Users,
+    Containers,
+}
+
+fn reach(listener: &Listener, link: &Link) -> Option<Reach> {
+    let is_open = matches!(link.ports, Ports::None | Ports::All);
+    let mut published = link.published.iter().filter_map(|flag| PublishedPort::parse(flag));
+    let is_local = |port: PublishedPort| port.address.is_some_and(|address| address.is_loopback());
+    let is_local = match published.find(|port| port.inside == listener.port) {
+        _ if is_open => listener.is_loopback(),
+        Some(port) => is_local(port),
+        None => return (!listener.is_loopback()).then_some(Reach::Containers),
+    };
+    Some(if is_local { Reach::Users } else { Reach::Hosts })
+}
+
+/// Refuses a TCP port without TLS that other hosts reach, unless that is stated, and TLS without its
+/// files; warns of a port without TLS that others reach.
+pub(super) fn judge_tcp(
+    settings: &Settings,
+    session: &Session,
+    link: &Link,
+) -> Result<Vec<Warning>, Error> {
+    let stated = tls_stated(settings, session);
+    let by_default = session.certificates.by_variable
+        || (settings.tcp.value.is_some() && !settings.tcp_insecure.value);
+    let own = settings.tcp.value.map(|address| own_listener(address, link));
+    let own = own.map(|own| Listener { address: Some(own.ip()), port: own.port() });
+    let listeners = stated_hosts(settings, session).filter_map(Listener::parse).chain(own);
+    let mut warnings = Vec::new();
+    for listener in listeners {
+        if stated.unwrap_or(by_default) {
+            refuse_missing_certificates(session)?;
+            continue;
+        }
+        let Some(reach) = reach(&listener, link) else { continue };
+        let who = match reach {
+            Reach::Hosts => "other hosts",
+            Reach::Users => "all users of this host",
+            Reach::Containers => "containers",
+        };
+        let port = listener.port;
+        let what = format!(
+            "{who} reach the API on TCP port {port} without --tlsverify, and can act as you"
+        );
+        // `--tls=false` is dockerd's own word for it.
+        let is_allowed = settings.tcp_insecure.value || stated.is_some();
+        if matches!(reach, Reach::Hosts) && !is_allowed {
+            let hint = "name certificates with --tlsverify, or: \
+                        dockerd-rootless config set daemon.tcp-insecure true";
+            return Err(Error::new(Exit::Config, what).hint(hint));
+        }
+        warnings.push(Warning(what));
+    }
+    Ok(warnings)
+}
+
+fn refuse_missing_certificates(session: &Session) -> Result<(), Error> {
+    let Some(path) = session.certificates.missing.first() else { return Ok(()) };
+    let what = format!("the API on TCP needs `{}`, which does not exist", path.display());
+    let hint = "make ca.pem, cert.pem and key.pem there, or name others with --tlscacert, \
+                --tlscert and --tlskey";
+    Err(Error::new(Exit::Config, what).hint(hint))
+}
