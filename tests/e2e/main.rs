@@ -5,6 +5,7 @@
 mod addresses;
 mod source_ip;
 mod status;
+mod tcp;
 mod terminal;
 
 use std::collections::BTreeMap;
