@@ -913,24 +913,3 @@ fn one_setting_puts_the_api_on_tcp() {
     let own = plan(&debian_12(), &["daemon.tcp=192.0.2.1:2376"], "-H unix:///x").unwrap();
     assert!(daemon_line(&own).contains(" -H tcp://127.0.0.1:2376 --tlsverify -H unix:///x"), "{:?}", own.stage.daemon);
 }
-
-#[test]
-fn the_socket_of_the_api_is_the_first_that_is_stated() {
-    let path = |line: &str, json: &str| {
-        let mut session = debian_12().session;
-        session.daemon_json = DaemonJson::parse(json);
-        let settings = Settings::resolve(&[]).unwrap().with_args(&words(line));
-        Api::decide(&settings, &session, None)
-    };
-    let daemon = |path: Option<&str>| Api::Daemon(path.map(PathBuf::from));
-    for (line, json, expected) in [
-        ("", "", Api::Own("/run/user/1000/docker.sock".into())),
-        ("-H unix:///x -H tcp://0.0.0.0:2376", "", daemon(Some("/x"))),
-        ("-H tcp://0.0.0.0:2376 -H unix:///x", "", daemon(Some("/x"))),
-        ("-H tcp://0.0.0.0:2376", "", daemon(None)),
-        ("", r#"{"hosts": ["tcp://[::]:2376", "unix:///x"]}"#, daemon(Some("/x"))),
-        ("", "{", daemon(None)),
-    ] {
-        assert_eq!(path(line, json), expected, "{line} {json}");
-    }
-}

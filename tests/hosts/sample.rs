@@ -135,6 +135,7 @@ fn debian_12() -> HostFacts {
                 runtime_dir: "/run/user/1000".into(),
                 state_dir: "/run/user/1000/dockerd-rootless".into(),
                 containerd_rootless: "/run/user/1000/containerd-rootless".into(),
+                certificates: Certificates::default(),
                 daemon_json: "/home/u/.config/docker/daemon.json".into(),
                 pid_file: "/run/user/1000/docker.pid".into(),
                 exec_root: "/run/user/1000/docker".into(),
