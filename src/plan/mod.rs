@@ -25,7 +25,7 @@ use crate::environment::Environment;
 use crate::error::{Error, Exit, Warning};
 use crate::facts::places::{Places, daemon_config, notify_socket, search_path};
 use crate::facts::{HostFacts, PidFile, PidState, Session, Tool, Tools};
-use crate::settings::{Choice, Number, Origin, Settings, Sourced, assignment};
+use crate::settings::{Choice, Number, Origin, PortDriver, Settings, Sourced, assignment};
 use crate::sys::elevate;
 use crate::sys::sockets::ListenFds;
 pub use addresses::{Link, docker0, host_address, taken, takes_cidr, usual};
@@ -129,7 +129,8 @@ impl LaunchPlan {
             keeper: session.keeper_fd.filter(|_| supervised),
             outside: session.user_namespace,
             netns: network.detach_netns.then(|| state_dir.join("netns")),
-            steps: [steps(settings, host, &iptables), network.source.steps()].concat(),
+            steps: [steps(settings, host, &network.port_driver, &iptables), network.source.steps()]
+                .concat(),
             daemon: daemon.command,
         };
         let own = network.api_port.iter().map(|port| format!("--publish={port}").into());
@@ -248,7 +249,12 @@ fn rootlesskit_args(
 }
 
 /// Returns the stage's steps: upstream's, and ours.
-fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> {
+fn steps(
+    settings: &Settings,
+    host: &HostFacts,
+    ports: &PortDriver,
+    iptables: &[Step],
+) -> Vec<Step> {
     let mut steps = Vec::new();
     if settings.copies_up("/run") {
         let hidden = ["/run/docker", "/run/containerd", "/run/xtables.lock", "/run/nri"];
@@ -262,7 +268,7 @@ fn steps(settings: &Settings, host: &HostFacts, iptables: &[Step]) -> Vec<Step> 
         steps.push(Step::RebindBroken("/etc".into()));
     }
     steps.push(Step::Forward);
-    steps.push(Step::local_ports(host.session.person.uid));
+    steps.push(Step::local_ports(host.session.person.uid, ports));
     steps.extend_from_slice(iptables);
     let fds = host.session.listen_fds.iter();
     steps.extend(fds.map(|fds| Step::TakeSockets { count: fds.count, from: fds.shelter }));

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit};
-use crate::settings::{assignment, split_assignment};
+use crate::settings::{PortDriver, assignment, split_assignment};
 
 /// The first word of the stage's command line.
 pub const STAGE: &str = "namespace-stage";
@@ -17,8 +17,10 @@ pub const TRIAL: &str = "namespace-trial";
 /// Where most of what is pasted looks for the daemon's socket, as `/var/run` is a link to `/run`.
 pub const DOCKER_SOCKET: &str = "/run/docker.sock";
 
-/// The first port that the kernel gives out in a new network namespace.
+/// The first port that the kernel gives out by itself, and one below its range: pasta of 2026
+/// forwards no port of the host's range by itself.
 const FIRST_PORT: u16 = 32768;
+const FIRST_PORT_OF_PASTA: u16 = 20480;
 
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +81,15 @@ impl Step {
 
     /// Has dockerd of this user begin its random ports at a place of its own. Each daemon counts up from
     /// the first port, and rootlesskit binds it on the host, which all users share (moby#53153).
-    pub(super) fn local_ports(uid: u32) -> Self {
+    pub(super) fn local_ports(uid: u32, driver: &PortDriver) -> Self {
         // The golden ratio keeps any run of successive numbers well apart (Knuth 6.4). 13 bits of it
         // leave the kernel at least 24576 ports, which connections to published ports need.
         let [high, low, ..] = uid.wrapping_mul(0x9E37_79B9).to_be_bytes();
-        Self::LocalPorts(FIRST_PORT + (u16::from_be_bytes([high, low]) >> 3))
+        let first = match driver {
+            PortDriver::Implicit => FIRST_PORT_OF_PASTA,
+            _ => FIRST_PORT,
+        };
+        Self::LocalPorts(first + (u16::from_be_bytes([high, low]) >> 3))
     }
 
     /// Returns its name, its value, and what it is for.
@@ -257,10 +263,9 @@ mod tests {
         }
     }
 
-    /// The ports of users whose numbers are `step` apart, in order.
-    fn first_ports(uids: impl Iterator<Item = u32>) -> Vec<u16> {
+    fn first_ports(uids: impl Iterator<Item = u32>, driver: &PortDriver) -> Vec<u16> {
         let mut ports: Vec<u16> = uids
-            .map(|uid| match Step::local_ports(uid) {
+            .map(|uid| match Step::local_ports(uid, driver) {
                 Step::LocalPorts(first) => first,
                 other => panic!("{other:?}"),
             })
@@ -273,13 +278,15 @@ mod tests {
     fn users_have_room_for_random_ports_before_they_meet() {
         for (users, room) in [(2, 3_100), (5, 1_100), (20, 280), (50, 100)] {
             for first in (1_000..2_000).chain([60_000, 1_207_600_011, u32::MAX - users]) {
-                let ports = first_ports(first..first + users);
+                let ports = first_ports(first..first + users, &PortDriver::Builtin);
                 let nearest = ports.windows(2).map(|pair| pair[1] - pair[0]).min();
                 assert!(nearest >= Some(room), "{users} users from {first}: {nearest:?}");
             }
         }
-        let all = first_ports(0..100_000);
-        assert_eq!((all[0], all[all.len() - 1]), (FIRST_PORT, FIRST_PORT + 8191));
+        for (driver, first) in [(PortDriver::Builtin, 32768), (PortDriver::Implicit, 20480)] {
+            let all = first_ports(0..100_000, &driver);
+            assert_eq!((all[0], all[all.len() - 1]), (first, first + 8191));
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Trial {
         let possible = network.refuse_impossible(&host.tools, true);
         possible.map_err(|refusal| refusal.error(&host.tools))?;
         let (iptables, _) = daemon::iptables(settings, host)?;
-        let mut steps = steps(settings, host, &iptables);
+        let mut steps = steps(settings, host, &network.port_driver, &iptables);
         steps.retain(|step| !matches!(step, Step::TakeSockets { .. } | Step::RequireSourceIp));
         let stage = Stage {
             keeper: None,
