@@ -42,6 +42,7 @@ pub fn overlay(evidence: &Evidence<'_>) -> Finding {
     if !trials.data_root_writable {
         let what = format!("the data root `{}` cannot be written", root.path.display());
         return Finding::failed_trial(what)
+            .because("`dockerd-rootless ids PATH` shows who owns a directory")
             .tell("choose a data root of your own: a directory that you can write, with dockerd's `--data-root`");
     }
     if trials.data_root_free.is_some_and(|free| free < FULL) {

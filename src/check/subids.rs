@@ -1,7 +1,7 @@
 //! The user's subordinate IDs in `/etc/subuid` and `/etc/subgid`.
 
 use crate::check::evidence::Evidence;
-use crate::check::finding::Finding;
+use crate::check::finding::{Finding, Status};
 use crate::check::fix::quoted;
 use crate::check::survey::{Account, Surroundings, Survey};
 
@@ -65,7 +65,12 @@ pub fn own_ranges(survey: &Survey, file: &File, getsubids: Option<&str>) -> Vec<
 pub fn subuid(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
     let getsubids = &evidence.trials.getsubids_uid;
-    judge(evidence, ("user", "/etc/subuid", "--add-subuids"), &survey.subuid, getsubids)
+    let kind = ("user", "/etc/subuid", "--add-subuids");
+    let finding = judge(evidence, kind, &survey.subuid, getsubids);
+    if finding.status != Status::Ok {
+        return finding;
+    }
+    finding.because("`dockerd-rootless ids PATH` shows which user of containers owns a file, and `dockerd-rootless unshare -- chown 999:999 PATH` changes the owner as containers see it")
 }
 
 /// `subgid`.

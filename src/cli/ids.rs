@@ -1,35 +1,19 @@
-//! `ids`: which user of the host a user of a container is, and the other way. `unshare`: a command
-//! that works on files as containers' root does.
+//! `ids`: which user of this host a user of containers is, the other way, and who owns a file.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cli::output::{Format, tell};
-use crate::cli::sources::layers;
+use crate::cli::output::{Format, json_word, tell};
+use crate::cli::unshare;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
-use crate::facts::look;
-use crate::facts::probe::{self, ProbeDepth};
-use crate::plan;
-use crate::settings::Settings;
-use crate::stage::launch;
-use crate::sys::process;
-
-/// How long rootlesskit may take for its namespaces.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What a user namespace maps: the first id inside, the first outside, and how many.
-type Row = (u64, u64, u64);
 
 #[derive(clap::Args)]
 pub struct IdsOptions {
-    /// Files, whose owners are translated, and ids, which are translated both ways
+    /// Files, whose owners are translated, and IDs, which are translated both ways
     #[arg(value_name = "PATH|ID")]
     what: Vec<OsString>,
     /// Output format
@@ -37,109 +21,131 @@ pub struct IdsOptions {
     format: Format,
 }
 
-/// Prints the map, or what it makes of files and ids.
-pub fn ids(environment: &Environment, options: &IdsOptions) -> Result<Exit, Error> {
-    let (users, groups) = maps(environment)?;
+/// Prints the map, or what it makes of files and IDs.
+pub fn run(environment: &Environment, options: &IdsOptions) -> Result<Exit, Error> {
+    let maps = Maps::read(environment)?;
     if options.what.is_empty() {
-        let text = table("users", &users) + &table("groups", &groups);
-        return tell(options.format, json!({"users": users, "groups": groups}), text)
-            .map(|()| Exit::Good);
+        let object = json!({"users": maps.users.json(), "groups": maps.groups.json()});
+        let text = maps.users.table("users") + &maps.groups.table("groups");
+        return tell(options.format, object, text).map(|()| Exit::Good);
     }
-    let (mut objects, mut text) = (Vec::new(), String::new());
+    let (mut objects, mut text, mut failed) = (Vec::new(), String::new(), None);
     for what in &options.what {
-        let named = what.display().to_string();
-        match named.parse::<u64>() {
-            Ok(id) => {
-                let (outside, inside) = (outside(&users, id), inside(&users, id));
-                text += &format!("user {id} in containers is {} on this host\n", shown(outside));
-                text += &format!("uid {id} on this host is {} in containers\n", shown(inside));
-                objects.push(json!({"id": id, "outside": outside, "inside": inside}));
+        match maps.translate(what) {
+            Ok((object, lines)) => {
+                objects.push(object);
+                text += &lines;
             }
-            Err(_) => {
-                let found = fs::symlink_metadata(what).map_err(|error| {
-                    Error::new(Exit::Failed, format!("`{named}` cannot be read")).because(&error)
-                })?;
-                let (uid, gid) = (u64::from(found.uid()), u64::from(found.gid()));
-                let (user, group) = (inside(&users, uid), inside(&groups, gid));
-                text += &format!(
-                    "{named}: uid {uid} is {} in containers, gid {gid} is {}\n",
-                    shown(user),
-                    shown(group)
-                );
-                objects.push(
-                    json!({"path": named, "uid": uid, "gid": gid, "user": user, "group": group}),
-                );
-            }
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    tell(options.format, json!({"ids": objects}), text).map(|()| Exit::Good)
+    tell(options.format, json!({"ids": objects}), text)?;
+    failed.map_or(Ok(Exit::Good), Err)
 }
 
-/// Runs `words` as root of a user namespace like the daemon's, in place of this process.
-pub fn unshare(environment: &Environment, words: &[OsString]) -> Result<Exit, Error> {
-    let shell = [environment.get("SHELL").unwrap_or("/bin/sh".as_ref()).to_owned()];
-    let words = if words.is_empty() { &shell } else { words };
-    let mut command = rootlesskit(environment)?;
-    let error = command.args(words).exec();
-    Err(launch::exec_error(command.get_program(), &error))
+/// What a user namespace maps.
+struct Maps {
+    users: Map,
+    groups: Map,
 }
 
-/// Returns rootlesskit, which needs but a command then. It makes the namespaces of the daemon: only
-/// it knows all sources of subordinate ids.
-fn rootlesskit(environment: &Environment) -> Result<Command, Error> {
-    let person = look::person(environment);
-    plan::refuse_person(&person)?;
-    let settings = Settings::resolve(&layers(environment, &[])?)?;
-    let host = probe::host(&settings, environment, person, ProbeDepth::Launch)?;
-    let program = host.tools.rootlesskit.path().ok_or_else(|| {
-        Error::new(Exit::NotFound, "rootlesskit is not installed").hint("dockerd-rootless check")
-    })?;
-    let mut command = Command::new(program);
-    command.arg("--");
-    Ok(command)
-}
+impl Maps {
+    /// Reads those of the daemon, or of a namespace that rootlesskit makes.
+    fn read(environment: &Environment) -> Result<Self, Error> {
+        let member = unshare::member(environment)?;
+        let read = |name: &str| {
+            let file = format!("/proc/{}/{name}", member.pid);
+            let text = fs::read_to_string(&file).map_err(|error| {
+                Error::new(Exit::Failed, format!("`{file}` cannot be read")).because(&error)
+            })?;
+            Ok(Map::parse(&text))
+        };
+        Ok(Self { users: read("uid_map")?, groups: read("gid_map")? })
+    }
 
-/// Returns the maps of users and groups.
-fn maps(environment: &Environment) -> Result<(Vec<Row>, Vec<Row>), Error> {
-    let read = |file: &str| {
-        let mut command = rootlesskit(environment)?;
-        let text = process::succeed(command.args(["cat", file]), PATIENCE).map_err(|error| {
-            let what = "rootlesskit makes no user namespace";
-            Error::new(Exit::Prerequisite, what).because(&error).hint("dockerd-rootless check")
+    /// Translates an ID both ways, or the owner of a file, for programs and for people. Of a link it is
+    /// the link's own.
+    fn translate(&self, what: &OsStr) -> Result<(Value, String), Error> {
+        let shown = what.display();
+        if let Some(id) = what.to_str().and_then(|word| word.parse().ok()) {
+            let host = [self.users.outside(id), self.groups.outside(id)];
+            let container = [self.users.inside(id), self.groups.inside(id)];
+            let object = json!({"id": id, "host": pair(host), "container": pair(container)});
+            let text = format!(
+                "{id} in containers is {} on this host\n{id} on this host is {} in containers\n",
+                told(host, "none"),
+                told(container, "nobody")
+            );
+            return Ok((object, text));
+        }
+        let found = fs::symlink_metadata(what).map_err(|error| {
+            Error::new(Exit::Failed, format!("`{shown}` cannot be read")).because(&error)
         })?;
-        Ok(text.lines().filter_map(row).collect())
-    };
-    Ok((read("/proc/self/uid_map")?, read("/proc/self/gid_map")?))
+        let host = [found.uid(), found.gid()].map(u64::from);
+        let container = [self.users.inside(host[0]), self.groups.inside(host[1])];
+        let host = host.map(Some);
+        let object = json!({
+            "path": json_word(what), "host": pair(host), "container": pair(container),
+        });
+        let (host, container) = (told(host, "none"), told(container, "nobody"));
+        Ok((object, format!("{shown}: {host} on this host, {container} in containers\n")))
+    }
 }
 
-fn row(line: &str) -> Option<Row> {
-    let numbers: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    numbers.try_into().ok().map(|[inside, outside, count]: [u64; 3]| (inside, outside, count))
+fn pair([uid, gid]: [Option<u64>; 2]) -> Value {
+    json!({"uid": uid, "gid": gid})
 }
 
-fn outside(map: &[Row], id: u64) -> Option<u64> {
-    let row = map.iter().find(|(inside, _, count)| (*inside..inside + count).contains(&id))?;
-    Some(row.1 + id - row.0)
+fn told(ids: [Option<u64>; 2], none: &str) -> String {
+    let [uid, gid] = ids.map(|id| id.map_or_else(|| none.to_owned(), |id| id.to_string()));
+    format!("uid {uid}, gid {gid}")
 }
 
-fn inside(map: &[Row], id: u64) -> Option<u64> {
-    let row = map.iter().find(|(_, outside, count)| (*outside..outside + count).contains(&id))?;
-    Some(row.0 + id - row.1)
-}
+/// Rows of the first ID inside, the first outside, and their count (user_namespaces(7)).
+struct Map(Vec<[u64; 3]>);
 
-fn shown(id: Option<u64>) -> String {
-    id.map_or_else(|| "nobody (65534)".to_owned(), |id| id.to_string())
-}
+impl Map {
+    fn parse(text: &str) -> Self {
+        let row = |line: &str| {
+            let numbers = line.split_whitespace().map_while(|word| word.parse().ok());
+            numbers.collect::<Vec<u64>>().try_into().ok()
+        };
+        Self(text.lines().filter_map(row).collect())
+    }
 
-fn table(what: &str, map: &[Row]) -> String {
-    let range = |first: &u64, count: &u64| match count {
-        1 => first.to_string(),
-        _ => format!("{first}-{}", first + count - 1),
-    };
-    let line = |(inside, outside, count): &Row| {
-        format!("  {:<14} {}\n", range(inside, count), range(outside, count))
-    };
-    format!("{what} in containers, and on this host:\n{}", map.iter().map(line).collect::<String>())
+    fn outside(&self, id: u64) -> Option<u64> {
+        let of = |[inside, outside, count]: &[u64; 3]| {
+            id.checked_sub(*inside).filter(|offset| offset < count).map(|offset| outside + offset)
+        };
+        self.0.iter().find_map(of)
+    }
+
+    fn inside(&self, id: u64) -> Option<u64> {
+        let of = |[inside, outside, count]: &[u64; 3]| {
+            id.checked_sub(*outside).filter(|offset| offset < count).map(|offset| inside + offset)
+        };
+        self.0.iter().find_map(of)
+    }
+
+    fn json(&self) -> Value {
+        let rows = self.0.iter();
+        rows.map(|[container, host, count]| {
+            json!({"container": container, "host": host, "count": count})
+        })
+        .collect()
+    }
+
+    fn table(&self, what: &str) -> String {
+        let range = |first: &u64, count: &u64| match count {
+            1 => first.to_string(),
+            _ => format!("{first}-{}", first + count - 1),
+        };
+        let line = |[inside, outside, count]: &[u64; 3]| {
+            format!("  {:<14} {}\n", range(inside, count), range(outside, count))
+        };
+        let lines: String = self.0.iter().map(line).collect();
+        format!("{what} in containers, and on this host:\n{lines}")
+    }
 }
 
 #[cfg(test)]
@@ -148,12 +154,11 @@ mod tests {
 
     #[test]
     fn ids_are_translated_both_ways() {
-        let map: Vec<Row> =
-            ["0 1000 1", "1 100000 65536", "x"].into_iter().filter_map(row).collect();
+        let map = Map::parse("0 1000 1\n1 100000 65536\nx\n");
         for (id, host) in [(0, 1000), (1, 100_000), (1000, 100_999), (65_536, 165_535)] {
-            assert_eq!(outside(&map, id), Some(host));
-            assert_eq!(inside(&map, host), Some(id));
+            assert_eq!(map.outside(id), Some(host));
+            assert_eq!(map.inside(host), Some(id));
         }
-        assert_eq!((outside(&map, 65_537), inside(&map, 0)), (None, None));
+        assert_eq!((map.outside(65_537), map.inside(0), map.inside(u64::MAX)), (None, None, None));
     }
 }

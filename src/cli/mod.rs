@@ -19,6 +19,7 @@ mod sources;
 mod status;
 mod terminal;
 mod uninstall;
+mod unshare;
 mod upgrade;
 mod verify;
 
@@ -131,14 +132,18 @@ Exit code 3 if the daemon does not run.")]
     },
     /// Show which user of this host a container's user is, and who owns a file
     #[command(after_help = "\
+Of a link, it is the owner of the link itself. A user that containers do not have is `nobody` there.\n\
+The daemon need not run.\n\n\
 Examples:
   dockerd-rootless ids                 # the whole map
-  dockerd-rootless ids 1000 ./volume   # one user, and the owner of a file")]
+  dockerd-rootless ids 1000 ./volume   # one ID both ways, and the owner of a file")]
     Ids(ids::IdsOptions),
-    /// Run a command on files as root of a container
+    /// Run a command on files as root of containers
     #[command(after_help = "\
-For files that containers leave in volumes: `dockerd-rootless unshare -- rm -r ./volume`.\n\
-Without COMMAND, runs your shell. The daemon need not run.")]
+For files that containers leave in volumes and other directories of yours:\n\
+`dockerd-rootless unshare -- rm -r ./volume`. It sees the files, mounts and network of this host; the\n\
+daemon need not run. `nsenter` runs a command in the mounts and network of a daemon that runs.\n\
+Without COMMAND, runs your shell. Ends with the command's exit code.")]
     Unshare {
         /// The command and its arguments
         #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -264,8 +269,8 @@ fn run_command(mut words: Vec<OsString>, environment: &Environment) -> Result<Ex
         Command::Status(options) => status::run(environment, &options, messages.is_verbose()),
         Command::Restart { all } => restart::run(environment, all),
         Command::Nsenter { words } => nsenter::run(environment, &words),
-        Command::Ids(options) => ids::ids(environment, &options),
-        Command::Unshare { words } => ids::unshare(environment, &words),
+        Command::Ids(options) => ids::run(environment, &options),
+        Command::Unshare { words } => unshare::run(environment, &words),
         Command::Check { options, request } => {
             let colored = messages.colored(environment, &io::stdout());
             check::run(environment, &options, &Request { level, ..request }, colored)

@@ -20,6 +20,11 @@ pub fn run(environment: &Environment, words: &[OsString]) -> Result<Exit, Error>
     let settings = Settings::resolve(&layers(environment, &[])?)?;
     let state_dir = places::state_dir(&settings, None, runtime_dir);
     nsenter::enter(&state_dir)?;
+    Err(become_command(environment, words))
+}
+
+/// Becomes the command `words`, or the user's shell without any. Returns only if that fails.
+pub fn become_command(environment: &Environment, words: &[OsString]) -> Error {
     let shell = environment.get("SHELL").unwrap_or("/bin/sh".as_ref());
     let (program, rest) = match words.split_first() {
         Some((program, rest)) => (program.as_os_str(), rest),
@@ -27,5 +32,5 @@ pub fn run(environment: &Environment, words: &[OsString]) -> Result<Exit, Error>
     };
     let (path, _) = places::search_path(environment);
     let error = Command::new(program).args(rest).env("PATH", path).exec();
-    Err(launch::exec_error(program, &error))
+    launch::exec_error(program, &error)
 }

@@ -45,8 +45,8 @@ pub fn enter(state_dir: &Path) -> Result<(), Error> {
     })
 }
 
-/// Returns the PID of rootlesskit's child, or says why there is none.
-fn find_child(state_dir: &Path) -> io::Result<u32> {
+/// Returns the PID of the child of the rootlesskit with this state directory, or says why there is none.
+pub fn find_child(state_dir: &Path) -> io::Result<u32> {
     let file = state_dir.join("child_pid");
     let text = files::read_regular(&file, PID_MAX)?;
     let name = file.display();

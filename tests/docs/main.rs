@@ -38,6 +38,8 @@ const ROWS: &[Row] = &[
     ("dockerd-rootless status", Beside, &[], "asks a daemon"),
     ("dockerd-rootless restart", Beside, &[], "asks a daemon"),
     ("dockerd-rootless nsenter", Beside, &[], "needs its namespaces"),
+    ("dockerd-rootless ids ./volume", Parsed, &[], "a user has no such directory; the suite `e2e` has one"),
+    ("dockerd-rootless unshare", Parsed, &[], "a user has no such directory; the suite `e2e` has one"),
     ("dockerd-rootless verify --images all", Elsewhere, &[], "takes long; the suite `verify` asks all of that"),
     ("dockerd-rootless verify", Beside, &[], "asks a daemon"),
     ("docker build --tag dind-rootless", Elsewhere, &[], "there is no registry; the suite `container` makes such an image"),

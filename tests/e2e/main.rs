@@ -3,6 +3,7 @@
 //! `E2E_LAUNCHER=upstream` runs the same tests against upstream's script.
 
 mod addresses;
+mod ids;
 mod source_ip;
 mod status;
 mod tcp;
