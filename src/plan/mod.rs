@@ -267,6 +267,9 @@ fn steps(
     if settings.copies_up("/etc") {
         steps.push(Step::RebindBroken("/etc".into()));
     }
+    let cdi = [("/etc", "/etc/cdi"), ("/run", "/run/cdi")].into_iter();
+    let cdi = cdi.filter(|(parent, _)| settings.copies_up(parent));
+    steps.extend(cdi.map(|(_, path)| Step::BindOriginal(path.into())));
     steps.push(Step::Forward);
     steps.push(Step::local_ports(host.session.person.uid, ports));
     steps.extend_from_slice(iptables);

@@ -55,6 +55,8 @@ pub enum Step {
     Label(PathBuf),
     /// Bind the originals over directories in which copy-up broke links (rootlesskit#225).
     RebindBroken(PathBuf),
+    /// Bind the original over a directory that copy-up made a link, for programs that follow none.
+    BindOriginal(PathBuf),
     /// Let the network namespace forward IPv4, and IPv6 if it has that.
     Forward,
     /// Let the kernel's own choice of ports begin at this one, and with it dockerd's.
@@ -102,6 +104,9 @@ impl Step {
             Self::Label(path) => ("selinux-label", path.into(), "iptables needs it under SELinux"),
             Self::RebindBroken(path) => {
                 ("rebind-broken", path.into(), "copy-up broke links in its directories")
+            }
+            Self::BindOriginal(path) => {
+                ("bind-original", path.into(), "dockerd before 29.2 follows no link to CDI devices")
             }
             Self::Forward => ("forward", "ipv4,ipv6".into(), "containers reach other hosts"),
             Self::LocalPorts(first) => {
@@ -152,6 +157,7 @@ impl Step {
             "link-socket" => Self::LinkSocket(path()),
             "selinux-label" => Self::Label(path()),
             "rebind-broken" => Self::RebindBroken(path()),
+            "bind-original" => Self::BindOriginal(path()),
             "forward" if value == "ipv4,ipv6" => Self::Forward,
             "local-ports" => {
                 let (first, _) = value.to_str()?.split_once('-')?;
@@ -232,6 +238,7 @@ mod tests {
             any_word().prop_map(|word| Step::LinkSocket(word.into())),
             any_word().prop_map(|word| Step::Label(word.into())),
             any_word().prop_map(|word| Step::RebindBroken(word.into())),
+            any_word().prop_map(|word| Step::BindOriginal(word.into())),
             Just(Step::Forward),
             any::<u16>().prop_map(Step::LocalPorts),
             Just(Step::RequireSourceIp),

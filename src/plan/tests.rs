@@ -96,6 +96,8 @@ fn the_plan_of_debian_12_is_upstreams_and_a_little_more() {
             "drop-link=/run/nri",
             "link-socket=/run/user/1000/docker.sock",
             "rebind-broken=/etc",
+            "bind-original=/etc/cdi",
+            "bind-original=/run/cdi",
             "forward=ipv4,ipv6",
             "local-ports=33046-65535",
             "prefer-iptables=/usr/sbin/iptables-legacy",

@@ -79,7 +79,7 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
                 .because(&error)
         };
         match step {
-            Step::DropLink(path) => drop_link(path).map_err(failed)?,
+            Step::DropLink(path) => drop_link(path).map(drop).map_err(failed)?,
             Step::LinkSocket(path) => link_socket(path).map_err(failed)?,
             Step::Label(path) => {
                 if let Err(error) = label(path) {
@@ -87,6 +87,11 @@ pub fn prepare(stage: &Stage, environment: &Environment) -> Result<Prepared, Err
                 }
             }
             Step::RebindBroken(path) => rebind_broken(path).map_err(failed)?,
+            Step::BindOriginal(path) => {
+                if let Err(error) = bind_original(path) {
+                    warn!("{} stays a link: {error}", path.display());
+                }
+            }
             Step::Forward => in_network(stage, forward)?,
             Step::LocalPorts(first) => in_network(stage, || start_ports_at(*first))?,
             Step::LegacyIptables { family, program, required } => {
@@ -152,13 +157,12 @@ fn prove_inside(outside: u64) -> Result<(), Error> {
         .hint("this command is run by rootlesskit, not by hand: use `dockerd-rootless run`"))
 }
 
-/// Unlinks `path` if it is a link on a tmpfs, which is what copy-up makes of an entry.
-fn drop_link(path: &Path) -> io::Result<()> {
+/// Unlinks `path` if it is a link on a tmpfs, which is what copy-up makes of an entry, and says
+/// whether it was.
+fn drop_link(path: &Path) -> io::Result<bool> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    if statfs(parent)?.filesystem_type() != TMPFS_MAGIC || !path.is_symlink() {
-        return Ok(());
-    }
-    fs::remove_file(path)
+    let is_one = statfs(parent)?.filesystem_type() == TMPFS_MAGIC && path.is_symlink();
+    is_one.then(|| fs::remove_file(path)).transpose().map(|done| done.is_some())
 }
 
 /// Links [`DOCKER_SOCKET`] to `socket`. What copy-up has not made is left.
@@ -203,18 +207,22 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
         if link != Path::new("/etc/ssl") && !(is_copied_up && climbs_out(&link, 1)) {
             continue;
         }
-        // A link that leads nowhere was broken before.
-        let Ok(original) = link.canonicalize() else { continue };
-        if !original.is_dir() {
-            continue;
-        }
-        debug!("binding {} over {}", original.display(), link.display());
-        fs::remove_file(&link)?;
-        fs::create_dir(&link)?;
-        let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
-        mount(Some(&original), &link, none, flags, none)?;
+        bind_original(&link)?;
     }
     Ok(())
+}
+
+/// Binds the directory that `link` leads to over it, if it is a link on a tmpfs, as copy-up makes them.
+fn bind_original(link: &Path) -> io::Result<()> {
+    // A link that leads nowhere was broken before.
+    let Ok(original) = link.canonicalize() else { return Ok(()) };
+    if !original.is_dir() || !drop_link(link)? {
+        return Ok(());
+    }
+    debug!("binding {} over {}", original.display(), link.display());
+    fs::create_dir(link)?;
+    let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
+    Ok(mount(Some(&original), link, none, flags, none)?)
 }
 
 /// Whether a relative link in `directory`, which is `depth` levels below the copied-up root,
