@@ -40,6 +40,7 @@ pub enum Id {
     EtcLinks,
     Cgroup,
     Limits,
+    Gpu,
     Dbus,
     SystemdUser,
     Linger,

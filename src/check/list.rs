@@ -5,8 +5,8 @@ use crate::check::evidence::Evidence;
 use crate::check::finding::{Category, Category::*, Finding, Id, Id::*, Status, see};
 use crate::check::fix::{self, Commands};
 use crate::check::{
-    clients, daemon, hints, idmap, known, limits, namespaces, netfilter, network, places, programs,
-    session, storage, subids,
+    clients, daemon, gpu, hints, idmap, known, limits, namespaces, netfilter, network, places,
+    programs, session, storage, subids,
 };
 
 /// A check.
@@ -82,6 +82,7 @@ pub const CHECKS: &[Check] = &[
     check(EtcLinks, Storage, Fail, "CA certificates open in the namespace", INSIDE, places::etc_links),
     check(Cgroup, Resources, Fail, "limits of CPU, memory and processes take effect", &[], session::cgroup),
     check(Limits, Resources, Warn, "kernel keys and open files", &[], limits::limits),
+    check(Gpu, Resources, Warn, "containers can use the GPU and other CDI devices", &[], gpu::gpu),
     check(Dbus, Service, Fail, "dockerd reaches your bus", &[], session::dbus),
     check(SystemdUser, Service, Warn, "a user manager that can start the daemon", &[], session::systemd_user),
     check(Linger, Service, Warn, "the daemon keeps running when you log out", &[], session::linger),

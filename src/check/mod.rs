@@ -7,6 +7,7 @@ mod evidence;
 mod failures;
 mod finding;
 mod fix;
+mod gpu;
 mod hints;
 mod idmap;
 pub mod known;

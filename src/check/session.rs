@@ -17,11 +17,16 @@ const CONTROLLERS: [(&str, &str); 5] = [
     ("io", "--device-read-bps"),
 ];
 
+/// What limits containers where dockerd does not (played with dockerd 28.5.2).
+const INSTEAD: &str = "`docker run --ulimit` works, and a limit on the launcher's control group counts for all containers together: see docs/checks.md#cgroup";
+
 /// `cgroup`. Rootless dockerd sets limits on cgroup v2 and through systemd only (moby's
 /// `UsingSystemd`); elsewhere it ignores them.
 pub fn cgroup(evidence: &Evidence<'_>) -> Finding {
     let survey = evidence.survey;
-    let ignored = |why: &str| Finding::warn(format!("limits such as --memory are ignored: {why}"));
+    let ignored = |why: &str| {
+        Finding::warn(format!("limits such as --memory are ignored: {why}")).because(INSTEAD)
+    };
     match survey.cgroup.version {
         None if survey.release.is_like("alpine") => ignored("no control groups are mounted")
             .root("rc-update add cgroups && rc-service cgroups start"),
@@ -49,8 +54,9 @@ fn cgroup_1(evidence: &Evidence<'_>) -> Finding {
     if survey.surroundings.wsl {
         return finding.tell("write `kernelCommandLine = cgroup_no_v1=all` below `[wsl2]` in `.wslconfig` in Windows");
     }
-    let finding =
-        finding.because("cgroup v2 needs a reboot, and applies to all programs of the host");
+    let finding = finding
+        .because("cgroup v2 needs a reboot, and applies to all programs of the host")
+        .because(INSTEAD);
     if survey.release.enterprise_linux().is_some() {
         return finding.root(format!("grubby --update-kernel=ALL --args={OPTION}"));
     }

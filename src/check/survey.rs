@@ -79,6 +79,7 @@ pub struct Survey {
     pub docker_client: DockerClient,
     /// Now, by which lists get old.
     pub now: SystemTime,
+    pub gpu: Gpu,
     /// Kernel keys in use and their limit, bytes in use and their limit.
     pub keys: Option<[u64; 4]>,
 }
@@ -200,6 +201,16 @@ pub struct Systemd {
     pub dbus_unit: bool,
 }
 
+/// What containers would need for a GPU.
+pub struct Gpu {
+    /// Whether the driver of an NVIDIA GPU is loaded.
+    pub nvidia: bool,
+    /// The configuration of NVIDIA's container toolkit, and whether it says `no-cgroups = true`.
+    pub toolkit: Option<(PathBuf, bool)>,
+    /// The files that describe devices (CDI), and whether they describe an NVIDIA GPU.
+    pub specs: Vec<(PathBuf, bool)>,
+}
+
 pub struct LinkChain {
     /// The paths from the first on; the last is no link.
     pub hops: Vec<PathBuf>,
@@ -250,6 +261,7 @@ pub fn survey(
         },
         data_root: tree.data_root(&places.data_root),
         docker_client: tree.docker_client(None, docker_config.as_deref()),
+        gpu: tree.gpu(environment, &places.runtime_dir),
         keys: tree.keys(uid),
         own_runtime_dir: None,
         now: SystemTime::now(),
@@ -484,6 +496,34 @@ impl Tree<'_> {
             }
         }
         client
+    }
+
+    fn gpu(&self, environment: &Environment, runtime_dir: &Path) -> Gpu {
+        // Other than for most programs, an unset variable means /etc here (nvidia-container-toolkit).
+        let base = environment.absolute("XDG_CONFIG_HOME").unwrap_or("/etc".into());
+        let config = base.join("nvidia-container-runtime/config.toml");
+        let no_cgroups = |text: String| {
+            let table = text.parse::<toml::Table>().ok()?;
+            table.get("nvidia-container-cli")?.get("no-cgroups")?.as_bool()
+        };
+        let toolkit = self.text(&config).map(|text| (config, no_cgroups(text) == Some(true)));
+        let own = environment.config_home().map(|home| home.join("cdi"));
+        let directories = [Some("/etc/cdi".into()), Some("/var/run/cdi".into()), own]
+            .into_iter()
+            .flatten()
+            .chain([runtime_dir.join("cdi")]);
+        let files = directories.flat_map(|directory| {
+            let names = self.entries(&directory).into_iter();
+            names.map(move |name| directory.join(name))
+        });
+        let is_spec =
+            |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json" || kind == "yaml");
+        let spec = |path: PathBuf| {
+            let text = self.text(&path).unwrap_or_default();
+            (path, text.contains("nvidia.com/gpu"))
+        };
+        let specs = files.filter(is_spec).map(spec).collect();
+        Gpu { nvidia: self.exists("/dev/nvidiactl"), toolkit, specs }
     }
 
     /// Reads a line such as ` 1000:    12 12/12 8/200 214/20000` (proc_key-users(5)).
