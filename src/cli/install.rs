@@ -1,9 +1,11 @@
 //! `install`: the units, the daemon and the docker client's context.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use crate::check::{self, Found, Id, Status};
 use crate::cli::check::{Examination, explained};
+use crate::cli::from_rootful;
 use crate::cli::request::Request;
 use crate::cli::setup::{SetupOutput, carry_out};
 use crate::cli::verify;
@@ -25,6 +27,11 @@ pub struct InstallOptions {
     /// Then verify the daemon, if it runs
     #[arg(long, conflicts_with_all = ["dry_run", "format"])]
     verify: bool,
+    /// Print the commands that move images, volumes and projects of the system-wide Docker to yours,
+    /// and do nothing
+    #[arg(long, exclusive = true, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "/var/run/docker.sock")]
+    from_rootful: Option<PathBuf>,
     #[command(flatten)]
     output: SetupOutput,
 }
@@ -35,6 +42,9 @@ pub fn run(
     called: &OsStr,
     options: &InstallOptions,
 ) -> Result<Exit, Error> {
+    if let Some(socket) = &options.from_rootful {
+        return from_rootful::run(environment, called, socket);
+    }
     let facts = inspect(Home::find(environment, called)?);
     // Much of what is checked comes with the user manager.
     if facts.manager == Manager::Silent {

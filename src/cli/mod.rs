@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod drop_in;
 mod fetch;
+mod from_rootful;
 mod ids;
 mod install;
 mod messages;

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod ids;
+mod rootful;
 mod source_ip;
 mod status;
 mod tcp;

@@ -45,9 +45,14 @@ impl Docker<'_> {
 
     /// Makes [`IMAGE`] from the host's busybox.
     pub fn import_image(&self) {
+        self.run(&format!("import {} {IMAGE}", self.write_image().display()));
+    }
+
+    /// Writes what [`IMAGE`] is made from into the home.
+    pub fn write_image(&self) -> PathBuf {
         let file = self.0.home.join("image.tar");
         self.0.write(&file, archive());
-        self.run(&format!("import {} {IMAGE}", file.display()));
+        file
     }
 
     /// Starts a web server named `name`; `words` are further options of `docker run`.
