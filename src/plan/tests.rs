@@ -380,7 +380,8 @@ fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
     let bridge = "off: containers see the bridge's address, not the client's:";
     let tcp = "preserve: containers see the client's own address over TCP, the bridge's over UDP: rootlesskit connects from it";
     // A host, settings, dockerd's words; the port driver, what dockerd gets, and the reason's beginning.
-    let cases: &[(&HostFacts, &[&str], &str, &str, &str, String)] = &[
+    type Case<'c> = (&'c HostFacts, &'c [&'c str], &'c str, &'c str, &'c str, String);
+    let cases: &[Case<'_>] = &[
         (&debian_12(), &[], "", "builtin", "", format!("{bridge} this rootlesskit has no --source-ip-transparent")),
         (&debian_12(), &["network.port-driver=slirp4netns"], "", "slirp4netns", "", format!("{own} slirp4netns")),
         (&debian_12(), &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
