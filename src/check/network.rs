@@ -160,5 +160,5 @@ fn source_ip(evidence: &Evidence<'_>, network: &Network, what: String) -> Findin
             _ => Finding::warn(summary).because(&failure.text),
         };
     }
-    Finding::ok(format!("{what}; containers see {}", source.seen.words()))
+    Finding::ok(what).because(format!("containers see {}", source.seen.words()))
 }
