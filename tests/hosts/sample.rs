@@ -114,6 +114,7 @@ fn debian_12() -> HostFacts {
                 facts: Slirp4netnsFacts { version: Some(Version(1, 2, 0)), netns_type: true },
             },
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
+            nsenter: Some("/usr/bin/nsenter".into()),
             iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
             ..Tools::default()
