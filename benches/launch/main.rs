@@ -4,6 +4,7 @@
 //!
 //! It needs root: for throw-away users, and for a network namespace that stands for another host.
 
+mod drivers;
 mod fetch;
 mod supervisor;
 
@@ -33,12 +34,13 @@ const TRANSFERS: usize = 3;
 const SECONDS: u32 = 4;
 
 /// What is measured, by name.
-const SECTIONS: [(&str, fn()); 7] = [
+const SECTIONS: [(&str, fn()); 8] = [
     ("check", || checks(&TestUser::new())),
     ("instructions", || instructions(&TestUser::new())),
     ("start", || start_up(&TestUser::new())),
     ("memory", || memory(&TestUser::new())),
     ("throughput", || throughput(&TestUser::new())),
+    ("drivers", drivers::measure),
     ("supervisor", supervisor::measure),
     ("fetch", fetch::measure),
 ];
