@@ -166,7 +166,9 @@ pub fn with_regressions(evidence: &Evidence<'_>, id: Id, mut finding: Finding) -
     for own in own.filter(|own| own.meets(evidence, &network)) {
         if own.severity > finding.status {
             finding.status = own.severity;
-            finding.summary = format!("{} {}", finding.summary, own.verdict);
+            // It is of the summary's first part.
+            let end = finding.summary.find(';').unwrap_or(finding.summary.len());
+            finding.summary.insert_str(end, &format!(" {}", own.verdict));
         }
         finding = finding.because(&own.what);
         let setting = own.setting.as_ref();

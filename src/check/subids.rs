@@ -4,9 +4,13 @@ use crate::check::evidence::Evidence;
 use crate::check::finding::{Finding, Status};
 use crate::check::fix::quoted;
 use crate::check::survey::{Account, Surroundings, Survey};
+use crate::facts::Version;
 
 /// What upstream demands; `nobody` (65534) of most images is among them.
 const ENOUGH: u64 = 65_536;
+
+/// From this rootlesskit on a range may hold the user's own ID, which it leaves out (rootlesskit#623).
+const OWN_ID_SINCE: Version = Version(3, 2, 0);
 
 /// The first ID that useradd(8) gives away by default.
 const FIRST: u64 = 100_000;
@@ -22,6 +26,19 @@ struct Range {
 impl Range {
     fn end(&self) -> u64 {
         self.first + self.count
+    }
+
+    fn contains(&self, id: u32) -> bool {
+        (self.first..self.end()).contains(&id.into())
+    }
+
+    /// Returns the parts before and behind the ID `own`, each by its first ID and its count.
+    fn without(&self, own: u32) -> [(u64, u64); 2] {
+        let (id, end) = (u64::from(own), self.end());
+        match self.contains(own) {
+            true => [(self.first, id - self.first), (id + 1, end - id - 1)],
+            false => [(self.first, self.count), (end, 0)],
+        }
     }
 
     fn overlaps(&self, other: &Range) -> bool {
@@ -53,11 +70,18 @@ fn read(file: &File) -> Vec<Range> {
     file.as_deref().map_or_else(|_| Vec::new(), parse)
 }
 
-/// Returns the first ID and the count of each range that rootlesskit would map.
-pub fn own_ranges(survey: &Survey, file: &File, getsubids: Option<&str>) -> Vec<(u32, u32)> {
+/// Returns the first ID and the count of each range that rootlesskit would map beside the user's ID.
+pub fn own_ranges(
+    survey: &Survey,
+    file: &File,
+    getsubids: Option<&str>,
+    id: u32,
+) -> Vec<(u32, u32)> {
     let ranges = getsubids.map_or_else(|| read(file), parse);
     let own = ranges.iter().filter(|range| range.is_own(&survey.account));
-    own.filter_map(|range| Some((range.first.try_into().ok()?, range.count.try_into().ok()?)))
+    let parts = own.flat_map(|range| range.without(id)).filter(|(_, count)| *count > 0);
+    parts
+        .filter_map(|(first, count)| Some((first.try_into().ok()?, count.try_into().ok()?)))
         .collect()
 }
 
@@ -120,6 +144,15 @@ fn judge(evidence: &Evidence<'_>, kind: Kind, file: &File, getsubids: &Option<St
     let enough = if map.is_empty() { ENOUGH } else { ENOUGH.min(there.saturating_sub(2)) };
     if count < enough {
         return fails(format!("`{name}` has {count} subordinate {what} IDs instead of {enough}"));
+    }
+    let id = if what == "user" { survey.account.uid } else { survey.account.gid };
+    let cannot_cut = evidence.rootlesskit_version().is_some_and(|own| own < OWN_ID_SINCE);
+    if let Some(range) = own.iter().find(|range| range.contains(id)).filter(|_| cannot_cut) {
+        let shown = format!("{}-{}", range.first, range.end() - 1);
+        let place = source.unwrap_or(path);
+        return fails(format!("`{name}` has the {what} IDs {shown}, which contain its own, {id}"))
+            .because(format!("rootlesskit maps such a range from {OWN_ID_SINCE} on"))
+            .tell(format!("remove that range from `{place}`"));
     }
     let clash = own.iter().find_map(|range| {
         let is_in = |other: &&Range| other.line != range.line && range.overlaps(other);
@@ -210,4 +243,23 @@ fn free(survey: &Survey) -> u64 {
         }
     }
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_own_id_is_cut_out_of_a_range() {
+        let range = Range { line: 1, owner: "u".to_owned(), first: 10, count: 5 };
+        for (id, parts) in [
+            (9, [(10, 5), (15, 0)]),
+            (10, [(10, 0), (11, 4)]),
+            (12, [(10, 2), (13, 2)]),
+            (14, [(10, 4), (15, 0)]),
+            (15, [(10, 5), (15, 0)]),
+        ] {
+            assert_eq!(range.without(id), parts, "{id}");
+        }
+    }
 }

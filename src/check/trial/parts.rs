@@ -85,7 +85,7 @@ impl Ids {
             let (status, text) = process::brief(&mut command).ok()?;
             status.success().then_some(text)
         });
-        let ranges = own_ranges(survey, file, getsubids.as_deref());
+        let ranges = own_ranges(survey, file, getsubids.as_deref(), own);
         Self { program: id_mapper(name, search_path, survey), getsubids, own, ranges }
     }
 
