@@ -5,7 +5,7 @@ use std::process::Stdio;
 use test_support::docker::IMAGE;
 use test_support::*;
 
-/// The client's address as the kernel writes it in /proc/net/tcp, and that of the bridge.
+/// The client's address as the kernel writes it at the end of one in /proc/net/tcp6, and that of the bridge.
 const CLIENT: &str = "0207630A";
 const BRIDGE: &str = "010011AC";
 
@@ -22,7 +22,7 @@ fn seen(client: &Room<'_>) -> String {
             state && line[1].ends_with(":0050")
         };
         let other = lines.filter(is_open).find_map(|line| line[2].split_once(':'))?.0;
-        Some(other.to_owned())
+        Some(other[other.len().checked_sub(8)?..].to_owned())
     };
     wait::until("a published port answers", ask)
 }
@@ -45,7 +45,7 @@ fn a_container_sees_the_client_that_status_says_and_preserve_keeps_it() {
         let launch = Launch::new(&user, Launcher::Run).room(&host);
         let mut daemon = launch.env("DOCKERD_ROOTLESS_SOURCE_IP", wish).ready();
         daemon.docker.import_image();
-        let listen = "nc -ll -p 80 -e cat /proc/net/tcp";
+        let listen = "nc -ll -p 80 -e cat /proc/net/tcp /proc/net/tcp6";
         daemon.docker.run(&format!("run -d --stop-signal KILL -p 8080:80 {IMAGE} {listen}"));
         assert_eq!(seen(&client), if is_kept { CLIENT } else { BRIDGE }, "{wish}");
 
