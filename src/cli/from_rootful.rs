@@ -22,16 +22,20 @@ rootless() { docker --host @ROOTLESS@ "$@"; }
 # Images with a tag
 rootful save $(rootful image ls --filter dangling=false --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>') | rootless load
 
-# Volumes. This stops all containers first: they must not write meanwhile.
+# Volumes. This stops all containers first, also those of other users: they must not write meanwhile.
 # Owners stay what they are in containers. A user above 65535 does not exist there, and tar says so.
 containers=$(rootful ps --quiet)
 [ -z "$containers" ] || rootful stop $(rootful ps --quiet)
 for volume in $(rootful volume ls --quiet --filter driver=local); do
+    if rootless volume inspect "$volume" >/dev/null 2>&1; then
+        echo "skipped, because you have a volume of this name: $volume"
+        continue
+    fi
     if [ "$(rootful volume inspect --format '{{len .Options}}' "$volume")" != 0 ]; then
         echo "skipped, because it has options: $volume"
         continue
     fi
-    rootless volume create $(rootful volume inspect --format '{{range $key, $value := .Labels}}--label {{$key}}={{$value}} {{end}}' "$volume") "$volume"
+    rootless volume create $(rootful volume inspect --format '{{range $key, $value := .Labels}}--label {{$key}}={{$value}} {{end}}' "$volume") "$volume" || continue
     from=$(rootful volume inspect --format '{{.Mountpoint}}' "$volume")
     to=$(rootless volume inspect --format '{{.Mountpoint}}' "$volume")
     sudo tar -C "$from" --numeric-owner -cf - . | @OWN@ unshare -- tar -C "$to" --numeric-owner -xpf -
@@ -46,10 +50,10 @@ rootful ps --all --format 'table {{.Names}}\t{{.Image}}\t{{.Ports}}\t{{.Label "c
 #     @OWN@ ids 999             shows which user of this host user 999 of containers is
 #     sudo chown -R USER:GROUP DIRECTORY
 
-# When all of that works, the right to control the system-wide Docker goes, and then its service.
+# When all of that works, take away the right to control the system-wide Docker, and end its service.
 # Its data stay in its data root.
-@OWN@ check --only rootful-docker --print-fix=root | sudo sh -eux
-sudo systemctl disable --now docker.service docker.socket
+#     @OWN@ check --only rootful-docker --print-fix=root | sudo sh -eux
+#     sudo systemctl disable --now docker.service docker.socket
 "#;
 
 /// Prints the commands for the system-wide daemon at `socket`.

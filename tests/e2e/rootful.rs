@@ -45,15 +45,21 @@ fn images_and_volumes_of_a_system_wide_daemon_move_with_their_owners() {
 
     let words = ["install", "--from-rootful=/mnt/docker.sock"];
     let script = Told::by(room.command(&program).args(words)).good().stdout;
-    // The last part turns the service of the host off.
     let (script, rest) = script.split_once("# When all of that works").expect(&script);
     assert!(
-        rest.contains("\nsudo systemctl disable --now docker.service docker.socket\n"),
+        rest.ends_with("\n#     sudo systemctl disable --now docker.service docker.socket\n"),
         "{rest}"
     );
+    assert!(rest.lines().skip(1).all(|line| line.starts_with('#')), "no paste does it: {rest}");
     let mut shell = room.command("timeout");
     let told = Told::by(shell.args(["--kill-after=1", "120", "sh", "-euc", script])).good();
     assert!(told.stdout.contains("skipped, because it has options: optioned\n"), "{told:?}");
+    let change = format!("run --rm --network none --volume full:/v {IMAGE} touch /v/newer");
+    docker.run(&change);
+    let mut shell = room.command("timeout");
+    let told = Told::by(shell.args(["--kill-after=1", "120", "sh", "-euc", script])).good();
+    let skipped = "skipped, because you have a volume of this name: full\n";
+    assert!(told.stdout.contains(skipped), "a second paste overwrites nothing: {told:?}");
 
     let images = docker.run("image ls --format {{.Repository}}:{{.Tag}}");
     let mut images: Vec<&str> = images.lines().collect();
