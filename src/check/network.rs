@@ -8,7 +8,7 @@ use crate::check::packages::Package;
 use crate::check::trials::Outcome;
 use crate::error::Warning;
 use crate::plan::{self, Network, Refusal, Seen};
-use crate::settings::{NetworkDriver, SourceIp, Subnet};
+use crate::settings::{Choice, NetworkDriver, Origin, SourceIp, Subnet};
 
 /// What rootlesskit says when its network driver fails.
 const BLAMED: [&str; 4] =
@@ -113,9 +113,14 @@ pub fn addresses(evidence: &Evidence<'_>) -> Finding {
     };
     if let Some(both) = collides(network.subnet) {
         let finding = problem("the network of the namespace", both);
-        return match plan::takes_cidr(&network.driver) {
-            true => finding.fix(Fix::Set("network.cidr", "auto".to_owned())),
-            false => finding.fix(Fix::Set("network.driver", "auto".to_owned())),
+        let cidr = &network.settings.cidr;
+        return match (plan::takes_cidr(&network.driver), &cidr.origin) {
+            (false, _) => finding.fix(Fix::Set("network.driver", "auto".to_owned())),
+            (_, Origin::Flag(_)) => finding.tell("take `--cidr` out of rootlesskit.flags"),
+            _ if cidr.value == Choice::Auto => finding.tell(
+                "state a network that is free: dockerd-rootless config set network.cidr NETWORK",
+            ),
+            _ => finding.fix(Fix::Set("network.cidr", "auto".to_owned())),
         };
     }
     let stated = evidence.daemon_option("bip");

@@ -187,7 +187,7 @@ fn is_program(running: &str, name: &OsStr) -> bool {
 }
 
 impl StateDir {
-    /// What rootlesskit makes in its state directory, from 0.14 to 3.2. Its lock goes last.
+    /// What rootlesskit makes in its state directory, from 0.14 to 3.1. Its lock goes last.
     pub const ENTRIES: [&str; 11] = [
         "child_pid",
         "netns",

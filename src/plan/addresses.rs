@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Warning;
 use crate::facts::HostFacts;
-
 use crate::plan::daemon::stated;
 use crate::plan::{Ports, Reason, fixed};
 use crate::settings::NetworkDriver::{self, GvisorTapVsock, Pasta, Slirp4netns, Vpnkit};
@@ -25,10 +25,10 @@ const NETWORKS: [Subnet; 4] = [
 /// The only one of vpnkit.
 const VPNKIT: Subnet = Subnet::new([192, 168, 65, 0], 24);
 
-/// What docker0 may have, dockerd's own choice first.
-const BRIDGES: [Subnet; 4] = [
+/// What docker0 may have, dockerd's own choice first. The others are outside of dockerd's pools, whose
+/// networks users have: dockerd does not start with a docker0 over one of them.
+const BRIDGES: [Subnet; 3] = [
     Subnet::new([172, 17, 0, 0], 16),
-    Subnet::new([172, 26, 0, 0], 16),
     Subnet::new([10, 191, 0, 0], 16),
     Subnet::new([198, 19, 0, 0], 16),
 ];
@@ -112,6 +112,18 @@ pub(super) fn choose(
         (None, _) => (usual, "the driver's own, and the host does not use it".to_owned()),
         (Some(used), Some(free)) => (free, format!("the host uses {used} itself")),
         (Some(_), None) => (usual, ALL_TAKEN.to_owned()),
+    })
+}
+
+/// Warns of a network that is not the usual one: users may have written its addresses down.
+pub(super) fn moved(subnet: Option<Subnet>, driver: &NetworkDriver, why: &str) -> Option<Warning> {
+    let (own, usual) = (subnet?, usual(driver)?);
+    let [host, dns] = [2, 3].map(|number| (usual.address(number), own.address(number)));
+    (own != usual).then(|| {
+        Warning(format!(
+            "the namespace's network is {own}, because {why}: what was {} is {}, and {} is {}; `network.cidr = {usual}` keeps the old ones",
+            host.0, host.1, dns.0, dns.1
+        ))
     })
 }
 

@@ -140,6 +140,7 @@ impl LaunchPlan {
         let mut reasons = [network.reasons.clone(), daemon.reasons].concat();
         reasons.push(backend);
         warnings.extend(network.unknown_driver(tools));
+        warnings.extend(network.moved());
         warnings.extend(network.old_dockerd(tools).map(|refusal| Warning(refusal.what)));
         warnings.extend(network.source.warning.clone());
         warnings.extend(daemon.warnings);

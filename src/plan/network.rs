@@ -121,7 +121,10 @@ impl Network {
             .unwrap_or_else(|| choose_detach_netns(tools, published_api.as_deref()));
         let api_port =
             api::publish(&settings, detach_netns, &port_driver).filter(|_| published_api.is_none());
-        let (subnet, cidr_why) = addresses::choose(&settings, host, &driver).unzip();
+        // What rootlesskit takes and we cannot read is not guessed at.
+        let is_unread = flags.has("cidr") && !matches!(settings.cidr.origin, Origin::Flag(_));
+        let chosen = addresses::choose(&settings, host, &driver).filter(|_| !is_unread);
+        let (subnet, cidr_why) = chosen.unzip();
         let mut reasons = vec![
             Reason::new("network.driver", driver.word(), driver_why),
             Reason::new("network.mtu", mtu.to_string(), mtu_why),
@@ -169,6 +172,13 @@ impl Network {
         let is_usual = self.settings.cidr.value == Choice::Auto
             && self.subnet == addresses::usual(&self.driver);
         self.subnet.filter(|_| !is_flag && !is_usual)
+    }
+
+    /// Warns of addresses that `auto` has moved.
+    pub(super) fn moved(&self) -> Option<Warning> {
+        let reason = self.reasons.iter().find(|reason| reason.key == "network.cidr")?;
+        let is_auto = self.settings.cidr.value == Choice::Auto;
+        addresses::moved(self.subnet, &self.driver, &reason.why).filter(|_| is_auto)
     }
 
     /// Returns what dockerd must know of it.

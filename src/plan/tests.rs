@@ -321,6 +321,10 @@ fn the_network_is_one_that_the_host_does_not_use() {
         let told: Vec<&str> = line.split(' ').filter(|word| word.starts_with("--cidr")).collect();
         assert_eq!((told.join(" ").as_str(), reason(&plan, "network.cidr").as_str()), (*flag, *why), "{assignments:?}");
     }
+    let moved = plan(&using(debian_12(), "10.0.2.0/24"), &[], "").unwrap();
+    let warned = |plan: &LaunchPlan| plan.warnings.iter().any(|Warning(text)| text.contains("what was 10.0.2.2 is 10.190.2.2"));
+    assert!(warned(&moved), "{:?}", moved.warnings);
+    assert!(!warned(&plan(&using(debian_12(), "10.0.2.0/24"), &["network.cidr=10.190.2.0/24"], "").unwrap()));
     let (exit, message) = refusal(&vpnkit(debian_12()), &["network.driver=vpnkit", "network.cidr=10.0.3.0/24"]);
     assert_eq!((exit, message.as_str()), (Exit::Config, "network driver `vpnkit` does not take network.cidr"));
 }
@@ -335,8 +339,8 @@ fn docker0_and_the_hosts_gateway_are_said_where_it_takes_a_word() {
     let gvisor = with(docker_29_5(), |host| host.tools.slirp4netns = Tool::Absent);
     let cases: &[(HostFacts, &[&str], &str, &str)] = &[
         (vpn("172.16.0.0/12"), &[], "", "--bip=10.191.0.1/16"),
-        (vpn("172.17.4.0/24"), &[], "", "--bip=172.26.0.1/16"),
-        (vpn("172.17.4.0/24"), &["network.cidr=172.26.8.0/24"], "", "--bip=10.191.0.1/16"),
+        (vpn("172.17.4.0/24"), &[], "", "--bip=10.191.0.1/16"),
+        (vpn("172.17.4.0/24"), &["network.cidr=10.191.8.0/24"], "", "--bip=198.19.0.1/16"),
         (vpn("172.18.0.0/16"), &[], "", ""),
         (vpn("172.16.0.0/12 10.0.0.0/8 198.18.0.0/15"), &[], "", ""),
         (vpn("172.17.0.0/16"), &[], "--bip 172.17.0.1/24", "--bip 172.17.0.1/24"),
@@ -356,6 +360,9 @@ fn docker0_and_the_hosts_gateway_are_said_where_it_takes_a_word() {
         let told = daemon_line(&plan(host, &[assignments, &["network.container-mtu=1500"][..]].concat(), line).unwrap());
         assert_eq!(told.split_once(' ').map_or("", |(_, told)| told), *expected, "{assignments:?} {line:?}");
     }
+    let unread = "rootlesskit.flags=--cidr=10.7.0.0/26";
+    let unread = plan(&debian_12(), &[open, unread], "").unwrap();
+    assert!(!daemon_line(&unread).contains("host-gateway-ip"), "no guess at addresses");
     let detached = plan(&docker_29_5(), &[], "").unwrap();
     assert!(reason(&detached, "docker run --net=host").contains("the host's 127.0.0.1"));
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
-/// rootlesskit's flags that take no value, from 0.14 to 3.2.
+/// rootlesskit's flags that take no value, from 0.14 to 3.1.
 #[rustfmt::skip]
 const ROOTLESSKIT_SWITCHES: &[&str] = &[
     "debug", "help", "h", "version", "v", "disable-host-loopback", "ipv6", "pidns", "cgroupns", "utsns", "ipcns",
