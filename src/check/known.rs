@@ -18,7 +18,7 @@ use crate::plan::Network;
 pub static KNOWN: LazyLock<Known> = LazyLock::new(|| toml::from_str(TEXT).unwrap_or_default());
 const TEXT: &str = include_str!("../../install/known-bad.toml");
 
-/// A list is old from so many months on.
+/// After this many months a list counts as old.
 pub const OLD: u64 = 3;
 
 /// Where package managers put programs.
@@ -61,7 +61,7 @@ struct Regression {
     unless_flag: Option<String>,
     /// The first pasta that meets it, by its date.
     pasta_since: Option<u32>,
-    /// What the summary says of it.
+    /// The end of the summary.
     #[serde(default)]
     verdict: String,
     what: String,

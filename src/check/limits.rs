@@ -41,7 +41,7 @@ pub fn ping(evidence: &Evidence<'_>) -> Finding {
     let name = "net.ipv4.ping_group_range";
     let needs_range = |driver| matches!(driver, Slirp4netns | Pasta | Other(_));
     if evidence.network().is_ok_and(|network| !needs_range(network.driver)) {
-        return Finding::skip("this network driver does not ping by sockets of yours");
+        return Finding::skip(format!("this network driver does not need `{name}`"));
     }
     let range = evidence.survey.sysctl(name).unwrap_or_default();
     let bounds: Vec<u32> =

@@ -27,7 +27,7 @@ pub const ANSWERS: &str = "dockerd-rootless/programs.json";
 const DEADLINE: Duration = Duration::from_secs(5);
 const CACHE_MAX: u64 = 256 * 1024;
 
-/// How many wrappers may follow each other.
+/// How many programs in a row are looked at: wrappers, and what they execute.
 const WRAPPERS_MAX: u32 = 4;
 
 /// The largest script in bytes that is read.
@@ -128,7 +128,7 @@ impl ProbeCache {
     /// executes is asked for it.
     pub fn ask_binary(&self, path: &Path, question: &str) -> Question {
         let mut program = path.to_owned();
-        let mut why_not = "its wrappers follow each other".to_owned();
+        let mut why_not = format!("{WRAPPERS_MAX} or more wrappers call each other");
         for _ in 0..WRAPPERS_MAX {
             why_not = match Identity::of(&program) {
                 Ok(Some(_)) => return self.ask(&program, question),

@@ -33,9 +33,9 @@ const BRIDGES: [Subnet; 3] = [
     Subnet::new([198, 19, 0, 0], 16),
 ];
 
-const ALL_TAKEN: &str = "the host uses all addresses that could take their place";
+const ALL_TAKEN: &str = "the host uses every alternative network, too";
 
-/// What says where docker0 is: dockerd's flag and its key in `daemon.json`.
+/// Options that set docker0's network: dockerd's flag and its key in `daemon.json`.
 const SAY_BRIDGE: [(&str, &str); 5] = [
     ("bip", "bip"),
     ("bridge", "bridge"),
@@ -48,7 +48,7 @@ const SAY_BRIDGE: [(&str, &str); 5] = [
 const SAY_GATEWAY: [(&str, &str); 2] =
     [("host-gateway-ip", "host-gateway-ip"), ("host-gateway-ip", "host-gateway-ips")];
 
-/// What dockerd is told of the namespace's network. It holds as long as the namespace.
+/// What dockerd is told of the namespace's network. It stays valid while the namespace exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The MTU of the namespace's interface in bytes.

@@ -1,5 +1,5 @@
 //! Decides what dockerd is told beyond the user's arguments: the containers' MTU, where it listens,
-//! the iptables backend. What the user says himself, in arguments or in `daemon.json`,
+//! the iptables backend. What the user states, in arguments or in `daemon.json`,
 //! counts more.
 
 use std::ffi::OsString;
@@ -135,7 +135,7 @@ fn container_mtu(settings: &Settings, host: &HostFacts, own: u32) -> (Vec<OsStri
     (ours, reason(&mtu.to_string(), why))
 }
 
-/// Says where the user tells dockerd himself, by one of these flags or their keys in `daemon.json`.
+/// Says where the user states one of these, by a flag or by its key in `daemon.json`.
 pub(super) fn stated(
     settings: &Settings,
     session: &Session,
@@ -215,7 +215,7 @@ fn decided_elsewhere(settings: &Settings, host: &HostFacts) -> Option<&'static s
     let (args, json) = (settings.args(), &host.session.daemon_json);
     let is_other = |path: &PathBuf| !path.ends_with("xtables-nft-multi");
     if args.switch("iptables") == Some(false) || json.turns_off("iptables") {
-        Some("dockerd is told to do without iptables")
+        Some("dockerd runs with `--iptables=false`")
     } else if args.value("firewall-backend").is_some_and(|value| value != "iptables")
         || json.may_set("firewall-backend")
     {

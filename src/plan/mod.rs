@@ -279,7 +279,7 @@ fn steps(
     steps
 }
 
-/// The kernels that let users mount overlays, in which SELinux then lets nobody create a file
+/// The kernels that let users mount overlays, on which SELinux denies every new file
 /// (moby#42333). Older ones with the first change of it, such as RHEL 8's, have the second, too.
 const UNLABELLED_OVERLAY: Range<(u32, u32)> = (5, 11)..(5, 13);
 

@@ -76,16 +76,19 @@ impl Source {
         let stated = states_proxy(settings, host);
         let (seen, why) = match driver {
             PortDriver::Implicit | PortDriver::Pesto | PortDriver::Slirp4netns => {
-                (Seen::Client, format!("so it is with port driver {}", driver.word().display()))
+                (Seen::Client, format!("port driver {} keeps it", driver.word().display()))
             }
             PortDriver::Builtin => builtin(settings, host),
             PortDriver::None => (Seen::None, "no port is published".to_owned()),
-            other => (Seen::Bridge, format!("port driver {} hides it", other.word().display())),
+            other => (
+                Seen::Bridge,
+                format!("port driver {} does not pass it on", other.word().display()),
+            ),
         };
         let is_kept = matches!(seen, Seen::Client | Seen::TcpClient);
         let refused = (wish == SourceIp::Preserve && !is_kept).then(|| {
             let driver = driver.word().display();
-            format!("network.source-ip is `preserve`, but port driver `{driver}` loses it: {why}")
+            format!("network.source-ip is `preserve`, but port driver `{driver}` loses the client's address: {why}")
         });
         let turns_off = wish == SourceIp::Off && *driver == PortDriver::Builtin;
         let has_proxy = stated.unwrap_or(seen != Seen::TcpClient);
@@ -114,10 +117,10 @@ pub(super) fn choose_driver(settings: &Settings, host: &HostFacts) -> Option<(Po
 }
 
 /// Says what containers see with `builtin`, and why. rootlesskit 3 connects to them from the client's
-/// address, and docker-proxy, where it is in between, connects from its own again.
+/// address, and docker-proxy, where it forwards the connection, connects from its own again.
 fn builtin(settings: &Settings, host: &HostFacts) -> (Seen, String) {
     const BETWEEN: &str =
-        "docker-proxy is in between, which clients over IPv6 need; `preserve` does without it";
+        "docker-proxy forwards the connection; IPv6 clients need it. `preserve` turns it off";
     let bridge = |why: &str| (Seen::Bridge, why.to_owned());
     let wish = settings.source_ip.value;
     if wish == SourceIp::Off {
@@ -164,7 +167,7 @@ fn lacks(settings: &Settings, host: &HostFacts) -> Option<String> {
         (
             settings.args().switch("iptables") != Some(false)
                 && !host.session.daemon_json.turns_off("iptables"),
-            "dockerd is told to do without iptables",
+            "dockerd runs with `--iptables=false`",
         ),
     ];
     missing.into_iter().find(|(is_there, _)| !is_there).map(|(_, why)| why.to_owned())

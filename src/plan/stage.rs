@@ -110,7 +110,7 @@ impl Step {
             }
             Self::Forward => ("forward", "ipv4,ipv6".into(), "containers reach other hosts"),
             Self::LocalPorts(first) => {
-                let why = "dockerd's random ports begin elsewhere than those of other users";
+                let why = "each user's random ports start at another port";
                 ("local-ports", format!("{first}-{}", u16::MAX).into(), why)
             }
             Self::LegacyIptables { family, program, required } => {

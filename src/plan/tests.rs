@@ -309,7 +309,7 @@ fn the_network_is_one_that_the_host_does_not_use() {
         (using(debian_12(), "10.0.2.53/32"), &[], "--cidr=10.190.2.0/24", "10.190.2.0/24: the host uses 10.0.2.53/32 itself"),
         (using(debian_12(), "10.0.0.0/8"), &[], "--cidr=172.16.2.0/24", "172.16.2.0/24: the host uses 10.0.0.0/8 itself"),
         (using(pasta(docker_29_5()), "10.0.2.0/24"), &[], "--cidr=10.190.2.0/24", "10.190.2.0/24: the host uses 10.0.2.0/24 itself"),
-        (using(debian_12(), all), &[], "", "10.0.2.0/24: the host uses all addresses that could take their place"),
+        (using(debian_12(), all), &[], "", "10.0.2.0/24: the host uses every alternative network, too"),
         (unknown, &[], "", "10.0.2.0/24: the host's routes cannot be read"),
         (using(debian_12(), "10.0.2.0/24"), &["network.cidr=10.0.2.0/24"], "--cidr=10.0.2.0/24", "10.0.2.0/24: command line"),
         (using(debian_12(), "10.0.2.0/24"), &["rootlesskit.flags=--cidr=10.9.0.0/16"], "--cidr=10.9.0.0/16", "10.9.0.0/16: flag --cidr in rootlesskit.flags"),
@@ -331,7 +331,7 @@ fn the_network_is_one_that_the_host_does_not_use() {
 
 #[rustfmt::skip]
 #[test]
-fn docker0_and_the_hosts_gateway_are_said_where_it_takes_a_word() {
+fn dockerd_gets_bip_and_host_gateway_ip_only_where_needed() {
     let json = |host, text| with(host, |host| host.session.daemon_json = DaemonJson::parse(text));
     let vpn = |line: &str| using(debian_12(), line);
     let bare = with(debian_12(), |host| if let Tool::Found { facts, .. } = &mut host.tools.dockerd { facts.flags.clear() });
@@ -383,7 +383,7 @@ fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
     let (new, pasta) = (docker_29_5(), with_pasta(docker_29_5()));
     let preserve = "network.source-ip=preserve";
     let builtin = [preserve, "network.port-driver=builtin"];
-    let own = "preserve: containers see the client's own address: so it is with port driver";
+    let own = "preserve: containers see the client's own address: port driver";
     let bridge = "off: containers see the bridge's address, not the client's:";
     let tcp = "preserve: containers see the client's own address over TCP, the bridge's over UDP: rootlesskit connects from it";
     // A host, settings, dockerd's words; the port driver, what dockerd gets, and the reason's beginning.
@@ -392,7 +392,7 @@ fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
         (&debian_12(), &[], "", "builtin", "", format!("{bridge} this rootlesskit has no --source-ip-transparent")),
         (&debian_12(), &["network.port-driver=slirp4netns"], "", "slirp4netns", "", format!("{own} slirp4netns")),
         (&debian_12(), &[preserve], "", "slirp4netns", "", format!("{own} slirp4netns")),
-        (&new, &[], "", "builtin", "", format!("{bridge} docker-proxy is in between")),
+        (&new, &[], "", "builtin", "", format!("{bridge} docker-proxy forwards the connection")),
         (&new, &[], "--userland-proxy=false", "builtin", "", tcp.to_owned()),
         (&direct, &[], "", "builtin", "", tcp.to_owned()),
         (&direct, &[preserve], "", "builtin", "", tcp.to_owned()),
@@ -422,7 +422,7 @@ fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
         (&unloaded, &builtin, "dockerd does not start without docker-proxy as long as br_netfilter is not loaded"),
         (&bare, &builtin, "there is no `ip`"),
         (&told, &builtin, "dockerd is told to use docker-proxy"),
-        (&new, &[preserve, "network.driver=gvisor-tap-vsock", "network.port-driver=gvisor-tap-vsock"], "port driver gvisor-tap-vsock hides it"),
+        (&new, &[preserve, "network.driver=gvisor-tap-vsock", "network.port-driver=gvisor-tap-vsock"], "port driver gvisor-tap-vsock does not pass it on"),
         (&new, &[preserve, "network.port-driver=none"], "no port is published"),
         (&new, &[preserve, "network.port-driver=builtin", "rootlesskit.flags=--source-ip-transparent=false"], "rootlesskit.flags turn it off"),
     ] {
@@ -443,10 +443,10 @@ fn iptables_is_left_alone_wherever_another_choice_is_made() {
     let lacking = with(debian_12(), |host| host.tools.iptables_legacy = None);
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &["daemon.iptables=path"], "", "path: command line"),
-        (&debian_12(), &[], "--iptables=false", "path: dockerd is told to do without iptables"),
+        (&debian_12(), &[], "--iptables=false", "path: dockerd runs with `--iptables=false`"),
         (&debian_12(), &[], "--firewall-backend=nftables", "path: dockerd is told which firewall backend to use"),
         (&debian_12(), &["rootlesskit.copy-up=/etc"], "", "path: /run is not copied up, so there is no place of our own for the links"),
-        (&off, &[], "", "path: dockerd is told to do without iptables"),
+        (&off, &[], "", "path: dockerd runs with `--iptables=false`"),
         (&legacy, &[], "", "path: PATH has another iptables than the nft backend first"),
         (&lacking, &[], "", "path: no iptables-legacy is installed"),
     ];
@@ -492,7 +492,7 @@ fn passed_sockets_reach_dockerd_unless_it_has_hosts_already() {
     assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
 }
 
-/// Never is the host's own left there, which is a system-wide daemon's.
+/// The link never leads to a system-wide daemon.
 #[test]
 fn the_pasted_socket_is_the_one_at_which_this_daemon_listens() {
     let nothing = "drop-link=/run/docker.sock";
@@ -848,7 +848,7 @@ fn what_may_do_harm_or_cannot_be_judged_is_said() {
 
 #[rustfmt::skip]
 #[test]
-fn the_api_on_tcp_is_reached_as_stated_and_asks_for_certificates() {
+fn the_api_on_tcp_needs_certificates_if_others_reach_it() {
     let detached = docker_29_5();
     let json = |text| with(debian_12(), |host| host.session.daemon_json = DaemonJson::parse(text));
     let bare = with(debian_12(), |host| host.session.certificates.missing = vec!["/c/ca.pem".into()]);

@@ -173,7 +173,7 @@ settings! {
         "A TCP address of the API, with TLS: where clients on other hosts connect. dockerd listens there, or rootlesskit publishes it.";
     tcp_insecure: bool = "daemon.tcp-insecure", [],
         false, "false",
-        "Whether the API may be on TCP without TLS where other hosts reach it: all who do can act as you.";
+        "Whether the API may be on TCP without TLS where other hosts reach it: anyone who reaches it can act as you.";
     iptables: Iptables = "daemon.iptables", ["DOCKERD_ROOTLESS_IPTABLES"],
         Iptables::Auto, "auto: legacy where the namespace's kernel has it, else what PATH has",
         "Which iptables backend dockerd finds first in its PATH.";

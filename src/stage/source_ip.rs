@@ -32,7 +32,7 @@ pub fn probe_source_ip() -> Result<(), String> {
             run(line).map(drop).map_err(|error| format!("`{line}` fails: {error}"))
         })
     });
-    trial.join().unwrap_or_else(|_| Err("the trial broke off".to_owned()))
+    trial.join().unwrap_or_else(|_| Err("the trial panicked".to_owned()))
 }
 
 fn run(line: &str) -> io::Result<String> {

@@ -43,8 +43,7 @@ const PING: Duration = Duration::from_secs(5);
 const MEMORY: u64 = 32 << 20;
 
 const NO_ADDRESS: &str = "this host has no address but its loopback addresses";
-const NO_IPTABLES: &str =
-    "dockerd is told to do without iptables: containers reach nothing outside";
+const NO_IPTABLES: &str = "dockerd runs with `--iptables=false`: containers reach nothing outside";
 
 /// A word of the program itself.
 pub type Text = &'static str;

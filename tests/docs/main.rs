@@ -176,6 +176,29 @@ fn every_row_is_for_a_line_that_is_shown() {
     }
 }
 
+/// GitHub makes an anchor of a heading: in lower case, without punctuation, with dashes for blanks.
+#[test]
+fn every_link_to_a_heading_leads_to_one() {
+    let anchor = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|&sign| sign.is_alphanumeric() || "-_".contains(sign)).collect()
+    };
+    let mut count = 0;
+    for page in page::paths() {
+        let text = fs::read_to_string(&page).expect("a page");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for (file, wanted) in links.filter_map(|link| link.split_once('#')) {
+            let named = page.with_file_name(file);
+            let target = if file.is_empty() { &page } else { &named };
+            let text = fs::read_to_string(target).unwrap_or_default();
+            let mut headings = text.lines().filter(|line| line.starts_with('#'));
+            assert!(headings.any(|it| anchor(it) == wanted), "{}: {file}#{wanted}", page.display());
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
 /// `make run` without building and installing, by root for another user.
 #[test]
 fn make_run_ends_with_the_line_to_paste() {

@@ -1,7 +1,7 @@
 //! The command lines that a page shows: what stands in its code blocks.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A command line and where it stands.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub struct Line {
 const PICTURES: [char; 4] = ['─', '└', '►', '→'];
 const FILES: [&str; 2] = ["# ~/", "~/"];
 
-/// Returns the command lines of README.md and docs/*.md, a page each.
-pub fn all() -> Vec<Vec<Line>> {
+/// Returns README.md and docs/*.md.
+pub fn paths() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs =
         fs::read_dir(root.join("docs")).expect("docs").map(|entry| entry.expect("a page").path());
@@ -23,6 +23,13 @@ pub fn all() -> Vec<Vec<Line>> {
         docs.filter(|path| path.extension().is_some_and(|end| end == "md")).collect();
     paths.sort();
     paths.insert(0, root.join("README.md"));
+    paths
+}
+
+/// Returns the command lines of each page.
+pub fn all() -> Vec<Vec<Line>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = paths();
     let pages = paths.iter().map(|path| {
         let name = path.strip_prefix(root).expect("below").display().to_string();
         lines(&name, &fs::read_to_string(path).expect("a page"))

@@ -16,7 +16,7 @@ const ROOTFUL: [&str; 6] = [
     "--bridge=none",
 ];
 
-/// A setuid env(1) stands in for sudo(8), which not every host has.
+/// A setuid env(1) stands in for sudo(8), because some hosts lack it.
 const SUDO: &str = "rm -f /usr/bin/sudo\ncp /usr/bin/env /usr/bin/sudo\nchmod 4755 /usr/bin/sudo\n";
 
 #[test]
