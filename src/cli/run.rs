@@ -48,7 +48,7 @@ pub fn run(environment: &Environment, request: &Request) -> Result<Exit, Error> 
 }
 
 /// Makes `/run/user/UID` where only a launch could, and refuses what another user put there meanwhile.
-fn make_runtime_dir(environment: &Environment, person: Person) -> Result<Person, Error> {
+pub(super) fn make_runtime_dir(environment: &Environment, person: Person) -> Result<Person, Error> {
     let made = look::make_runtime_dir(environment, person).map_err(|error| {
         Error::new(Exit::Prerequisite, "the runtime directory cannot be made").because(&error)
     })?;

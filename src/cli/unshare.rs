@@ -13,8 +13,8 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 
-use crate::check::trial::Scratch;
 use crate::cli::nsenter::become_command;
+use crate::cli::run::make_runtime_dir;
 use crate::cli::sources::layers;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
@@ -44,11 +44,15 @@ pub fn member(environment: &Environment) -> Result<Member, Error> {
     if let Ok(pid) = nsenter::find_child(&places::state_dir(&settings, None, &runtime_dir)) {
         return Ok(Member { pid, hold: None });
     }
+    // rootlesskit would make it for all users to see.
+    let person = make_runtime_dir(environment, person)?;
     let host = probe::host(&settings, environment, person, ProbeDepth::Launch)?;
     let rootlesskit = host.tools.rootlesskit.path().ok_or_else(|| {
         Error::new(Exit::NotFound, "rootlesskit is not installed").hint("dockerd-rootless check")
     })?;
-    hold(rootlesskit, &Scratch::path(&runtime_dir)).map_err(|error| {
+    // `check` removes those of its own that no process has locked.
+    let state_dir = runtime_dir.join(format!(".dru-{}", std::process::id()));
+    hold(rootlesskit, &state_dir).map_err(|error| {
         Error::new(Exit::Prerequisite, "rootlesskit does not make a user namespace")
             .because(&error)
             .hint("dockerd-rootless check")

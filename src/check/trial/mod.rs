@@ -3,7 +3,6 @@
 pub mod inside;
 pub mod parts;
 mod scratch;
-pub use scratch::Scratch;
 mod whole;
 
 use std::ffi::OsStr;
