@@ -113,13 +113,7 @@ impl LaunchPlan {
             shared => warnings.extend(shared.err().map(|error| Warning(error.to_string()))),
         }
         let Places { runtime_dir, state_dir, .. } = &session.places;
-        let mut sockets = sockets(settings, session, &network);
-        if supervised {
-            sockets.push((notify_socket(runtime_dir), preflight::SOCKET_PATH_MAX));
-        }
-        refuse_long_paths(&sockets)?;
-        refuse_foreign_state_dir(state_dir, &session.state_dir, session.person.uid)?;
-        preflight::refuse_second_instance(session)?;
+        refuse_places(settings, session, &network, supervised)?;
         network.refuse_impossible(tools, supervised).map_err(|refusal| refusal.error(tools))?;
         let config = supervised.then(|| daemon_config(runtime_dir));
         let (link, source) = (network.link(), &network.source);
@@ -179,6 +173,23 @@ fn admit(settings: &Settings, host: &HostFacts) -> Result<(PathBuf, Network), Er
     }
     let network = Network::decide(settings, host).map_err(|refusal| refusal.error(tools))?;
     Ok((rootlesskit.to_owned(), network))
+}
+
+/// Refuses paths at which rootlesskit, dockerd or the supervisor could not begin.
+fn refuse_places(
+    settings: &Settings,
+    session: &Session,
+    network: &Network,
+    supervised: bool,
+) -> Result<(), Error> {
+    let Places { runtime_dir, state_dir, .. } = &session.places;
+    let mut sockets = sockets(settings, session, network);
+    if supervised {
+        sockets.push((notify_socket(runtime_dir), preflight::SOCKET_PATH_MAX));
+    }
+    refuse_long_paths(&sockets)?;
+    refuse_foreign_state_dir(state_dir, &session.state_dir, session.person.uid)?;
+    preflight::refuse_second_instance(session)
 }
 
 /// Returns the pid files that name no process of ours, and why: those that may go, and warnings of
@@ -290,7 +301,7 @@ const UNSET: [(&str, bool, &str); 8] = [
     ("LISTEN_PIDFDID", false, SOCKETS),
     ("LISTEN_FDNAMES", false, SOCKETS),
     ("_DOCKERD_ROOTLESS_CHILD", false, MARK),
-    (SELINUX_MARK, false, "overlay mounts work under SELinux on this kernel"),
+    (SELINUX_MARK, false, "dockerd need not avoid overlay mounts on this kernel"),
     ("WATCHDOG_USEC", true, WATCHDOG),
     ("WATCHDOG_PID", true, WATCHDOG),
 ];

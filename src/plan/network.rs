@@ -107,15 +107,8 @@ impl Network {
         let (Number(mtu), mtu_why) = fixed(&settings.mtu)
             .unwrap_or_else(|| (Number(0), format!("the default for {}", driver.word().display())));
         let mtu = if mtu == 0 { default_mtu(&driver) } else { mtu };
-        let (port_driver, port_why) = fixed(&settings.port_driver).unwrap_or_else(|| {
-            let (chosen, why) = match driver {
-                NetworkDriver::Pasta => (PortDriver::Implicit, "pasta forwards ports by itself"),
-                _ => (PortDriver::Builtin, "the fastest that works with every network driver"),
-            };
-            let is_slirp4netns = driver == NetworkDriver::Slirp4netns;
-            let keeps_address = source_ip::choose_driver(&settings, host);
-            keeps_address.filter(|_| is_slirp4netns).unwrap_or((chosen, why.to_owned()))
-        });
+        let (port_driver, port_why) = fixed(&settings.port_driver)
+            .unwrap_or_else(|| choose_port_driver(&settings, host, &driver));
         let (source, source_reason) = Source::decide(&settings, host, &port_driver);
         let (detach_netns, detach_why) = fixed(&settings.detach_netns)
             .unwrap_or_else(|| choose_detach_netns(tools, published_api.as_deref()));
@@ -365,6 +358,23 @@ fn default_mtu(driver: &NetworkDriver) -> u32 {
         NetworkDriver::Slirp4netns | NetworkDriver::Pasta | NetworkDriver::GvisorTapVsock => 65520,
         _ => 1500,
     }
+}
+
+/// Returns the port driver that goes with `driver`, and why.
+fn choose_port_driver(
+    settings: &Settings,
+    host: &HostFacts,
+    driver: &NetworkDriver,
+) -> (PortDriver, String) {
+    let keeps_address = source_ip::choose_driver(settings, host);
+    if let Some(chosen) = keeps_address.filter(|_| *driver == NetworkDriver::Slirp4netns) {
+        return chosen;
+    }
+    let (chosen, why) = match driver {
+        NetworkDriver::Pasta => (PortDriver::Implicit, "pasta forwards ports by itself"),
+        _ => (PortDriver::Builtin, "the fastest that works with every network driver"),
+    };
+    (chosen, why.to_owned())
 }
 
 /// Returns the first network driver that is installed and known, in upstream's order, and why.
