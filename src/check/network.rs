@@ -165,5 +165,5 @@ fn source_ip(evidence: &Evidence<'_>, network: &Network, what: String) -> Findin
             _ => Finding::warn(summary).because(&failure.text),
         };
     }
-    Finding::ok(what).because(format!("containers see {}", source.seen.words()))
+    Finding::ok(what).because(source.seen.words())
 }

@@ -128,7 +128,6 @@ fn gather(environment: &Environment, status: &Status, asks: bool) -> Value {
         "data": info.as_ref().map(data),
         "containers": info.as_ref().map(|info| format!("{} running; {fate}", shown(&info["ContainersRunning"]))),
         "ports": listed.as_ref().map(ports),
-        "clients": (!status.source_ip.is_empty()).then(|| format!("containers see {}", status.source_ip)),
         "limits": info.as_ref().map(limits),
         "restarted": (status.supervisor > 0).then(|| restarted(status)),
         "notes": notes(environment, status, has_newer, info.is_some()),
@@ -140,7 +139,7 @@ fn gather(environment: &Environment, status: &Status, asks: bool) -> Value {
     if let Some(info) = &info {
         report["dockerd_version"] = info["ServerVersion"].clone();
     }
-    for key in ["since", "supervisor", "network_driver", "port_driver", "source_ip", "socket_of"] {
+    for key in ["since", "supervisor", "network_driver", "port_driver", "clients", "socket_of"] {
         if report[key] == 0 || report[key] == "" {
             report[key] = Value::Null;
         }

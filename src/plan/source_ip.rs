@@ -30,14 +30,15 @@ pub enum Seen {
 }
 
 impl Seen {
-    /// Returns the end of a sentence that begins with "containers see".
-    pub fn words(self) -> &'static str {
-        match self {
+    /// Says it in a sentence.
+    pub fn words(self) -> String {
+        let seen = match self {
             Self::Client => "the client's own address",
             Self::TcpClient => "the client's own address over TCP, the bridge's over UDP",
             Self::Bridge => "the bridge's address, not the client's",
             Self::None => "no client",
-        }
+        };
+        format!("containers see {seen}")
     }
 }
 
@@ -47,8 +48,8 @@ pub struct Source {
     /// The port driver that it was decided for.
     pub driver: PortDriver,
     pub seen: Seen,
-    /// Whether dockerd serves ports by docker-proxy.
-    pub has_proxy: bool,
+    /// Whether dockerd serves ports without docker-proxy.
+    pub lacks_proxy: bool,
     /// Why `preserve` is impossible.
     pub(super) refused: Option<String>,
     /// What rootlesskit and dockerd get for it.
@@ -91,19 +92,19 @@ impl Source {
             format!("network.source-ip is `preserve`, but port driver `{driver}` loses the client's address: {why}")
         });
         let turns_off = wish == SourceIp::Off && *driver == PortDriver::Builtin;
-        let has_proxy = stated.unwrap_or(seen != Seen::TcpClient);
+        let lacks_proxy = stated.map_or(seen == Seen::TcpClient, |has_proxy| !has_proxy);
         let source = Self {
             driver: driver.clone(),
             flag: (turns_off && knows_transparent(host)).then_some("--source-ip-transparent=false"),
-            daemon_arg: (stated.is_none() && !has_proxy).then_some("--userland-proxy=false"),
-            warning: needs_proxy(host, driver).filter(|_| !has_proxy).map(Warning),
+            daemon_arg: (stated.is_none() && lacks_proxy).then_some("--userland-proxy=false"),
+            warning: needs_proxy(host, driver).filter(|_| lacks_proxy).map(Warning),
             is_required: wish == SourceIp::Preserve && seen == Seen::TcpClient,
             seen,
-            has_proxy,
+            lacks_proxy,
             refused,
         };
-        let value = if is_kept { "preserve" } else { "off" };
-        let why = format!("containers see {}: {why}", seen.words());
+        let value = if is_kept { "kept" } else { "lost" };
+        let why = format!("{}: {why}", seen.words());
         (source, Reason::new("network.source-ip", value, why))
     }
 }

@@ -383,9 +383,9 @@ fn the_address_of_a_client_is_kept_where_it_can_be_or_a_start_is_refused() {
     let (new, pasta) = (docker_29_5(), with_pasta(docker_29_5()));
     let preserve = "network.source-ip=preserve";
     let builtin = [preserve, "network.port-driver=builtin"];
-    let own = "preserve: containers see the client's own address: port driver";
-    let bridge = "off: containers see the bridge's address, not the client's:";
-    let tcp = "preserve: containers see the client's own address over TCP, the bridge's over UDP: rootlesskit connects from it";
+    let own = "kept: containers see the client's own address: port driver";
+    let bridge = "lost: containers see the bridge's address, not the client's:";
+    let tcp = "kept: containers see the client's own address over TCP, the bridge's over UDP: rootlesskit connects from it";
     // A host, settings, dockerd's words; the port driver, what dockerd gets, and the reason's beginning.
     type Case<'c> = (&'c HostFacts, &'c [&'c str], &'c str, &'c str, &'c str, String);
     let cases: &[Case<'_>] = &[

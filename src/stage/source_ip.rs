@@ -1,7 +1,6 @@
 //! Tries what rootlesskit 3 does so that containers see the addresses of clients. It does so at the first
 //! connection, and says nothing if it fails.
 
-use std::io;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -29,14 +28,11 @@ pub fn probe_source_ip() -> Result<(), String> {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| format!("no namespace: {}", errno.desc()))?;
         COMMANDS.iter().try_for_each(|line| {
-            run(line).map(drop).map_err(|error| format!("`{line}` fails: {error}"))
+            let mut words = line.split(' ');
+            let mut command = Command::new(words.next().unwrap_or_default());
+            let ran = process::succeed(command.args(words), TIME);
+            ran.map(drop).map_err(|error| format!("`{line}` fails: {error}"))
         })
     });
     trial.join().unwrap_or_else(|_| Err("the trial panicked".to_owned()))
-}
-
-fn run(line: &str) -> io::Result<String> {
-    let mut words = line.split(' ');
-    let program = words.next().unwrap_or_default();
-    process::succeed(Command::new(program).args(words), TIME)
 }

@@ -131,10 +131,13 @@ impl Supervisor<'_> {
         let engine = self.running.keep.engine.take();
         self.running.keep = Keep { engine, ..plan.keep };
         self.running.command = plan.command;
-        self.running.lacks_proxy = !plan.source.has_proxy;
-        // Another port driver comes with another rootlesskit only.
-        if plan.source.driver.word() == self.status.port_driver.as_str() {
-            self.status.source_ip = plan.source.seen.words().to_owned();
+        self.running.lacks_proxy = plan.source.lacks_proxy;
+        // Another port driver comes with another launch only, and a rootlesskit that was installed since, too.
+        let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
+        if plan.source.driver.word() == self.status.port_driver.as_str()
+            && version.map(|version| version.to_string()) == self.status.rootlesskit_version
+        {
+            self.status.clients = plan.source.seen.words();
         }
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Supervisor<'_> {
         self.find_child(rootlesskit);
         self.status.network_driver = plan.network.driver.word().display().to_string();
         self.status.port_driver = plan.network.port_driver.word().display().to_string();
-        self.status.source_ip = plan.network.source.seen.words().to_owned();
+        self.status.clients = plan.network.source.seen.words();
         let version = host.tools.rootlesskit.known().and_then(|facts| facts.version);
         self.status.rootlesskit_version = version.map(|version| version.to_string());
         self.speak_with_keeper(ours).map_err(failed("cannot reach the keeper"))?;

@@ -132,7 +132,7 @@ impl Running {
             exec_root_is_new: leftovers::is_daemons(&host.session.places.exec_root),
             link: plan.network.link(),
             has_helper: plan.network.has_helper,
-            lacks_proxy: !plan.network.source.has_proxy,
+            lacks_proxy: plan.network.source.lacks_proxy,
             command: plan.stage.daemon.clone(),
             keep: plan.keep.clone(),
         }

@@ -37,7 +37,7 @@ pub struct Status {
     pub network_driver: String,
     pub port_driver: String,
     /// What containers see of clients at published ports.
-    pub source_ip: String,
+    pub clients: String,
     pub dockerd_version: Option<String>,
     pub rootlesskit_version: Option<String>,
     /// Whether containers keep running while dockerd is replaced.
