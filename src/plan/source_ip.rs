@@ -155,10 +155,9 @@ fn lacks(settings: &Settings, host: &HostFacts) -> Option<String> {
     }
     let has = |found: &Option<PathBuf>| found.is_some();
     let missing = [
-        (
-            has(&tools.iptables) || has(&tools.nft),
-            "there is no iptables for the rules of rootlesskit",
-        ),
+        (dockerd_version(host).is_some(), "dockerd does not tell its version"),
+        // rootlesskit 3.2 takes nft first, and iptables where there is no nft.
+        (has(&tools.iptables), "there is no iptables for the rules of rootlesskit"),
         (has(&tools.ip), "there is no `ip` for the routes of rootlesskit"),
         (has(&tools.sysctl), "there is no `sysctl`, which rootlesskit runs"),
         (
@@ -176,12 +175,13 @@ fn lacks(settings: &Settings, host: &HostFacts) -> Option<String> {
 
 /// Says why this dockerd publishes no port without docker-proxy, if that is known.
 fn needs_proxy(host: &HostFacts, driver: &PortDriver) -> Option<String> {
-    let version = host.tools.dockerd.known().and_then(|facts| facts.version);
     let is_asked = matches!(driver, PortDriver::Builtin | PortDriver::Slirp4netns);
-    let is_old = is_asked && version.is_none_or(|version| version < ASKS_ROOTLESSKIT_SINCE);
-    let name =
-        version.map_or("a dockerd of unknown version".to_owned(), |it| format!("dockerd {it}"));
-    is_old.then(|| format!("{name} opens ports only by docker-proxy (28.0 and later do without)"))
+    let old = dockerd_version(host).filter(|own| is_asked && *own < ASKS_ROOTLESSKIT_SINCE)?;
+    Some(format!("dockerd {old} opens ports only by docker-proxy (28.0 and later do without)"))
+}
+
+fn dockerd_version(host: &HostFacts) -> Option<Version> {
+    host.tools.dockerd.known().and_then(|facts| facts.version)
 }
 
 /// Returns whether dockerd is told to use docker-proxy, by words or in its file.
