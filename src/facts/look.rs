@@ -194,9 +194,13 @@ fn certificates(settings: &Settings, environment: &Environment, json: &DaemonJso
         let stated = settings.args().value(option).or_else(|| json.text(option).map(OsStr::new));
         stated.map_or_else(|| directory.join(name), PathBuf::from)
     });
+    // Without these words dockerd listens at its socket only.
+    let has_hosts = settings.tcp.value.is_some()
+        || settings.args().values("host").next().is_some()
+        || json.texts("hosts").next().is_some();
     Certificates {
         by_variable: environment.get("DOCKER_TLS_VERIFY").is_some(),
-        missing: files.filter(|file| !file.exists()).collect(),
+        missing: files.filter(|file| has_hosts && !file.exists()).collect(),
     }
 }
 

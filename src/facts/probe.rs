@@ -46,6 +46,9 @@ pub fn host(
 ) -> Result<HostFacts, Error> {
     let tools = tools(settings, environment, depth);
     let session = look::session(settings, environment, person, tools.rootlesskit.known())?;
+    let selinux = File::open("/sys/fs/selinux/enforce").is_ok();
+    // A launch asks for it only with SELinux.
+    let names_version = selinux || depth != ProbeDepth::Launch;
     Ok(HostFacts {
         exposed: exposed(&tools, session.person.uid),
         tools,
@@ -53,10 +56,11 @@ pub fn host(
         addresses: look::addresses(Path::new("/")),
         kernel: Kernel {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
-            selinux: File::open("/sys/fs/selinux/enforce").is_ok(),
+            selinux,
             bridge_netfilter: Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists(),
-            version: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .ok()
+            version: names_version
+                .then(|| fs::read_to_string("/proc/sys/kernel/osrelease").ok())
+                .flatten()
                 .and_then(|release| Kernel::parse_version(&release)),
         },
     })
@@ -119,6 +123,8 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
     let help = help.map(|question| cache.answer(question, RootlesskitFacts::parse));
     let never_detaches =
         matches!(&help, Some(Ok(facts)) if !facts.flags.contains_key("detach-netns"));
+    let is_transparent =
+        matches!(&help, Some(Ok(facts)) if facts.flags.contains_key("source-ip-transparent"));
     let dockerd_version = dockerd.as_deref().filter(|_| report || !never_detaches);
     let dockerd_version = dockerd_version.map(|path| cache.ask_binary(path, "--version"));
 
@@ -143,7 +149,7 @@ fn tools(settings: &Settings, environment: &Environment, depth: ProbeDepth) -> T
             _ => Vec::new(),
         },
         has_sudo: elevate::has_sudo(&search_path),
-        ..unasked(find_named)
+        ..unasked(find_named, report, is_transparent)
     };
     if depth != ProbeDepth::Traceless {
         cache.keep();
@@ -174,19 +180,20 @@ fn told(
     told.collect()
 }
 
-/// Looks up the programs that are not asked.
-fn unasked(find: impl Fn(&str) -> Option<PathBuf>) -> Tools {
+/// Looks up the programs that are not asked: those for a `report` and for the addresses of clients only
+/// where they decide something.
+fn unasked(find: impl Fn(&str) -> Option<PathBuf>, report: bool, is_transparent: bool) -> Tools {
+    let find_if = |is_wanted: bool, name| is_wanted.then(|| find(name)).flatten();
     Tools {
         containerd: find("containerd"),
         vpnkit: find("vpnkit"),
         lxc_user_nic: LXC_USER_NIC.iter().map(PathBuf::from).find(|path| path.exists()),
         iptables: find("iptables").and_then(|path| path.canonicalize().ok()),
-        nsenter: find("nsenter"),
+        nsenter: find_if(report, "nsenter"),
         iptables_legacy: find("iptables-legacy"),
         ip6tables_legacy: find("ip6tables-legacy"),
-        nft: find("nft"),
-        ip: find("ip"),
-        sysctl: find("sysctl"),
+        ip: find_if(is_transparent, "ip"),
+        sysctl: find_if(is_transparent, "sysctl"),
         ..Tools::default()
     }
 }

@@ -87,7 +87,7 @@ pub struct Session {
 pub struct Certificates {
     /// Whether `DOCKER_TLS_VERIFY` asks for it.
     pub by_variable: bool,
-    /// Which of the three files do not exist.
+    /// Which of the three files do not exist, if dockerd is told where to listen.
     pub missing: Vec<PathBuf>,
 }
 

@@ -32,7 +32,6 @@ pub struct Tools {
     /// What dockerd, containerd and runc call their versions, if they were asked.
     pub told: Vec<Told>,
     /// What rootlesskit calls to keep the addresses of clients.
-    pub nft: Option<PathBuf>,
     pub ip: Option<PathBuf>,
     pub sysctl: Option<PathBuf>,
     /// Whether hints may say `sudo`.
