@@ -13,6 +13,7 @@ use crate::check::fix::Fix;
 use crate::check::network;
 use crate::facts::{Told, Version};
 use crate::plan::Network;
+use crate::settings::SourceIp;
 
 /// The list that is built in.
 pub static KNOWN: LazyLock<Known> = LazyLock::new(|| toml::from_str(TEXT).unwrap_or_default());
@@ -42,6 +43,9 @@ pub struct Hole {
     program: String,
     /// The first good version of each branch; what is newer than all branches is good.
     fixed: Vec<String>,
+    /// Branches such as `25.0` of which no source tells.
+    #[serde(default)]
+    unknown: Vec<String>,
     pub what: String,
 }
 
@@ -79,6 +83,9 @@ impl Known {
 
 impl Hole {
     fn is_in(&self, version: Version) -> bool {
+        if self.unknown.contains(&format!("{}.{}", version.0, version.1)) {
+            return false;
+        }
         let fixed = || self.fixed.iter().filter_map(|text| Version::find(text));
         let mut branch = fixed().filter(|fix| (fix.0, fix.1) == (version.0, version.1));
         branch.next().or(fixed().max()).is_some_and(|fix| version < fix)
@@ -163,6 +170,7 @@ pub fn with_regressions(evidence: &Evidence<'_>, id: Id, mut finding: Finding) -
     else {
         return finding;
     };
+    let keeps_address = evidence.settings.source_ip.value == SourceIp::Preserve;
     for own in own.filter(|own| own.meets(evidence, &network)) {
         if own.severity > finding.status {
             finding.status = own.severity;
@@ -171,8 +179,13 @@ pub fn with_regressions(evidence: &Evidence<'_>, id: Id, mut finding: Finding) -
             finding.summary.insert_str(end, &format!(" {}", own.verdict));
         }
         finding = finding.because(&own.what);
-        let setting = own.setting.as_ref();
-        finding.fixes.extend(setting.map(|(key, value)| Fix::Set(key, value.clone())));
+        finding.fixes.extend(own.setting.as_ref().map(|(key, value)| match key.as_str() {
+            // Another port driver would lose the addresses that the user wants to keep.
+            "network.port-driver" if keeps_address => {
+                Fix::Tell(format!("upgrade {} to {} or later", own.program, own.before))
+            }
+            _ => Fix::Set(key, value.clone()),
+        }));
     }
     network::complete(evidence, finding)
 }
@@ -209,9 +222,9 @@ mod tests {
             KNOWN.holes(program, Version::find(text).expect("a version")).next().is_some()
         };
         for (program, open, closed) in [
-            ("dockerd", ["20.10.24", "29.6.2", "29.8.9"], ["29.9.0", "29.10.1", "30.0.0"]),
+            ("dockerd", ["20.10.24", "29.6.2", "29.8.9"], ["29.9.0", "25.0.16", "30.0.0"]),
             ("runc", ["1.1.15", "1.2.7", "1.3.2"], ["1.2.8", "1.3.3", "1.5.0"]),
-            ("containerd", ["1.6.20", "2.1.8", "2.3.1"], ["1.7.33", "2.1.9", "2.4.0"]),
+            ("containerd", ["1.7.34", "2.1.8", "2.3.4"], ["1.7.35", "2.1.9", "2.4.0"]),
         ] {
             assert_eq!(open.map(|text| has_hole(program, text)), [true; 3], "{program}");
             assert_eq!(closed.map(|text| has_hole(program, text)), [false; 3], "{program}");
