@@ -213,16 +213,22 @@ fn rebind_broken(root: &Path) -> io::Result<()> {
 }
 
 /// Binds the directory that `link` leads to over it, if it is a link on a tmpfs, as copy-up makes them.
+/// If that fails, the link is there again.
 fn bind_original(link: &Path) -> io::Result<()> {
     // A link that leads nowhere was broken before.
-    let Ok(original) = link.canonicalize() else { return Ok(()) };
+    let (Ok(original), Ok(target)) = (link.canonicalize(), link.read_link()) else { return Ok(()) };
     if !original.is_dir() || !drop_link(link)? {
         return Ok(());
     }
     debug!("binding {} over {}", original.display(), link.display());
-    fs::create_dir(link)?;
     let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
-    Ok(mount(Some(&original), link, none, flags, none)?)
+    let bind = || -> io::Result<()> {
+        fs::create_dir(link)?;
+        mount(Some(&original), link, none, flags, none)
+            .inspect_err(|_| drop(fs::remove_dir(link)))?;
+        Ok(())
+    };
+    bind().or_else(|error| symlink(target, link).and(Err(error)))
 }
 
 /// Whether a relative link in `directory`, which is `depth` levels below the copied-up root,
@@ -296,4 +302,26 @@ fn link_iptables(chosen: &[(Family, &PathBuf)]) -> io::Result<()> {
         debug!("{name} is {}", program.display());
         symlink(program, Path::new(IPTABLES_LINKS).join(name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_there_again_if_nothing_can_be_mounted() {
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let [link, original] = ["link", "original"].map(|name| place.path().join(name));
+        fs::create_dir(&original).unwrap();
+        symlink("original", &link).unwrap();
+        let bound = thread::scope(|scope| {
+            let bind = || {
+                caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap();
+                bind_original(&link)
+            };
+            scope.spawn(bind).join().unwrap()
+        });
+        assert_eq!(bound.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("original"));
+    }
 }
