@@ -22,6 +22,9 @@ pub const DOCKER_SOCKET: &str = "/run/docker.sock";
 const FIRST_PORT: u16 = 32768;
 const FIRST_PORT_OF_PASTA: u16 = 20480;
 
+/// How many random ports dockerd has below [`FIRST_PORT`].
+const RANDOM_PORTS: u16 = 1024;
+
 /// Everything that the namespace stage is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
@@ -92,6 +95,12 @@ impl Step {
             _ => FIRST_PORT,
         };
         Self::LocalPorts(first + (u16::from_be_bytes([high, low]) >> 3))
+    }
+
+    /// Returns the ports that no connection takes by itself, where `first` is below the usual range: people
+    /// publish 25565 or 27017. dockerd 29.6 and later take none of them as random ports either.
+    pub fn ports_kept_free(first: u16) -> Option<String> {
+        (first < FIRST_PORT).then(|| format!("{}-{}", first + RANDOM_PORTS, FIRST_PORT - 1))
     }
 
     /// Returns its name, its value, and what it is for.
@@ -293,6 +302,14 @@ mod tests {
         for (driver, first) in [(PortDriver::Builtin, 32768), (PortDriver::Implicit, 20480)] {
             let all = first_ports(0..100_000, &driver);
             assert_eq!((all[0], all[all.len() - 1]), (first, first + 8191));
+        }
+        for (first, kept) in [
+            (20480, Some("21504-32767")),
+            (28671, Some("29695-32767")),
+            (32768, None),
+            (40959, None),
+        ] {
+            assert_eq!(Step::ports_kept_free(first).as_deref(), kept, "{first}");
         }
     }
 

@@ -281,6 +281,13 @@ fn start_ports_at(first: u16) {
             "random published ports may be those of other users: `{path}` cannot be set: {error}"
         );
     }
+    let Some(kept) = Step::ports_kept_free(first) else { return };
+    let path = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    if let Err(error) = fs::write(path, kept) {
+        warn!(
+            "connections may take ports that are published later: `{path}` cannot be set: {error}"
+        );
+    }
 }
 
 /// Writes `1`, unless it is there: /proc/sys may be read-only, and right already.
