@@ -14,7 +14,7 @@ use crate::cli::terminal;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
 use crate::facts::probe::{self, ProbeDepth};
-use crate::facts::{HostFacts, Person, Version, look, places};
+use crate::facts::{HostFacts, Lock, Person, Version, look, places};
 use crate::plan::{self, Api, Daemon, LaunchPlan, Link};
 use crate::settings::{OnHang, Settings};
 use crate::stage::launch;
@@ -138,6 +138,10 @@ impl<'a> Run<'a> {
         depth: ProbeDepth,
     ) -> Result<Planned, Error> {
         let host = self.look(person, settings, depth)?;
+        self.plan_on(host, settings)
+    }
+
+    fn plan_on(&self, host: HostFacts, settings: &Settings) -> Result<Planned, Error> {
         let supervised = !self.request.exec && settings.supervise.value;
         let mut plan = LaunchPlan::build(settings, &host, self.environment, supervised)?;
         if let Some(level) = self.request.level {
@@ -249,6 +253,15 @@ impl<'a> Run<'a> {
 impl supervise::Caller for Run<'_> {
     fn plan_launch(&self) -> Result<Planned, Error> {
         self.plan(ProbeDepth::Launch)
+    }
+
+    fn plan_again(&self) -> Result<Planned, Error> {
+        let (person, settings) = self.settle()?;
+        let mut host = self.look(person, &settings, ProbeDepth::Launch)?;
+        // What runs will have ended.
+        host.session.state_dir.lock = Lock::Free;
+        host.session.pid_files.clear();
+        self.plan_on(host, &settings)
     }
 
     fn plan_dockerd(&self, link: &Link) -> Result<(Daemon, HostFacts), Error> {

@@ -115,7 +115,7 @@ impl Supervisor<'_> {
                 Err(Error::new(Exit::Failed, "only a dockerd that is up can stop its containers")
                     .hint("wait for it: dockerd-rootless status --wait=60"))
             }
-            ("restart-all", "") => Ok(Event::RestartAll(Why::Asked)),
+            ("restart-all", "") => self.try_all().map(|()| Event::RestartAll(Why::Asked)),
             ("take-over", path) if path.starts_with('/') => {
                 Err(self.hand_over(Path::new(path), stream))
             }

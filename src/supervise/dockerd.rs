@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 use tracing::{debug, warn};
 
 use crate::error::{Error, Exit};
+use crate::facts::HostFacts;
 use crate::plan::{Keep, effective_config};
 use crate::stage::orders::{self, Inbox, Order};
 use crate::supervise::ports::is_explicit;
@@ -242,26 +243,36 @@ impl Supervisor<'_> {
     /// Refuses a restart that would end in a dockerd that does not start.
     pub(super) fn try_daemon(&self) -> Result<(), Error> {
         let (plan, host) = self.task.caller.plan_dockerd(&self.running.link)?;
-        let path = &host.session.places.daemon_json;
-        effective(path, false)?;
-        let dockerd = host.tools.dockerd.known();
-        if !dockerd.is_some_and(|facts| facts.has_flag("validate")) {
-            return Ok(());
+        validate(&plan.command, &host)
+    }
+
+    /// Refuses a restart of everything that would end in none.
+    pub(super) fn try_all(&self) -> Result<(), Error> {
+        let (plan, host) = self.task.caller.plan_again()?;
+        validate(&plan.stage.daemon, &host)
+    }
+}
+
+/// Has dockerd itself judge its configuration, if it can.
+fn validate(daemon: &[OsString], host: &HostFacts) -> Result<(), Error> {
+    let path = &host.session.places.daemon_json;
+    effective(path, false)?;
+    let dockerd = host.tools.dockerd.known();
+    if !dockerd.is_some_and(|facts| facts.has_flag("validate")) {
+        return Ok(());
+    }
+    // Ours has yet to be written.
+    let is_ours = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"--config-file=");
+    let mut command = Command::new(&daemon[0]);
+    command.args(daemon[1..].iter().filter(|arg| !is_ours(arg))).arg("--validate");
+    if path.exists() {
+        command.arg("--config-file").arg(path);
+    }
+    match process::brief(&mut command) {
+        Ok((status, said)) if !status.success() => {
+            Err(Error::new(Exit::Config, "dockerd refuses its configuration").cause(said.trim()))
         }
-        // Ours has yet to be written.
-        let is_ours = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"--config-file=");
-        let mut command = Command::new(&plan.command[0]);
-        command.args(plan.command[1..].iter().filter(|arg| !is_ours(arg))).arg("--validate");
-        if path.exists() {
-            command.arg("--config-file").arg(path);
-        }
-        match process::brief(&mut command) {
-            Ok((status, said)) if !status.success() => {
-                Err(Error::new(Exit::Config, "dockerd refuses its configuration")
-                    .cause(said.trim()))
-            }
-            _ => Ok(()),
-        }
+        _ => Ok(()),
     }
 }
 

@@ -74,6 +74,9 @@ const SIGNALS: [Signal; 7] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2
 pub trait Caller {
     fn plan_launch(&self) -> Result<(LaunchPlan, HostFacts), Error>;
 
+    /// Plans a launch in the place of what runs.
+    fn plan_again(&self) -> Result<(LaunchPlan, HostFacts), Error>;
+
     /// Plans a dockerd in namespaces with this network.
     fn plan_dockerd(&self, link: &Link) -> Result<(Daemon, HostFacts), Error>;
 

@@ -115,6 +115,24 @@ fn everything_restarts_in_order_when_that_is_asked_for() {
     assert_nothing_left(&user);
 }
 
+#[test]
+fn a_start_that_would_be_refused_stops_nothing() {
+    let user = TestUser::new();
+    let mut daemon = run(&user).ready();
+    let before = wait_known(&user);
+    let file = user.home.join(".config/dockerd-rootless/config.toml");
+    user.make_dir(file.parent().expect("a directory"));
+    user.write(&file, "[daemon]\ntcp = '127.0.0.1:2376'\n");
+    let (code, said) = refused(&user, "restart --all");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ca.pem`, which does not exist") && said.contains("hint: "), "{said}");
+    let after = status(&user).1;
+    assert_same(&before, &after);
+    assert_eq!((&before["dockerd"], &after["restarts"]), (&after["dockerd"], &0.into()));
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_nothing_left(&user);
+}
+
 /// Puts another file in the place of our program, as package managers do it.
 fn renew(user: &TestUser) {
     let own = Launcher::Run.install(user);
