@@ -32,6 +32,7 @@ pub fn privileged_ports(evidence: &Evidence<'_>) -> Finding {
     Finding::ok(format!("ports from {start} on can be published ({name})"))
         .because(format!("`setcap cap_net_bind_service=ep {rootlesskit}` opens lower ports for rootlesskit alone, until it is upgraded"))
         .because("the kernel's setting opens lower ports for every user of this host")
+        .because("`docker run -p` says `cannot expose privileged port` of a lower one")
         .fix(Fix::Sysctl(name, "0".to_owned()))
 }
 

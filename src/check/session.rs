@@ -18,7 +18,7 @@ const CONTROLLERS: [(&str, &str); 5] = [
 ];
 
 /// What limits containers where dockerd does not (tried with dockerd 28.5.2).
-const INSTEAD: &str = "`docker run --ulimit` works, and a limit on the launcher's control group counts for all containers together: see docs/checks.md#cgroup";
+const INSTEAD: &str = "`docker run --ulimit` works, and a limit on the launcher's control group counts for all containers together";
 
 /// `cgroup`. Rootless dockerd sets limits on cgroup v2 and through systemd only (moby's
 /// `UsingSystemd`); elsewhere it ignores them.

@@ -111,6 +111,8 @@ struct Tools {
     iptables: Option<Option<PathBuf>>,
     #[serde(deserialize_with = "stated")]
     iptables_legacy: Option<Option<PathBuf>>,
+    #[serde(deserialize_with = "stated")]
+    nsenter: Option<Option<PathBuf>>,
     /// Of dockerd, containerd and runc in this order: the path, and the line that tells the version.
     told: Vec<(PathBuf, String)>,
 }
@@ -181,6 +183,7 @@ fn rootlesskit(version: Version) -> RootlesskitFacts {
     if version >= Version(3, 0, 0) {
         facts.network_drivers.push("gvisor-tap-vsock".to_owned());
         facts.port_drivers.push("gvisor-tap-vsock".to_owned());
+        facts.flags.extend([flag("source-ip-transparent", false)]);
     }
     facts
 }
@@ -205,6 +208,9 @@ fn change_tools(host: &mut HostFacts, tools: Tools) {
     own.told = told.map(|(program, (path, line))| Told { program, path, line }).collect();
     if let Some(path) = tools.iptables {
         own.iptables = path;
+    }
+    if let Some(path) = tools.nsenter {
+        own.nsenter = path;
     }
     if let Some(path) = tools.iptables_legacy {
         own.ip6tables_legacy = path.as_ref().map(|path| path.with_file_name("ip6tables-legacy"));

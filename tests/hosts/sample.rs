@@ -115,6 +115,8 @@ fn debian_12() -> HostFacts {
             },
             iptables: Some("/usr/sbin/xtables-nft-multi".into()),
             nsenter: Some("/usr/bin/nsenter".into()),
+            ip: Some("/usr/sbin/ip".into()),
+            sysctl: Some("/usr/sbin/sysctl".into()),
             iptables_legacy: Some("/usr/sbin/iptables-legacy".into()),
             ip6tables_legacy: Some("/usr/sbin/ip6tables-legacy".into()),
             ..Tools::default()
@@ -157,7 +159,7 @@ fn debian_12() -> HostFacts {
             user_namespace: 4026531837,
             own_path: "/usr/bin/dockerd-rootless".into(),
         },
-        kernel: Kernel::default(),
+        kernel: Kernel { bridge_netfilter: true, ..Kernel::default() },
         addresses: Some(Vec::new()),
     }
 }
