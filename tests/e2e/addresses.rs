@@ -76,7 +76,7 @@ fn containers_reach_what_the_host_reaches_where_it_has_their_usual_addresses_its
     for server in [NEIGHBOUR, "host.docker.internal"] {
         assert_reached(&daemon, server);
     }
-    daemon.stop();
+    assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
 }
 

@@ -53,7 +53,7 @@ fn a_container_sees_the_client_that_status_says_and_preserve_keeps_it() {
         let status = Told::by(user.command(&program).args(["status", "--format", "json"])).json();
         let said = status["clients"].as_str().expect("what containers see");
         assert_eq!(said.contains("the client's own address"), is_kept, "{said}");
-        daemon.stop();
+        assert_eq!(daemon.stop().code(), Some(0));
         assert_nothing_left(&user);
     }
 }

@@ -49,7 +49,7 @@ fn the_api_on_tcp_wants_a_certificate_and_the_socket_stays() {
     for launcher in [Launcher::Run, Launcher::RunExec] {
         let mut daemon = Launch::new(&user, launcher).ready();
         assert_serves_tls(&user, &daemon, port);
-        daemon.stop();
+        assert_eq!(daemon.stop().code(), Some(0));
     }
     assert_nothing_left(&user);
 }
@@ -69,7 +69,7 @@ fn the_flags_that_upstream_documents_serve_tls_and_nothing_else_to_other_hosts()
     };
     let mut daemon = launch("127.0.0.1", &["--tlsverify"]).ready();
     assert_serves_tls(&user, &daemon, port);
-    daemon.stop();
+    assert_eq!(daemon.stop().code(), Some(0));
 
     let (code, said) = launch("0.0.0.0", &[]).refusal();
     assert_eq!(code, Some(78), "{said}");
@@ -98,6 +98,6 @@ fn a_dockerd_behind_a_wrapper_is_known() {
         found.stdout.contains(&format!("dockerd {version} at `{}`", wrapper.display())),
         "{found:?}"
     );
-    daemon.stop();
+    assert_eq!(daemon.stop().code(), Some(0));
     assert_nothing_left(&user);
 }
