@@ -198,10 +198,7 @@ fn certificates(settings: &Settings, environment: &Environment, json: &DaemonJso
     let has_hosts = settings.tcp.value.is_some()
         || settings.args().values("host").next().is_some()
         || json.texts("hosts").next().is_some();
-    Certificates {
-        by_variable: environment.get("DOCKER_TLS_VERIFY").is_some(),
-        missing: files.filter(|file| has_hosts && !file.exists()).collect(),
-    }
+    Certificates { missing: files.filter(|file| has_hosts && !file.exists()).collect() }
 }
 
 /// The inode of the user namespace that we are in.

@@ -85,8 +85,6 @@ pub struct Session {
 /// What dockerd would find to serve its API with TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificates {
-    /// Whether `DOCKER_TLS_VERIFY` asks for it.
-    pub by_variable: bool,
     /// Which of the three files do not exist, if dockerd is told where to listen.
     pub missing: Vec<PathBuf>,
 }

@@ -98,15 +98,19 @@ struct Listener {
 impl Listener {
     /// Parses a host as dockerd does: TCP is the default, and `localhost` its address.
     fn parse(host: &OsStr) -> Option<Self> {
-        let host = host.to_str().filter(|host| !host.is_empty())?;
-        let address = match host.split_once("://") {
-            Some((protocol, address)) => (protocol == "tcp").then_some(address)?,
+        let host = host.to_string_lossy();
+        let host = Some(host.trim()).filter(|host| !host.is_empty())?;
+        let url = match host.split_once("://") {
+            Some((protocol, url)) => (protocol == "tcp").then_some(url)?,
             None => host,
         };
+        let address = url.split(['/', '?', '#']).next().unwrap_or_default();
         let (address, port) = match address.rsplit_once(':') {
-            Some((address, port)) if !port.ends_with(']') => (address, port.parse().ok()?),
-            _ => (address, DEFAULT_PORT),
+            Some((address, port)) if !port.ends_with(']') => (address, port),
+            _ => (address, ""),
         };
+        // dockerd itself refuses a port that is no number.
+        let port = port.parse().unwrap_or(DEFAULT_PORT);
         let address = match address.trim_matches(['[', ']']) {
             "" | "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
             address => address.parse().ok(),
@@ -117,20 +121,31 @@ impl Listener {
     fn is_loopback(&self) -> bool {
         self.address.is_some_and(|address| address.is_loopback())
     }
+
+    /// Whether the host cannot have both this listener and a published port.
+    fn collides(&self, port: &PublishedPort) -> bool {
+        let is_any = |address: Option<IpAddr>| address.is_none_or(|it| it.is_unspecified());
+        let overlaps = self.address == port.address || is_any(self.address) || is_any(port.address);
+        port.protocol == "tcp" && port.host == self.port && overlaps
+    }
 }
 
-/// Returns the flag among `published` that names a port at which the user has dockerd listen.
+impl From<SocketAddr> for Listener {
+    fn from(address: SocketAddr) -> Self {
+        Self { address: Some(address.ip()), port: address.port() }
+    }
+}
+
+/// Returns the flag among `published` that takes the address and port at which the user has dockerd
+/// listen.
 pub(super) fn published_by_user(
     settings: &Settings,
     session: &Session,
     published: &[String],
 ) -> Option<String> {
     let stated = stated_hosts(settings, session).filter_map(Listener::parse);
-    let mut ports: Vec<u16> = stated.map(|listener| listener.port).collect();
-    ports.extend(settings.tcp.value.map(|address| address.port()));
-    let is_of_api = |port: PublishedPort| {
-        port.protocol == "tcp" && (ports.contains(&port.host) || ports.contains(&port.inside))
-    };
+    let listeners: Vec<_> = stated.chain(settings.tcp.value.map(Listener::from)).collect();
+    let is_of_api = |port| listeners.iter().any(|listener| listener.collides(&port));
     published.iter().find(|flag| PublishedPort::parse(flag).is_some_and(is_of_api)).cloned()
 }
 
@@ -140,10 +155,15 @@ pub(super) fn publish(
     detach_netns: bool,
     port_driver: &PortDriver,
 ) -> Option<String> {
-    let address = settings.tcp.value?;
-    // pasta forwards every port that is open inside.
-    let is_published = !detach_netns && *port_driver != PortDriver::Implicit;
-    is_published.then(|| format!("{address}:{}/tcp", address.port()))
+    let address = settings.tcp.value.filter(|_| !detach_netns)?;
+    let port = address.port();
+    match port_driver {
+        // pasta forwards every port that is open inside.
+        PortDriver::Implicit => None,
+        // From rootlesskit 2.3.2 on it would connect inside to the host's address.
+        PortDriver::Builtin => Some(format!("{address}:127.0.0.1:{port}/tcp")),
+        _ => Some(format!("{address}:{port}/tcp")),
+    }
 }
 
 /// How a port of the host leads to dockerd.
@@ -217,6 +237,15 @@ pub(super) fn hosts(
             format!("name all of them there, and: {}", origin.take_back("daemon.tcp", "none"));
         return Err(Error::new(Exit::Config, what).hint(hint));
     }
+    let ip = address.ip();
+    if link.ports == Ports::All && !ip.is_loopback() && !ip.is_unspecified() {
+        let what = format!(
+            "daemon.tcp is {address}, and pasta opens the port on every address of the host"
+        );
+        let every = format!("0.0.0.0:{}", address.port());
+        let hint = settings.tcp.origin.take_back("daemon.tcp", &every);
+        return Err(Error::new(Exit::Config, what).hint(format!("if you want that: {hint}")));
+    }
     Ok(Some(with_tcp(settings, session, link, address, socket.ok())))
 }
 
@@ -260,18 +289,26 @@ enum Reach {
     Hosts,
     Users,
     Containers,
+    Both,
 }
 
 fn reach(listener: &Listener, link: &Link) -> Option<Reach> {
     let is_open = matches!(link.ports, Ports::None | Ports::All);
-    let mut published = link.published.iter().filter_map(|flag| PublishedPort::parse(flag));
-    let is_local = |port: PublishedPort| port.address.is_some_and(|address| address.is_loopback());
-    let is_local = match published.find(|port| port.inside == listener.port) {
-        _ if is_open => listener.is_loopback(),
-        Some(port) => is_local(port),
-        None => return (!listener.is_loopback()).then_some(Reach::Containers),
+    let published = link.published.iter().filter_map(|flag| PublishedPort::parse(flag));
+    let published: Vec<_> = published
+        .filter(|port| port.protocol == "tcp" && port.inside == listener.port)
+        .map(|port| port.address.is_some_and(|address| address.is_loopback()))
+        .collect();
+    let is_local = match is_open {
+        true => listener.is_loopback(),
+        false => published.iter().all(|is_local| *is_local),
     };
-    Some(if is_local { Reach::Users } else { Reach::Hosts })
+    match (is_local, listener.is_loopback(), is_open || !published.is_empty()) {
+        (false, ..) => Some(Reach::Hosts),
+        (true, true, is_reached) => is_reached.then_some(Reach::Users),
+        (true, false, true) => Some(Reach::Both),
+        (true, false, false) => Some(Reach::Containers),
+    }
 }
 
 /// Refuses a TCP port without TLS that other hosts reach, unless that is stated, and TLS without its
@@ -282,10 +319,9 @@ pub(super) fn judge_tcp(
     link: &Link,
 ) -> Result<Vec<Warning>, Error> {
     let stated = tls_stated(settings, session);
-    let by_default = session.certificates.by_variable
-        || (settings.tcp.value.is_some() && !settings.tcp_insecure.value);
-    let own = settings.tcp.value.map(|address| own_listener(address, link));
-    let own = own.map(|own| Listener { address: Some(own.ip()), port: own.port() });
+    // `DOCKER_TLS_VERIFY` is for clients: dockerd still listens without TLS.
+    let by_default = settings.tcp.value.is_some() && !settings.tcp_insecure.value;
+    let own = settings.tcp.value.map(|address| own_listener(address, link).into());
     let listeners = stated_hosts(settings, session).filter_map(Listener::parse).chain(own);
     let mut warnings = Vec::new();
     for listener in listeners {
@@ -298,6 +334,7 @@ pub(super) fn judge_tcp(
             Reach::Hosts => "other hosts",
             Reach::Users => "all users of this host",
             Reach::Containers => "containers",
+            Reach::Both => "containers and all users of this host",
         };
         let port = listener.port;
         let what = format!(
@@ -306,7 +343,7 @@ pub(super) fn judge_tcp(
         // `--tls=false` is dockerd's own word for it.
         let is_allowed = settings.tcp_insecure.value || stated.is_some();
         if matches!(reach, Reach::Hosts) && !is_allowed {
-            let hint = "name certificates with --tlsverify, or: \
+            let hint = "name certificates with --tlsverify, or give dockerd --tls=false, or: \
                         dockerd-rootless config set daemon.tcp-insecure true";
             return Err(Error::new(Exit::Config, what).hint(hint));
         }

@@ -862,18 +862,17 @@ fn the_api_on_tcp_needs_certificates_if_others_reach_it() {
     let detached = docker_29_5();
     let json = |text| with(debian_12(), |host| host.session.daemon_json = DaemonJson::parse(text));
     let bare = with(debian_12(), |host| host.session.certificates.missing = vec!["/c/ca.pem".into()]);
-    let asking = with(debian_12(), |host| host.session.certificates.by_variable = true);
     let pasta = "network.driver=pasta";
     let open = "rootlesskit.flags=-p 0.0.0.0:2376:2376/tcp";
     let local = "rootlesskit.flags=-p 127.0.0.1:2376:2376/tcp";
     let listens = "-H tcp://0.0.0.0:2376";
     let hosts = "other hosts reach the API on TCP port 2376 without --tlsverify, and can act as you";
     let users = "warning: all users of this host reach the API on TCP port 2376 without --tlsverify, and can act as you";
+    let both = "warning: containers and all users of this host reach the API on TCP port 2376 without --tlsverify, and can act as you";
     let containers = "warning: containers reach the API on TCP port 2376 without --tlsverify, and can act as you";
     let cases: &[(&HostFacts, &[&str], &str, &str)] = &[
         (&debian_12(), &[open], "-H tcp://0.0.0.0:2376 --tlsverify", ""),
         (&debian_12(), &[open], "-H tcp://0.0.0.0:2376 --tls", ""),
-        (&asking, &[open], listens, ""),
         (&json(r#"{"tlsverify": true, "hosts": ["tcp://0.0.0.0:2376"]}"#), &[open], "", ""),
         (&bare, &[open], "-H tcp://:2376 --tlsverify", "the API on TCP needs `/c/ca.pem`, which does not exist"),
         (&debian_12(), &[open], listens, hosts),
@@ -882,8 +881,13 @@ fn the_api_on_tcp_needs_certificates_if_others_reach_it() {
         (&with_pasta(detached.clone()), &[pasta, "network.detach-netns=false"], listens, hosts),
         (&detached, &[], listens, hosts),
         (&detached, &[], "-H tcp://127.0.0.1:2376", users),
-        (&debian_12(), &[local], listens, users),
+        (&debian_12(), &[local], "-H tcp://127.0.0.1:2376", users),
+        (&debian_12(), &[local], listens, both),
+        (&debian_12(), &[&format!("{local} -p 192.0.2.1:2376:2376/tcp")], listens, hosts),
         (&debian_12(), &[], listens, containers),
+        (&debian_12(), &["rootlesskit.flags=-p :2376:2376/tcp"], listens, hosts),
+        (&detached, &[], "-H tcp://0.0.0.0:2376/path", hosts),
+        (&detached, &[], "-H tcp://0.0.0.0:", "other hosts reach the API on TCP port 2375 without --tlsverify, and can act as you"),
         (&debian_12(), &[], "-H tcp://127.0.0.1:2376", ""),
         (&debian_12(), &[], "-H unix:///x", ""),
         (&debian_12(), &[open, "daemon.tcp-insecure=true"], listens, "warning: other hosts reach the API on TCP port 2376 without --tlsverify, and can act as you"),
@@ -891,6 +895,9 @@ fn the_api_on_tcp_needs_certificates_if_others_reach_it() {
         (&json(r#"{"hosts": ["fd://"]}"#), &["daemon.tcp=0.0.0.0:2376"], "", "daemon.tcp is set, and `/home/u/.config/docker/daemon.json` sets hosts, or cannot be read"),
         (&detached, &["network.detach-netns=true", open], "-H tcp://0.0.0.0:2376 --tls", "the network namespace is detached, so dockerd itself listens on the host, and rootlesskit.flags publish the same port: 0.0.0.0:2376:2376/tcp"),
         (&detached, &[open], "-H tcp://0.0.0.0:2376 --tls", ""),
+        (&detached, &["network.detach-netns=true", "rootlesskit.flags=-p 0.0.0.0:8443:2376/tcp"], "-H tcp://0.0.0.0:2376 --tls", ""),
+        (&detached, &["network.detach-netns=true", local], "-H tcp://192.0.2.1:2376 --tls", ""),
+        (&with_pasta(detached.clone()), &[pasta, "network.detach-netns=false", "daemon.tcp=192.0.2.1:2376"], "", "daemon.tcp is 192.0.2.1:2376, and pasta opens the port on every address of the host"),
     ];
     for (host, assignments, line, expected) in cases {
         let said = match plan(host, assignments, line) {
@@ -913,12 +920,12 @@ fn one_setting_puts_the_api_on_tcp() {
     let with_pasta = with_pasta(with(docker_29_5(), |host| host.tools.dockerd = debian_12().tools.dockerd));
     let socket = "-H unix:///run/user/1000/docker.sock";
     let cases: &[(&HostFacts, &[&str], &str, &str, &str)] = &[
-        (&debian_12(), &[], "", "-H tcp://127.0.0.1:2376 --tlsverify", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &[], "", "-H tcp://127.0.0.1:2376 --tlsverify", "--publish=192.0.2.1:2376:127.0.0.1:2376/tcp"),
         (&debian_12(), &["network.port-driver=slirp4netns"], "", "-H tcp://0.0.0.0:2376 --tlsverify", "--publish=192.0.2.1:2376:2376/tcp"),
-        (&debian_12(), &[], "--tlsverify", "-H tcp://127.0.0.1:2376", "--publish=192.0.2.1:2376:2376/tcp"),
-        (&debian_12(), &["daemon.tcp-insecure=true"], "", "-H tcp://127.0.0.1:2376 --tls=false", "--publish=192.0.2.1:2376:2376/tcp"),
+        (&debian_12(), &[], "--tlsverify", "-H tcp://127.0.0.1:2376", "--publish=192.0.2.1:2376:127.0.0.1:2376/tcp"),
+        (&debian_12(), &["daemon.tcp-insecure=true"], "", "-H tcp://127.0.0.1:2376 --tls=false", "--publish=192.0.2.1:2376:127.0.0.1:2376/tcp"),
         (&debian_12(), &["rootlesskit.flags=-p=192.0.2.1:2376:2376/tcp"], "", "-H tcp://127.0.0.1:2376 --tlsverify", "-p=192.0.2.1:2376:2376/tcp"),
-        (&with_pasta, &["network.driver=pasta"], "", "-H tcp://0.0.0.0:2376 --tlsverify", ""),
+        (&with_pasta, &["network.driver=pasta", "daemon.tcp=0.0.0.0:2376"], "", "-H tcp://0.0.0.0:2376 --tlsverify", ""),
         (&detached, &[], "", "-H tcp://192.0.2.1:2376 --tlsverify", ""),
     ];
     for (host, assignments, line, words, publish) in cases {
@@ -927,7 +934,7 @@ fn one_setting_puts_the_api_on_tcp() {
         let daemon = daemon_line(&plan);
         assert!(daemon.contains(&format!("{socket} {words}")), "{assignments:?}: {daemon}");
         let line = rootlesskit_line(&plan);
-        let published: Vec<_> = line.split(' ').filter(|word| word.contains("2376:2376")).collect();
+        let published: Vec<_> = line.split(' ').filter(|word| word.contains(":2376/tcp")).collect();
         assert_eq!(published.join(" "), *publish, "{assignments:?}");
     }
     let own = plan(&debian_12(), &["daemon.tcp=192.0.2.1:2376"], "-H unix:///x").unwrap();

@@ -147,7 +147,7 @@ impl<'a> Flags<'a> {
 /// A port that rootlesskit publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
-    /// The host's address, if it is stated.
+    /// The host's address; none stands for all.
     pub address: Option<IpAddr>,
     pub host: u16,
     /// The port in the namespace.
@@ -163,7 +163,7 @@ impl PublishedPort {
         // An IPv6 address stands in brackets.
         let (address, ports) = match ports.strip_prefix('[') {
             Some(rest) => rest.split_once("]:")?,
-            None if ports.contains('.') => ports.split_once(':')?,
+            None if ports.starts_with(':') || ports.contains('.') => ports.split_once(':')?,
             None => ("", ports),
         };
         let (host, inside) = ports.split_once(':')?;
