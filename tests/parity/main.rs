@@ -341,8 +341,11 @@ impl Case {
         let port_is = |names: &[&str]| {
             port.as_ref().is_some_and(|port| names.iter().any(|name| port == name))
         };
+        let has_cidr = self.flags.contains(&Text::plain("--cidr=10.0.3.0/24"));
         match driver.to_str().unwrap_or_default() {
             "host" => true,
+            // rootlesskit refuses these two with it.
+            "vpnkit" | "lxc-user-nic" if has_cidr => true,
             "pasta" => !self.has("pasta") || port_is(&["builtin", "slirp4netns"]),
             "slirp4netns" => {
                 !(self.has("slirp") || self.has("old-slirp")) || port_is(&["implicit", "pesto"])
