@@ -1,13 +1,14 @@
 //! What containers see and reach, by network driver and port driver: a row of `docs/networking.md` for each pair that
-//! this host has. `PROGRAMS=DIR` names a directory with other versions of rootlesskit, dockerd and the drivers.
+//! this host has.
 
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use test_support::command::run;
-use test_support::user::PATH;
 use test_support::*;
+
+use crate::path;
 
 /// Every pair that a user can choose.
 const PAIRS: [(&str, &str); 7] = [
@@ -61,7 +62,7 @@ pub fn measure() {
 fn cells(network: &str, port: &str) -> Vec<String> {
     let user = TestUser::new();
     let program = Launcher::Run.install(&user);
-    let path = env::var("PROGRAMS").map_or(PATH.to_owned(), |first| format!("{first}:{PATH}"));
+    let path = path();
     let variables = [
         ("PATH", path.as_str()),
         ("DOCKERD_ROOTLESS_ROOTLESSKIT_NET", network),

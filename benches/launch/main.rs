@@ -1,6 +1,7 @@
 //! `make bench`: upstream's script and ours in turn, on the same host, in one run. Prints medians, ratios, and whether the
 //! bars are met; fails for none of them. `cargo bench --bench launch -- supervisor` measures what is named alone, and
-//! `make bench ROOT=DIR` measures all in the root directory of another release.
+//! `make bench ROOT=DIR` measures all in the root directory of another release. With `PROGRAMS=DIR` the sections
+//! `throughput` and `drivers` take the programs in that directory first.
 //!
 //! It needs root: for throw-away users, and for a network namespace that stands for another host.
 
@@ -127,6 +128,11 @@ fn row(what: &str, unit: &str, upstream: f64, ours: f64, bar: Bar) {
 fn own_row(what: &str, upstream: &str, unit: &str, ours: f64, bar: Bar) {
     let judged = bar.judge(ours);
     println!("{what:<62} upstream {upstream:>8} {unit:<6} ours {ours:>8.3} {unit:<6} {judged}");
+}
+
+/// The PATH of daemons: `PROGRAMS=DIR` names a directory with other versions of the programs.
+fn path() -> String {
+    std::env::var("PROGRAMS").map_or(PATH.to_owned(), |first| format!("{first}:{PATH}"))
 }
 
 /// The release of this host: `12` of Debian.
@@ -408,7 +414,7 @@ fn throughput(user: &TestUser) {
     let mut download: [Vec<f64>; 2] = Default::default();
     for round in 0..TRANSFERS {
         for (side, launcher) in launchers.into_iter().enumerate() {
-            let mut daemon = Launch::new(user, launcher).ready();
+            let mut daemon = Launch::new(user, launcher).env("PATH", path()).ready();
             if round == 0 && side == 0 {
                 daemon.docker.import_image();
             }
