@@ -99,7 +99,8 @@ impl Listener {
     /// Parses a host as dockerd does: TCP is the default, and `localhost` its address.
     fn parse(host: &OsStr) -> Option<Self> {
         let host = host.to_string_lossy();
-        let host = Some(host.trim()).filter(|host| !host.is_empty())?;
+        // A word that looks like an option is a slip, which dockerd names.
+        let host = Some(host.trim()).filter(|host| !host.is_empty() && !host.starts_with('-'))?;
         let url = match host.split_once("://") {
             Some((protocol, url)) => (protocol == "tcp").then_some(url)?,
             None => host,

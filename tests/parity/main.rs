@@ -249,7 +249,7 @@ fn any_case() -> impl Strategy<Value = Case> {
             .prop_map(|text| Text { value: assignment("--ifname=", &text.value), plain: false }),
     ];
     let word = prop_oneof![
-        4 => plain(&["-D", "--experimental", "--data-root=/x", "-H", "fd://", "--", "install.sh", "--iptables=false"]),
+        4 => plain(&["-D", "--experimental", "--data-root=/x", "-Hfd://", "fd://", "--", "install.sh", "--iptables=false"]),
         1 => odd_text(),
     ];
     let programs =
