@@ -1,8 +1,11 @@
 //! The address of a client on another host, as a container sees it.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 
 use test_support::docker::IMAGE;
+use test_support::user::PATH;
 use test_support::*;
 
 /// The client's address as the kernel writes it at the end of one in /proc/net/tcp6, and that of the bridge.
@@ -56,4 +59,28 @@ fn a_container_sees_the_client_that_status_says_and_preserve_keeps_it() {
         assert_eq!(daemon.stop().code(), Some(0));
         assert_nothing_left(&user);
     }
+}
+
+/// rootlesskit itself falls back in silence, at the first connection.
+#[test]
+fn the_stage_refuses_where_the_address_cannot_be_kept() {
+    let user = TestUser::new();
+    let program = Launcher::Run.install(&user);
+    let broken = user.home.join("broken");
+    let iptables = broken.join("iptables");
+    user.write(&iptables, "#!/bin/sh\necho no mangle here >&2\nexit 3\n");
+    fs::set_permissions(&iptables, fs::Permissions::from_mode(0o755)).expect("executable");
+    let outside = fs::metadata("/proc/self/ns/user").expect("our user namespace").ino();
+    let stage = |path: &str| {
+        let mut rootlesskit = user.brief_command("rootlesskit");
+        rootlesskit.args(["--net=slirp4netns", "--disable-host-loopback"]).arg(&program);
+        let outside = format!("outside={outside}");
+        rootlesskit.args(["namespace-stage", &outside, "require=source-ip", "--", "/bin/true"]);
+        Told::by(rootlesskit.env("PATH", path))
+    };
+    stage(PATH).good();
+    let refused = stage(&format!("{}:{PATH}", broken.display()));
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("fails: no mangle here"), "{refused:?}");
+    assert_nothing_left(&user);
 }
