@@ -164,7 +164,7 @@ impl Registry {
         if is_there || !reference.urls.is_empty() { Vec::new() } else { vec![unknown] }
     }
 
-    /// Answers a request. HEAD is answered as GET; whoever sends it leaves out the body.
+    /// Answers a request. HEAD is answered as GET; the caller leaves out the body.
     pub fn answer(&mut self, head: &Parts, body: &[u8]) -> Response {
         self.asked.push(format!("{} {}", head.method, head.uri.path()));
         let Some(path) = head.uri.path().strip_prefix("/v2/") else {

@@ -89,7 +89,7 @@ pub struct Network {
     pub reasons: Vec<Reason>,
     /// The settings, and the user's own flags where they win.
     pub settings: Settings,
-    /// Whether the user names the driver's program himself.
+    /// Whether the user names the driver's program.
     has_binary: bool,
 }
 
