@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::environment::Environment;
 use crate::facts::places::user_runtime_dir;
-use crate::facts::{DockerClient, HostFacts, Mounts};
+use crate::facts::{DockerClient, HostFacts, Mounts, parse_id_map};
 use crate::sys::files;
 use crate::words;
 
@@ -400,12 +400,7 @@ impl Tree<'_> {
 
     /// Returns the ranges of a map in `/proc/self`: the first ID here, that outside, and how many.
     fn id_map(&self, name: &str) -> Vec<(u64, u64, u64)> {
-        let text = self.text(format!("/proc/self/{name}")).unwrap_or_default();
-        let numbers = |line: &str| {
-            let mut numbers = line.split_whitespace().map(str::parse);
-            Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
-        };
-        text.lines().filter_map(numbers).collect()
+        parse_id_map(&self.text(format!("/proc/self/{name}")).unwrap_or_default())
     }
 
     /// Looks for a profile of `rootlesskit`.

@@ -10,6 +10,7 @@ use crate::cli::output::{Format, json_word, tell};
 use crate::cli::unshare;
 use crate::environment::Environment;
 use crate::error::{Error, Exit};
+use crate::facts::parse_id_map;
 
 #[derive(clap::Args)]
 pub struct IdsOptions {
@@ -58,7 +59,7 @@ impl Maps {
             let text = fs::read_to_string(&file).map_err(|error| {
                 Error::new(Exit::Failed, format!("`{file}` cannot be read")).because(&error)
             })?;
-            Ok(Map::parse(&text))
+            Ok(Map(parse_id_map(&text)))
         };
         Ok(Self { users: read("uid_map")?, groups: read("gid_map")? })
     }
@@ -101,27 +102,19 @@ fn told(ids: [Option<u64>; 2], none: &str) -> String {
     format!("uid {uid}, gid {gid}")
 }
 
-/// Rows of the first ID inside, the first outside, and their count (user_namespaces(7)).
-struct Map(Vec<[u64; 3]>);
+/// The rows that [`parse_id_map`] reads.
+struct Map(Vec<(u64, u64, u64)>);
 
 impl Map {
-    fn parse(text: &str) -> Self {
-        let row = |line: &str| {
-            let numbers = line.split_whitespace().map_while(|word| word.parse().ok());
-            numbers.collect::<Vec<u64>>().try_into().ok()
-        };
-        Self(text.lines().filter_map(row).collect())
-    }
-
     fn outside(&self, id: u64) -> Option<u64> {
-        let of = |[inside, outside, count]: &[u64; 3]| {
+        let of = |(inside, outside, count): &(u64, u64, u64)| {
             id.checked_sub(*inside).filter(|offset| offset < count).map(|offset| outside + offset)
         };
         self.0.iter().find_map(of)
     }
 
     fn inside(&self, id: u64) -> Option<u64> {
-        let of = |[inside, outside, count]: &[u64; 3]| {
+        let of = |(inside, outside, count): &(u64, u64, u64)| {
             id.checked_sub(*outside).filter(|offset| offset < count).map(|offset| inside + offset)
         };
         self.0.iter().find_map(of)
@@ -129,7 +122,7 @@ impl Map {
 
     fn json(&self) -> Value {
         let rows = self.0.iter();
-        rows.map(|[container, host, count]| {
+        rows.map(|(container, host, count)| {
             json!({"container": container, "host": host, "count": count})
         })
         .collect()
@@ -140,7 +133,7 @@ impl Map {
             1 => first.to_string(),
             _ => format!("{first}-{}", first + count - 1),
         };
-        let line = |[inside, outside, count]: &[u64; 3]| {
+        let line = |(inside, outside, count): &(u64, u64, u64)| {
             format!("  {:<14} {}\n", range(inside, count), range(outside, count))
         };
         let lines: String = self.0.iter().map(line).collect();
@@ -154,7 +147,7 @@ mod tests {
 
     #[test]
     fn ids_are_translated_both_ways() {
-        let map = Map::parse("0 1000 1\n1 100000 65536\nx\n");
+        let map = Map(parse_id_map("0 1000 1\n1 100000 65536\nx\n"));
         for (id, host) in [(0, 1000), (1, 100_000), (1000, 100_999), (65_536, 165_535)] {
             assert_eq!(map.outside(id), Some(host));
             assert_eq!(map.inside(host), Some(id));

@@ -19,7 +19,7 @@ pub use places::Places;
 pub use session::{
     Ancestor, Certificates, Directory, Lock, Person, PidFile, PidState, Process, Session, StateDir,
 };
-pub use survey::{DockerClient, Mount, Mounts, unescaped};
+pub use survey::{DockerClient, Mount, Mounts, parse_id_map, unescaped};
 pub use tools::{
     DockerdFacts, RootlesskitFacts, Slirp4netnsFacts, Told, Tool, Tools, Version,
     parse_dockerd_flags, parse_pasta_version, parse_slirp4netns_netns_type,

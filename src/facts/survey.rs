@@ -80,6 +80,16 @@ impl DockerClient {
     }
 }
 
+/// Reads the map of a user namespace (user_namespaces(7)): rows of the first ID inside, the first
+/// outside, and their count.
+pub fn parse_id_map(text: &str) -> Vec<(u64, u64, u64)> {
+    let row = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    text.lines().filter_map(row).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Exit};
+use crate::facts::parse_id_map;
 
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -110,10 +111,6 @@ fn read(path: &str) -> String {
 }
 
 fn look() -> Facts {
-    let row = |line: &str| {
-        let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
-        Some((numbers.next()??, numbers.next()??, numbers.next()??))
-    };
     let (status, mounts) = (read("/proc/self/status"), read("/proc/self/mountinfo"));
     let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
     let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
@@ -123,7 +120,7 @@ fn look() -> Facts {
         Some((file.to_owned(), text.trim().to_owned()))
     };
     Facts {
-        uid_map: read("/proc/self/uid_map").lines().filter_map(row).collect(),
+        uid_map: parse_id_map(&read("/proc/self/uid_map")),
         seccomp: seccomp.unwrap_or_default().trim().to_owned(),
         open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default(),
         device: device(),
